@@ -1,0 +1,41 @@
+# Every target sets up .venv first (scripts/setup.sh, which returns at once when nothing changed).
+# Variables: ARGS (run), PYTEST_ARGS (test), BENCH_ARGS (bench), and for the set-up PYTHON, CXX, TORCH_INDEX;
+# given as `make setup PYTHON=python3.12` or from the environment, both reach the script.
+
+ARGS ?= strategy=derpp scenario=class10 -m seed=0,1,2
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+VENV_PYTHON = .venv/bin/python
+
+.PHONY: help setup run test lint bench clean
+
+help:
+	@echo 'make setup   build or update .venv (PYTHON=, CXX=, TORCH_INDEX= choose what it uses)'
+	@echo 'make run     train: ARGS="$(ARGS)"'
+	@echo 'make test    run the tests: PYTEST_ARGS="-k buffer -x"'
+	@echo 'make lint    check the code with ruff'
+	@echo 'make bench   time the training loop: BENCH_ARGS="..."'
+	@echo 'make clean   remove .venv and caches; results and data stay'
+
+setup:
+	@sh scripts/setup.sh
+
+run: setup
+	$(VENV_PYTHON) run.py $(ARGS)
+
+test: setup
+	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+# Only those who lint need ruff, so it is fetched on first use.
+lint: setup
+	@test -x .venv/bin/ruff || $(VENV_PYTHON) -m pip install -q -e '.[lint]'
+	.venv/bin/ruff check .
+
+bench: setup
+	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)
+
+# multirun/ and data/ are not even searched: they may be large, and nothing there is ours to delete.
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info
+	find . \( -path ./multirun -o -path ./data -o -path ./.git \) -prune -o \
+		-type d -name __pycache__ -prune -exec rm -rf {} +

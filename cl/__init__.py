@@ -1,0 +1,1 @@
+"""Continual learning: data, strategies, buffers, training, evaluation and results."""

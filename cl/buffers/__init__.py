@@ -1,0 +1,1 @@
+"""Replay buffers: the contract, and its implementations."""

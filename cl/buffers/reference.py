@@ -1,0 +1,143 @@
+"""The replay memory in pure Python, for one process: what every other buffer has to agree with.
+
+Records lie in one tensor per field on the training device. A draw is made and copied in `request`, so nothing that
+happens until `receive` can change it; that time is what the caller waits, and it is counted.
+"""
+
+import time
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cl import seeding
+from cl.atomic import atomic_write
+from cl.buffers import draws
+from cl.buffers.admission import Candidates, ClassBalanced, Reservoir
+from cl.buffers.base import Field, Records, ReplayBuffer, check_laws
+
+
+class ReferenceBuffer(ReplayBuffer):
+    """`capacity` records with the given fields, of which `y` (int64, below `num_classes`) names the class.
+
+    `admission` and `draw` name the laws, see `cl.buffers.admission` and `cl.buffers.draws`. Random numbers depend on
+    `seed` alone. Raises ValueError for laws and capacities that make no sense.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        admission: str,
+        draw: str,
+        candidates: int | None,
+        fields: list[Field],
+        num_classes: int,
+        seed: int,
+        device: torch.device,
+    ):
+        check_laws(admission, draw, candidates)
+        if capacity < 1:
+            raise ValueError(f"buffer.capacity must be at least 1 record, got {capacity}")
+        admission_stream = seeding.generator(seed, "admission")
+        if admission == "reservoir":
+            self.admission = Reservoir(capacity, admission_stream)
+        elif admission == "class_balanced":
+            self.admission = ClassBalanced(capacity, admission_stream)
+        else:
+            self.admission = Candidates(capacity, admission_stream, num_classes, candidates)
+        self.law, self.stream = draw, seeding.generator(seed, "draw")
+        self.capacity, self.num_classes, self.device = capacity, num_classes, device
+        self.fields = {field.name: field for field in fields}
+        self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype, device=device) for f in fields}
+        self.labels = np.zeros(capacity, dtype=np.int64)  # the field y once more, on the host, for the laws
+        self.stored = np.flatnonzero(self.admission.occupied)
+        self.ones = torch.ones(capacity, device=device)
+        self.queue: deque[Records] = deque()
+
+    def add(self, records: dict[str, torch.Tensor]) -> None:
+        labels = self._check(records)
+        placed = self.admission.offer(labels)
+        if not placed:
+            return
+        slots, rows = np.array(list(placed)), np.array(list(placed.values()))
+        self.labels[slots] = labels[rows]
+        slots, rows = torch.from_numpy(slots).to(self.device), torch.from_numpy(rows).to(self.device)
+        for name, column in self.columns.items():
+            column.index_copy_(0, slots, records[name].index_select(0, rows))
+        self.stored = np.flatnonzero(self.admission.occupied)
+
+    def request(self, n: int) -> None:
+        started = time.perf_counter()
+        if n < 0:
+            raise ValueError(f"a draw needs a number of 0 or more, got {n}")
+        drawn = getattr(draws, self.law)(self.stored, self.labels, n, self.stream)
+        slots = torch.from_numpy(drawn).to(self.device)
+        weight = self.ones[: len(drawn)]
+        if self.law == "class_balanced":
+            weights = draws.class_balanced_weights(self.labels[self.stored], self.labels[drawn])
+            weight = torch.from_numpy(weights.astype(np.float32)).to(self.device)
+        self.queue.append(Records({name: c.index_select(0, slots) for name, c in self.columns.items()}, weight))
+        self.wait_seconds += time.perf_counter() - started
+
+    def receive(self) -> Records:
+        if not self.queue:
+            raise ValueError("nothing to receive: request a draw first")
+        return self.queue.popleft()
+
+    @property
+    def pending(self) -> int:
+        return len(self.queue)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(column.nbytes for column in self.columns.values())
+
+    def save(self, path: Path) -> None:
+        state = {
+            "capacity": self.capacity,
+            "admission": self.admission.state(),
+            "draw": seeding.state_of(self.stream),
+            "columns": self.columns,
+            "pending": [(records.columns, records.weight) for records in self.queue],
+            "wait_seconds": self.wait_seconds,
+        }
+        with atomic_write(path) as file:
+            torch.save(state, file)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        shapes = {name: tuple(column.shape) for name, column in state["columns"].items()}
+        expected = {name: tuple(column.shape) for name, column in self.columns.items()}
+        if shapes != expected:
+            raise ValueError(f"{path} holds another buffer: expected fields of shapes {expected}, got {shapes}")
+        self.admission.restore(state["admission"])
+        seeding.restore(self.stream, state["draw"])
+        self.columns = state["columns"]
+        self.labels = self.columns["y"].cpu().numpy().copy()
+        self.stored = np.flatnonzero(self.admission.occupied)
+        self.queue = deque(Records(columns, weight) for columns, weight in state["pending"])
+        self.wait_seconds = state["wait_seconds"]
+
+    def close(self) -> None:
+        self.columns, self.queue, self.stored = {}, deque(), self.stored[:0]
+
+    def _check(self, records: dict[str, torch.Tensor]) -> np.ndarray:
+        """The labels on the host, or ValueError."""
+        if records.keys() != self.fields.keys():
+            raise ValueError(f"a record has the fields {sorted(self.fields)}, got {sorted(records)}")
+        length = len(records["y"])
+        for name, field in self.fields.items():
+            value = records[name]
+            if value.dtype != field.dtype or value.shape[1:] != field.shape or len(value) != length:
+                raise ValueError(
+                    f"field {name}: expected {(length, *field.shape)} {field.dtype}, "
+                    f"got {tuple(value.shape)} {value.dtype}"
+                )
+        labels = records["y"].cpu().numpy()
+        if length and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise ValueError(f"labels must lie in [0, {self.num_classes}), got {labels.min()} to {labels.max()}")
+        return labels

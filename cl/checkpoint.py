@@ -1,0 +1,72 @@
+"""Checkpoints: the network after each task, and what it takes to go on from there.
+
+    task_00.pt ...         weights and what they are, kept: merging and later analysis start from these
+    resume.pt              everything else of the newest task, only while the run is unfinished
+    buffer_00.pt           the replay memory that belongs to it, likewise
+
+Every file is written whole or not at all, and resume.pt last: a run that is killed at any moment goes on after the last
+task whose files are complete, with the same numbers as if it had not been killed.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cl.atomic import atomic_write
+from cl.buffers.base import ReplayBuffer
+from cl.history import History
+
+
+def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
+    """The network after a stage of training, on the CPU, with readable metadata."""
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    _save(folder / f"task_{stage:02d}.pt", {"model": weights, "stage": stage, **about})
+
+
+def save_resume(
+    folder: Path, stage: int, optimizer: torch.optim.Optimizer, buffer: ReplayBuffer | None, history: History
+) -> None:
+    """What a run needs, beside the network, to go on after `stage`."""
+    if buffer is not None:
+        buffer.save(_buffer_file(folder, stage))
+    _save(folder / "resume.pt", {"stage": stage, "optimizer": optimizer.state_dict(), "history": history.state()})
+    if stage:
+        _buffer_file(folder, stage - 1).unlink(missing_ok=True)
+
+
+def load_resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, buffer: ReplayBuffer | None, device: torch.device
+) -> tuple[int, History] | None:
+    """Set everything to where an unfinished run stands; the next stage and the history, or None if there is no run."""
+    path = folder / "resume.pt"
+    if not path.is_file():
+        return None
+    state = torch.load(path, map_location=device, weights_only=True)
+    stage = state["stage"]
+    task = torch.load(folder / f"task_{stage:02d}.pt", map_location=device, weights_only=True)
+    model.load_state_dict(task["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if buffer is not None:
+        buffer.load(_buffer_file(folder, stage))
+    return stage + 1, History(**state["history"])
+
+
+def clear(folder: Path, everything: bool) -> None:
+    """Remove what only an unfinished run needs, or with `everything` also the results of a finished one."""
+    patterns = ["resume.pt", "buffer_*.pt"]
+    if everything:
+        # results.json first: without it the run counts as unfinished, whatever happens next
+        patterns = ["results.json", "metrics.csv", "config.yaml", "*.png", "*.pdf", "*.svg", "task_*.pt", *patterns]
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def _buffer_file(folder: Path, stage: int) -> Path:
+    return folder / f"buffer_{stage:02d}.pt"
+
+
+def _save(path: Path, content: dict) -> None:
+    with atomic_write(path) as file:
+        torch.save(content, file)

@@ -1,0 +1,1 @@
+"""Data sets: where samples come from, before a scenario makes tasks of them."""

@@ -1,0 +1,290 @@
+"""Composition root: one run from a configuration to its results. Only this file knows both sides.
+
+Whatever is wrong with a configuration is said by `compose`, before any data is loaded or any file is written.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cl import checkpoint, plots, results, seeding
+from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
+from cl.build import build
+from cl.datasets.base import Dataset
+from cl.evaluator import Evaluator
+from cl.history import History
+from cl.loader import num_batches
+from cl.loggers import NoLogger
+from cl.progress import Progress
+from cl.results import MetricsFile
+from cl.run_folder import check_writable, config_hash, plain, run_folder
+from cl.scenarios import Scenario, Tasks
+from cl.schedules import Schedule
+from cl.strategies.base import Strategy
+from cl.trainer import Trainer
+from cl.transforms import BatchTransform
+
+TORCH_THREADS = torch.get_num_threads()  # before any run has changed it
+# Weights below which sharing a step among threads costs more than it gains; on busy cores it costs twenty times as much
+# as the step itself (measured with 784-100-100-10: 0.5 ms on one thread, 0.5 to 20 ms on two).
+SMALL_NETWORK = 300_000
+
+
+@dataclass
+class Components:
+    """What a run is made of, checked, before any data is there."""
+
+    device: torch.device
+    dataset: Dataset
+    scenario: Scenario
+    strategy: Strategy
+    stages: list[list[int]]  # the tasks whose data each stage of training uses
+    epochs: list[int]  # of each stage
+    schedule: Schedule
+    logger: NoLogger
+    transform: BatchTransform
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def run(config) -> Path:
+    """Train what the configuration (OmegaConf) describes, or go on with it; returns the run's folder."""
+    config = plain(config)
+    folder = run_folder(config)
+    parts = compose(config)
+    check_writable(folder)
+
+    train, test = parts.dataset.load(config["seed"])
+    tasks = parts.scenario.split(train, test, config["seed"])
+    buffer = _buffer(config, parts, len(train))
+    # The outputs that are not the task's own: for the test always, for training only where the task is known.
+    foreign = _foreign_outputs(parts.scenario, parts.device)
+    parts.strategy.setup(
+        model=parts.model,
+        optimizer=parts.optimizer,
+        transform=parts.transform,
+        buffer=buffer,
+        foreign_outputs=foreign if parts.scenario.task_known else None,
+    )
+    evaluator = Evaluator(tasks, parts.transform, foreign, config["eval_batch_size"], parts.device)
+    if config["overwrite"]:
+        checkpoint.clear(folder, everything=True)
+    history = _train(config, folder, parts, tasks, buffer, evaluator)
+
+    content = _results(config, parts, buffer, history)
+    plots.draw_run(folder, content, config["pictures"])
+    results.write_json(folder / "results.json", content)
+    checkpoint.clear(folder, everything=False)
+    parts.logger.finish(content)
+    if buffer is not None:
+        buffer.close()
+    return folder
+
+
+def compose(config: dict) -> Components:
+    """Build and check every component; raises ValueError or OSError for whatever cannot work."""
+    _check_numbers(config)
+    device = _device(config["device"])
+    dataset = build(config["dataset"], "dataset")
+    dataset.check()
+    scenario = build(config["scenario"], "scenario")
+    scenario.plan(dataset)
+    strategy = build(config["strategy"], "strategy")
+    stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
+    transform = BatchTransform(dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device)
+    if strategy.uses_memory:
+        parse_capacity(config["buffer"]["capacity"])
+        check_laws(config["buffer"]["admission"], config["buffer"]["draw"], config["buffer"]["candidates"])
+    torch.manual_seed(seeding.derive(config["seed"], "weights"))
+    outputs = scenario.num_outputs
+    model = build(config["backbone"], "backbone", sample_shape=dataset.sample_shape, num_outputs=outputs).to(device)
+    _set_threads(config["threads"], model)
+    _check_model(config["backbone"]["name"], model, transform, dataset.sample_shape, outputs, device)
+    return Components(
+        device=device,
+        dataset=dataset,
+        scenario=scenario,
+        strategy=strategy,
+        stages=stages,
+        epochs=_epochs(config["epochs"], len(stages)),
+        schedule=build(config["schedule"], "schedule"),
+        logger=build(config["logger"], "logger"),
+        transform=transform,
+        model=model,
+        optimizer=build(config["optimizer"], "optimizer", params=model.parameters()),
+    )
+
+
+def _train(
+    config: dict, folder: Path, parts: Components, tasks: Tasks, buffer: ReplayBuffer | None, evaluator: Evaluator
+) -> History:
+    """All stages of training that are not done yet, each followed by the test and a checkpoint."""
+    model, optimizer, strategy, seed = parts.model, parts.optimizer, parts.strategy, config["seed"]
+    fresh_optimizer = optimizer.state_dict()
+    resumed = checkpoint.load_resume(folder, model, optimizer, buffer, parts.device)
+    if resumed is None:
+        results.write_config(folder / "config.yaml", config)
+    first, history = resumed or (0, History(*evaluator(model)))
+    steps = [
+        epochs * num_batches(tasks.num_training(stage), config["batch_size"])
+        for stage, epochs in zip(parts.stages, parts.epochs)
+    ]
+    label = f"{folder.parent.name.rpartition('_')[0]} seed {seed}"
+    progress = Progress(label, sum(steps), sum(steps[:first]), config["progress"])
+    metrics = MetricsFile(folder / "metrics.csv", history.gradient_steps)
+    trainer = Trainer(
+        strategy, parts.schedule, config["batch_size"], seed, parts.device, config["log_interval"], history, progress,
+        metrics, parts.logger,
+    )  # fmt: skip
+    parts.logger.start(folder, config)
+    model.train()
+    try:
+        for stage in range(first, len(parts.stages)):
+            if config["optimizer_state"] == "reset":
+                optimizer.load_state_dict(fresh_optimizer)
+            strategy.before_task()
+            loss = trainer.train(tasks.training(parts.stages[stage]), stage, parts.epochs[stage])
+            strategy.after_task()
+            started = time.perf_counter()
+            row, known_row = evaluator(model)
+            history.add(row, known_row)
+            history.eval_seconds += time.perf_counter() - started
+            parts.logger.log({"stage": stage, **{f"accuracy/task_{j:02d}": value for j, value in enumerate(row)}})
+            about = {"tasks": parts.stages[stage], "accuracy": row, "config": config}
+            checkpoint.save_task(folder, stage, model, about)
+            checkpoint.save_resume(folder, stage, optimizer, buffer, history)
+            progress.line(_stage_line(label, stage, parts.stages, loss, row, known_row))
+    finally:
+        progress.close()
+    return history
+
+
+def _stage_line(
+    label: str, stage: int, stages: list[list[int]], loss: float, row: list[float], known_row: list[float] | None
+) -> str:
+    """The line of one stage: accuracies are means over the tasks seen so far."""
+    seen = sorted({task for tasks in stages[: stage + 1] for task in tasks})
+    line = f"{label}  task {stage + 1:2}/{len(stages)}  loss {loss:6.4f}  accuracy so far {_mean_of(row, seen):5.1f} %"
+    return line + (f"  task known {_mean_of(known_row, seen):5.1f} %" if known_row else "")
+
+
+def _mean_of(row: list[float], tasks: list[int]) -> float:
+    return 100 * sum(row[task] for task in tasks) / len(tasks)
+
+
+def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, history: History) -> dict:
+    """The content of results.json."""
+    return {
+        "schema": results.SCHEMA,
+        "kind": "run",
+        "strategy": config["strategy"]["name"],
+        "scenario": config["scenario"]["name"],
+        "dataset": config["dataset"]["name"],
+        "backbone": config["backbone"]["name"],
+        "buffer": config["buffer"]["name"] if buffer is not None else None,
+        "buffer_capacity": buffer.capacity if buffer is not None else None,
+        "seed": config["seed"],
+        "group": config_hash(config),
+        "world_size": 1,
+        **results.measures(history, parts.scenario.task_known),
+        "train_seconds": history.train_seconds,
+        "eval_seconds": history.eval_seconds,
+        "samples_per_second": history.labelled_samples / history.train_seconds,
+        "replay_wait_seconds": buffer.wait_seconds if buffer is not None else 0.0,
+        "buffer_bytes": buffer.nbytes if buffer is not None else 0,
+        "peak_memory_bytes": results.peak_memory_bytes(parts.device),
+        "gradient_steps": history.gradient_steps,
+        "labelled_samples": history.labelled_samples,
+        "unlabelled_samples": 0,
+        "versions": results.versions(),
+        "config": config,
+    }
+
+
+def _buffer(config: dict, parts: Components, num_training: int) -> ReplayBuffer | None:
+    if not parts.strategy.uses_memory:
+        return None
+    outputs = parts.scenario.num_outputs
+    capacity = total_capacity(config["buffer"]["capacity"], num_training, outputs)
+    return build(
+        config["buffer"] | {"capacity": capacity},
+        "buffer",
+        fields=parts.strategy.fields(parts.dataset.sample_shape, outputs),
+        num_classes=outputs,
+        seed=config["seed"],
+        device=parts.device,
+    )
+
+
+def _foreign_outputs(scenario: Scenario, device: torch.device) -> torch.Tensor | None:
+    """[T, C] bool: for each task the outputs that belong to other tasks; None where tasks share their outputs."""
+    if not scenario.task_outputs:
+        return None
+    foreign = torch.ones(scenario.num_tasks, scenario.num_outputs, dtype=torch.bool)
+    for task, outputs in enumerate(scenario.task_outputs):
+        foreign[task, list(outputs)] = False
+    return foreign.to(device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={name} cannot be used here ({reason}); valid: auto, cpu, cuda, cuda:N, mps") from error
+    if device.type == "cuda":
+        # Same seed, same numbers: cuDNN and cuBLAS otherwise choose among kernels whose sums differ in order.
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
+
+
+def _set_threads(threads: int | str, model: nn.Module) -> None:
+    """CPU threads; `auto` is one for a network whose layers are too small to be shared out, else torch's own choice."""
+    if threads == "auto":
+        small = sum(weight.numel() for weight in model.parameters()) < SMALL_NETWORK
+        threads = 1 if small else TORCH_THREADS
+    torch.set_num_threads(threads)
+
+
+def _check_numbers(config: dict) -> None:
+    for key in ("batch_size", "eval_batch_size", "log_interval", "threads"):
+        if key == "threads" and config[key] == "auto":
+            continue
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ValueError(f"{key} must be a whole number of at least 1, got {config[key]}")
+    if not isinstance(config["seed"], int) or config["seed"] < 0:
+        raise ValueError(f"seed must be a whole number of 0 or more, got {config['seed']}")
+    if config["optimizer_state"] not in ("keep", "reset"):
+        raise ValueError(f"optimizer_state must be keep or reset, got {config['optimizer_state']}")
+    plots.check_formats(config["pictures"])
+
+
+def _epochs(epochs: int | list[int], stages: int) -> list[int]:
+    if isinstance(epochs, int):
+        epochs = [epochs] * stages
+    if len(epochs) != stages:
+        raise ValueError(f"epochs has {len(epochs)} numbers, but there are {stages} stages of training: {epochs}")
+    if not all(isinstance(number, int) and number >= 1 for number in epochs):
+        raise ValueError(f"epochs must be whole numbers of at least 1, got {epochs}")
+    return epochs
+
+
+def _check_model(
+    name: str, model: nn.Module, transform: BatchTransform, sample_shape: tuple, outputs: int, device: torch.device
+) -> None:
+    """One pass of an empty picture: a network that does not fit the pictures is named before any data is loaded."""
+    try:
+        with torch.no_grad():
+            shape = model.eval()(transform.test(torch.zeros(1, *sample_shape, dtype=torch.uint8, device=device))).shape
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"backbone {name} does not take pictures of shape {sample_shape}: {reason}") from error
+    if shape != (1, outputs):
+        raise ValueError(f"backbone {name} gives outputs of shape {tuple(shape[1:])}, expected ({outputs},)")

@@ -1,0 +1,48 @@
+"""Where metrics go beside metrics.csv."""
+
+import os
+from pathlib import Path
+
+
+class NoLogger:
+    """Nowhere else."""
+
+    def start(self, folder: Path, config: dict) -> None:
+        """Called once, before training."""
+
+    def log(self, values: dict) -> None:
+        """Called with each row of metrics.csv, and with the accuracies after each task."""
+
+    def finish(self, results: dict) -> None:
+        """Called once, with the content of results.json."""
+
+
+class WandbLogger(NoLogger):
+    """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`)."""
+
+    def __init__(self, project: str, entity: str | None, mode: str, tags: list):
+        if mode not in ("online", "offline", "disabled"):
+            raise ValueError(f"logger.mode must be online, offline or disabled, got {mode}")
+        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or _has_login()):
+            raise ValueError("logger.mode=online needs an account: run `wandb login`, or choose logger.mode=offline")
+        self.options = {"project": project, "entity": entity, "mode": mode, "tags": tags}
+
+    def start(self, folder: Path, config: dict) -> None:
+        import wandb
+
+        self.run = wandb.init(
+            dir=folder, group=folder.parent.name, name=f"{folder.parent.name}/{folder.name}", config=config, **self.options
+        )
+
+    def log(self, values: dict) -> None:
+        self.run.log(values)
+
+    def finish(self, results: dict) -> None:
+        numbers = {key: value for key, value in results.items() if isinstance(value, (int, float))}
+        self.run.summary.update(numbers)
+        self.run.finish()
+
+
+def _has_login() -> bool:
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    return netrc.is_file() and "wandb" in netrc.read_text()

@@ -1,0 +1,114 @@
+"""Pictures: a run's accuracy matrix, and average accuracy over tasks for one run or many.
+
+matplotlib is imported when something is drawn, and without pyplot: no window, no global state.
+"""
+
+from pathlib import Path
+
+from cl.atomic import atomic_write
+
+FORMATS = ("png", "pdf", "svg")
+STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 200,
+    "svg.hashsalt": "remerge",
+}  # fmt: skip
+# Okabe & Ito 2008: told apart also by readers who do not see red and green
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
+MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
+
+
+def check_formats(formats: list) -> None:
+    """Raise ValueError for a file format that is not written."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ValueError(f"pictures={unknown} cannot be written; valid: {', '.join(FORMATS)}")
+
+
+def draw_run(folder: Path, results: dict, formats: list) -> None:
+    """accuracy_matrix and, where a run has several stages, average_accuracy, in each of the formats."""
+    if not formats:
+        return
+    known = results["measured_with_task_known"]
+    matrix = results["task_accuracy_matrix" if known else "accuracy_matrix"]
+    title = f"{results['strategy']}, {results['scenario']} on {results['dataset']}" + (", task known" if known else "")
+    _save(_matrix_figure(matrix, title), folder / "accuracy_matrix", formats)
+    if results["accuracy_so_far"] is not None:
+        line = {"label": results["strategy"], "mean": results["accuracy_so_far"], "std": None}
+        _save(_curves_figure([line], title), folder / "average_accuracy", formats)
+
+
+def draw_overlay(path: Path, lines: list[dict], title: str, formats: list) -> None:
+    """Average accuracy over tasks of several methods; a line has `label`, `mean` and `std` (or None), one per stage.
+
+    A line with a single value (joint training) is drawn as a level.
+    """
+    _save(_curves_figure(lines, title), path, formats)
+
+
+def _matrix_figure(matrix: list, title: str):
+    figure, axes = _figure(1.6 + 0.42 * len(matrix[0]), 1.5 + 0.42 * len(matrix))
+    rows, columns = len(matrix), len(matrix[0])
+    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    if columns <= MOST_NUMBERED_TASKS:
+        for i, row in enumerate(matrix):
+            for j, value in enumerate(row):
+                axes.text(
+                    j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7,
+                    color="black" if value > 0.6 else "white",
+                )  # fmt: skip
+    if rows == columns > 1:  # left of and below the steps: tasks that were trained on
+        steps_x = [x - 0.5 for i in range(1, rows) for x in (i, i)]
+        steps_y = [y - 0.5 for i in range(1, rows) for y in (i - 1, i)]
+        axes.plot([*steps_x, columns - 0.5], [*steps_y, rows - 1.5], color="white", linewidth=1.5)
+    every = range(0, columns, max(1, columns // MOST_NUMBERED_TASKS))
+    axes.set_xticks(list(every), [str(j + 1) for j in every])
+    axes.set_yticks([i for i in every if i < rows], [str(i + 1) for i in every if i < rows] if rows > 1 else ["all"])
+    axes.set_xlabel("accuracy on task")
+    axes.set_ylabel("after training on task")
+    axes.set_title(title)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], format=lambda value, _: f"{100 * value:.0f} %")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _curves_figure(lines: list[dict], title: str):
+    figure, axes = _figure(4.6, 3.2)
+    stages = max(len(line["mean"]) for line in lines)
+    for i, line in enumerate(lines):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
+        mean = [100 * value for value in line["mean"]]
+        if len(mean) == 1 < stages:
+            axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2, label=line["label"])
+            continue
+        x = list(range(1, len(mean) + 1))
+        axes.plot(x, mean, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=line["label"])
+        if line["std"] is not None:
+            low, high = ([m + sign * 100 * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xlim(0.8, stages + 0.2)
+    axes.set_ylim(0, 101)
+    axes.set_xticks(range(1, stages + 1, max(1, stages // MOST_NUMBERED_TASKS)))
+    axes.set_xlabel("tasks trained on")
+    axes.set_ylabel("accuracy, mean over these tasks (%)")
+    axes.set_title(title)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    if len(lines) > 1:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _figure(width: float, height: float):
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure, stem: Path, formats: list) -> None:
+    for name in formats:
+        with atomic_write(stem.with_name(f"{stem.name}.{name}")) as file:
+            figure.savefig(file, format=name)

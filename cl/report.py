@@ -1,0 +1,196 @@
+"""Tables and plots of finished runs.
+
+    python -m cl.report multirun/class10_digits_mlp
+    python -m cl.report multirun/*/er_* --output er
+
+Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
+deviation), prints the table and writes report.md, report.csv and report.png. Needs no torch.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl import plots
+from cl.atomic import atomic_write
+from cl.metrics import FORMULAS
+
+# Columns of measures: key in results.json, heading, factor for print, digits.
+MEASURES = (
+    ("average_accuracy", "accuracy %", 100, 2),
+    ("task_average_accuracy", "task known %", 100, 2),
+    ("forgetting", "forgetting %", 100, 2),
+    ("backward_transfer", "backward %", 100, 2),
+    ("forward_transfer", "forward %", 100, 2),
+    ("train_seconds", "train s", 1, 1),
+)
+ABOUT = ("scenario", "dataset", "backbone", "strategy", "buffer")
+
+
+@dataclass
+class Group:
+    """The runs of one configuration over its seeds."""
+
+    runs: list[dict]
+    label: dict[str, str]  # heading -> value of the columns that name it
+
+    def values(self, key: str) -> list[float]:
+        return [run[key] for run in self.runs if run[key] is not None]
+
+
+def load(paths: list[Path]) -> list[Group]:
+    """The groups of all results at or below the paths, in order of first appearance.
+
+    Raises FileNotFoundError where there is none, and ValueError for a file that is not such a result.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = [path] if path.is_file() else sorted(path.rglob("results.json"))
+        if not found:
+            raise FileNotFoundError(f"no results.json at or below {path}: give folders of finished runs")
+        files += [file for file in found if file not in files]
+    by_group: dict[str, list[dict]] = {}
+    for file in files:
+        try:
+            run = json.loads(file.read_text())
+            by_group.setdefault(run["kind"] + run["group"], []).append(run)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error
+    groups = [Group(runs, _about(runs[0])) for runs in by_group.values()]
+    _add_what_differs(groups)
+    return groups
+
+
+def _about(run: dict) -> dict[str, str]:
+    capacity = run["buffer_capacity"]
+    return {key: str(run[key]) for key in ABOUT[:4]} | {"buffer": "-" if capacity is None else str(capacity)}
+
+
+def _add_what_differs(groups: list[Group]) -> None:
+    """Tell groups with the same columns apart by the configuration keys in which they differ."""
+    alike: dict[tuple, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(tuple(group.label.values()), []).append(group)
+    for same in alike.values():
+        if len(same) == 1:
+            continue
+        settings = [dict(_flat(group.runs[0]["config"])) for group in same]
+        keys = sorted({key for setting in settings for key in setting} - {"seed"})
+        differ = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings}) > 1]
+        for group, setting in zip(same, settings):
+            shown = [f"{key}={setting.get(key)}" for key in differ if key.split(".")[0] not in ("output", "logger")]
+            group.label["with"] = " ".join(shown)
+
+
+def _flat(node: dict, prefix: str = ""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def rows(groups: list[Group], fixed: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Heading and printed cells; a column that says the same in every row is left out unless `fixed`."""
+    names = [*ABOUT, "with"]
+    if not fixed:
+        names = [name for name in names if name == "strategy" or len({g.label.get(name) for g in groups}) > 1]
+    names = [name for name in names if any(group.label.get(name) for group in groups)]
+    shown = [measure for measure in MEASURES if any(group.values(measure[0]) for group in groups)]
+    heading = [*names, "seeds", *(heading for _, heading, _, _ in shown)]
+    cells = []
+    for group in groups:
+        measured = [_mean_and_std(group.values(key), factor, digits) for key, _, factor, digits in shown]
+        cells.append([*(group.label.get(name, "") for name in names), str(len(group.runs)), *measured])
+    return heading, cells
+
+
+def _mean_and_std(values: list[float], factor: float, digits: int) -> str:
+    if not values:
+        return "-"
+    text = f"{factor * statistics.fmean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
+
+
+def caption(groups: list[Group]) -> str:
+    """What all rows have in common."""
+    common = [f"{name} {groups[0].label[name]}" for name in ABOUT if len({g.label[name] for g in groups}) == 1]
+    return ", ".join(common)
+
+
+def as_text(groups: list[Group]) -> str:
+    """The table in aligned columns, for a terminal."""
+    heading, cells = rows(groups)
+    widths = [max(map(len, column)) for column in zip(heading, *cells)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (heading, *cells)]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([caption(groups), *lines])
+
+
+def as_markdown(groups: list[Group]) -> str:
+    """The table in Markdown, with the formulas of its measures."""
+    heading, cells = rows(groups)
+    lines = [caption(groups), "", "| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
+    lines += ["", "Mean ± sample standard deviation over seeds. A[i,j]: accuracy on task j after training on task i."]
+    lines += [f"- {name.replace('_', ' ')}: {formula}" for name, formula in FORMULAS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(groups: list[Group]) -> str:
+    """One line per group, all columns, numbers unrounded."""
+    out = io.StringIO()
+    keys = [key for key, *_ in MEASURES]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*ABOUT, "with", "seeds", *(f"{key}_{what}" for key in keys for what in ("mean", "std"))])
+    for group in groups:
+        numbers = []
+        for key in keys:
+            values = group.values(key)
+            numbers += [statistics.fmean(values) if values else "", statistics.stdev(values) if len(values) > 1 else ""]
+        writer.writerow([*(group.label.get(name, "") for name in (*ABOUT, "with")), len(group.runs), *numbers])
+    return out.getvalue()
+
+
+def curves(groups: list[Group]) -> list[dict]:
+    """A line per group for the overlay plot: accuracy so far, or the one value of a run with a single stage."""
+    names = [name for name in (*ABOUT, "with") if len({g.label.get(name) for g in groups}) > 1] or ["strategy"]
+    lines = []
+    for group in groups:
+        series = [run["accuracy_so_far"] or [run["average_accuracy"]] for run in group.runs]
+        points = list(zip(*series))
+        std = [statistics.stdev(point) for point in points] if len(series) > 1 else None
+        label = " ".join(group.label[name] for name in names if group.label.get(name, "-") != "-")
+        lines.append({"label": label, "mean": [statistics.fmean(point) for point in points], "std": std})
+    return lines
+
+
+def main() -> None:
+    """Entry point of `python -m cl.report`."""
+    parser = argparse.ArgumentParser(prog="python -m cl.report", description="tables and plots of finished runs")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, or results.json files")
+    parser.add_argument("--output", type=Path, help="folder for the report (default: the common folder of the paths)")
+    parser.add_argument("--format", default="png", choices=plots.FORMATS, help="of the plot (default: png)")
+    arguments = parser.parse_args()
+    try:
+        groups = load(arguments.paths)
+        output = arguments.output or Path(os.path.commonpath([path.absolute() for path in arguments.paths]))
+        output = output.parent if output.is_file() else output
+        for name, text in (("report.md", as_markdown(groups)), ("report.csv", as_csv(groups))):
+            with atomic_write(output / name, "w") as file:
+                file.write(text)
+        plots.draw_overlay(output / "report", curves(groups), caption(groups), [arguments.format])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(as_text(groups))
+    print(f"\nwritten: report.md, report.csv, report.{arguments.format} in {os.path.relpath(output)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""Scenarios: how a data set becomes a sequence of tasks. Continuum makes the splits.
+
+A scenario works in two steps. `plan` decides from the data set's shape alone what the tasks will be, and rejects what
+cannot be; `split` hands the labels to continuum and returns `Tasks`, whose samples are contiguous uint8 tensors.
+Continuum is given indices in place of images: it then copies no pixels, and its per-sample access is never used.
+Terms after van de Ven et al. 2022, Three types of incremental learning.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from cl import seeding
+from cl.datasets.base import Dataset, Split
+from cl.transforms import permute_pixels, rotate
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples with their task: `x` [N, C, H, W] uint8, `y` [N] int64, `task` [N] int64."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    task: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Samples":
+        return Samples(self.x.to(device), self.y.to(device), self.task.to(device))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task of one split: which samples, and the labels they have in the scenario."""
+
+    indices: np.ndarray
+    labels: np.ndarray
+
+
+class Tasks:
+    """The tasks of a scenario with their samples; `len` is their number."""
+
+    def __init__(self, train: Split, test: Split, train_parts: list[Part], test_parts: list[Part], transforms: list):
+        self._train, self._test = train, test
+        self._train_parts, self._test_parts, self._transforms = train_parts, test_parts, transforms
+        self.testing = lru_cache(maxsize=None)(self._testing)  # every task is tested after each one
+
+    def __len__(self) -> int:
+        return len(self._train_parts)
+
+    def training(self, task_ids: list[int]) -> Samples:
+        """The training samples of some tasks together."""
+        parts = [self._gather(self._train, self._train_parts[i], i) for i in task_ids]
+        if len(parts) == 1:
+            return parts[0]
+        return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "task")))
+
+    def num_training(self, task_ids: list[int]) -> int:
+        """How many training samples some tasks have, without gathering them."""
+        return sum(len(self._train_parts[i].indices) for i in task_ids)
+
+    def _testing(self, task_id: int, device: torch.device) -> Samples:
+        """The test samples of one task on a device, kept there."""
+        return self._gather(self._test, self._test_parts[task_id], task_id).to(device)
+
+    def _gather(self, split: Split, part: Part, task_id: int) -> Samples:
+        x = split.x.index_select(0, torch.from_numpy(part.indices))
+        if self._transforms[task_id] is not None:
+            x = self._transforms[task_id](x)
+        y = torch.from_numpy(part.labels)
+        return Samples(x, y, torch.full_like(y, task_id))
+
+
+class Scenario(ABC):
+    """A way to make `num_tasks` tasks; `concatenate` joins each task's training data with those of all before.
+
+    After `plan`: `num_outputs`, the size of the classifier, and `task_outputs`, for each task the outputs that are its
+    own (empty where the tasks share their labels).
+    """
+
+    task_known = False  # whether training and the scenario's own accuracy are told the task of a sample
+
+    def __init__(self, num_tasks: int, concatenate: bool):
+        if num_tasks < 1:
+            raise ValueError(f"scenario.num_tasks must be at least 1, got {num_tasks}")
+        self.num_tasks, self.concatenate = num_tasks, concatenate
+        self.num_outputs = 0
+        self.task_outputs: list[range] = []
+
+    @abstractmethod
+    def plan(self, dataset: Dataset) -> None:
+        """Fix the tasks for a data set of known shape; raises ValueError if it cannot have such tasks."""
+
+    @abstractmethod
+    def split(self, train: Split, test: Split, seed: int) -> Tasks:
+        """The tasks of loaded data; what is random in them depends on `seed` alone."""
+
+
+class ClassIncremental(Scenario):
+    """Each task brings classes of its own; at test the task of a sample is not known.
+
+    `increment`: classes of each task after the first (or of every task, as a list), `initial_increment`: of the first;
+    left out, tasks get equal shares. `class_order`: None (by label), "random" (by the seed) or all labels as a list.
+    Labels are renamed to their place in that order, so the first task always has the first outputs.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        initial_increment: int | None = None,
+        increment: int | list | None = None,
+        class_order: str | list | None = None,
+        concatenate: bool = False,
+    ):
+        super().__init__(num_tasks, concatenate)
+        if isinstance(class_order, str) and class_order != "random":
+            raise ValueError(f"scenario.class_order must be null, random or a list of labels, got {class_order!r}")
+        if isinstance(increment, list) and initial_increment is not None:
+            raise ValueError("scenario.initial_increment has no meaning beside a list of increments; leave it out")
+        self.initial_increment, self.increment, self.class_order = initial_increment, increment, class_order
+        self.increments: list[int] = []
+        self.num_classes = 0
+
+    def plan(self, dataset: Dataset) -> None:
+        self.increments = self._increments(dataset.num_classes)
+        if isinstance(self.class_order, list) and sorted(self.class_order) != list(range(dataset.num_classes)):
+            raise ValueError(
+                f"scenario.class_order must hold each label from 0 to {dataset.num_classes - 1} once, "
+                f"got {self.class_order}"
+            )
+        self.num_classes = self.num_outputs = dataset.num_classes
+        ends = np.cumsum(self.increments).tolist()
+        self.task_outputs = [range(end - size, end) for end, size in zip(ends, self.increments)]
+
+    def _increments(self, num_classes: int) -> list[int]:
+        tasks = self.num_tasks
+        if tasks > num_classes:
+            raise ValueError(
+                f"scenario.num_tasks={tasks}, but the data set has {num_classes} classes: "
+                f"each task needs one of its own, so at most {num_classes} tasks"
+            )
+        if isinstance(self.increment, list):
+            increments = self.increment
+        else:
+            rest, rest_tasks = num_classes, tasks
+            first = []
+            if self.initial_increment is not None:
+                first, rest, rest_tasks = [self.initial_increment], num_classes - self.initial_increment, tasks - 1
+            share = self.increment
+            if share is None:
+                if rest_tasks and rest % rest_tasks:
+                    raise ValueError(
+                        f"{rest} classes do not divide into {rest_tasks} equal tasks; give scenario.num_tasks a divisor"
+                        " of it, or the sizes with scenario.initial_increment and scenario.increment"
+                    )
+                share = rest // rest_tasks if rest_tasks else 0
+            increments = first + [share] * rest_tasks
+        if len(increments) != tasks or sum(increments) != num_classes or min(increments) < 1:
+            raise ValueError(
+                f"the tasks would have {increments} classes: expected {tasks} tasks (scenario.num_tasks) of at least "
+                f"one class and {num_classes} classes in all; change scenario.initial_increment or scenario.increment"
+            )
+        return list(increments)
+
+    def split(self, train: Split, test: Split, seed: int) -> Tasks:
+        from continuum.scenarios import ClassIncremental as ContinuumClassIncremental
+
+        if self.class_order == "random":
+            order = seeding.generator(seed, "class order").permutation(self.num_classes).tolist()
+        else:
+            order = self.class_order or list(range(self.num_classes))
+
+        def make(data):
+            return ContinuumClassIncremental(data, increment=self.increments, class_order=order)
+
+        for name, split_ in (("training", train), ("test", test)):
+            absent = sorted(set(range(self.num_classes)) - set(split_.y.unique().tolist()))
+            if absent:
+                raise ValueError(f"the {name} split has no sample of the labels {absent}: every class needs some")
+        parts = [self._relabel(_parts(split_, make)) for split_ in (train, test)]
+        return Tasks(train, test, *parts, [None] * self.num_tasks)
+
+    def _relabel(self, parts: list[Part]) -> list[Part]:
+        return parts
+
+
+class TaskIncremental(ClassIncremental):
+    """The same tasks, but the task of a sample is known: training and the scenario's accuracy use its outputs only."""
+
+    task_known = True
+
+    def plan(self, dataset: Dataset) -> None:
+        super().plan(dataset)
+        if min(self.increments) < 2:
+            raise ValueError(
+                "a task with one class has nothing to tell apart when the task is known; "
+                f"choose fewer tasks than scenario.num_tasks={self.num_tasks}"
+            )
+
+
+class DomainIncremental(ClassIncremental):
+    """The same tasks with shared labels: each class is called by its place within its task ("Split", domain)."""
+
+    def __init__(self, num_tasks: int, class_order: str | list | None = None, concatenate: bool = False):
+        super().__init__(num_tasks, class_order=class_order, concatenate=concatenate)
+
+    def plan(self, dataset: Dataset) -> None:
+        super().plan(dataset)
+        if min(self.increments) < 2:
+            raise ValueError(
+                "tasks of one class that share their labels have nothing to tell apart; "
+                f"choose fewer tasks than scenario.num_tasks={self.num_tasks}"
+            )
+        self.num_outputs, self.task_outputs = self.increments[0], []
+
+    def _relabel(self, parts: list[Part]) -> list[Part]:
+        return [Part(part.indices, part.labels - task * self.num_outputs) for task, part in enumerate(parts)]
+
+
+class _Transformed(Scenario):
+    """Every task has all samples, transformed in a way of its own; the labels are shared."""
+
+    def plan(self, dataset: Dataset) -> None:
+        self.num_outputs, self._sample_shape = dataset.num_classes, dataset.sample_shape
+
+    @abstractmethod
+    def transformations(self, seed: int) -> list:
+        """For each task a function of uint8 images [N, C, H, W], or None."""
+
+    def split(self, train: Split, test: Split, seed: int) -> Tasks:
+        from continuum.scenarios import TransformationIncremental
+
+        transformations = [[transformation] for transformation in self.transformations(seed)]
+        parts = [_parts(split, lambda data: TransformationIncremental(data, transformations)) for split in (train, test)]
+        return Tasks(train, test, *parts, [single for (single,) in transformations])
+
+
+class Permuted(_Transformed):
+    """The pixels of each task in an order of their own (Goodfellow et al. 2013); the first task's too by default."""
+
+    def __init__(self, num_tasks: int, permute_first: bool = True, concatenate: bool = False):
+        super().__init__(num_tasks, concatenate)
+        self.permute_first = permute_first
+
+    def transformations(self, seed: int) -> list:
+        size = int(np.prod(self._sample_shape))
+        orders = [seeding.generator(seed, "permutation", task).permutation(size) for task in range(self.num_tasks)]
+        functions = [lambda x, order=torch.from_numpy(order): permute_pixels(x, order) for order in orders]
+        return functions if self.permute_first else [None, *functions[1:]]
+
+
+class Rotated(_Transformed):
+    """The images of each task turned by an angle of their own, drawn from `degrees` = [from, to)."""
+
+    def __init__(self, num_tasks: int, degrees: list, concatenate: bool = False):
+        super().__init__(num_tasks, concatenate)
+        if len(degrees) != 2 or degrees[0] > degrees[1]:
+            raise ValueError(f"scenario.degrees must be [from, to] in degrees, got {degrees}")
+        self.degrees = degrees
+
+    def transformations(self, seed: int) -> list:
+        angles = seeding.generator(seed, "rotation").uniform(*self.degrees, size=self.num_tasks).tolist()
+        return [lambda x, angle=angle: rotate(x, angle) for angle in angles]
+
+
+class InstanceIncremental(Scenario):
+    """Each task is a random part of the data with all classes in their proportions, sizes differing by one at most.
+
+    The test split is dealt out in the same way, so the mean over tasks is the accuracy on the whole of it.
+    """
+
+    def plan(self, dataset: Dataset) -> None:
+        self.num_outputs = dataset.num_classes
+
+    def split(self, train: Split, test: Split, seed: int) -> Tasks:
+        from continuum.scenarios import InstanceIncremental as ContinuumInstanceIncremental
+
+        parts = []
+        for name, split in (("training", train), ("test", test)):
+            if len(split) < self.num_tasks:
+                raise ValueError(f"scenario.num_tasks={self.num_tasks}, but there are only {len(split)} {name} samples")
+            # continuum's own split neither shuffles nor uses its seed, so it is given the task of every sample.
+            shuffled = seeding.generator(seed, f"instance {name}").permutation(len(split))
+            by_class = shuffled[np.argsort(split.y.numpy()[shuffled], kind="stable")]
+            task_of = np.empty(len(split), dtype=np.int64)
+            task_of[by_class] = np.arange(len(split)) % self.num_tasks
+            parts.append(_parts(split, ContinuumInstanceIncremental, task_of))
+        return Tasks(train, test, *parts, [None] * self.num_tasks)
+
+
+def _parts(split: Split, make_scenario, task_of: np.ndarray | None = None) -> list[Part]:
+    """The tasks of a continuum scenario over the indices of a split."""
+    from continuum.datasets import InMemoryDataset
+    from continuum.tasks import TaskType
+
+    data = InMemoryDataset(np.arange(len(split)), split.y.numpy(), task_of, data_type=TaskType.TENSOR)
+    parts = []
+    for task in make_scenario(data):
+        indices, labels, _ = task.get_raw_samples()
+        parts.append(Part(indices, labels.astype(np.int64)))
+    return parts

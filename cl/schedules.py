@@ -1,0 +1,67 @@
+"""Learning-rate schedules as pure functions of the share of a task's training that is done.
+
+Shares in place of steps hold for any length of training, and start anew with every task by themselves. torch's
+schedulers count steps and keep state that would have to be saved and reset.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+
+class Schedule(ABC):
+    """Factor on the learning rate; `warmup` is the share over which it rises linearly from 0 (Goyal et al. 2017)."""
+
+    is_constant = False
+
+    def __init__(self, warmup: float):
+        if not 0 <= warmup < 1:
+            raise ValueError(f"schedule.warmup must be a share in [0, 1), got {warmup}")
+        self.warmup = warmup
+
+    def factor(self, progress: float) -> float:
+        """At `progress` in [0, 1], the share of the task's steps that are done."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        return self.after_warmup(progress)
+
+    @abstractmethod
+    def after_warmup(self, progress: float) -> float:
+        """The factor once the warm-up is over."""
+
+
+class Constant(Schedule):
+    """The same learning rate throughout."""
+
+    def __init__(self, warmup: float = 0.0):
+        super().__init__(warmup)
+        self.is_constant = warmup == 0
+
+    def after_warmup(self, progress: float) -> float:
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Half a cosine from 1 to `final` (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
+
+    def __init__(self, final: float = 0.0, warmup: float = 0.0):
+        super().__init__(warmup)
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
+        self.final = final
+
+    def after_warmup(self, progress: float) -> float:
+        done = (progress - self.warmup) / (1 - self.warmup)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+class MultiStep(Schedule):
+    """Times `gamma` at each milestone, a share of the task's training."""
+
+    def __init__(self, milestones: list, gamma: float = 0.1, warmup: float = 0.0):
+        super().__init__(warmup)
+        if not milestones or list(milestones) != sorted(milestones) or not 0 < milestones[0] <= milestones[-1] < 1:
+            raise ValueError(f"schedule.milestones must be rising shares between 0 and 1, got {milestones}")
+        self.milestones, self.gamma = milestones, gamma
+
+    def after_warmup(self, progress: float) -> float:
+        return self.gamma ** sum(progress >= milestone for milestone in self.milestones)

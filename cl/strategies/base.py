@@ -1,0 +1,110 @@
+"""The training step, written once. A strategy overrides the piece in which its paper differs.
+
+A step is: receive the replayed records, loss, backward, adjust the gradients, optimizer step, remember the new samples
+and request the records of the next step.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cl.backbones import mixes_samples
+from cl.buffers.base import Field, Records, ReplayBuffer
+from cl.loader import Batch
+from cl.transforms import BatchTransform
+
+
+class Strategy:
+    """Plain training on the new samples. Options are constructor arguments; `setup` brings what they work on."""
+
+    uses_memory = False
+    draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step
+
+    def setup(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        transform: BatchTransform,
+        buffer: ReplayBuffer | None,
+        foreign_outputs: torch.Tensor | None,
+    ) -> None:
+        """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, where the task is known; else None."""
+        self.model, self.optimizer, self.transform, self.buffer = model, optimizer, transform, buffer
+        self.foreign_outputs = foreign_outputs
+        self.forward_together = not mixes_samples(model)
+        self.replayed_samples = 0
+
+    def fields(self, sample_shape: tuple[int, ...], num_outputs: int) -> list[Field]:
+        """What a record of the memory holds."""
+        return [
+            Field("x", sample_shape, torch.uint8),
+            Field("y", (), torch.int64),
+            Field("task", (), torch.int64),
+        ]
+
+    def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
+        """The tasks whose data each stage of training uses; after each stage all tasks are tested."""
+        return [list(range(t + 1)) if concatenate else [t] for t in range(num_tasks)]
+
+    def before_task(self) -> None:
+        """Called before each stage of training."""
+
+    def after_task(self) -> None:
+        """Called after each stage of training, before the test."""
+
+    def observe(self, batch: Batch) -> torch.Tensor:
+        """One training step on new samples; returns the loss, on the device."""
+        draws = self.recall()
+        loss = self.loss(batch, draws)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.adjust_gradients(batch, draws)
+        self.optimizer.step()
+        if self.buffer is not None:
+            self.buffer.add(self.remember(batch))
+            for size in self.draw_sizes:
+                self.buffer.request(size)
+        return loss.detach()
+
+    def recall(self) -> list[Records]:
+        """The draws requested after the step before: one per entry of `draw_sizes`, or none while there are none."""
+        if self.buffer is None:
+            return []
+        draws = [self.buffer.receive() for _ in range(self.buffer.pending)]
+        self.replayed_samples += sum(map(len, draws))
+        return draws
+
+    def take_replayed(self) -> int:
+        """Number of records replayed since the last call."""
+        count, self.replayed_samples = self.replayed_samples, 0
+        return count
+
+    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+        """The scalar to minimise on new samples and replayed records."""
+        return self.cross_entropy(self.forward(batch.x), batch.y, batch.task)
+
+    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+        """Change the gradients between backward and the optimizer step."""
+
+    def remember(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What is offered to the memory: the samples as they were before augmentation."""
+        return {"x": batch.x, "y": batch.y, "task": batch.task}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] of raw samples, augmented afresh."""
+        return self.model(self.transform.train(x))
+
+    def forward_each(self, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits of several groups of raw samples, each as if it went through the network alone.
+
+        Where no layer mixes the samples of a batch, that is one pass over all of them, which is faster.
+        """
+        if not self.forward_together:
+            return tuple(self.forward(part) for part in parts)
+        return self.forward(torch.cat(parts)).split([len(part) for part in parts])
+
+    def cross_entropy(self, logits: torch.Tensor, y: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        """Mean cross entropy; where the task is known, over the outputs of each sample's task only."""
+        if self.foreign_outputs is not None:
+            logits = logits.masked_fill(self.foreign_outputs[task], float("-inf"))
+        return F.cross_entropy(logits, y)

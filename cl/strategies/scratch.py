@@ -1,0 +1,21 @@
+"""Training from scratch at every task: the upper line per task. All data so far, from the initial weights."""
+
+import copy
+
+from cl.strategies.base import Strategy
+
+
+class Scratch(Strategy):
+    """Before each task the weights and the optimizer are set back to what they were at the beginning."""
+
+    def setup(self, **parts) -> None:
+        super().setup(**parts)
+        self.initial = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+
+    def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
+        return super().curriculum(num_tasks, concatenate=True)
+
+    def before_task(self) -> None:
+        weights, optimizer = copy.deepcopy(self.initial)
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(optimizer)

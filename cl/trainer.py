@@ -1,0 +1,116 @@
+"""The loop over epochs and batches of one stage; it knows no method and no configuration."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from cl import seeding
+from cl.history import History
+from cl.loader import epoch_batches, num_batches
+from cl.loggers import NoLogger
+from cl.progress import Progress
+from cl.results import MetricsFile
+from cl.scenarios import Samples
+from cl.schedules import Schedule
+from cl.strategies.base import Strategy
+
+
+@dataclass
+class Trainer:
+    """Trains a strategy, one stage at a time; what it costs is added to `history`."""
+
+    strategy: Strategy
+    schedule: Schedule
+    batch_size: int
+    seed: int
+    device: torch.device
+    log_interval: int
+    history: History
+    progress: Progress
+    metrics: MetricsFile
+    logger: NoLogger
+
+    def __post_init__(self):
+        self.base_rates = [group["lr"] for group in self.strategy.optimizer.param_groups]
+
+    def train(self, samples: Samples, stage: int, epochs: int) -> float:
+        """`epochs` passes over `samples`; returns the mean loss of the last interval.
+
+        Raises ValueError when the loss is not finite, at the end of the interval in which that happened.
+        """
+        started = time.perf_counter()
+        samples = samples.to(self.device)
+        # Streams named by the stage: nothing of them has to be saved between stages.
+        torch.manual_seed(seeding.derive(self.seed, "network", stage))
+        self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", stage))
+        steps = epochs * num_batches(len(samples), self.batch_size)
+        meter = _Meter(self.device)
+        step, loss = 0, math.nan
+        for epoch in range(epochs):
+            for batch in epoch_batches(samples, self.batch_size, self.seed, stage, epoch):
+                if not self.schedule.is_constant:
+                    self._set_rate((step + 0.5) / steps)
+                meter.count(self.strategy.observe(batch), len(batch.y))
+                step += 1
+                self.progress.step()
+                if step % self.log_interval == 0 or step == steps:
+                    loss = self._log(meter, stage, epoch)
+        self.history.train_seconds += time.perf_counter() - started
+        return loss
+
+    def _set_rate(self, progress: float) -> None:
+        factor = self.schedule.factor(progress)
+        for group, rate in zip(self.strategy.optimizer.param_groups, self.base_rates):
+            group["lr"] = rate * factor
+
+    def _log(self, meter: "_Meter", stage: int, epoch: int) -> float:
+        """Close an interval; returns its mean loss."""
+        buffer, rate = self.strategy.buffer, self.strategy.optimizer.param_groups[0]["lr"]
+        steps, samples, seconds, loss = meter.take()
+        self.history.gradient_steps += steps
+        self.history.labelled_samples += samples + self.strategy.take_replayed()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} after {self.history.gradient_steps} steps: training has diverged; "
+                f"lower optimizer.lr (now {rate:g})"
+            )
+        row = {
+            "stage": stage,
+            "epoch": epoch,
+            "step": self.history.gradient_steps,
+            "loss": loss,
+            "learning_rate": rate,
+            "samples_per_second": samples / seconds,
+            "replay_wait_seconds": buffer.wait_seconds if buffer is not None else 0.0,
+            "buffer_records": len(buffer) if buffer is not None else 0,
+        }
+        self.metrics.append(row)
+        self.logger.log(row)
+        return loss
+
+
+class _Meter:
+    """Sums over an interval; the loss stays on the device until the interval ends, so no step waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._reset()
+
+    def _reset(self) -> None:
+        self.loss = torch.zeros((), device=self.device)
+        self.steps = self.samples = 0
+        self.started = time.perf_counter()
+
+    def count(self, loss: torch.Tensor, samples: int) -> None:
+        self.loss += loss
+        self.steps += 1
+        self.samples += samples
+
+    def take(self) -> tuple[int, int, float, float]:
+        """Steps, new samples, seconds and mean loss since the last call."""
+        loss = self.loss.item() / self.steps
+        taken = self.steps, self.samples, time.perf_counter() - self.started, loss
+        self._reset()
+        return taken
