@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cl.atomic import atomic_write
+from cl.atomic import save_tensors
 from cl.buffers.base import ReplayBuffer
 from cl.history import History
 
@@ -21,7 +21,7 @@ from cl.history import History
 def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
     """The network after a stage of training, on the CPU, with readable metadata."""
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    _save(folder / f"task_{stage:02d}.pt", {"model": weights, "stage": stage, **about})
+    save_tensors(folder / f"task_{stage:02d}.pt", {"model": weights, "stage": stage, **about})
 
 
 def save_resume(
@@ -30,7 +30,7 @@ def save_resume(
     """What a run needs, beside the network, to go on after `stage`."""
     if buffer is not None:
         buffer.save(_buffer_file(folder, stage))
-    _save(folder / "resume.pt", {"stage": stage, "optimizer": optimizer.state_dict(), "history": history.state()})
+    save_tensors(folder / "resume.pt", {"stage": stage, "optimizer": optimizer.state_dict(), "history": history.state()})
     if stage:
         _buffer_file(folder, stage - 1).unlink(missing_ok=True)
 
@@ -66,7 +66,3 @@ def clear(folder: Path, everything: bool) -> None:
 def _buffer_file(folder: Path, stage: int) -> Path:
     return folder / f"buffer_{stage:02d}.pt"
 
-
-def _save(path: Path, content: dict) -> None:
-    with atomic_write(path) as file:
-        torch.save(content, file)

@@ -76,9 +76,9 @@ class MetricsFile:
             try:
                 file.write(text + "\n")
                 file.flush()
-            except OSError:
+            except OSError as error:
                 file.truncate(end)
-                raise
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 def versions() -> dict:

@@ -109,21 +109,25 @@ fi
 # uv does in seconds what takes pip minutes, and links files from a cache that all clones share instead of copying.
 if $venv/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: uv 2>/dev/null; then
     # uv does not read pip's settings: a mirror set there has to be handed over, unless uv was given its own.
+    # (`pip config list`, because `pip config get` overlooks the file that PIP_CONFIG_FILE names.)
     if [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}${UV_INDEX:-}" ]; then
-        mirror=${PIP_INDEX_URL:-$($venv/bin/python -m pip config get global.index-url 2>/dev/null || true)}
+        mirror=$($venv/bin/python -m pip config list | sed -n "s/^global.index-url='\(.*\)'$/\1/p")
+        mirror=${PIP_INDEX_URL:-$mirror}
         if [ -n "$mirror" ]; then export UV_DEFAULT_INDEX="$mirror"; fi
     fi
     install() { $venv/bin/uv pip install --python $venv/bin/python "$@"; }
+    only_from=--default-index  # not --index-url, which uv lets the variable above overrule
 else
-    say "no uv for this machine: using pip, which takes minutes"
+    say "could not install uv: using pip, which takes minutes"
     install() { $venv/bin/python -m pip install --disable-pip-version-check "$@"; }
+    only_from=--index-url
 fi
 
 # torch and torchvision in one call, and with TORCH_INDEX both from there alone: from different builds,
 # `import torchvision` fails. Their version ranges stand in pyproject.toml only, so they are read from its lines.
 torch=$(sed -n 's/^ *"\(torch[<>=][^"]*\)",.*/\1/p; s/^ *"\(torchvision[<>=][^"]*\)",.*/\1/p' pyproject.toml)
 # $torch is split on purpose: two requirements.
-install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} $torch
+install ${TORCH_INDEX:+$only_from "$TORCH_INDEX"} $torch
 install -e '.[test]'
 
 printf '%s\n' "$files" "$place" "$python" "$index" >$stamp.new

@@ -3,63 +3,64 @@
 Reservoir and class-balanced memories give every offered record a uniform random key and keep the records with the
 highest keys. Each set of k among the n offered is then equally likely to be the kept one, which is the law of reservoir
 sampling (Vitter 1985), and it needs no count of what was offered: memories can be shrunk, merged and resumed as they are.
+
+Plain lists and heaps throughout: a training step offers a handful of records, for which calls of numpy cost more.
 """
 
 from abc import ABC, abstractmethod
+from heapq import heappop, heappush, heapreplace
 
-import numpy as np
-
-from cl import seeding
+from cl.seeding import Uniforms
 
 
 class Admission(ABC):
-    """Decides on offered labels; `occupied` [capacity] bool says which slots hold a record."""
+    """Decides on offered labels; `stored` lists the slots that hold a record, in no particular order."""
 
-    def __init__(self, capacity: int, stream: np.random.Generator):
-        self.capacity, self.stream = capacity, stream
-        self.occupied = np.zeros(capacity, dtype=bool)
+    def __init__(self, capacity: int, uniforms: Uniforms):
+        self.capacity, self.uniforms = capacity, uniforms
+        self.stored: list[int] = []
 
     @abstractmethod
-    def offer(self, labels: np.ndarray) -> dict[int, int]:
+    def offer(self, labels: list[int]) -> dict[int, int]:
         """Which row of the batch goes into which slot: {slot: row}; slots may also become free."""
 
     def state(self) -> dict:
         """Everything as plain numbers; `restore` takes it back."""
-        return {"stream": seeding.state_of(self.stream), "occupied": self.occupied.tolist()}
+        return {"uniforms": self.uniforms.state(), "stored": list(self.stored)}
 
     def restore(self, state: dict) -> None:
-        seeding.restore(self.stream, state["stream"])
-        self.occupied = np.array(state["occupied"], dtype=bool)
+        self.uniforms.restore(state["uniforms"])
+        self.stored = list(state["stored"])
 
 
 class Reservoir(Admission):
     """After n offers each is stored with probability min(1, capacity / n)."""
 
-    def __init__(self, capacity: int, stream: np.random.Generator):
-        super().__init__(capacity, stream)
-        self.keys = np.full(capacity, -1.0)  # below every key: an empty slot goes first
-        self.lowest = -1.0
+    def __init__(self, capacity: int, uniforms: Uniforms):
+        super().__init__(capacity, uniforms)
+        self.heap: list[tuple[float, int]] = []  # (key, slot), the lowest key on top
 
-    def offer(self, labels: np.ndarray) -> dict[int, int]:
-        keys = self.stream.random(len(labels))
+    def offer(self, labels: list[int]) -> dict[int, int]:
         placed: dict[int, int] = {}
-        for row in np.flatnonzero(keys > self.lowest).tolist():
-            if keys[row] <= self.lowest:  # an earlier row of this batch has raised it
+        for row, key in enumerate(self.uniforms.take(len(labels))):
+            if len(self.heap) < self.capacity:
+                slot = len(self.heap)
+                heappush(self.heap, (key, slot))
+                self.stored.append(slot)
+            elif key > self.heap[0][0]:
+                slot = self.heap[0][1]
+                heapreplace(self.heap, (key, slot))
+            else:
                 continue
-            slot = int(self.keys.argmin())
-            self.keys[slot] = keys[row]
-            self.occupied[slot] = True
-            self.lowest = self.keys.min()
             placed[slot] = row
         return placed
 
     def state(self) -> dict:
-        return super().state() | {"keys": self.keys.tolist()}
+        return super().state() | {"heap": list(self.heap)}
 
     def restore(self, state: dict) -> None:
         super().restore(state)
-        self.keys = np.array(state["keys"])
-        self.lowest = self.keys.min()
+        self.heap = [(key, slot) for key, slot in state["heap"]]
 
 
 class ClassBalanced(Admission):
@@ -68,52 +69,54 @@ class ClassBalanced(Admission):
     With C classes seen, the i-th to appear (from 0) has ceil((capacity - i) / C) slots; this only falls as C grows.
     """
 
-    def __init__(self, capacity: int, stream: np.random.Generator):
-        super().__init__(capacity, stream)
-        self.keys = np.zeros(capacity)
-        self.slots: dict[int, list[int]] = {}  # label -> its slots; classes in order of appearance
-        self.free = list(range(capacity))
+    def __init__(self, capacity: int, uniforms: Uniforms):
+        super().__init__(capacity, uniforms)
+        self.heaps: dict[int, list[tuple[float, int]]] = {}  # label -> (key, slot); classes in order of appearance
+        self.free = list(range(capacity))[::-1]
 
-    def offer(self, labels: np.ndarray) -> dict[int, int]:
+    def offer(self, labels: list[int]) -> dict[int, int]:
         placed: dict[int, int] = {}
-        for row, (label, key) in enumerate(zip(labels.tolist(), self.stream.random(len(labels)).tolist())):
-            if label not in self.slots:
-                self.slots[label] = []
-                self._shrink(placed)
-            slots = self.slots[label]
-            if len(slots) < self.quota(label):
+        for row, (label, key) in enumerate(zip(labels, self.uniforms.take(len(labels)))):
+            if label not in self.heaps:
+                self._make_room_for(label, placed)
+            heap = self.heaps[label]
+            if len(heap) < self.quotas[label]:
                 slot = self.free.pop()
-                slots.append(slot)
-                self.occupied[slot] = True
+                heappush(heap, (key, slot))
+                self.stored.append(slot)
+            elif heap and key > heap[0][0]:
+                slot = heap[0][1]
+                heapreplace(heap, (key, slot))
             else:
-                slot = min(slots, key=self.keys.__getitem__, default=None)
-                if slot is None or key <= self.keys[slot]:
-                    continue
-            self.keys[slot] = key
+                continue
             placed[slot] = row
         return placed
 
-    def quota(self, label: int) -> int:
-        """Slots of a class that was seen."""
-        return -((list(self.slots).index(label) - self.capacity) // len(self.slots)) if self.slots else 0
+    @property
+    def quotas(self) -> dict[int, int]:
+        """Slots of each class that was seen."""
+        classes = len(self.heaps)
+        return {label: -((i - self.capacity) // classes) for i, label in enumerate(self.heaps)}
 
-    def _shrink(self, placed: dict[int, int]) -> None:
-        for label, slots in self.slots.items():
-            slots.sort(key=self.keys.__getitem__)
-            for slot in slots[: max(0, len(slots) - self.quota(label))]:
+    def _make_room_for(self, label: int, placed: dict[int, int]) -> None:
+        """Shrink the other classes to their new quotas, lowest keys first."""
+        self.heaps[label] = []
+        quotas = self.quotas
+        for other, heap in self.heaps.items():
+            while len(heap) > quotas[other]:
+                _, slot = heappop(heap)
                 self.free.append(slot)
-                self.occupied[slot] = False
                 placed.pop(slot, None)
-            del slots[: max(0, len(slots) - self.quota(label))]
+        self.stored = [slot for heap in self.heaps.values() for _, slot in heap]
 
     def state(self) -> dict:
-        slots = [[label, slots] for label, slots in self.slots.items()]
-        return super().state() | {"keys": self.keys.tolist(), "slots": slots, "free": self.free}
+        heaps = [[label, list(heap)] for label, heap in self.heaps.items()]
+        return super().state() | {"heaps": heaps, "free": list(self.free)}
 
     def restore(self, state: dict) -> None:
         super().restore(state)
-        self.keys = np.array(state["keys"])
-        self.slots, self.free = {label: list(slots) for label, slots in state["slots"]}, list(state["free"])
+        self.heaps = {label: [(key, slot) for key, slot in heap] for label, heap in state["heaps"]}
+        self.free = list(state["free"])
 
 
 class Candidates(Admission):
@@ -121,35 +124,36 @@ class Candidates(Admission):
     of a batch of b replaces a uniformly chosen one of its class with probability candidates / b.
     """
 
-    def __init__(self, capacity: int, stream: np.random.Generator, num_classes: int, candidates: int):
-        super().__init__(capacity, stream)
+    def __init__(self, capacity: int, uniforms: Uniforms, num_classes: int, candidates: int):
+        super().__init__(capacity, uniforms)
         self.quota, self.candidates = capacity // num_classes, candidates
         if self.quota == 0:
             raise ValueError(
                 f"buffer.admission=candidates keeps equally many records of each class: "
                 f"a capacity of {capacity} is less than one for each of {num_classes} classes"
             )
-        self.filled = np.zeros(num_classes, dtype=np.int64)
+        self.filled = [0] * num_classes
 
-    def offer(self, labels: np.ndarray) -> dict[int, int]:
+    def offer(self, labels: list[int]) -> dict[int, int]:
         placed: dict[int, int] = {}
-        chances = self.stream.random(len(labels)) < self.candidates / max(1, len(labels))
-        choices = self.stream.integers(self.quota, size=len(labels))
-        for row, label in enumerate(labels.tolist()):
+        numbers = self.uniforms.take(2 * len(labels))
+        for row, label in enumerate(labels):
+            chance, choice = numbers[2 * row : 2 * row + 2]
+            first = label * self.quota
             if self.filled[label] < self.quota:
-                slot = label * self.quota + int(self.filled[label])
+                slot = first + self.filled[label]
                 self.filled[label] += 1
-                self.occupied[slot] = True
-            elif chances[row]:
-                slot = label * self.quota + int(choices[row])
+                self.stored.append(slot)
+            elif chance * len(labels) < self.candidates:
+                slot = first + int(choice * self.quota)
             else:
                 continue
             placed[slot] = row
         return placed
 
     def state(self) -> dict:
-        return super().state() | {"filled": self.filled.tolist()}
+        return super().state() | {"filled": list(self.filled)}
 
     def restore(self, state: dict) -> None:
         super().restore(state)
-        self.filled = np.array(state["filled"], dtype=np.int64)
+        self.filled = list(state["filled"])

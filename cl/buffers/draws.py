@@ -1,35 +1,46 @@
-"""Draw laws: which of the stored records are replayed."""
+"""Draw laws: which of the stored records are replayed.
 
-import numpy as np
+stored: the slots that hold a record; labels: the label in every slot. Both laws return min(n, stored) different slots.
+"""
 
+from collections import Counter
 
-def uniform(stored: np.ndarray, labels: np.ndarray, n: int, stream: np.random.Generator) -> np.ndarray:
-    """min(n, stored) different slots, every set of them equally likely.
-
-    stored: the occupied slots; labels: the label in every slot, occupied or not (not used here).
-    """
-    return stored[stream.choice(len(stored), min(n, len(stored)), replace=False, shuffle=False)]
+from cl.seeding import Uniforms
 
 
-def class_balanced(stored: np.ndarray, labels: np.ndarray, n: int, stream: np.random.Generator) -> np.ndarray:
-    """min(n, stored) different slots: each time a class uniformly, then a record of it uniformly.
-
-    A class of which everything is drawn is left out from there on.
-    """
-    left = [stored[labels[stored] == label].tolist() for label in np.unique(labels[stored])]
+def uniform(stored: list[int], labels: list[int], n: int, uniforms: Uniforms) -> list[int]:
+    """Every set of slots equally likely (Floyd's algorithm, Bentley & Floyd 1987)."""
+    n = min(n, len(stored))
+    chosen: set[int] = set()
     drawn = []
-    while left and len(drawn) < n:
-        members = left[stream.integers(len(left))]
-        drawn.append(members.pop(stream.integers(len(members))))
-        if not members:
-            left.remove(members)
-    return np.array(drawn, dtype=np.int64)
+    for last, number in enumerate(uniforms.take(n), start=len(stored) - n):
+        position = int(number * (last + 1))
+        if position in chosen:
+            position = last
+        chosen.add(position)
+        drawn.append(stored[position])
+    return drawn
 
 
-def class_balanced_weights(labels: np.ndarray, drawn_labels: np.ndarray) -> np.ndarray:
-    """For each record drawn, its probability under `uniform` over that under `class_balanced`, for a draw of one.
+def class_balanced(stored: list[int], labels: list[int], n: int, uniforms: Uniforms) -> list[int]:
+    """Each time a class uniformly, then a record of it uniformly; a class that is used up is left out from there on."""
+    members: dict[int, list[int]] = {}
+    for slot in stored:
+        members.setdefault(labels[slot], []).append(slot)
+    left = list(members.values())
+    n = min(n, len(stored))
+    numbers = iter(uniforms.take(2 * n))
+    drawn = []
+    while len(drawn) < n:
+        place = int(next(numbers) * len(left))
+        slots = left[place]
+        drawn.append(slots.pop(int(next(numbers) * len(slots))))
+        if not slots:
+            del left[place]
+    return drawn
 
-    labels: of all stored records; drawn_labels: of those drawn.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    return len(classes) * counts[np.searchsorted(classes, drawn_labels)] / len(labels)
+
+def class_balanced_weights(stored: list[int], labels: list[int], drawn: list[int]) -> list[float]:
+    """For each slot drawn, its probability under `uniform` over that under `class_balanced`, for a draw of one."""
+    counts = Counter(labels[slot] for slot in stored)
+    return [len(counts) * counts[labels[slot]] / len(stored) for slot in drawn]

@@ -8,14 +8,13 @@ import time
 from collections import deque
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from cl import seeding
-from cl.atomic import atomic_write
+from cl.atomic import save_tensors
 from cl.buffers import draws
 from cl.buffers.admission import Candidates, ClassBalanced, Reservoir
 from cl.buffers.base import Field, Records, ReplayBuffer, check_laws
+from cl.seeding import Uniforms
 
 
 class ReferenceBuffer(ReplayBuffer):
@@ -39,19 +38,18 @@ class ReferenceBuffer(ReplayBuffer):
         check_laws(admission, draw, candidates)
         if capacity < 1:
             raise ValueError(f"buffer.capacity must be at least 1 record, got {capacity}")
-        admission_stream = seeding.generator(seed, "admission")
+        uniforms = Uniforms(seed, "admission")
         if admission == "reservoir":
-            self.admission = Reservoir(capacity, admission_stream)
+            self.admission = Reservoir(capacity, uniforms)
         elif admission == "class_balanced":
-            self.admission = ClassBalanced(capacity, admission_stream)
+            self.admission = ClassBalanced(capacity, uniforms)
         else:
-            self.admission = Candidates(capacity, admission_stream, num_classes, candidates)
-        self.law, self.stream = draw, seeding.generator(seed, "draw")
+            self.admission = Candidates(capacity, uniforms, num_classes, candidates)
+        self.law, self.uniforms = draw, Uniforms(seed, "draw")
         self.capacity, self.num_classes, self.device = capacity, num_classes, device
         self.fields = {field.name: field for field in fields}
         self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype, device=device) for f in fields}
-        self.labels = np.zeros(capacity, dtype=np.int64)  # the field y once more, on the host, for the laws
-        self.stored = np.flatnonzero(self.admission.occupied)
+        self.labels = [0] * capacity  # the field y once more, on the host, for the laws
         self.ones = torch.ones(capacity, device=device)
         self.queue: deque[Records] = deque()
 
@@ -60,24 +58,25 @@ class ReferenceBuffer(ReplayBuffer):
         placed = self.admission.offer(labels)
         if not placed:
             return
-        slots, rows = np.array(list(placed)), np.array(list(placed.values()))
-        self.labels[slots] = labels[rows]
-        slots, rows = torch.from_numpy(slots).to(self.device), torch.from_numpy(rows).to(self.device)
+        for slot, row in placed.items():
+            self.labels[slot] = labels[row]
+        slots = torch.tensor(list(placed), device=self.device)
+        rows = torch.tensor(list(placed.values()), device=self.device)
         for name, column in self.columns.items():
             column.index_copy_(0, slots, records[name].index_select(0, rows))
-        self.stored = np.flatnonzero(self.admission.occupied)
 
     def request(self, n: int) -> None:
         started = time.perf_counter()
         if n < 0:
             raise ValueError(f"a draw needs a number of 0 or more, got {n}")
-        drawn = getattr(draws, self.law)(self.stored, self.labels, n, self.stream)
-        slots = torch.from_numpy(drawn).to(self.device)
+        stored = self.admission.stored
+        drawn = getattr(draws, self.law)(stored, self.labels, n, self.uniforms)
+        slots = torch.tensor(drawn, dtype=torch.int64, device=self.device)
         weight = self.ones[: len(drawn)]
         if self.law == "class_balanced":
-            weights = draws.class_balanced_weights(self.labels[self.stored], self.labels[drawn])
-            weight = torch.from_numpy(weights.astype(np.float32)).to(self.device)
-        self.queue.append(Records({name: c.index_select(0, slots) for name, c in self.columns.items()}, weight))
+            weight = torch.tensor(draws.class_balanced_weights(stored, self.labels, drawn), device=self.device)
+        columns = {name: column.index_select(0, slots) for name, column in self.columns.items()}
+        self.queue.append(Records(columns, weight))
         self.wait_seconds += time.perf_counter() - started
 
     def receive(self) -> Records:
@@ -90,7 +89,7 @@ class ReferenceBuffer(ReplayBuffer):
         return len(self.queue)
 
     def __len__(self) -> int:
-        return len(self.stored)
+        return len(self.admission.stored)
 
     @property
     def nbytes(self) -> int:
@@ -100,13 +99,12 @@ class ReferenceBuffer(ReplayBuffer):
         state = {
             "capacity": self.capacity,
             "admission": self.admission.state(),
-            "draw": seeding.state_of(self.stream),
+            "draw": self.uniforms.state(),
             "columns": self.columns,
             "pending": [(records.columns, records.weight) for records in self.queue],
             "wait_seconds": self.wait_seconds,
         }
-        with atomic_write(path) as file:
-            torch.save(state, file)
+        save_tensors(path, state)
 
     def load(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
@@ -115,29 +113,28 @@ class ReferenceBuffer(ReplayBuffer):
         if shapes != expected:
             raise ValueError(f"{path} holds another buffer: expected fields of shapes {expected}, got {shapes}")
         self.admission.restore(state["admission"])
-        seeding.restore(self.stream, state["draw"])
+        self.uniforms.restore(state["draw"])
         self.columns = state["columns"]
-        self.labels = self.columns["y"].cpu().numpy().copy()
-        self.stored = np.flatnonzero(self.admission.occupied)
+        self.labels = self.columns["y"].tolist()
         self.queue = deque(Records(columns, weight) for columns, weight in state["pending"])
         self.wait_seconds = state["wait_seconds"]
 
     def close(self) -> None:
-        self.columns, self.queue, self.stored = {}, deque(), self.stored[:0]
+        self.columns, self.queue = {}, deque()
 
-    def _check(self, records: dict[str, torch.Tensor]) -> np.ndarray:
-        """The labels on the host, or ValueError."""
+    def _check(self, records: dict[str, torch.Tensor]) -> list[int]:
+        """The labels, or ValueError."""
         if records.keys() != self.fields.keys():
             raise ValueError(f"a record has the fields {sorted(self.fields)}, got {sorted(records)}")
         length = len(records["y"])
         for name, field in self.fields.items():
             value = records[name]
-            if value.dtype != field.dtype or value.shape[1:] != field.shape or len(value) != length:
+            if value.dtype is not field.dtype or value.shape != (length, *field.shape):
                 raise ValueError(
                     f"field {name}: expected {(length, *field.shape)} {field.dtype}, "
                     f"got {tuple(value.shape)} {value.dtype}"
                 )
-        labels = records["y"].cpu().numpy()
-        if length and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(f"labels must lie in [0, {self.num_classes}), got {labels.min()} to {labels.max()}")
+        labels = records["y"].tolist()
+        if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
+            raise ValueError(f"labels must lie in [0, {self.num_classes}), got {min(labels)} to {max(labels)}")
         return labels

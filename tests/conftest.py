@@ -1,0 +1,41 @@
+"""What several tests share: configurations composed from the real conf/, and where real data may be."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from cl import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Small and quick, for what does not depend on the network.
+QUICK = ("epochs=1", "backbone.hidden=[16]", "progress=false", "pictures=[]")
+
+
+@pytest.fixture(autouse=True)
+def resolvers():
+    OmegaConf.register_new_resolver("published", cli.published, replace=True)
+
+
+@pytest.fixture
+def compose_config(tmp_path):
+    """A function from overrides to the configuration of run.py, with its output below the test's own folder."""
+
+    def make(*overrides: str):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("run", [f"output={tmp_path / 'multirun'}", *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder of the real MNIST files; a test that needs them is skipped, with a reason, where they are not."""
+    places = [os.environ.get("REMERGE_DATA"), ROOT / "data", ROOT.parent / "shared" / "data"]
+    for place in places:
+        if place and (Path(place) / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+            return Path(place)
+    pytest.skip("no MNIST: looked for MNIST/raw/ in $REMERGE_DATA, data/ and ../shared/data; set REMERGE_DATA=PATH")

@@ -1,0 +1,35 @@
+"""Which data each strategy trains on at each stage, and what it starts from."""
+
+import torch
+from torch import nn
+
+from cl.loader import Batch
+from cl.strategies.er import Er
+from cl.strategies.finetune import Finetune
+from cl.strategies.joint import Joint
+from cl.strategies.scratch import Scratch
+from cl.transforms import BatchTransform
+
+
+def test_stages():
+    assert Finetune().curriculum(3, concatenate=False) == [[0], [1], [2]]
+    assert Er(1).curriculum(3, concatenate=False) == [[0], [1], [2]]
+    assert Er(1).curriculum(3, concatenate=True) == [[0], [0, 1], [0, 1, 2]]
+    assert Joint().curriculum(3, concatenate=False) == [[0, 1, 2]]
+    assert Scratch().curriculum(3, concatenate=False) == [[0], [0, 1], [0, 1, 2]]
+
+
+def test_scratch_goes_back_to_the_initial_weights_and_optimizer_before_each_task():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    strategy = Scratch()
+    transform = BatchTransform([], None, None, 1, torch.device("cpu"))
+    strategy.setup(model=model, optimizer=optimizer, transform=transform, buffer=None, foreign_outputs=None)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    sample = Batch(torch.full((1, 1, 1, 2), 255, dtype=torch.uint8), torch.tensor([1]), torch.tensor([0]))
+    for _ in range(2):
+        strategy.before_task()
+        assert all(torch.equal(value, initial[name]) for name, value in model.state_dict().items())
+        assert not optimizer.state_dict()["state"]  # no momentum from the task before
+        strategy.observe(sample)
+        assert not all(torch.equal(value, initial[name]) for name, value in model.state_dict().items())

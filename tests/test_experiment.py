@@ -1,0 +1,202 @@
+"""Whole runs on the digits: results, repeatability, resuming, and which method is better than which."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+from cl import checkpoint, experiment
+from cl.results import METRIC_COLUMNS
+from cl.run_folder import finished_run, plain, run_folder
+
+from conftest import QUICK
+
+
+def results_of(config) -> dict:
+    return json.loads((experiment.run(config) / "results.json").read_text())
+
+
+SCHEMA_KEYS = {
+    "schema", "kind", "strategy", "scenario", "dataset", "backbone", "buffer", "seed", "world_size", "accuracy_matrix",
+    "task_accuracy_matrix", "average_accuracy", "task_average_accuracy", "forgetting", "backward_transfer",
+    "forward_transfer", "train_seconds", "eval_seconds", "samples_per_second", "replay_wait_seconds", "buffer_bytes",
+    "peak_memory_bytes", "gradient_steps", "labelled_samples", "unlabelled_samples", "versions", "config",
+}  # fmt: skip
+
+
+def test_a_run_leaves_everything_behind_that_the_schema_states(compose_config):
+    config = compose_config("strategy=derpp", "scenario=class5", "epochs=2", "log_interval=10", "progress=false")
+    folder = experiment.run(config)
+    assert folder == run_folder(plain(config))
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "accuracy_matrix.png", "average_accuracy.png", "config.yaml", "metrics.csv", "results.json",
+        *(f"task_{t:02d}.pt" for t in range(5)),
+    ]  # fmt: skip
+    content = json.loads((folder / "results.json").read_text())
+    assert SCHEMA_KEYS <= content.keys()
+    assert (content["strategy"], content["scenario"], content["dataset"]) == ("derpp", "class5", "digits")
+    matrix, known = content["accuracy_matrix"], content["task_accuracy_matrix"]
+    assert len(matrix) == 5 and all(len(row) == 5 for row in matrix)
+    assert all(a <= b for row, known_row in zip(matrix, known) for a, b in zip(row, known_row))
+    assert content["average_accuracy"] == pytest.approx(sum(matrix[-1]) / 5)
+    # 1,437 training samples, twice, in batches of 10 that end with each epoch of each task
+    steps = content["gradient_steps"]
+    assert 2 * 1437 / 10 <= steps <= 2 * 1437 / 10 + 10
+    # all but the first step replay two draws of 10
+    assert content["labelled_samples"] == pytest.approx(2 * 1437 + 20 * (steps - 1), abs=40)
+    assert content["buffer_bytes"] == 200 * (64 + 8 + 8 + 4 * 10)
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == content["config"]
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert tuple(rows[0]) == METRIC_COLUMNS and int(rows[-1]["step"]) == steps
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert 0 < content["replay_wait_seconds"] < content["train_seconds"]
+
+
+def test_same_seed_same_numbers_and_another_seed_others(compose_config):
+    def matrix(seed: int, replica: str):
+        config = compose_config("strategy=derpp", f"seed={seed}", f"output={replica}", *QUICK)
+        return results_of(config)["accuracy_matrix"]
+
+    out = str(compose_config().output)
+    first, again, other = matrix(3, out + "/a"), matrix(3, out + "/b"), matrix(4, out + "/a")
+    assert first == again != other
+
+
+@pytest.mark.parametrize("strategy", ["er", "derpp", "scratch"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_killed_run_goes_on_to_the_same_bits(compose_config, monkeypatch, strategy, optimizer):
+    options = (f"strategy={strategy}", f"optimizer={optimizer}", "buffer.capacity=60", "log_interval=5", *QUICK)
+    whole = compose_config(*options, "output=" + str(compose_config().output) + "/whole")
+    killed = compose_config(*options)
+    experiment.run(whole)
+
+    def die_after_second_task(folder, stage, *rest, save=checkpoint.save_task):
+        if stage == 2:  # training and test of the third task are over, nothing of it is saved
+            raise KeyboardInterrupt
+        save(folder, stage, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_task", die_after_second_task)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(killed)
+    folder = run_folder(plain(killed))
+    assert finished_run(killed) is None and (folder / "resume.pt").exists()
+    experiment.run(killed)
+    assert not list(folder.glob("resume.pt")) and not list(folder.glob("buffer_*")) and not list(folder.glob(".*"))
+    expected = run_folder(plain(whole))
+    for stage in range(5):
+        ours, theirs = (torch.load(place / f"task_{stage:02d}.pt")["model"] for place in (folder, expected))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs), f"stage {stage}"
+    ours, theirs = (json.loads((place / "results.json").read_text()) for place in (folder, expected))
+    for key in ("accuracy_matrix", "gradient_steps", "labelled_samples", "forgetting", "untrained_accuracy"):
+        assert ours[key] == theirs[key], key
+    losses = [[row["loss"] for row in csv.DictReader((place / "metrics.csv").open())] for place in (folder, expected)]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_trained_again_unless_asked(compose_config, monkeypatch):
+    config = compose_config("strategy=finetune", *QUICK)
+    folder = experiment.run(config)
+    assert finished_run(config) == folder
+    again = compose_config("strategy=finetune", "overwrite=true", *QUICK)
+    assert finished_run(again) is None
+    before = (folder / "results.json").stat().st_mtime_ns
+    assert experiment.run(again) == folder
+    assert (folder / "results.json").stat().st_mtime_ns > before
+
+
+def test_the_folder_depends_on_what_changes_numbers_and_on_nothing_else(compose_config):
+    def folder(*overrides):
+        return run_folder(plain(compose_config(*overrides)))
+
+    base = folder("strategy=er")
+    assert base.name == "seed0" and base.parent.parent.name == "class5_digits_mlp"
+    assert folder("strategy=er", "seed=3") == base.with_name("seed3")
+    for same in ("progress=false", "debug=true", "overwrite=true", "pictures=[pdf]", "logger=wandb"):
+        assert folder("strategy=er", same) == base, same
+    for other in ("optimizer.lr=0.2", "epochs=3", "buffer.capacity=100", "backbone.hidden=[5]", "batch_size=11"):
+        assert folder("strategy=er", other) != base, other
+    # a method without a memory is the same run at every capacity
+    assert folder("strategy=finetune") == folder("strategy=finetune", "buffer.capacity=500")
+
+
+def test_replay_beats_fine_tuning_and_joint_training_beats_replay(compose_config):
+    accuracy = {}
+    for strategy in ("finetune", "er", "derpp", "scratch", "joint"):
+        config = compose_config(f"strategy={strategy}", "progress=false", "pictures=[]")
+        accuracy[strategy] = results_of(config)["average_accuracy"]
+    assert accuracy["finetune"] < 0.35
+    assert accuracy["er"] > accuracy["finetune"] + 0.4  # fails when replay is switched off
+    assert accuracy["derpp"] > accuracy["finetune"] + 0.4
+    assert accuracy["joint"] > 0.9 and accuracy["scratch"] > 0.9
+    assert accuracy["joint"] > accuracy["er"] - 0.02
+
+
+@pytest.mark.parametrize("scenario", ["class2", "class10", "task5", "domain5", "permuted10", "rotated10", "instance5"])
+@pytest.mark.parametrize("strategy", ["finetune", "derpp"])
+def test_every_scenario_trains(compose_config, scenario, strategy):
+    content = results_of(compose_config(f"scenario={scenario}", f"strategy={strategy}", *QUICK))
+    has_own_outputs = scenario.startswith(("class", "task"))
+    assert (content["task_accuracy_matrix"] is not None) == has_own_outputs
+    assert content["measured_with_task_known"] == scenario.startswith("task")
+    own = content["task_accuracy_matrix"] if scenario == "task5" else content["accuracy_matrix"]
+    assert content["learning_accuracy"] == pytest.approx(sum(own[i][i] for i in range(len(own))) / len(own))
+    # domain5: chance is one half; elsewhere one in ten
+    assert content["learning_accuracy"] > (0.7 if scenario in ("domain5", "task5") else 0.15)
+
+
+def test_tasks_joined_with_the_earlier_ones_are_not_forgotten(compose_config):
+    joined = results_of(compose_config("strategy=finetune", "scenario.concatenate=true", "progress=false"))
+    assert joined["average_accuracy"] > 0.85
+    assert joined["labelled_samples"] > 2.5 * 5 * 1437
+
+
+def test_a_convolutional_network_trains_with_replay(compose_config):
+    options = ("backbone=timm", "backbone.model=test_resnet", "strategy=derpp", "scenario=class2", "batch_size=64")
+    content = results_of(compose_config(*options, "epochs=1", "progress=false", "pictures=[]"))
+    assert content["backbone"] == "test_resnet" and content["gradient_steps"] > 20
+
+
+def test_schedule_and_optimizer_reset_act(compose_config):
+    config = compose_config(
+        "strategy=finetune", "schedule=cosine", "schedule.warmup=0.2", "optimizer.momentum=0.9", "log_interval=1",
+        "optimizer.lr=0.05", *QUICK,
+    )  # fmt: skip
+    folder = experiment.run(config)
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    rates = {stage: [float(row["learning_rate"]) for row in rows if row["stage"] == str(stage)] for stage in range(5)}
+    for rate in rates.values():  # rises, falls, and starts anew with each task
+        assert max(rate) == pytest.approx(0.05, rel=0.05) and rate[0] < 0.02 and rate[-1] < 0.01
+    keep = json.loads((folder / "results.json").read_text())["accuracy_matrix"]
+    config.optimizer_state = "reset"
+    reset = results_of(config)["accuracy_matrix"]
+    assert keep[0] == reset[0] and keep[1:] != reset[1:]
+
+
+def test_a_diverged_run_says_so_and_leaves_no_results(compose_config):
+    config = compose_config("strategy=finetune", "optimizer.lr=1e20", *QUICK)
+    with pytest.raises(ValueError, match="diverged; lower optimizer.lr"):
+        experiment.run(config)
+    assert not (run_folder(plain(config)) / "results.json").exists()
+
+
+def test_wandb_logger_writes_an_offline_run(compose_config):
+    config = compose_config("strategy=finetune", "scenario=class2", "logger=wandb", "logger.mode=offline", *QUICK)
+    folder = experiment.run(config)
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_split_mnist_reaches_the_published_order(compose_config, mnist_root):
+    accuracy = {}
+    for name, capacity in (("finetune", 200), ("er", 500)):
+        config = compose_config(
+            f"+experiment=split_mnist_{name}", f"buffer.capacity={capacity}", f"dataset.root={mnist_root}",
+            "progress=false", "pictures=[]",
+        )  # fmt: skip
+        accuracy[name] = results_of(config)["average_accuracy"]
+    # published, Buzzega et al. 2020: 19.60 +- 0.04 and 86.12 +- 1.89; four standard deviations here
+    assert accuracy["finetune"] == pytest.approx(0.196, abs=0.005)
+    assert accuracy["er"] == pytest.approx(0.8612, abs=0.076)

@@ -1,0 +1,123 @@
+"""Learning-rate schedules: tables of exact factors, the warm-up, and what is rejected."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from cl.build import build
+from cl.schedules import Constant, Cosine, MultiStep
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+HALF_ROOT = 2**0.5 / 2
+
+TABLE = [
+    # schedule, progress, factor
+    (Constant(), 0.0, 1.0),
+    (Constant(), 0.5, 1.0),
+    (Constant(), 1.0, 1.0),
+    (Constant(warmup=0.2), 0.0, 0.0),
+    (Constant(warmup=0.2), 0.05, 0.25),
+    (Constant(warmup=0.2), 0.1, 0.5),
+    (Constant(warmup=0.2), 0.2, 1.0),
+    (Constant(warmup=0.2), 0.9, 1.0),
+    (Cosine(), 0.0, 1.0),
+    (Cosine(), 0.25, (1 + HALF_ROOT) / 2),
+    (Cosine(), 1 / 3, 0.75),
+    (Cosine(), 0.5, 0.5),
+    (Cosine(), 2 / 3, 0.25),
+    (Cosine(), 0.75, (1 - HALF_ROOT) / 2),
+    (Cosine(), 1.0, 0.0),
+    (Cosine(final=0.1), 0.0, 1.0),
+    (Cosine(final=0.1), 0.5, 0.55),
+    (Cosine(final=0.1), 1.0, 0.1),
+    (Cosine(final=1.0), 0.7, 1.0),
+    (Cosine(warmup=0.2), 0.0, 0.0),
+    (Cosine(warmup=0.2), 0.1, 0.5),
+    (Cosine(warmup=0.2), 0.2, 1.0),  # the half cosine takes what is left after the warm-up
+    (Cosine(warmup=0.2), 0.6, 0.5),
+    (Cosine(warmup=0.2), 1.0, 0.0),
+    (Cosine(final=0.5, warmup=0.5), 0.25, 0.5),
+    (Cosine(final=0.5, warmup=0.5), 0.75, 0.75),
+    (MultiStep([0.7, 0.9]), 0.0, 1.0),
+    (MultiStep([0.7, 0.9]), 0.69, 1.0),
+    (MultiStep([0.7, 0.9]), 0.7, 0.1),  # at the milestone itself the rate is the new one
+    (MultiStep([0.7, 0.9]), 0.89, 0.1),
+    (MultiStep([0.7, 0.9]), 0.9, 0.01),
+    (MultiStep([0.7, 0.9]), 1.0, 0.01),
+    (MultiStep([0.5], gamma=0.5), 0.5, 0.5),
+    (MultiStep([0.25, 0.5, 0.75], gamma=0.5), 0.8, 0.125),
+    (MultiStep([0.5], warmup=0.1), 0.05, 0.5),
+    (MultiStep([0.5], warmup=0.1), 0.1, 1.0),  # milestones are shares of the whole task, warm-up or not
+    (MultiStep([0.5], warmup=0.1), 0.49, 1.0),
+    (MultiStep([0.5], warmup=0.1), 0.5, 0.1),
+]
+
+
+@pytest.mark.parametrize("schedule, progress, factor", TABLE)
+def test_factors_are_those_of_the_table(schedule, progress, factor):
+    assert schedule.factor(progress) == pytest.approx(factor, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [Constant(warmup=0.3), Cosine(warmup=0.3), MultiStep([0.8], warmup=0.3)])
+def test_the_warm_up_rises_in_a_straight_line_and_meets_the_schedule_without_a_jump(schedule):
+    for i in range(30):
+        assert schedule.factor(i / 100) == pytest.approx(i / 30)
+    assert schedule.factor(0.3 - 1e-9) == pytest.approx(schedule.factor(0.3), abs=1e-6) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [Constant(), Cosine(final=0.01), MultiStep([0.2, 0.4, 0.6])])
+def test_without_a_warm_up_the_rate_never_rises_and_never_is_negative(schedule):
+    factors = [schedule.factor(i / 1000) for i in range(1001)]
+    assert factors[0] == 1.0 and factors[-1] > 0
+    assert all(later <= earlier for earlier, later in zip(factors, factors[1:]))
+
+
+@pytest.mark.parametrize(
+    "schedule, constant",
+    [
+        (Constant(), True),
+        (Constant(warmup=0.1), False),
+        (Cosine(), False),
+        (MultiStep([0.5]), False),
+    ],
+)
+def test_only_a_rate_that_never_changes_is_called_constant(schedule, constant):
+    assert schedule.is_constant is constant
+    assert (len({schedule.factor(i / 100) for i in range(101)}) == 1) is constant
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Constant(warmup=-0.1), "schedule.warmup"),
+        (lambda: Constant(warmup=1.0), "schedule.warmup"),
+        (lambda: Cosine(warmup=1.5), "schedule.warmup"),
+        (lambda: MultiStep([0.5], warmup=5), "schedule.warmup"),
+        (lambda: Cosine(final=-0.1), "schedule.final"),
+        (lambda: Cosine(final=1.1), "schedule.final"),
+        (lambda: MultiStep([]), "schedule.milestones"),
+        (lambda: MultiStep([0.9, 0.7]), "schedule.milestones"),
+        (lambda: MultiStep([0.0, 0.5]), "schedule.milestones"),
+        (lambda: MultiStep([0.5, 1.0]), "schedule.milestones"),
+        (lambda: MultiStep([-0.5]), "schedule.milestones"),
+        (lambda: MultiStep([30, 60]), "schedule.milestones"),  # epochs or steps in place of shares
+        (lambda: MultiStep([0.5, 0.5]), "schedule.milestones"),  # does not rise
+        (lambda: MultiStep(0.5), "schedule.milestones"),  # a number in place of a list
+        (lambda: MultiStep([0.5], gamma=-0.1), "schedule.gamma"),  # the rate would turn negative
+        (lambda: MultiStep([0.5], gamma=0.0), "schedule.gamma"),  # and here nothing would be learned
+    ],
+)
+def test_impossible_arguments_are_rejected(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "name, factors",
+    [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.5, 0.02447174185242323, 0]), ("multistep", [1, 1, 0.01, 0.01])],
+)
+def test_the_shipped_schedules_have_these_factors_at_the_start_the_half_nine_tenths_and_the_end(name, factors):
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "schedule" / f"{name}.yaml"), resolve=True)
+    schedule = build(node, "schedule")
+    assert [schedule.factor(progress) for progress in (0, 0.5, 0.9, 1)] == pytest.approx(factors, abs=1e-12)
