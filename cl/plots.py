@@ -74,7 +74,7 @@ def _matrix_figure(matrix: list, title: str):
 
 
 def _curves_figure(lines: list[dict], title: str):
-    figure, axes = _figure(4.6, 3.2)
+    figure, axes = _figure(4.6 if len(lines) == 1 else 6.0, 3.2)
     stages = max(len(line["mean"]) for line in lines)
     for i, line in enumerate(lines):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
