@@ -30,6 +30,7 @@ test: setup
 lint: setup
 	@test -x .venv/bin/ruff || $(VENV_PYTHON) -m pip install -q -e '.[lint]'
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 
 bench: setup
 	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)

@@ -4,8 +4,8 @@
 
 Both train the MLP 784-100-100-10 by SGD on one thread. The bare loop has every batch of new and of replayed samples
 lying ready in memory: per step it slices, joins, scales, and does forward, backward and the optimizer step. remerge's
-loop is `Trainer.train` with ER, reservoir and draws, progress bar and metrics. The two are timed in turn in one process,
-so that a change of the machine's speed hits both; the ratio is taken pair by pair.
+loop is `Trainer.train` with ER, reservoir and draws, progress bar and metrics. The two are timed in turn in one
+process, so that a change of the machine's speed hits both; the ratio is taken pair by pair.
 Limit: 1.3 for ER at 10 + 10 samples.
 """
 
@@ -104,7 +104,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=10)
-    parser.add_argument("--profile", action="store_true", help="where remerge's loop spends its time, in place of pairs")
+    parser.add_argument(
+        "--profile", action="store_true", help="where remerge's loop spends its time, in place of pairs"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     batch_size = arguments.batch_size
@@ -129,8 +131,9 @@ def main() -> None:
             ratios = sorted(a / b for a, b in pairs[1:])
             micros = [1e6 * statistics.median(times) / arguments.steps for times in (ours, theirs)]
             print(
-                f"{name}: remerge {micros[0]:.0f} us per step, bare loop {micros[1]:.0f} us; ratio {statistics.median(ratios):.3f} "
-                f"({ratios[0]:.3f} to {ratios[-1]:.3f})" + (f", limit {LIMIT}" if name == "er" else "")
+                f"{name}: remerge {micros[0]:.0f} us per step, bare loop {micros[1]:.0f} us; "
+                f"ratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+                + (f", limit {LIMIT}" if name == "er" else "")
             )
 
 

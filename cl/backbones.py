@@ -39,39 +39,92 @@ def mlp(
 def timm_model(
     sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: str | None, options: dict
 ) -> nn.Module:
-    """A model of timm by name, for the channels and classes at hand.
+    """A model of timm by name, for the channels and classes at hand; `pretrained`: see `load_weights`.
 
-    `pretrained`: a file with its weights; what does not fit the number of classes or channels is timm's to adapt.
-    Raises ValueError for an unknown name, an option that the model does not take, and a missing file.
+    Raises ValueError for an unknown name and for options that the model does not take.
     """
-    import timm
-
-    if not timm.is_model(model):
-        names = timm.list_models()
-        close = difflib.get_close_matches(model, names, n=5) or names[:5]
-        raise ValueError(f"timm has no model {model!r}; valid names are {', '.join(close)} and others")
-    if pretrained is not None and not Path(pretrained).is_file():
-        raise FileNotFoundError(f"backbone.pretrained={pretrained} is not a file; null starts from random weights")
-    overlay = {"pretrained_cfg_overlay": {"file": str(pretrained)}} if pretrained else {}
-    try:
-        return timm.create_model(
-            model, pretrained=bool(pretrained), in_chans=sample_shape[0], num_classes=num_outputs, **options, **overlay
-        )
-    except TypeError as error:
-        raise ValueError(f"backbone.options={options}: timm's {model} does not take them ({error})") from error
+    network = _timm(sample_shape, num_outputs, model, options)
+    if pretrained is not None:
+        load_weights(network, Path(pretrained))
+    return network
 
 
 def resnet_cifar(
     sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: str | None, options: dict
 ) -> nn.Module:
     """A ResNet of timm with a 3x3 stem and no pooling after it, for pictures of about 32 pixels (He et al. 2016)."""
-    network = timm_model(sample_shape, num_outputs, model, pretrained, options)
+    network = _timm(sample_shape, num_outputs, model, options)
     if not isinstance(getattr(network, "conv1", None), nn.Conv2d) or not hasattr(network, "maxpool"):
         raise ValueError(f"backbone.model={model} is not a ResNet with a simple stem; use backbone=timm for it")
     stem = nn.Conv2d(sample_shape[0], network.conv1.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     network.conv1, network.maxpool = stem, nn.Identity()
+    if pretrained is not None:
+        load_weights(network, Path(pretrained), replaceable=("conv1.",))  # the file may be of the large stem
     return network
+
+
+def _timm(sample_shape: tuple[int, int, int], num_outputs: int, model: str, options: dict) -> nn.Module:
+    import timm
+
+    if not timm.is_model(model):
+        names = timm.list_models()
+        close = difflib.get_close_matches(model, names, n=5) or names[:5]
+        raise ValueError(f"timm has no model {model!r}; valid names are {', '.join(close)} and others")
+    taken = {"pretrained", "in_chans", "num_classes"} & options.keys()
+    if taken:
+        raise ValueError(
+            f"backbone.options must not have {', '.join(sorted(taken))}: channels and classes follow the data set, and "
+            "weights come from a file (backbone.pretrained)"
+        )
+    try:
+        return timm.create_model(model, in_chans=sample_shape[0], num_classes=num_outputs, **options)
+    except TypeError as error:
+        raise ValueError(f"backbone.options={options}: timm's {model} does not take them ({error})") from error
+
+
+def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = ()) -> None:
+    """Fill a timm network from a file: a state dict, or a checkpoint of timm or remerge with one in it.
+
+    The classifier (and what starts with a prefix in `replaceable`) is taken where its shape fits and else stays as it
+    is; the first convolution is adapted to another number of channels, as timm does. Everything else has to be there.
+    Raises FileNotFoundError, and ValueError for a file that holds no weights or those of another network.
+    """
+    from timm.models import adapt_input_conv
+
+    if not path.is_file():
+        raise FileNotFoundError(f"backbone.pretrained={path} is not a file; null starts from random weights")
+    weights, own = _read_weights(path), network.state_dict()
+    first = network.default_cfg["first_conv"]
+    for name in [f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)]:
+        if name in weights and name in own and weights[name].shape[0] == own[name].shape[0]:
+            if weights[name].shape[1] != own[name].shape[1]:
+                weights[name] = adapt_input_conv(own[name].shape[1], weights[name])
+    classifier = network.default_cfg["classifier"] or ()
+    replaceable += tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    fits = {name for name, value in own.items() if name in weights and weights[name].shape == value.shape}
+    unfit = [name for name in {**own, **weights} if name not in fits and not name.startswith(replaceable)]
+    if unfit:
+        raise ValueError(
+            f"{path} holds the weights of another network: {len(unfit)} tensors are there or here only or differ in "
+            f"shape, {unfit[0]} first"
+        )
+    network.load_state_dict({name: weights[name] for name in fits}, strict=False)
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model"):
+            content = content.get(key, content)
+    except Exception as error:  # torch and safetensors have no common type for a file that is none of theirs
+        raise ValueError(f"backbone.pretrained={path} holds no weights: {error}") from error
+    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
 def mixes_samples(network: nn.Module) -> bool:

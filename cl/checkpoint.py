@@ -30,7 +30,9 @@ def save_resume(
     """What a run needs, beside the network, to go on after `stage`."""
     if buffer is not None:
         buffer.save(_buffer_file(folder, stage))
-    save_tensors(folder / "resume.pt", {"stage": stage, "optimizer": optimizer.state_dict(), "history": history.state()})
+    save_tensors(
+        folder / "resume.pt", {"stage": stage, "optimizer": optimizer.state_dict(), "history": history.state()}
+    )
     if stage:
         _buffer_file(folder, stage - 1).unlink(missing_ok=True)
 
@@ -65,4 +67,3 @@ def clear(folder: Path, everything: bool) -> None:
 
 def _buffer_file(folder: Path, stage: int) -> Path:
     return folder / f"buffer_{stage:02d}.pt"
-

@@ -16,12 +16,13 @@ import sys
 import traceback
 from pathlib import Path
 
-from cl.build import LABELS
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from cl.build import LABELS
 
 # Hydra's flags that are followed by a value; every other flag stands alone.
 FLAGS_WITH_VALUE = {
@@ -79,7 +80,7 @@ def launch(main) -> None:
 
 
 def published(name: str, *, _root_) -> float:
-    """`${published:lr}`: a paper's hyper-parameter for the capacity at hand, from the table that an experiment brings."""
+    """`${published:lr}`: a paper's value for the capacity at hand, from the table that an experiment brings."""
     table, capacity = _root_.published, str(_root_.buffer.capacity)
     if capacity not in table:
         raise ValueError(

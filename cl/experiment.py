@@ -237,7 +237,9 @@ def _device(name: str) -> torch.device:
         torch.zeros((), device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device={name} cannot be used here ({reason}); valid: auto, cpu, cuda, cuda:N, mps") from error
+        raise ValueError(
+            f"device={name} cannot be used here ({reason}); valid: auto, cpu, cuda, cuda:N, mps"
+        ) from error
     if device.type == "cuda":
         # Same seed, same numbers: cuDNN and cuBLAS otherwise choose among kernels whose sums differ in order.
         torch.backends.cudnn.benchmark = False

@@ -31,7 +31,11 @@ class WandbLogger(NoLogger):
         import wandb
 
         self.run = wandb.init(
-            dir=folder, group=folder.parent.name, name=f"{folder.parent.name}/{folder.name}", config=config, **self.options
+            dir=folder,
+            group=folder.parent.name,
+            name=f"{folder.parent.name}/{folder.name}",
+            config=config,
+            **self.options,
         )
 
     def log(self, values: dict) -> None:

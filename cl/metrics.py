@@ -1,7 +1,7 @@
 """Measures of continual learning, as pure functions of an accuracy matrix.
 
-A[i][j]: accuracy on task j after training on task i, i and j from 0, T tasks, all in [0, 1]. Suites differ in just these
-formulas, so each one is written out; a measure that a matrix does not define (one row, one task) is None.
+A[i][j]: accuracy on task j after training on task i, i and j from 0, T tasks, all in [0, 1]. Suites differ in just
+these formulas, so each one is written out; a measure that a matrix does not define (one row, one task) is None.
 """
 
 Matrix = list[list[float]]

@@ -59,8 +59,10 @@ class MultiStep(Schedule):
 
     def __init__(self, milestones: list, gamma: float = 0.1, warmup: float = 0.0):
         super().__init__(warmup)
-        if not milestones or list(milestones) != sorted(milestones) or not 0 < milestones[0] <= milestones[-1] < 1:
+        if not milestones or list(milestones) != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < 1:
             raise ValueError(f"schedule.milestones must be rising shares between 0 and 1, got {milestones}")
+        if gamma <= 0:
+            raise ValueError(f"schedule.gamma must be above 0, got {gamma}")
         self.milestones, self.gamma = milestones, gamma
 
     def after_warmup(self, progress: float) -> float:

@@ -5,7 +5,7 @@ switching replay on does not change the order of the new samples, and a resumed 
 that live over a whole run. Seeds like `seed + rank` were rejected: their streams are correlated.
 """
 
-import zlib
+import hashlib
 
 import numpy as np
 
@@ -63,7 +63,10 @@ class Uniforms:
 def _sequence(seed: int, purpose: str, numbers: tuple[int, ...]) -> np.random.SeedSequence:
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
-    return np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()), *numbers))
+    if min(numbers, default=0) < 0:
+        raise ValueError(f"the numbers of a random stream must be 0 or more, got {numbers}")
+    name = repr((seed, purpose, *numbers)).encode()
+    return np.random.SeedSequence(int.from_bytes(hashlib.sha256(name).digest(), "big"))
 
 
 def _plain(value):

@@ -26,6 +26,8 @@ class BatchTransform:
             raise ValueError("dataset.mean and dataset.std belong together: give both or neither")
         if mean is not None and not len(mean) == len(std) == channels:
             raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}): {mean}, {std}")
+        if std is not None and min(std) <= 0:
+            raise ValueError(f"dataset.std must be above 0, got {std}")
         self.steps = tuple(augment)
         self.generator = torch.Generator(device)
         # (x / 255 - mean) / std as one multiplication and one addition

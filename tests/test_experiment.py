@@ -7,12 +7,11 @@ import math
 import pytest
 import torch
 import yaml
+from conftest import QUICK
 
 from cl import checkpoint, experiment
 from cl.results import METRIC_COLUMNS
 from cl.run_folder import finished_run, plain, run_folder
-
-from conftest import QUICK
 
 
 def results_of(config) -> dict:

@@ -103,7 +103,7 @@ def test_only_a_rate_that_never_changes_is_called_constant(schedule, constant):
         (lambda: MultiStep([-0.5]), "schedule.milestones"),
         (lambda: MultiStep([30, 60]), "schedule.milestones"),  # epochs or steps in place of shares
         (lambda: MultiStep([0.5, 0.5]), "schedule.milestones"),  # does not rise
-        (lambda: MultiStep(0.5), "schedule.milestones"),  # a number in place of a list
+        (lambda: build({"_target_": "cl.schedules.MultiStep", "milestones": 0.5}, "schedule"), "schedule.milestones"),
         (lambda: MultiStep([0.5], gamma=-0.1), "schedule.gamma"),  # the rate would turn negative
         (lambda: MultiStep([0.5], gamma=0.0), "schedule.gamma"),  # and here nothing would be learned
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from cl.build import build
 from cl.transforms import BatchTransform, permute_pixels, random_crop, random_flip, rotate
 
 CPU = torch.device("cpu")
@@ -241,7 +242,6 @@ def test_two_transforms_do_not_share_their_random_numbers():
         ([], [0.5, 0.5, 0.5], [0.5], 3, "one number per channel"),
         ([], [0.5], [0.5, 0.5, 0.5], 3, "one number per channel"),
         ([], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], 1, "one number per channel"),
-        ([], 0.5, 0.5, 1, "one number per channel"),
         ([], [0.5], [0.0], 1, "dataset.std"),  # every pixel would be infinite or not a number
         ([], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], 3, "dataset.std"),
     ],
@@ -249,6 +249,12 @@ def test_two_transforms_do_not_share_their_random_numbers():
 def test_unknown_steps_and_unfit_numbers_are_rejected(augment, mean, std, channels, message):
     with pytest.raises(ValueError, match=message):
         BatchTransform(augment, mean, std, channels, CPU)
+
+
+def test_a_number_in_place_of_a_list_is_rejected():
+    with pytest.raises(ValueError, match="dataset.mean must be list"):
+        node = {"_target_": "cl.datasets.digits.Digits", "validation": 0.0, "mean": 0.5, "std": 0.5, "augment": []}
+        build(node, "dataset")
 
 
 # The functions that scenarios use

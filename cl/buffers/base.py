@@ -29,7 +29,7 @@ class Field:
 class Records:
     """The result of a draw of n: `columns[name]` [n, *shape], and `weight` [n] float32.
 
-    The weight is the probability of a record under a uniform draw over that under the draw law: 1 where that is uniform.
+    The weight is the probability of a record under a uniform draw over that under the draw law (1 where that is so).
     """
 
     columns: dict[str, torch.Tensor]

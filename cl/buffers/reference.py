@@ -4,6 +4,7 @@ Records lie in one tensor per field on the training device. A draw is made and c
 happens until `receive` can change it; that time is what the caller waits, and it is counted.
 """
 
+import pickle
 import time
 from collections import deque
 from pathlib import Path
@@ -46,11 +47,11 @@ class ReferenceBuffer(ReplayBuffer):
         else:
             self.admission = Candidates(capacity, uniforms, num_classes, candidates)
         self.law, self.uniforms = draw, Uniforms(seed, "draw")
+        self.laws = [admission, draw, candidates]
         self.capacity, self.num_classes, self.device = capacity, num_classes, device
         self.fields = {field.name: field for field in fields}
         self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype, device=device) for f in fields}
         self.labels = [0] * capacity  # the field y once more, on the host, for the laws
-        self.ones = torch.ones(capacity, device=device)
         self.queue: deque[Records] = deque()
 
     def add(self, records: dict[str, torch.Tensor]) -> None:
@@ -63,7 +64,7 @@ class ReferenceBuffer(ReplayBuffer):
         slots = torch.tensor(list(placed), device=self.device)
         rows = torch.tensor(list(placed.values()), device=self.device)
         for name, column in self.columns.items():
-            column.index_copy_(0, slots, records[name].index_select(0, rows))
+            column.index_copy_(0, slots, records[name].detach().index_select(0, rows))
 
     def request(self, n: int) -> None:
         started = time.perf_counter()
@@ -72,8 +73,9 @@ class ReferenceBuffer(ReplayBuffer):
         stored = self.admission.stored
         drawn = getattr(draws, self.law)(stored, self.labels, n, self.uniforms)
         slots = torch.tensor(drawn, dtype=torch.int64, device=self.device)
-        weight = self.ones[: len(drawn)]
-        if self.law == "class_balanced":
+        if self.law == "uniform":
+            weight = torch.ones(len(drawn), device=self.device)
+        else:
             weight = torch.tensor(draws.class_balanced_weights(stored, self.labels, drawn), device=self.device)
         columns = {name: column.index_select(0, slots) for name, column in self.columns.items()}
         self.queue.append(Records(columns, weight))
@@ -97,7 +99,7 @@ class ReferenceBuffer(ReplayBuffer):
 
     def save(self, path: Path) -> None:
         state = {
-            "capacity": self.capacity,
+            "about": self._about(),
             "admission": self.admission.state(),
             "draw": self.uniforms.state(),
             "columns": self.columns,
@@ -107,17 +109,24 @@ class ReferenceBuffer(ReplayBuffer):
         save_tensors(path, state)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        shapes = {name: tuple(column.shape) for name, column in state["columns"].items()}
-        expected = {name: tuple(column.shape) for name, column in self.columns.items()}
-        if shapes != expected:
-            raise ValueError(f"{path} holds another buffer: expected fields of shapes {expected}, got {shapes}")
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            about = state["about"]
+        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is not a replay buffer that was saved: {error}") from error
+        if about != self._about():
+            raise ValueError(f"{path} holds another buffer: expected {self._about()}, got {about}")
         self.admission.restore(state["admission"])
         self.uniforms.restore(state["draw"])
         self.columns = state["columns"]
         self.labels = self.columns["y"].tolist()
         self.queue = deque(Records(columns, weight) for columns, weight in state["pending"])
         self.wait_seconds = state["wait_seconds"]
+
+    def _about(self) -> dict:
+        """What has to be equal for a saved buffer to be this one."""
+        fields = [f"{field.name} {tuple(field.shape)} {field.dtype}" for field in self.fields.values()]
+        return {"laws": self.laws, "capacity": self.capacity, "num_classes": self.num_classes, "fields": fields}
 
     def close(self) -> None:
         self.columns, self.queue = {}, deque()
@@ -126,7 +135,7 @@ class ReferenceBuffer(ReplayBuffer):
         """The labels, or ValueError."""
         if records.keys() != self.fields.keys():
             raise ValueError(f"a record has the fields {sorted(self.fields)}, got {sorted(records)}")
-        length = len(records["y"])
+        length = len(records["y"]) if records["y"].ndim else 0
         for name, field in self.fields.items():
             value = records[name]
             if value.dtype is not field.dtype or value.shape != (length, *field.shape):

@@ -66,8 +66,10 @@ class Dataset(ABC):
 
 
 def split_of(images: np.ndarray, labels) -> Split:
-    """A split from [N, H, W] or [N, H, W, C] uint8 images and N labels."""
+    """A split from [N, H, W] or [N, H, W, C] uint8 images and N labels; raises ValueError for unequal numbers."""
     if images.ndim == 3:
         images = images[..., None]
+    if len(images) != len(labels):
+        raise ValueError(f"there are {len(images)} images but {len(labels)} labels")
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return Split(x, torch.as_tensor(np.asarray(labels, dtype=np.int64)))

@@ -59,9 +59,9 @@ class ImageFolder(Dataset):
                 raise FileNotFoundError(
                     f"no folder {folder}: dataset.root needs train/ and test/ with one folder per class"
                 )
-            found[part] = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        if not found["train"]:
-            raise ValueError(f"{self.root / 'train'} has no class folders: expected one folder per class")
+            found[part] = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+            if not found[part]:
+                raise ValueError(f"{folder} has no class folders: expected one folder per class")
         unknown = sorted(set(found["test"]) - set(found["train"]))
         if unknown:
             raise ValueError(f"{self.root / 'test'} has classes that train/ has not: {', '.join(unknown)}")
@@ -75,7 +75,7 @@ class ImageFolder(Dataset):
         try:
             pairs = make_dataset(str(folder), present, extensions=IMG_EXTENSIONS)
         except FileNotFoundError as error:  # torchvision's word for a class folder without pictures
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(f"in {folder}: {' '.join(str(error).split())}") from error
         return [path for path, _ in pairs], [label for _, label in pairs]
 
     def _split(self, part: str) -> Split:
@@ -83,16 +83,28 @@ class ImageFolder(Dataset):
         cached = self.cache / f"{self.root.name}-{part}-{self._key(paths)}.npy"
         if cached.is_file():
             return split_of(np.load(cached), labels)
-        from PIL import Image
-
-        def decode(path: str) -> np.ndarray:
-            return _decode(Image, path, self.mode, self.size)
-
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow frees the interpreter lock while it decodes
-            images = np.stack(list(pool.map(decode, paths)))
+            images = np.stack(list(pool.map(self._decode, paths)))
         with atomic_write(cached) as file:
             np.save(file, images)
         return split_of(images, labels)
+
+    def _decode(self, path: str) -> np.ndarray:
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(path) as image:
+                if image.mode.startswith("I;16"):  # convert() would cut off what is above 255
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                image = ImageOps.exif_transpose(image).convert(self.mode)
+        except Exception as error:  # Pillow raises many types for a damaged file, SyntaxError among them
+            raise ValueError(f"cannot decode the picture {path}: {error}") from error
+        size = self.size
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - size) // 2, (height - size) // 2
+        return np.asarray(image.crop((left, top, left + size, top + size)))
 
     def _key(self, paths: list[str]) -> str:
         digest = hashlib.sha256(f"{self.mode} {self.size}".encode())
@@ -100,19 +112,6 @@ class ImageFolder(Dataset):
             status = os.stat(path)
             digest.update(f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
         return digest.hexdigest()[:16]
-
-
-def _decode(image_module, path: str, mode: str, size: int) -> np.ndarray:
-    try:
-        with image_module.open(path) as image:
-            image = image.convert(mode)
-    except Exception as error:  # Pillow raises many types for a damaged file, SyntaxError among them
-        raise ValueError(f"cannot decode the picture {path}: {error}") from error
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), image_module.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def _user_cache() -> Path:

@@ -1,5 +1,6 @@
 """Data sets in the files that torchvision reads and downloads."""
 
+from abc import abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,25 @@ class _TorchvisionSet(Dataset):
 
         factory = getattr(datasets, self.torchvision_name)
         try:
+            if self.download:
+                self._remove_damaged()  # torchvision fetches what is missing, but not every damaged file
             parts = [factory(self.root, train=train, download=self.download) for train in (True, False)]
+            train, test = (split_of(np.asarray(part.data), part.targets) for part in parts)
         except Exception as error:  # a damaged file raises whatever its reader stumbles over, AssertionError included
+            damaged = ", ".join(path.name for path in self.damaged()) or "none of them by itself"
             raise ValueError(
-                f"the {self.torchvision_name} files in {self.root / self.folder} are missing or damaged ({error}); "
-                "dataset.download=true fetches them anew"
+                f"the {self.torchvision_name} files in {self.root / self.folder} cannot be read ({error}); damaged or "
+                f"missing: {damaged}; dataset.download=true fetches them anew"
             ) from error
-        train, test = (split_of(np.asarray(part.data), part.targets) for part in parts)
         return train, test
+
+    @abstractmethod
+    def damaged(self) -> list[Path]:
+        """The files that are missing or cannot be read."""
+
+    def _remove_damaged(self) -> None:
+        for path in self.damaged():
+            path.unlink(missing_ok=True)
 
 
 class Mnist(_TorchvisionSet):
@@ -48,15 +60,43 @@ class Mnist(_TorchvisionSet):
     torchvision_name, folder = "MNIST", "MNIST/raw"
     num_classes, sample_shape = 10, (1, 28, 28)
 
+    def damaged(self) -> list[Path]:
+        from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-class Cifar10(_TorchvisionSet):
+        found = []
+        for part in ("train", "t10k"):
+            paths = [self.root / self.folder / f"{part}-{name}" for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+            lengths = set()
+            for path in paths:
+                try:
+                    lengths.add(len(read_sn3_pascalvincent_tensor(str(path))))
+                except Exception:  # see above: there is no one type
+                    found.append(path)
+            if len(lengths) > 1:  # whole, but not of one data set
+                found += paths
+        return found
+
+
+class _Cifar(_TorchvisionSet):
+    """The two CIFAR sets; torchvision knows the checksum of each of their files."""
+
+    def damaged(self) -> list[Path]:
+        from torchvision import datasets
+        from torchvision.datasets.utils import check_integrity
+
+        factory, folder = getattr(datasets, self.torchvision_name), self.root / self.folder
+        files = [*factory.train_list, *factory.test_list, (factory.meta["filename"], factory.meta["md5"])]
+        return [folder / name for name, md5 in files if not check_integrity(folder / name, md5)]
+
+
+class Cifar10(_Cifar):
     """50,000 and 10,000 pictures of 10 classes, 3x32x32 (Krizhevsky 2009)."""
 
     torchvision_name, folder = "CIFAR10", "cifar-10-batches-py"
     num_classes, sample_shape = 10, (3, 32, 32)
 
 
-class Cifar100(_TorchvisionSet):
+class Cifar100(_Cifar):
     """50,000 and 10,000 pictures of 100 classes, 3x32x32 (Krizhevsky 2009)."""
 
     torchvision_name, folder = "CIFAR100", "cifar-100-python"

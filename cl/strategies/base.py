@@ -28,7 +28,7 @@ class Strategy:
         buffer: ReplayBuffer | None,
         foreign_outputs: torch.Tensor | None,
     ) -> None:
-        """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, where the task is known; else None."""
+        """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None."""
         self.model, self.optimizer, self.transform, self.buffer = model, optimizer, transform, buffer
         self.weights = list(model.parameters())
         self.foreign_outputs = foreign_outputs

@@ -1,4 +1,4 @@
-"""Fine-tuning: the lower line ("vanilla", "incremental", "SGD"). Each task on its own data, nothing against forgetting."""
+"""Fine-tuning: the lower line ("vanilla", "incremental", "SGD"). Each task on its own data, nothing replayed."""
 
 from cl.strategies.base import Strategy
 

@@ -218,3 +218,4 @@ def test_a_state_is_a_snapshot_that_later_offers_do_not_change(name):
     went_on = offers(law, 1, 20)
     other.restore(state)
     assert offers(other, 1, 20) == went_on
+    assert other.stored == law.stored

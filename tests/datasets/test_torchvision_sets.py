@@ -187,10 +187,15 @@ def test_the_damaged_cifar_file_itself_is_named(small_cifar10, tmp_path, name):
         make(Cifar10, tmp_path).read()
 
 
-def test_download_fetches_a_damaged_mnist_file_anew_as_the_error_says(small_mnist, tmp_path, monkeypatch):
+def _other_labels(path):
+    shutil.copy(path.with_name("t10k-labels-idx1-ubyte"), path.with_name("train-labels-idx1-ubyte"))
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, _other_labels], ids=lambda damage: damage.__name__.strip("_"))
+def test_download_fetches_a_damaged_mnist_file_anew_as_the_error_says(small_mnist, tmp_path, monkeypatch, damage):
     folder, _ = small_mnist
     whole = {name: (folder / name).read_bytes() for name in MNIST_NAMES}
-    _truncate(folder / MNIST_NAMES[0])
+    damage(folder / MNIST_NAMES[0])
     with pytest.raises(ValueError, match="dataset.download=true fetches them anew"):
         make(Mnist, tmp_path).read()
 

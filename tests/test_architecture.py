@@ -1,0 +1,86 @@
+"""The directions of the imports, and that every file of conf/ can be used."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
+
+from cl.build import build, locate
+from cl.datasets.base import Dataset
+
+SOURCES = sorted(path for folder in ("cl", "merging") for path in (ROOT / folder).rglob("*.py"))
+STRATEGIES = [path.relative_to(ROOT).as_posix() for path in (ROOT / "cl" / "strategies").glob("*.py")]
+CONFIGS = sorted((ROOT / "conf").glob("*/*.yaml"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def importers(prefix: str) -> set[str]:
+    """The files that import a module or anything below it."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in SOURCES
+        if any(name == prefix or name.startswith(prefix + ".") for name in imports(path))
+    }
+
+
+def test_the_check_itself_sees_imports_inside_functions():
+    assert "cl/plots.py" in importers("matplotlib") and "cl/scenarios.py" in importers("continuum")
+
+
+@pytest.mark.parametrize(
+    "module, allowed",
+    [
+        ("hydra", {"cl/cli.py"}),
+        ("omegaconf", {"cl/cli.py", "cl/run_folder.py", "cl/results.py"}),
+        ("horovod", {"cl/comm.py"}),
+        ("cffi", {"cl/buffers/native.py"}),
+        ("wandb", {"cl/loggers.py"}),
+        ("continuum", {"cl/scenarios.py"}),
+        ("cl.experiment", {"cl/cli.py"}),
+        ("cl.strategies", {"cl/experiment.py", "cl/trainer.py", *STRATEGIES}),
+    ],
+)
+def test_only_these_files_import(module, allowed):
+    assert {path for path in importers(module) if not path.startswith("merging/")} <= allowed
+
+
+def test_cl_never_knows_merging():
+    assert not {path for path in importers("merging") if path.startswith("cl/")}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_configuration_file_composes_and_its_target_exists(compose_config, path):
+    group, option = path.parent.name, path.stem
+    choice = f"+experiment={option}" if group == "experiment" else f"{group}={option}"
+    config = compose_config(choice)
+    assert "#" == path.read_text()[0] or path.read_text().startswith("name:")
+    if group != "experiment":
+        node = OmegaConf.to_container(config[group])
+        assert {"name", "_target_"} <= node.keys()
+        assert path.read_text().count("_target_:") == 1
+        assert callable(locate(node, group))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "strategy").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_strategy_file_says_whether_it_has_a_memory(path):
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    assert build(node, "strategy").uses_memory is node["memory"]
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "cifar100"])
+def test_data_sets_know_their_shape_before_anything_is_loaded(name, tmp_path):
+    node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml"))
+    dataset = build(node, "dataset")
+    assert isinstance(dataset, Dataset) and dataset.num_classes >= 10 and len(dataset.sample_shape) == 3

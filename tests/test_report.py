@@ -1,0 +1,108 @@
+"""Tables of finished runs: grouping, mean and deviation, what tells groups apart, and the files of the command."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from cl import report
+
+
+def write(folder, strategy="er", seed=0, accuracy=0.5, group="g1", capacity=200, lr=0.1, so_far=(0.9, 0.5), **more):
+    run = {
+        "kind": "run", "group": group, "strategy": strategy, "scenario": "class2", "dataset": "digits",
+        "backbone": "mlp", "buffer_capacity": capacity, "seed": seed, "average_accuracy": accuracy,
+        "task_average_accuracy": None, "forgetting": 0.25, "backward_transfer": -0.25, "forward_transfer": None,
+        "train_seconds": 2.0, "accuracy_so_far": None if so_far is None else list(so_far),
+        "config": {"seed": seed, "optimizer": {"lr": lr}, "output": str(folder)}, **more,
+    }  # fmt: skip
+    path = folder / f"{strategy}_{group}" / f"seed{seed}" / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(run))
+    return path
+
+
+def test_seeds_are_put_together_with_mean_and_sample_standard_deviation(tmp_path):
+    for seed, accuracy in enumerate((0.4, 0.5, 0.6)):
+        write(tmp_path, seed=seed, accuracy=accuracy)
+    write(tmp_path, "joint", accuracy=0.9, group="g2", capacity=None, so_far=None)
+    heading, cells = report.rows(report.load([tmp_path]))
+    assert heading == ["strategy", "buffer", "seeds", "accuracy %", "forgetting %", "backward %", "train s"]
+    assert cells[0] == ["er", "200", "3", "50.00 ± 10.00", "25.00 ± 0.00", "-25.00 ± 0.00", "2.0 ± 0.0"]
+    assert cells[1][:4] == ["joint", "-", "1", "90.00"]  # one seed has no deviation
+
+
+def test_a_measure_that_a_run_does_not_have_is_no_zero(tmp_path):
+    write(tmp_path, forward_transfer=0.1)
+    write(tmp_path, "joint", group="g2", forgetting=None)
+    heading, cells = report.rows(report.load([tmp_path]))
+    assert cells[1][heading.index("forward %")] == "-" and cells[1][heading.index("forgetting %")] == "-"
+
+
+def test_groups_with_the_same_names_are_told_apart_by_what_differs(tmp_path):
+    write(tmp_path, group="g1", lr=0.1)
+    write(tmp_path, group="g2", lr=0.3)
+    heading, cells = report.rows(report.load([tmp_path]))
+    assert [row[heading.index("with")] for row in cells] == ["optimizer.lr=0.1", "optimizer.lr=0.3"]
+
+
+def test_the_same_file_given_twice_counts_once(tmp_path):
+    path = write(tmp_path)
+    (group,) = report.load([path, tmp_path, path.parent])
+    assert len(group.runs) == 1
+
+
+def test_a_folder_without_results_and_a_strange_file_are_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no results.json at or below"):
+        report.load([tmp_path])
+    (tmp_path / "results.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="is not a result of remerge"):
+        report.load([tmp_path])
+
+
+def test_the_command_writes_table_numbers_and_plot_without_torch(tmp_path):
+    for seed, accuracy in enumerate((0.4, 0.6)):
+        write(tmp_path, seed=seed, accuracy=accuracy, so_far=(0.9, accuracy))
+    write(tmp_path, "joint", group="g2", capacity=None, so_far=None)
+    code = "import sys; sys.argv[0] = 'report'; from cl import report; report.main(); assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "50.00 ± 14.14" in done.stdout and "scenario class2, dataset digits, backbone mlp" in done.stdout
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| er | 200 | 2 | 50.00 ± 14.14 |" in markdown and "A[T,j]" in markdown
+    er, joint = csv.DictReader((tmp_path / "report.csv").open())
+    assert float(er["average_accuracy_mean"]) == pytest.approx(0.5)
+    assert float(er["average_accuracy_std"]) == pytest.approx(0.02**0.5)
+    assert joint["average_accuracy_std"] == "" and joint["buffer"] == "-"
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_of_the_overlay_carry_the_deviation_at_each_task(tmp_path):
+    write(tmp_path, seed=0, so_far=(1.0, 0.4))
+    write(tmp_path, seed=1, so_far=(0.8, 0.4))
+    write(tmp_path, "joint", group="g2", so_far=None, accuracy=0.7)
+    er, joint = report.curves(report.load([tmp_path]))
+    assert er["mean"] == pytest.approx([0.9, 0.4]) and er["std"] == pytest.approx([0.02**0.5, 0.0])
+    assert joint["mean"] == [0.7] and joint["std"] is None
+
+
+def test_pictures_are_written_in_every_format(tmp_path):
+    from cl import plots
+
+    run = {
+        "strategy": "er", "scenario": "class2", "dataset": "digits", "measured_with_task_known": False,
+        "accuracy_matrix": [[0.9, 0.0], [0.5, 0.8]], "task_accuracy_matrix": None, "accuracy_so_far": [0.9, 0.65],
+    }  # fmt: skip
+    plots.draw_run(tmp_path, run, ["png", "pdf", "svg"])
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for name in ("accuracy_matrix", "average_accuracy"):
+        for suffix, start in starts.items():
+            assert (tmp_path / f"{name}.{suffix}").read_bytes().startswith(start)
+    joint = run | {"accuracy_matrix": [[0.9, 0.8]], "accuracy_so_far": None}
+    plots.draw_run(tmp_path / "joint", joint, ["png"])
+    assert [file.name for file in (tmp_path / "joint").iterdir()] == ["accuracy_matrix.png"]
