@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.json in one schema, metrics.csv, config.yaml. Tables and plots are made of these."""
+"""What a run leaves behind in one schema: results.json, metrics.csv, config.yaml. Tables and plots are made of these."""
 
 import json
 import platform

@@ -65,7 +65,7 @@ def _sequence(seed: int, purpose: str, numbers: tuple[int, ...]) -> np.random.Se
         raise ValueError(f"seed must be 0 or more, got {seed}")
     if min(numbers, default=0) < 0:
         raise ValueError(f"the numbers of a random stream must be 0 or more, got {numbers}")
-    name = repr((seed, purpose, *numbers)).encode()
+    name = repr((int(seed), purpose, *map(int, numbers))).encode()
     return np.random.SeedSequence(int.from_bytes(hashlib.sha256(name).digest(), "big"))
 
 

@@ -6,13 +6,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from support import ROOT
 
 from cl import cli
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# Small and quick, for what does not depend on the network.
-QUICK = ("epochs=1", "backbone.hidden=[16]", "progress=false", "pictures=[]")
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from omegaconf import OmegaConf
+from support import ROOT
 
 from cl.build import build, locate
 from cl.datasets.base import Dataset

@@ -1,10 +1,12 @@
 """A file written atomically is there whole or not at all, and nothing else is left beside it."""
 
+import errno
 import os
 
 import pytest
+import torch
 
-from cl.atomic import atomic_write
+from cl.atomic import atomic_write, save_tensors
 
 
 def names(folder):
@@ -72,14 +74,15 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error, old)
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_disk_that_fails_at_the_end_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
     def full(*_):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     path = tmp_path / "file"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, step, full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="no space left") as error:
         with atomic_write(path) as file:
             file.write(b"new")
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))  # not the temporary one
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
 
@@ -92,3 +95,44 @@ def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatc
     with atomic_write(path) as file:
         file.write(b"12345")
     assert order[:2] == [5, "replace"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(OSError, match="file"):
+        with atomic_write(tmp_path / "file" / "below"):
+            raise AssertionError("there is nowhere to write")
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_folder_in_the_place_of_the_file_is_an_error_and_stays(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="file"):
+        with atomic_write(tmp_path / "file") as file:
+            file.write(b"new")
+    assert names(tmp_path) == ["file"] and (tmp_path / "file").is_dir()
+
+
+def test_another_file_that_fails_within_the_block_keeps_its_name_in_the_error(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        with atomic_write(tmp_path / "file"):
+            open(tmp_path / "missing")
+    assert error.value.filename == str(tmp_path / "missing")
+
+
+def test_saved_tensors_come_back(tmp_path):
+    content = {"weight": torch.arange(6.0).view(2, 3), "half": torch.ones(2, dtype=torch.float16), "step": 3}
+    save_tensors(tmp_path / "folder" / "file", content)
+    loaded = torch.load(tmp_path / "folder" / "file", weights_only=True)
+    assert loaded.keys() == content.keys() and loaded["step"] == 3
+    assert torch.equal(loaded["weight"], content["weight"])
+    assert loaded["half"].dtype == torch.float16 and torch.equal(loaded["half"], content["half"])
+    assert names(tmp_path / "folder") == ["file"]
+
+
+def test_content_that_cannot_be_saved_leaves_the_old_file(tmp_path):
+    save_tensors(tmp_path / "file", {"step": 3})
+    with pytest.raises(Exception, match="pickle"):
+        save_tensors(tmp_path / "file", {"step": lambda: 4})
+    assert torch.load(tmp_path / "file", weights_only=True) == {"step": 3}
+    assert names(tmp_path) == ["file"]

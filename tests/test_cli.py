@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, ROOT
+from support import QUICK, ROOT
 
 from cl.cli import flags_anywhere
 from cl.run_folder import check_writable

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import yaml
-from conftest import QUICK
+from support import QUICK
 
 from cl import checkpoint, experiment
 from cl.results import METRIC_COLUMNS

@@ -111,8 +111,8 @@ class ReferenceBuffer(ReplayBuffer):
     def load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            about = state["about"]
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            about = dict(state)["about"]
+        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path} is not a replay buffer that was saved: {error}") from error
         if about != self._about():
             raise ValueError(f"{path} holds another buffer: expected {self._about()}, got {about}")
