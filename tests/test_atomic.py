@@ -105,6 +105,14 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs a file system that lets nobody write: /proc")
+def test_a_file_that_cannot_be_opened_is_an_error_that_names_it():
+    with pytest.raises(OSError) as error:
+        with atomic_write("/proc/self/file"):
+            raise AssertionError("there is nowhere to write")
+    assert error.value.filename == "/proc/self/file"  # not the temporary one
+
+
 def test_a_folder_in_the_place_of_the_file_is_an_error_and_stays(tmp_path):
     (tmp_path / "file").mkdir()
     with pytest.raises(OSError, match="file"):

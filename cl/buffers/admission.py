@@ -73,6 +73,7 @@ class ClassBalanced(Admission):
     def __init__(self, capacity: int, uniforms: Uniforms):
         super().__init__(capacity, uniforms)
         self.heaps: dict[int, list[tuple[float, int]]] = {}  # label -> (key, slot); classes in order of appearance
+        self.quotas: dict[int, int] = {}  # label -> slots of each class that was seen
         self.free = list(range(capacity))[::-1]
 
     def offer(self, labels: list[int]) -> dict[int, int]:
@@ -93,22 +94,20 @@ class ClassBalanced(Admission):
             placed[slot] = row
         return placed
 
-    @property
-    def quotas(self) -> dict[int, int]:
-        """Slots of each class that was seen."""
-        classes = len(self.heaps)
-        return {label: -((i - self.capacity) // classes) for i, label in enumerate(self.heaps)}
-
     def _make_room_for(self, label: int, placed: dict[int, int]) -> None:
         """Shrink the other classes to their new quotas, lowest keys first."""
         self.heaps[label] = []
-        quotas = self.quotas
+        self._set_quotas()
         for other, heap in self.heaps.items():
-            while len(heap) > quotas[other]:
+            while len(heap) > self.quotas[other]:
                 _, slot = heappop(heap)
                 self.free.append(slot)
                 placed.pop(slot, None)
         self.stored = [slot for heap in self.heaps.values() for _, slot in heap]
+
+    def _set_quotas(self) -> None:
+        classes = len(self.heaps)
+        self.quotas = {label: -((i - self.capacity) // classes) for i, label in enumerate(self.heaps)}
 
     def state(self) -> dict:
         heaps = [[label, list(heap)] for label, heap in self.heaps.items()]
@@ -118,6 +117,7 @@ class ClassBalanced(Admission):
         super().restore(state)
         self.heaps = {label: [(key, slot) for key, slot in heap] for label, heap in state["heaps"]}
         self.free = list(state["free"])
+        self._set_quotas()
 
 
 class Candidates(Admission):
