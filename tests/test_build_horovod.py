@@ -29,11 +29,11 @@ def everywhere(name):
 
 
 # ---- Edits ----------------------------------------------------------------------------------------------------------
-def lines_of_the_release(tools=("CUDA_HOME", "cuda"), standard=14):
+def lines_of_the_release(standard=14):
     """The few lines of the release that are edited, as a source tree would hold them."""
     question = "".join(
-        f'execute_process(COMMAND ${{PY_EXE}} -c "import torch; from torch.utils.cpp_extension import {tool}; print(True '
-        f'if ((torch.version.{version} is not None) and ({tool} is not None)) else False)"\n'
+        f'execute_process(COMMAND ${{PY_EXE}} -c "import torch; from torch.utils.cpp_extension import {tool}; '
+        f'print(True if ((torch.version.{version} is not None) and ({tool} is not None)) else False)"\n'
         for tool, version in (("CUDA_HOME", "cuda"), ("ROCM_HOME", "hip")))
     return {
         "CMakeLists.txt": f"project(horovod CXX)\n\nset(CMAKE_CXX_STANDARD {standard})\n",
@@ -44,6 +44,10 @@ def lines_of_the_release(tools=("CUDA_HOME", "cuda"), standard=14):
         "horovod/runner/js_run.py": "import os\nfrom distutils.spawn import find_executable\n",
         "setup.cfg": "[tool:pytest]\nnorecursedirs = x\n\n[egg_info]\ntag_build = \n",
         "cmake/Modules/FindPytorch.cmake": question,
+        "horovod/common/gloo/gloo_controller.cc": "  global_ranks_.reserve(size_);\n  {\n",
+        "horovod/common/gloo/gloo_context.cc":
+            "  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n"
+            "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n",
     }
 
 
@@ -91,7 +95,10 @@ def test_a_missing_file_is_refused(script, tmp_path):
         script.apply_edits(tmp_path, script.edits(20, gpu=False))
 
 
-@pytest.mark.parametrize("text, found", [("a = 2\n", "nothing like it"), ("old line\nold line\n", "stands there 2 times")])
+@pytest.mark.parametrize("text, found", [
+    ("a = 2\n", "nothing like it"),
+    ("old line\nold line\n", "found it 2 times"),
+])
 def test_edited_refuses(script, text, found):
     with pytest.raises(script.Failure, match=found):
         script.edited(text, "old line", "new line", "file")
@@ -140,7 +147,8 @@ def test_gloo_and_torch_always(script):
 
 
 def test_variables_for_running_are_no_options(script):
-    env = {"HOROVOD_RANK": "1", "HOROVOD_TIMELINE": "x", "HOROVOD_NCCL_HOME": "/nccl", "HOROVOD_GPU_OPERATIONS": "NCCL"}
+    env = {"HOROVOD_RANK": "1", "HOROVOD_TIMELINE": "x"}
+    env.update(HOROVOD_NCCL_HOME="/nccl", HOROVOD_GPU_OPERATIONS="NCCL")
     options = script.choose_options(env, {}, nowhere)
     assert "HOROVOD_RANK" not in options and "HOROVOD_TIMELINE" not in options
     assert options["HOROVOD_NCCL_HOME"] == "/nccl" and script.wants_gpu(options)
@@ -156,7 +164,7 @@ def test_options_are_remembered_until_changed_or_emptied(script):
     assert again == first  # emptied: looked for anew
 
 
-# ---- The key and whether there is anything to do ----------------------------------------------------------------------
+# ---- The key and whether there is anything to do -----------------------------------------------------------------
 def test_key_changes_with_everything_that_matters(script):
     record = script.wanted("2.15.0", {}, {}, nowhere)
     keys = {script.key(record)}
@@ -194,7 +202,7 @@ class Doubles:
         self.done.append("build")
         (target / "horovod.whl").write_text(json.dumps(record))
 
-    def run(self, command, log, env=None, cwd=None):
+    def run(self, command, log, env=None):
         path = self.site / "horovod" / self.script.RECORD
         if "uninstall" in command:
             path.unlink(missing_ok=True)
@@ -260,31 +268,26 @@ def test_what_does_not_run_is_neither_left_installed_nor_cached(doubles):
     assert doubles.main() == ["build", "install"]
 
 
-def test_another_call_waits_for_the_lock(script, tmp_path, capsys):
-    lock, ready = tmp_path / "lock", tmp_path / "ready"
-    hold = ("import fcntl, pathlib, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
-            "pathlib.Path(sys.argv[2]).touch(); sys.stdin.read()")
-    holder = subprocess.Popen([sys.executable, "-c", hold, lock, ready], stdin=subprocess.PIPE)
-    while not ready.exists():
-        assert holder.poll() is None
-    real, script.fcntl.flock = script.fcntl.flock, None
-    waits = []
+def test_another_call_waits_for_the_lock(script, tmp_path, monkeypatch, capsys):
+    hold = ("import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); "
+            "sys.stdin.read()")
+    holder = subprocess.Popen([sys.executable, "-c", hold, tmp_path / "lock"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    waits, real = [], script.fcntl.flock
 
     def flock(file, how):
         if not how & script.fcntl.LOCK_NB:
             waits.append(how)
-            holder.communicate()  # ends it, and with it its lock
+            holder.communicate(timeout=10)  # ends it, and with it its lock
         real(file, how)
 
-    script.fcntl.flock = flock
-    try:
-        with script.locked(lock, tmp_path / "log"):
-            assert waits and "waiting" in capsys.readouterr().err
-    finally:
-        script.fcntl.flock = real
+    monkeypatch.setattr(script.fcntl, "flock", flock)
+    with script.locked(tmp_path / "lock", tmp_path / "log"):
+        assert waits and "waiting" in capsys.readouterr().err
 
 
-# ---- Building ---------------------------------------------------------------------------------------------------------
+# ---- Building --------------------------------------------------------------------------------------------------------
 def test_build_environment(script, monkeypatch, tmp_path):
     env = {"PATH": "/bin", "MAKEFLAGS": " -j1 --jobserver-auth=3,4", "MAKELEVEL": "1", "HOROVOD_WITHOUT_GLOO": "1",
            "HOROVOD_LOG_LEVEL": "debug", "PYTHONPATH": "mine"}
@@ -295,14 +298,25 @@ def test_build_environment(script, monkeypatch, tmp_path):
     assert result["PYTHONPATH"].split(":") == [str(tmp_path), "mine"]
 
 
-def test_gpu_operations_need_a_cuda_toolkit_that_starts(script, tmp_path):
-    nvcc = tmp_path / "bin" / "nvcc"
-    write(tmp_path, {"bin/nvcc": "#!/bin/sh\nexec /nonexistent/nvcc\n"})
-    nvcc.chmod(0o755)
-    env = {"PATH": str(nvcc.parent), "HOROVOD_CUDA_HOME": str(tmp_path)}
-    options = {"HOROVOD_GPU_OPERATIONS": "NCCL"}
-    nvcc.write_text("#!/bin/sh\nexit 0\n")
-    assert script.build_environment(env, options, tmp_path, 1)["HOROVOD_CUDA_HOME"] == str(tmp_path)
+def test_gpu_operations_use_a_cuda_toolkit_that_starts(script, tmp_path):
+    for name, text in ("stray", "exec /nonexistent/nvcc"), ("toolkit", "exit 0"):
+        write(tmp_path, {f"{name}/bin/nvcc": f"#!/bin/sh\n{text}\n"})
+        (tmp_path / name / "bin" / "nvcc").chmod(0o755)
+    env = {"PATH": "/bin", "HOROVOD_CUDA_HOME": str(tmp_path / "stray"), "CUDA_HOME": str(tmp_path / "toolkit")}
+    assert script.find_cuda(env) == str(tmp_path / "toolkit")
+    result = script.build_environment({"PATH": "/bin", "CUDA_HOME": str(tmp_path / "toolkit")},
+                                      {"HOROVOD_GPU_OPERATIONS": "NCCL"}, tmp_path, 1)
+    assert result["HOROVOD_CUDA_HOME"] == str(tmp_path / "toolkit")
+
+
+def test_without_a_cuda_toolkit_gpu_operations_are_refused(script, monkeypatch):
+    def missing(command, **kwargs):
+        raise FileNotFoundError(command[0])
+
+    monkeypatch.setattr(script.subprocess, "run", missing)
+    with pytest.raises(script.Failure, match="no nvcc that starts") as failure:
+        script.find_cuda({"PATH": "/bin"})
+    assert "\n" not in str(failure.value)
 
 
 def test_failed_command_shows_the_end_of_its_log(script, tmp_path):

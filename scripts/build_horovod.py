@@ -1,0 +1,415 @@
+"""Builds Horovod from its source distribution against the installed torch and installs it beside it.
+
+    .venv/bin/python scripts/build_horovod.py
+
+`pip install horovod` fails with every torch since 2.1: that release sets an older C++ standard than torch's headers
+accept. This script edits a few lines of the release (edits() below says which and why), builds a wheel, keeps it in
+the user's cache, installs it into the environment of the Python that runs the script, and tries it. It returns at
+once if that was done before, and builds again after an upgrade of torch or Python.
+
+What is built is chosen by Horovod's own variables:
+
+    HOROVOD_WITH_MPI=1, HOROVOD_WITHOUT_MPI=1   default: with MPI if mpicxx and mpirun are found; Gloo is always built
+    HOROVOD_GPU_OPERATIONS=NCCL                 collectives on GPUs; needs a CUDA toolkit and NCCL
+    HOROVOD_CUDA_HOME, HOROVOD_NCCL_HOME, ...   handed on (see BUILD_VARIABLE below for all of them)
+
+What was given, or found in the case of MPI, is remembered with the installed package: a later call need not repeat
+it, and one from a shell without it does not replace a GPU build by a CPU one. Another value builds anew; an empty one
+(HOROVOD_GPU_OPERATIONS=) forgets the choice. CMAKE_BUILD_PARALLEL_LEVEL limits the number of compiler processes.
+
+Needs a C++ compiler and make; CMake comes from pip. Wheels and logs: ${XDG_CACHE_HOME:-~/.cache}/remerge/wheels.
+"""
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+VERSION = "0.28.1"
+SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+RECIPE = 1  # count up when EDITS or the way of building change: wheels built the old way are then not used any more
+
+RECORD = "remerge_build.json"  # inside the installed package: what it was built for, see wanted()
+
+# setup.py needs the run-time dependencies even for building. Old setuptools: setup_requires is handled by code that
+# newer ones dropped. All of this goes into a temporary folder, never into the user's environment.
+BUILD_REQUIREMENTS = [
+    "cmake>=3.26,<5", "setuptools<81", "wheel", "cloudpickle", "psutil", "pyyaml", "packaging", "cffi",
+]
+
+# The variables that the release reads while building. The others (HOROVOD_RANK, HOROVOD_TIMELINE ...) are for running.
+BUILD_VARIABLE = re.compile(
+    r"HOROVOD_(WITH(OUT)?_\w+|GPU|GPU_\w+|CPU_OPERATIONS|ALLOW_MIXED_GPU_IMPL|CUDA_HOME|ROCM_HOME|NCCL_\w+|NVTX_\w+|"
+    r"BUILD_\w+|DEBUG)"
+)
+
+CHECK = """
+import horovod.torch as hvd
+hvd.init()
+assert hvd.size() == 1, f"world size {hvd.size()} in a single process"
+assert hvd.gloo_built(), "built without Gloo"
+print(*(name for name, built in (("gloo", hvd.gloo_built()), ("mpi", hvd.mpi_built()), ("nccl", hvd.nccl_built()))
+        if built))
+"""
+
+
+class Failure(Exception):
+    """Something that the user has to know or mend; the text is all that is shown."""
+
+
+def say(text):
+    print(f"horovod: {text}", file=sys.stderr, flush=True)
+
+
+# ---- What is wanted -------------------------------------------------------------------------------------------------
+def choose_options(env, remembered, find=shutil.which):
+    """Returns the build variables: those of an earlier build, overruled by env, completed by what must be decided."""
+    given = {name: value for name, value in env.items() if BUILD_VARIABLE.fullmatch(name)}
+    options = {**remembered, **given}
+    # WITH_X and WITHOUT_X answer one question, so a new answer replaces a remembered one, whichever it was.
+    for name in given:
+        for this, other in ("HOROVOD_WITH_", "HOROVOD_WITHOUT_"), ("HOROVOD_WITHOUT_", "HOROVOD_WITH_"):
+            opposite = other + name.removeprefix(this)
+            if name.startswith(this) and opposite not in given:
+                options.pop(opposite, None)
+    options = {name: value for name, value in options.items() if value}
+
+    for what in "PYTORCH", "GLOO":
+        options.pop(f"HOROVOD_WITHOUT_{what}", None)
+        options[f"HOROVOD_WITH_{what}"] = "1"
+    for what in "TENSORFLOW", "MXNET":
+        if options.get(f"HOROVOD_WITH_{what}") != "1":
+            options[f"HOROVOD_WITHOUT_{what}"] = "1"
+    if "1" not in (options.get("HOROVOD_WITH_MPI"), options.get("HOROVOD_WITHOUT_MPI")):
+        # mpicxx to build, mpirun to use what was built
+        options["HOROVOD_WITH_MPI" if find("mpicxx") and find("mpirun") else "HOROVOD_WITHOUT_MPI"] = "1"
+    return dict(sorted(options.items()))
+
+
+def wants_gpu(options):
+    return any(name.startswith("HOROVOD_GPU") for name in options)
+
+
+def wants_mpi(options):
+    return options.get("HOROVOD_WITH_MPI") == "1" and options.get("HOROVOD_WITHOUT_MPI") != "1"
+
+
+def wanted(torch_version, env, installed, find=shutil.which):
+    """Returns the record of the build that should be installed: everything that a wheel must have in common with the
+    environment to work there. `installed` is the record of the one that is ({} if there is none)."""
+    options = choose_options(env, installed.get("options", {}), find)
+    mpi = ""
+    if wants_mpi(options):
+        # Another MPI library is another ABI. If it is out of sight only for now (a module that is not loaded in this
+        # shell), the one built against stays right.
+        compiler = find("mpicxx")
+        mpi = os.path.realpath(compiler) if compiler else installed.get("mpi", "")
+    libc = ""
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system has it, nor os.confstr
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    return {
+        "recipe": RECIPE,
+        "horovod": VERSION,
+        "torch": torch_version,
+        "python": sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag,
+        "platform": sysconfig.get_platform(),
+        "libc": libc,  # a home folder, and so the cache, may be shared by machines with different systems
+        "mpi": mpi,
+        "options": options,
+    }
+
+
+def key(record):
+    """Names the cache folder of one build: readable at the front, unique by the hash at the end."""
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    name = f"horovod-{record['horovod']}-torch-{record['torch']}-{record['python']}-{digest[:16]}"
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def read_record(site_packages):
+    """Returns the record of the installed horovod; {} without one, or if it was installed by something else."""
+    try:
+        record = json.loads((Path(site_packages) / "horovod" / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def describe(options):
+    parts = ["gloo"] + ["mpi"] * wants_mpi(options)
+    return ", ".join(parts + [f"{name}={options[name]}" for name in options if name.startswith("HOROVOD_GPU")])
+
+
+# ---- The edits ------------------------------------------------------------------------------------------------------
+def edits(standard, gpu):
+    """Returns the edits of the release as (file, old text, new text, reason)."""
+    process_set = ("  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n"
+                   "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n")
+    result = [
+        ("CMakeLists.txt", "\nset(CMAKE_CXX_STANDARD 14)\n", "\nset(CMAKE_CXX_STANDARD 17)\n",
+         "for the parts without torch"),
+        ("horovod/torch/CMakeLists.txt", "    set(CMAKE_CXX_STANDARD 14)\n",
+         f"    set(CMAKE_CXX_STANDARD {standard})\n", "for what torch's headers ask"),
+        # Python 3.12 has no distutils; setuptools brings it back only where it is installed the ordinary way.
+        ("horovod/torch/CMakeLists.txt", '"from distutils.sysconfig import get_python_inc; print(get_python_inc())"',
+         '''"import sysconfig; print(sysconfig.get_path('include'))"''', "because Python 3.12 has no distutils"),
+        ("horovod/runner/js_run.py", "from distutils.spawn import find_executable\n",
+         "from shutil import which as find_executable\n", "because Python 3.12 has no distutils"),
+        ("setup.cfg", "[egg_info]\n", f"[options.package_data]\nhorovod = {RECORD}\n\n[egg_info]\n",
+         "so that the wheel contains the record"),
+        # Two mistakes of the release in the Gloo part. Under the first, ranks that stopped to take part were never
+        # reported (HOROVOD_STALL_CHECK_TIME_SECONDS): the list of ranks stayed empty.
+        ("horovod/common/gloo/gloo_controller.cc", "  global_ranks_.reserve(size_);\n",
+         "  global_ranks_.resize(size_);\n", "to report stalled ranks"),
+        # Under the second, HOROVOD_GLOO_IFACE was half ignored, and init() died where the host's name has no address.
+        ("horovod/common/gloo/gloo_context.cc", process_set,
+         process_set.replace(" = gloo_iface_", " = gloo_iface_ = global_context.gloo_iface_"),
+         "to use the chosen network interface"),
+    ]
+    if not gpu:
+        # A GPU build of torch and something that looks like a CUDA toolkit make the release build for CUDA, whether
+        # that was asked for or not; a stray nvcc without the rest of the toolkit then ends the build.
+        for tool, version in ("CUDA_HOME", "cuda"), ("ROCM_HOME", "hip"):
+            result.append(("cmake/Modules/FindPytorch.cmake",
+                           f'"import torch; from torch.utils.cpp_extension import {tool}; print(True if '
+                           f'((torch.version.{version} is not None) and ({tool} is not None)) else False)"',
+                           f'"print(False)  # instead of {tool}"', "because no GPU operations are wanted"))
+    return result
+
+
+def edited(text, old, new, where):
+    """Returns text with old replaced by new; refuses unless old stands there exactly once."""
+    count = text.count(old)
+    if count != 1:
+        line = max(old.splitlines(), key=len).strip()
+        near = difflib.get_close_matches(line, {other.strip() for other in text.splitlines()}, 1)
+        if count:
+            found = f"found it {count} times"
+        else:
+            found = f"found {near[0]!r}" if near else "found nothing like it"
+        raise Failure(f"{where}: expected {line!r}, {found}: this release differs from the {VERSION} known here")
+    result = text.replace(old, new)
+    if result.count(new) != 1 or (old in result and old not in new):
+        raise Failure(f"{where}: replacing {old.strip()!r} by {new.strip()!r} did not take effect")
+    return result
+
+
+def apply_edits(source, changes):
+    for name, old, new, reason in changes:
+        path = source / name
+        if not path.is_file():
+            raise Failure(f"{name}: expected this file (edited {reason}), found none: this release differs from the "
+                          f"{VERSION} known here")
+        path.write_text(edited(path.read_text(), old, new, name))
+    for name, _, new, _ in changes:  # a later edit must not have undone an earlier one
+        if new not in (source / name).read_text():
+            raise Failure(f"{name}: {new.strip()!r} was written but is not there")
+
+
+def cxx_standard(torch_folder):
+    """Returns the C++ standard that torch's headers ask for, from the line with which they stop an older compiler."""
+    header = torch_folder / "include" / "ATen" / "ATen.h"
+    try:
+        found = re.search(r"C\+\+(\d\d) or later compatible compiler is required", header.read_text())
+    except OSError as error:
+        raise Failure(f"cannot read torch's headers, without which nothing can be built against it: {error}")
+    if not found:
+        raise Failure(f"{header}: expected a line 'C++17 or later compatible compiler is required' (or C++20 ...), "
+                      "found none: cannot tell which C++ standard this torch needs")
+    return int(found[1])
+
+
+# ---- Building -------------------------------------------------------------------------------------------------------
+def run(command, log, env=None):
+    """Runs command with its output added to the file log; on failure shows the end of it."""
+    with open(log, "a") as output:
+        output.write(f"+ {' '.join(map(str, command))}\n")
+        output.flush()
+        status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env).returncode
+    if status:
+        tail = "\n".join(Path(log).read_text(errors="replace").splitlines()[-25:])
+        raise Failure(f"{Path(command[0]).name} failed with status {status}. The end of its output:\n{tail}\n"
+                      f"horovod: all of it: {log}")
+
+
+def pip(*arguments):
+    return [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
+
+
+def find_cuda(env):
+    """Returns the folder of the CUDA toolkit, looking where both Horovod and torch look."""
+    homes = [env[name] for name in ("HOROVOD_CUDA_HOME", "CUDA_HOME", "CUDA_PATH") if env.get(name)]
+    candidates = [os.path.join(home, "bin", "nvcc") for home in homes]
+    candidates += [shutil.which("nvcc", path=env.get("PATH")) or "nvcc", "/usr/local/cuda/bin/nvcc"]
+    for nvcc in candidates:
+        # Starting it is the test: a wrapper may be left behind by a toolkit that is gone.
+        with contextlib.suppress(OSError):
+            if subprocess.run([nvcc, "--version"], capture_output=True, env=env).returncode == 0:
+                return str(Path(nvcc).parent.parent)
+    raise Failure("GPU operations need a CUDA toolkit, and no nvcc that starts was found (tried "
+                  f"{', '.join(candidates)}): install one or set HOROVOD_CUDA_HOME, or unset HOROVOD_GPU_OPERATIONS")
+
+
+def build_environment(env, options, tools, jobs):
+    """Returns the environment variables to build with: env without its build variables, and the options instead."""
+    result = {name: value for name, value in env.items() if not BUILD_VARIABLE.fullmatch(name)}
+    # When make runs this script, these describe that make; setup.py would take them for the user's wish.
+    for name in "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES":
+        result.pop(name, None)
+    result.update(options)
+    result.update(
+        PYTHONPATH=os.pathsep.join([str(tools)] + ([env["PYTHONPATH"]] if env.get("PYTHONPATH") else [])),
+        MAKEFLAGS=f"-j{jobs}",
+        CMAKE_GENERATOR="Unix Makefiles",  # setup.py hands make's arguments to whatever CMake would choose
+        CMAKE_POLICY_VERSION_MINIMUM="3.5",  # the bundled libraries ask for versions that CMake 4 refuses
+        PYTHONNOUSERSITE="1",
+    )
+    # The program itself: the script of that name in bin/ may not start from a long or odd path.
+    result.setdefault("HOROVOD_CMAKE", str(tools / "cmake" / "data" / "bin" / "cmake"))
+    if wants_gpu(options) and options.get("HOROVOD_GPU") != "ROCM":
+        cuda = find_cuda({**env, **options})
+        result.update(HOROVOD_CUDA_HOME=cuda, CUDA_HOME=cuda)  # the second is torch's name for it
+    return result
+
+
+def fetch(folder, log, env):
+    """Downloads the source distribution through the user's pip settings and unpacks it; returns its folder."""
+    run(pip("download", "--no-deps", "--no-build-isolation", "--no-binary", "horovod", "-d", folder,
+            f"horovod=={VERSION}"), log, env)
+    archives = sorted(folder.glob("horovod-*.tar.gz"))
+    if len(archives) != 1:
+        raise Failure(f"expected one horovod-{VERSION}.tar.gz from pip download, found {[a.name for a in archives]}")
+    digest = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+    if digest != SHA256:
+        raise Failure(f"{archives[0].name}: expected sha256 {SHA256}, found {digest}: not the release known here")
+    with tarfile.open(archives[0]) as archive:
+        # Python 3.14 makes this the default and older ones warn or do not know it; the checksum says it is harmless.
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    return folder / f"horovod-{VERSION}"
+
+
+def build(record, torch_folder, target, log, env):
+    """Builds the wheel for record and puts it into the folder target."""
+    if not shutil.which("make"):
+        raise Failure("building needs make, which was not found: install it (apt install make / dnf install make)")
+    if wants_mpi(record["options"]) and not shutil.which("mpicxx"):
+        raise Failure("HOROVOD_WITH_MPI=1 needs mpicxx, which was not found: install MPI or load its module, or set "
+                      "HOROVOD_WITHOUT_MPI=1")
+    standard = cxx_standard(torch_folder)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = env.get("CMAKE_BUILD_PARALLEL_LEVEL") or cores
+    with tempfile.TemporaryDirectory(prefix="remerge-horovod-") as scratch:
+        scratch = Path(scratch)
+        tools = scratch / "tools"
+        environment = build_environment(env, record["options"], tools, jobs)  # first: it may find CUDA missing
+        say("fetching the build tools and the source")
+        run(pip("install", "--prefer-binary", "--target", tools, *BUILD_REQUIREMENTS), log, env)
+        source = fetch(scratch, log, environment)
+        apply_edits(source, edits(standard, wants_gpu(record["options"])))
+        (source / "horovod" / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+        say(f"building {VERSION} for torch {record['torch']} (C++{standard}; {describe(record['options'])}) with "
+            f"{jobs} jobs, which takes minutes; log: {log}")
+        start = time.monotonic()
+        run(pip("wheel", "-v", "--no-deps", "--no-build-isolation", "--no-index", "-w", scratch / "wheel", source),
+            log, environment)
+        wheel, = (scratch / "wheel").glob("horovod-*.whl")
+        # Copied under another name first: whoever finds the wheel finds all of it.
+        part = target / f"{wheel.name}.part"
+        shutil.copyfile(wheel, part)
+        os.replace(part, target / wheel.name)
+        say(f"built in {time.monotonic() - start:.0f} s")
+
+
+def cached_wheel(folder):
+    return next(iter(sorted(folder.glob("*.whl"))), None)
+
+
+@contextlib.contextmanager
+def locked(path, log):
+    """Holds a lock file: of two clones that need the same wheel at once, one builds it and the other waits for it."""
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that builds the same wheel; its log: {log}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def check(log):
+    """Starts the installed horovod in a process of its own; returns the names of what it was built with."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
+    # Gloo, because one process by itself cannot start MPI everywhere (on the login node of a cluster, for example), and
+    # the loopback interface, because a host's own name need not have an address.
+    env.update(HOROVOD_CONTROLLER="gloo", HOROVOD_CPU_OPERATIONS="gloo")
+    env.update({"HOROVOD_GLOO_IFACE": name for _, name in socket.if_nameindex() if name in ("lo", "lo0")})
+    # In the root folder: here, a folder named horovod would be imported instead.
+    result = subprocess.run([sys.executable, "-c", CHECK], env=env, cwd="/", stdin=subprocess.DEVNULL,
+                            capture_output=True, text=True)
+    if result.returncode:
+        with open(log, "a") as output:
+            output.write(result.stdout + result.stderr)
+        raise Failure(f"it was installed but does not run, so it was removed again:\n{result.stderr.strip()[-2000:]}\n"
+                      f"horovod: log: {log}")
+    return result.stdout.split()
+
+
+def main():
+    torch = importlib.util.find_spec("torch")  # looks for it without importing it, which takes seconds
+    if torch is None or torch.origin is None:
+        raise Failure(f"torch is not installed for {sys.executable}: it must be there first (make setup)")
+    site_packages = sysconfig.get_path("platlib")
+    installed = read_record(site_packages)
+    record = wanted(importlib.metadata.version("torch"), os.environ, installed)
+    if installed == record:
+        return
+
+    if importlib.util.find_spec("pip") is None:
+        raise Failure(f"pip is not installed for {sys.executable}: add it with: {sys.executable} -m ensurepip")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remerge" / "wheels"
+    folder = cache / key(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "build.log"
+    with locked(folder / "lock", log):
+        wheel = cached_wheel(folder)
+        if wheel is None:
+            log.unlink(missing_ok=True)
+            build(record, Path(torch.origin).parent, folder, log, dict(os.environ))
+            wheel = cached_wheel(folder)
+
+    say(f"installing {wheel}")
+    log = folder / "install.log"
+    log.unlink(missing_ok=True)
+    # Removed first, because pip takes another build of the same version for the same thing.
+    run(pip("uninstall", "-y", "horovod"), log)
+    run(pip("install", wheel), log)
+    try:
+        built = check(log)
+    except Failure:
+        # So that the next call does not take it for right, here or in another environment.
+        run(pip("uninstall", "-y", "horovod"), log)
+        wheel.unlink(missing_ok=True)
+        raise
+    say(f"{VERSION} runs with torch {record['torch']}; built with {', '.join(built)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        say(failure)
+        sys.exit(1)
