@@ -5,12 +5,14 @@
 ARGS ?= strategy=derpp scenario=class10 -m seed=0,1,2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+HOROVOD ?= yes
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help setup run test lint bench clean
+.PHONY: help setup horovod run test lint bench clean
 
 help:
 	@echo 'make setup   build or update .venv (PYTHON=, CXX=, TORCH_INDEX= choose what it uses)'
+	@echo 'make horovod build Horovod for the installed torch; HOROVOD_GPU_OPERATIONS=NCCL, HOROVOD_WITH_MPI=1: its options'
 	@echo 'make run     train: ARGS="$(ARGS)"'
 	@echo 'make test    run the tests: PYTEST_ARGS="-k buffer -x"'
 	@echo 'make lint    check the code with ruff'
@@ -20,10 +22,15 @@ help:
 setup:
 	@sh scripts/setup.sh
 
-run: setup
+# Minutes the first time for each version of torch, a wheel from the user's cache afterwards. One process needs none of
+# it: `make run HOROVOD=no` leaves it out.
+horovod: setup
+	@test "$(HOROVOD)" = no || $(VENV_PYTHON) scripts/build_horovod.py
+
+run: horovod
 	$(VENV_PYTHON) run.py $(ARGS)
 
-test: setup
+test: horovod
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
 
 # Only those who lint need ruff, so it is fetched on first use.

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cl.backbones import mlp
 from cl.buffers.reference import ReferenceBuffer
+from cl.comm import Comm, ReduceOptions
 from cl.history import History
 from cl.loggers import NoLogger
 from cl.progress import Progress
@@ -36,6 +37,7 @@ from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
 from cl.trainer import Trainer
 from cl.transforms import BatchTransform
+from cl.updater import Updater
 
 SHAPE, CLASSES, CAPACITY, LIMIT = (1, 28, 28), 10, 500, 1.3
 CPU = torch.device("cpu")
@@ -87,7 +89,7 @@ def remerge(strategy, new: Samples, batch_size: int, folder: Path) -> float:
     model, optimizer = network()
     transform = BatchTransform([], None, None, SHAPE[0], CPU)
     buffer = ReferenceBuffer(CAPACITY, "reservoir", "uniform", None, strategy.fields(SHAPE, CLASSES), CLASSES, 0, CPU)
-    strategy.setup(model, optimizer, transform, buffer, None)
+    strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, None)
     progress = Progress("", len(new) // batch_size, 0, True)
     metrics = MetricsFile(folder / "metrics.csv", 0)
     history = History([], None)

@@ -15,7 +15,9 @@ from torch import nn
 
 from cl.atomic import save_tensors
 from cl.buffers.base import ReplayBuffer
+from cl.comm import Comm
 from cl.history import History
+from cl.updater import Updater
 
 
 def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
@@ -24,34 +26,38 @@ def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
     save_tensors(folder / f"task_{stage:02d}.pt", {"model": weights, "stage": stage, **about})
 
 
-def save_resume(
-    folder: Path, stage: int, optimizer: torch.optim.Optimizer, buffer: ReplayBuffer | None, history: History
-) -> None:
+def save_resume(folder: Path, stage: int, updater: Updater, buffer: ReplayBuffer | None, history: History) -> None:
     """What a run needs, beside the network, to go on after `stage`."""
     if buffer is not None:
         buffer.save(_buffer_file(folder, stage))
-    save_tensors(
-        folder / "resume.pt", {"stage": stage, "optimizer": optimizer.state_dict(), "history": history.state()}
-    )
+    state = {"stage": stage, "updater": updater.state_dict(), "history": history.state()}
+    save_tensors(folder / "resume.pt", state)
     if stage:
         _buffer_file(folder, stage - 1).unlink(missing_ok=True)
 
 
 def load_resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, buffer: ReplayBuffer | None, device: torch.device
+    folder: Path, model: nn.Module, updater: Updater, buffer: ReplayBuffer | None, device: torch.device, comm: Comm
 ) -> tuple[int, History] | None:
-    """Set everything to where an unfinished run stands; the next stage and the history, or None if there is no run."""
-    path = folder / "resume.pt"
-    if not path.is_file():
+    """Set everything to where an unfinished run stands; the next stage and the history, or None if there is no run.
+
+    Rank 0 reads, the others are told: its disk need not be theirs, and all end with the same bits, also at the start.
+    """
+    found = None
+    if comm.is_main and (folder / "resume.pt").is_file():
+        state = torch.load(folder / "resume.pt", map_location="cpu", weights_only=True)
+        task = torch.load(folder / f"task_{state['stage']:02d}.pt", map_location="cpu", weights_only=True)
+        found = state | {"model": task["model"]}
+    found = comm.broadcast(found)
+    if found is None:
+        if comm.size > 1:
+            model.load_state_dict(comm.broadcast({name: value.cpu() for name, value in model.state_dict().items()}))
         return None
-    state = torch.load(path, map_location=device, weights_only=True)
-    stage = state["stage"]
-    task = torch.load(folder / f"task_{stage:02d}.pt", map_location=device, weights_only=True)
-    model.load_state_dict(task["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    model.load_state_dict(found["model"])
+    updater.load_state_dict(found["updater"])
     if buffer is not None:
-        buffer.load(_buffer_file(folder, stage))
-    return stage + 1, History(**state["history"])
+        buffer.load(_buffer_file(folder, found["stage"]))
+    return found["stage"] + 1, History(**found["history"])
 
 
 def clear(folder: Path, everything: bool) -> None:

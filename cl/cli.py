@@ -22,7 +22,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cl import ranks
 from cl.build import LABELS
+from cl.launch import LAUNCHED, start_ranks
 
 # Hydra's flags that are followed by a value; every other flag stands alone.
 FLAGS_WITH_VALUE = {
@@ -31,6 +33,10 @@ FLAGS_WITH_VALUE = {
 }  # fmt: skip
 # The value of `--info` may be left out, so it is taken only where it is one of Hydra's words.
 INFO_VALUES = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+
+# What an exchange between ranks raises when one of them is gone, in Horovod and torch.distributed; by name and words,
+# because this file imports neither.
+PEER_ERRORS = re.compile("HorovodInternalError|DistBackendError|DistNetworkError|Connection (closed|reset)")
 
 _finished_runs: list[Path] = []  # folders of the runs that this process finished or found finished
 _reported: set[str] = set()  # errors already printed: the jobs of a sweep share most of their mistakes
@@ -71,7 +77,7 @@ def launch(main) -> None:
     except Exception as error:
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
         _report(error, arguments, debug="debug=true" in (argument.lower() for argument in arguments))
-    if _finished_runs:
+    if _finished_runs and LAUNCHED not in os.environ:
         from cl import report
 
         print("\n" + report.as_text(report.load(_finished_runs)))
@@ -96,21 +102,37 @@ def run_job(config) -> float | None:
     Returns the average accuracy, the objective of Hydra's optimising sweepers; None after an error, which is said at
     once: a sweep goes on with its other jobs.
     """
-    from cl.run_folder import finished_run
-
     try:
-        folder = finished_run(config)
-        if folder is None:
-            from cl.experiment import run  # imports torch
-
-            folder = run(config)
+        folder = _run_or_find(config)
     except Exception as error:
         if _process != os.getpid():  # a launcher with processes of its own has to be told by the exception
             raise
         _report(error, [], debug=config.debug)
         return None
+    if ranks.rank() > 0:
+        return None
     _finished_runs.append(folder)
     return json.loads((folder / "results.json").read_text())["average_accuracy"]
+
+
+def _run_or_find(config) -> Path:
+    from cl.run_folder import finished_run, plain, run_folder
+
+    launcher = config.launcher.name
+    if ranks.started():
+        if launcher != "none":
+            raise ValueError(f"launcher={launcher} starts ranks itself; within ranks that are started leave it out")
+    else:
+        folder = finished_run(config)
+        if folder is not None:
+            return folder
+        if launcher != "none":
+            overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
+            start_ranks(OmegaConf.to_container(config.launcher), overrides)
+            return run_folder(plain(config))
+    from cl.experiment import run  # imports torch
+
+    return run(config)
 
 
 def _report(error: Exception, arguments: list[str], debug: bool) -> None:
@@ -120,7 +142,11 @@ def _report(error: Exception, arguments: list[str], debug: bool) -> None:
     _reported.add(line)
     if debug:
         traceback.print_exception(error)
-    print(f"error: {line}", file=sys.stderr)
+    # What is wrong with a command is wrong on every rank; what broke on one of them is said with its number.
+    if ranks.rank() > 0 and not isinstance(error, RuntimeError):
+        return
+    where = f"rank {ranks.rank()}: " if ranks.started() else ""
+    print(f"{where}error: {line}", file=sys.stderr)
 
 
 def one_line(error: Exception, arguments: list[str]) -> str:
@@ -138,6 +164,8 @@ def one_line(error: Exception, arguments: list[str]) -> str:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, (ValueError, OSError)):
         return " ".join(str(error).split())
+    if ranks.started() and PEER_ERRORS.search(f"{type(error).__name__}: {error}"):
+        return f"lost another rank of this run, see what the launcher says of it ({_first_line(error)})"
     return f"{type(error).__name__}: {' '.join(str(error).split())} (debug=true shows where)"
 
 

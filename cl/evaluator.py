@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from cl.comm import Comm
 from cl.scenarios import Tasks
 from cl.transforms import BatchTransform
 
@@ -11,6 +12,7 @@ class Evaluator:
     """Tests a network on all tasks.
 
     `foreign_outputs` [T, C] bool: for each task the outputs that are not its own; None where tasks share their labels.
+    The batches are shared out to the ranks of `comm`, every rank gets the result.
     """
 
     def __init__(
@@ -20,7 +22,9 @@ class Evaluator:
         foreign_outputs: torch.Tensor | None,
         batch_size: int,
         device: torch.device,
+        comm: Comm,
     ):
+        self.comm = comm
         self.tasks, self.transform, self.foreign_outputs = tasks, transform, foreign_outputs
         self.batch_size, self.device = batch_size, device
 
@@ -34,12 +38,16 @@ class Evaluator:
         for task_id in range(len(self.tasks)):
             samples = self.tasks.testing(task_id, self.device)
             totals.append(len(samples))
-            for x, y in zip(samples.x.split(self.batch_size), samples.y.split(self.batch_size)):
+            batches = list(zip(samples.x.split(self.batch_size), samples.y.split(self.batch_size)))
+            # Whole batches are shared out, not samples: each is computed as one rank alone would compute it, so the
+            # counts are the same at any number of ranks.
+            for x, y in batches[self.comm.rank :: self.comm.size]:
                 logits = model(self.transform.test(x))
                 correct[0, task_id] += (logits.argmax(1) == y).sum()
                 if self.foreign_outputs is not None:
                     logits = logits.masked_fill(self.foreign_outputs[task_id], float("-inf"))
                     correct[1, task_id] += (logits.argmax(1) == y).sum()
         model.train(was_training)
+        correct = self.comm.sum(correct)
         rows = [[hits / total for hits, total in zip(row, totals)] for row in correct.tolist()]
         return rows[0], rows[1] if self.foreign_outputs is not None else None

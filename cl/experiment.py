@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cl import checkpoint, plots, results, seeding
+from cl import checkpoint, plots, ranks, results, seeding
 from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
 from cl.build import build
+from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
 from cl.datasets.base import Dataset
 from cl.evaluator import Evaluator
 from cl.history import History
@@ -20,12 +21,13 @@ from cl.loader import num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
 from cl.results import MetricsFile
-from cl.run_folder import check_writable, config_hash, plain, run_folder
+from cl.run_folder import check_writable, config_hash, finished_run, plain, run_folder
 from cl.scenarios import Scenario, Tasks
 from cl.schedules import Schedule
 from cl.strategies.base import Strategy
 from cl.trainer import Trainer
 from cl.transforms import BatchTransform
+from cl.updater import Updater
 
 TORCH_THREADS = torch.get_num_threads()  # before any run has changed it
 # Weights below which sharing a step among threads costs more than it gains; on busy cores it costs twenty times as much
@@ -37,6 +39,7 @@ SMALL_NETWORK = 300_000
 class Components:
     """What a run is made of, checked, before any data is there."""
 
+    comm: Comm
     device: torch.device
     dataset: Dataset
     scenario: Scenario
@@ -47,15 +50,25 @@ class Components:
     logger: NoLogger
     transform: BatchTransform
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    updater: Updater
 
 
 def run(config) -> Path:
-    """Train what the configuration (OmegaConf) describes, or go on with it; returns the run's folder."""
+    """Train what the configuration (OmegaConf) describes, or go on with it; returns the run's folder.
+
+    With several ranks every one of them calls this; rank 0 alone writes.
+    """
+    settings = config
     config = plain(config)
     folder = run_folder(config)
     parts = compose(config)
-    check_writable(folder)
+    comm = parts.comm
+    if comm.size > 1:
+        finished = comm.broadcast(finished_run(settings) if comm.is_main else None)
+        if finished is not None:
+            return finished
+    if comm.is_main:
+        check_writable(folder)
 
     train, test = parts.dataset.load(config["seed"])
     tasks = parts.scenario.split(train, test, config["seed"])
@@ -64,21 +77,23 @@ def run(config) -> Path:
     foreign = _foreign_outputs(parts.scenario, parts.device)
     parts.strategy.setup(
         model=parts.model,
-        optimizer=parts.optimizer,
+        updater=parts.updater,
         transform=parts.transform,
         buffer=buffer,
         foreign_outputs=foreign if parts.scenario.task_known else None,
+        network=torch.compile(parts.model) if config["compile"] else parts.model,
     )
-    evaluator = Evaluator(tasks, parts.transform, foreign, config["eval_batch_size"], parts.device)
-    if config["overwrite"]:
+    evaluator = Evaluator(tasks, parts.transform, foreign, config["eval_batch_size"], parts.device, comm)
+    if config["overwrite"] and comm.is_main:
         checkpoint.clear(folder, everything=True)
     history = _train(config, folder, parts, tasks, buffer, evaluator)
 
-    content = _results(config, parts, buffer, history)
-    plots.draw_run(folder, content, config["pictures"])
-    results.write_json(folder / "results.json", content)
-    checkpoint.clear(folder, everything=False)
-    parts.logger.finish(content)
+    if comm.is_main:
+        content = _results(config, parts, buffer, history)
+        plots.draw_run(folder, content, config["pictures"])
+        results.write_json(folder / "results.json", content)
+        checkpoint.clear(folder, everything=False)
+        parts.logger.finish(content)
     if buffer is not None:
         buffer.close()
     return folder
@@ -87,34 +102,53 @@ def run(config) -> Path:
 def compose(config: dict) -> Components:
     """Build and check every component; raises ValueError or OSError for whatever cannot work."""
     _check_numbers(config)
-    device = _device(config["device"])
+    started = ranks.started()
+    comm = connect(started[0] if started else None)
+    device = _device(config["device"], comm.local_rank)
     dataset = build(config["dataset"], "dataset")
     dataset.check()
     scenario = build(config["scenario"], "scenario")
     scenario.plan(dataset)
     strategy = build(config["strategy"], "strategy")
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
-    transform = BatchTransform(dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device)
+    transform = BatchTransform(
+        dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"]
+    )
     if strategy.uses_memory:
+        if comm.size > 1:
+            raise ValueError(
+                f"buffer={config['buffer']['name']} serves one process, but there are {comm.size} ranks; strategies "
+                "without a memory (finetune, joint, scratch) train with any number"
+            )
         parse_capacity(config["buffer"]["capacity"])
         check_laws(config["buffer"]["admission"], config["buffer"]["draw"], config["buffer"]["candidates"])
     torch.manual_seed(seeding.derive(config["seed"], "weights"))
     outputs = scenario.num_outputs
     model = build(config["backbone"], "backbone", sample_shape=dataset.sample_shape, num_outputs=outputs).to(device)
-    _set_threads(config["threads"], model)
+    if config["channels_last"]:
+        model = model.to(memory_format=torch.channels_last)
+    _set_threads(config["threads"], model, comm.local_size)
     _check_model(config["backbone"]["name"], model, transform, dataset.sample_shape, outputs, device)
+    schedule = build(config["schedule"], "schedule")
+    optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
+    _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["passes"])
+    updater = Updater(
+        optimizer, model, device, comm, ReduceOptions(**config["reduce"]), config["precision"], config["clip_norm"],
+        config["passes"],
+    )  # fmt: skip
     return Components(
+        comm=comm,
         device=device,
         dataset=dataset,
         scenario=scenario,
         strategy=strategy,
         stages=stages,
         epochs=_epochs(config["epochs"], len(stages)),
-        schedule=build(config["schedule"], "schedule"),
-        logger=build(config["logger"], "logger"),
+        schedule=schedule,
+        logger=build(config["logger"], "logger") if comm.is_main else NoLogger(),
         transform=transform,
         model=model,
-        optimizer=build(config["optimizer"], "optimizer", params=model.parameters()),
+        updater=updater,
     )
 
 
@@ -122,41 +156,45 @@ def _train(
     config: dict, folder: Path, parts: Components, tasks: Tasks, buffer: ReplayBuffer | None, evaluator: Evaluator
 ) -> History:
     """All stages of training that are not done yet, each followed by the test and a checkpoint."""
-    model, optimizer, strategy, seed = parts.model, parts.optimizer, parts.strategy, config["seed"]
-    fresh_optimizer = optimizer.state_dict()
-    resumed = checkpoint.load_resume(folder, model, optimizer, buffer, parts.device)
-    if resumed is None:
+    model, updater, strategy, comm, seed = parts.model, parts.updater, parts.strategy, parts.comm, config["seed"]
+    fresh_updater = updater.state_dict()
+    resumed = checkpoint.load_resume(folder, model, updater, buffer, parts.device, comm)
+    if resumed is None and comm.is_main:
         results.write_config(folder / "config.yaml", config)
     first, history = resumed or (0, History(*evaluator(model)))
+    batch_size = config["batch_size"] * config["passes"]
     steps = [
-        epochs * num_batches(tasks.num_training(stage), config["batch_size"])
+        epochs * num_batches(tasks.num_training(stage), batch_size, comm.size)
         for stage, epochs in zip(parts.stages, parts.epochs)
     ]
     label = f"{folder.parent.name.rpartition('_')[0]} seed {seed}"
-    progress = Progress(label, sum(steps), sum(steps[:first]), config["progress"])
-    metrics = MetricsFile(folder / "metrics.csv", history.gradient_steps)
+    progress = Progress(label, sum(steps), sum(steps[:first]), config["progress"] and comm.is_main)
+    metrics = MetricsFile(folder / "metrics.csv", history.gradient_steps) if comm.is_main else None
     trainer = Trainer(
         strategy, parts.schedule, config["batch_size"], seed, parts.device, config["log_interval"], history, progress,
-        metrics, parts.logger,
+        metrics, parts.logger, comm,
     )  # fmt: skip
     parts.logger.start(folder, config)
     model.train()
     try:
         for stage in range(first, len(parts.stages)):
             if config["optimizer_state"] == "reset":
-                optimizer.load_state_dict(fresh_optimizer)
+                updater.load_state_dict(fresh_updater)
             strategy.before_task()
             loss = trainer.train(tasks.training(parts.stages[stage]), stage, parts.epochs[stage])
             strategy.after_task()
+            equalise_statistics(comm, model, average=config["batch_norm"] == "average")
+            check_equal(comm, model)
             started = time.perf_counter()
             row, known_row = evaluator(model)
             history.add(row, known_row)
             history.eval_seconds += time.perf_counter() - started
             parts.logger.log({"stage": stage, **{f"accuracy/task_{j:02d}": value for j, value in enumerate(row)}})
-            about = {"tasks": parts.stages[stage], "accuracy": row, "config": config}
-            checkpoint.save_task(folder, stage, model, about)
-            checkpoint.save_resume(folder, stage, optimizer, buffer, history)
-            progress.line(_stage_line(label, stage, parts.stages, loss, row, known_row))
+            if comm.is_main:
+                about = {"tasks": parts.stages[stage], "accuracy": row, "config": config}
+                checkpoint.save_task(folder, stage, model, about)
+                checkpoint.save_resume(folder, stage, updater, buffer, history)
+                progress.line(_stage_line(label, stage, parts.stages, loss, row, known_row))
     finally:
         progress.close()
     return history
@@ -188,7 +226,7 @@ def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, histo
         "buffer_capacity": buffer.capacity if buffer is not None else None,
         "seed": config["seed"],
         "group": config_hash(config),
-        "world_size": 1,
+        "world_size": parts.comm.size,
         **results.measures(history, parts.scenario.task_known),
         "train_seconds": history.train_seconds,
         "eval_seconds": history.eval_seconds,
@@ -229,9 +267,11 @@ def _foreign_outputs(scenario: Scenario, device: torch.device) -> torch.Tensor |
     return foreign.to(device)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
     try:
         device = torch.device(name)
         torch.zeros((), device=device)
@@ -241,22 +281,40 @@ def _device(name: str) -> torch.device:
             f"device={name} cannot be used here ({reason}); valid: auto, cpu, cuda, cuda:N, mps"
         ) from error
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         # Same seed, same numbers: cuDNN and cuBLAS otherwise choose among kernels whose sums differ in order.
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device
 
 
-def _set_threads(threads: int | str, model: nn.Module) -> None:
-    """CPU threads; `auto` is one for a network whose layers are too small to be shared out, else torch's own choice."""
+def _scale_rate(policy: str, optimizer: torch.optim.Optimizer, schedule: Schedule, times: int) -> None:
+    """Raise the learning rate for a step of `times` as many samples, warmed up from that of one (Goyal et al. 2017).
+
+    linear: times as high; sqrt: its square root (Krizhevsky 2014); none: as it is.
+    """
+    factors = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}
+    if policy not in factors:
+        raise ValueError(f"lr_scaling={policy} does not exist; valid: {', '.join(factors)}")
+    if factors[policy] != 1.0:
+        schedule.start = 1 / factors[policy]
+        for group in optimizer.param_groups:
+            group["lr"] *= factors[policy]
+
+
+def _set_threads(threads: int | str, model: nn.Module, local_ranks: int) -> None:
+    """CPU threads; `auto` is one for a network whose layers are too small to be shared out, else torch's own choice.
+
+    The ranks of one host share its processors.
+    """
     if threads == "auto":
         small = sum(weight.numel() for weight in model.parameters()) < SMALL_NETWORK
-        threads = 1 if small else TORCH_THREADS
+        threads = 1 if small else max(1, TORCH_THREADS // local_ranks)
     torch.set_num_threads(threads)
 
 
 def _check_numbers(config: dict) -> None:
-    for key in ("batch_size", "eval_batch_size", "log_interval", "threads"):
+    for key in ("batch_size", "passes", "eval_batch_size", "log_interval", "threads"):
         if key == "threads" and config[key] == "auto":
             continue
         if not isinstance(config[key], int) or config[key] < 1:
@@ -265,6 +323,8 @@ def _check_numbers(config: dict) -> None:
         raise ValueError(f"seed must be a whole number of 0 or more, got {config['seed']}")
     if config["optimizer_state"] not in ("keep", "reset"):
         raise ValueError(f"optimizer_state must be keep or reset, got {config['optimizer_state']}")
+    if config["batch_norm"] not in ("rank0", "average"):
+        raise ValueError(f"batch_norm must be rank0 or average, got {config['batch_norm']}")
     plots.check_formats(config["pictures"])
 
 

@@ -1,10 +1,11 @@
-"""What a run leaves behind in one schema: results.json, metrics.csv, config.yaml. Tables and plots are made of these."""
+"""What a run leaves behind, in one schema: results.json, metrics.csv, config.yaml. Tables and plots are made of it."""
 
 import json
 import platform
 import resource
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -88,7 +89,7 @@ def versions() -> dict:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "horovod": None,
+        "horovod": next((found.version for found in metadata.distributions(name="horovod")), None),
         "git_commit": git.stdout.strip() or None,
     }
 

@@ -15,8 +15,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from cl.ranks import world_size
+
 # What does not change a run's numbers does not change its folder either.
-NOT_IDENTITY = ("seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval")
+NOT_IDENTITY = (
+    "seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval", "launcher",
+)  # fmt: skip
 
 
 def plain(config) -> dict:
@@ -31,6 +35,7 @@ def plain(config) -> dict:
 def identity(config: dict) -> dict:
     """The part of a configuration that decides a run's numbers; a buffer that is not used is no part of it."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    kept["ranks"] = world_size(config)
     if not config["strategy"]["memory"]:
         kept.pop("buffer")
     return kept

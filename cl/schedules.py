@@ -9,9 +9,13 @@ from abc import ABC, abstractmethod
 
 
 class Schedule(ABC):
-    """Factor on the learning rate; `warmup` is the share over which it rises linearly from 0 (Goyal et al. 2017)."""
+    """Factor on the learning rate; `warmup` is the share over which it rises linearly (Goyal et al. 2017).
+
+    It rises from `start`: 0, or the share of the learning rate that one rank would have where it is scaled with ranks.
+    """
 
     is_constant = False
+    start = 0.0
 
     def __init__(self, warmup: float):
         if not 0 <= warmup < 1:
@@ -21,7 +25,7 @@ class Schedule(ABC):
     def factor(self, progress: float) -> float:
         """At `progress` in [0, 1], the share of the task's steps that are done."""
         if progress < self.warmup:
-            return progress / self.warmup
+            return self.start + (1 - self.start) * progress / self.warmup
         return self.after_warmup(progress)
 
     @abstractmethod

@@ -2,11 +2,12 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from cl import seeding
+from cl.comm import Comm
 from cl.history import History
 from cl.loader import epoch_batches, num_batches
 from cl.loggers import NoLogger
@@ -29,11 +30,16 @@ class Trainer:
     log_interval: int
     history: History
     progress: Progress
-    metrics: MetricsFile
+    metrics: MetricsFile | None  # None on all ranks but the first
     logger: NoLogger
+    comm: Comm = field(default_factory=Comm)
 
     def __post_init__(self):
-        self.base_rates = [group["lr"] for group in self.strategy.optimizer.param_groups]
+        self.base_rates = [group["lr"] for group in self._groups]
+
+    @property
+    def _groups(self) -> list[dict]:
+        return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
 
     def train(self, samples: Samples, stage: int, epochs: int) -> float:
         """`epochs` passes over `samples`; returns the mean loss of the last interval.
@@ -45,14 +51,16 @@ class Trainer:
         # Streams named by the stage: nothing of them has to be saved between stages.
         torch.manual_seed(seeding.derive(self.seed, "network", stage))
         self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", stage))
-        steps = epochs * num_batches(len(samples), self.batch_size)
+        rank, ranks = self.comm.rank, self.comm.size
+        batch_size = self.batch_size * self.strategy.updater.passes
+        steps = epochs * num_batches(len(samples), batch_size, ranks)
         meter = _Meter(self.device)
         step, loss = 0, math.nan
         for epoch in range(epochs):
-            for batch in epoch_batches(samples, self.batch_size, self.seed, stage, epoch):
+            for batch in epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks):
                 if not self.schedule.is_constant:
                     self._set_rate((step + 0.5) / steps)
-                meter.count(self.strategy.observe(batch), len(batch.y))
+                meter.count(self.strategy.observe(batch), len(batch) if batch.share else 0)
                 step += 1
                 self.progress.step()
                 if step % self.log_interval == 0 or step == steps:
@@ -62,15 +70,19 @@ class Trainer:
 
     def _set_rate(self, progress: float) -> None:
         factor = self.schedule.factor(progress)
-        for group, rate in zip(self.strategy.optimizer.param_groups, self.base_rates):
+        for group, rate in zip(self._groups, self.base_rates):
             group["lr"] = rate * factor
 
     def _log(self, meter: "_Meter", stage: int, epoch: int) -> float:
         """Close an interval; returns its mean loss."""
-        buffer, rate = self.strategy.buffer, self.strategy.optimizer.param_groups[0]["lr"]
+        buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
         steps, samples, seconds, loss = meter.take()
+        # One exchange per interval. The mean of the ranks' losses is that of all samples, as they are weighed.
+        sums = torch.tensor([loss, samples, self.strategy.take_replayed()], dtype=torch.float64, device=self.device)
+        loss, samples, replayed = self.comm.sum(sums).tolist()
+        loss /= self.comm.size
         self.history.gradient_steps += steps
-        self.history.labelled_samples += samples + self.strategy.take_replayed()
+        self.history.labelled_samples += int(samples + replayed)
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss} after {self.history.gradient_steps} steps: training has diverged; "
@@ -86,7 +98,8 @@ class Trainer:
             "replay_wait_seconds": buffer.wait_seconds if buffer is not None else 0.0,
             "buffer_records": len(buffer) if buffer is not None else 0,
         }
-        self.metrics.append(row)
+        if self.metrics is not None:
+            self.metrics.append(row)
         self.logger.log(row)
         return loss
 

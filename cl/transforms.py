@@ -18,7 +18,15 @@ class BatchTransform:
     `flip` (horizontal, with probability one half). Random numbers come from a generator of its own, see `reseed`.
     """
 
-    def __init__(self, augment: list, mean: list | None, std: list | None, channels: int, device: torch.device):
+    def __init__(
+        self,
+        augment: list,
+        mean: list | None,
+        std: list | None,
+        channels: int,
+        device: torch.device,
+        channels_last: bool = False,
+    ):
         unknown = [name for name in augment if name not in AUGMENTATIONS]
         if unknown:
             raise ValueError(f"dataset.augment has unknown steps {unknown}; valid: {', '.join(AUGMENTATIONS)}")
@@ -28,7 +36,7 @@ class BatchTransform:
             raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}): {mean}, {std}")
         if std is not None and min(std) <= 0:
             raise ValueError(f"dataset.std must be above 0, got {std}")
-        self.steps = tuple(augment)
+        self.steps, self.channels_last = tuple(augment), channels_last
         self.generator = torch.Generator(device)
         # (x / 255 - mean) / std as one multiplication and one addition
         self.scale, self.shift = 1 / 255, None
@@ -49,7 +57,9 @@ class BatchTransform:
     def test(self, x: torch.Tensor) -> torch.Tensor:
         """Without augmentation."""
         x = x.float().mul_(self.scale)
-        return x if self.shift is None else x.add_(self.shift)
+        if self.shift is not None:
+            x = x.add_(self.shift)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
 
 def random_crop(x: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:

@@ -10,7 +10,8 @@ once if that was done before, and builds again after an upgrade of torch or Pyth
 What is built is chosen by Horovod's own variables:
 
     HOROVOD_WITH_MPI=1, HOROVOD_WITHOUT_MPI=1   default: with MPI if mpicxx and mpirun are found; Gloo is always built
-    HOROVOD_GPU_OPERATIONS=NCCL                 collectives on GPUs; needs a CUDA toolkit and NCCL
+    HOROVOD_GPU_OPERATIONS=NCCL                 collectives on GPUs; needs a CUDA toolkit. NCCL is torch's own if its
+                                                wheels brought one and no HOROVOD_NCCL_... says otherwise
     HOROVOD_CUDA_HOME, HOROVOD_NCCL_HOME, ...   handed on (see BUILD_VARIABLE below for all of them)
 
 What was given, or found in the case of MPI, is remembered with the installed package: a later call need not repeat
@@ -40,7 +41,7 @@ from pathlib import Path
 
 VERSION = "0.28.1"
 SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-RECIPE = 1  # count up when EDITS or the way of building change: wheels built the old way are then not used any more
+RECIPE = 1  # count up when edits() or the way of building change: wheels built the old way are then not used any more
 
 RECORD = "remerge_build.json"  # inside the installed package: what it was built for, see wanted()
 
@@ -234,15 +235,26 @@ def cxx_standard(torch_folder):
 
 # ---- Building -------------------------------------------------------------------------------------------------------
 def run(command, log, env=None):
-    """Runs command with its output added to the file log; on failure shows the end of it."""
+    """Runs command with its output added to the file log; on failure shows what matters of it."""
     with open(log, "a") as output:
         output.write(f"+ {' '.join(map(str, command))}\n")
         output.flush()
+        start = output.tell()
         status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env).returncode
     if status:
-        tail = "\n".join(Path(log).read_text(errors="replace").splitlines()[-25:])
-        raise Failure(f"{Path(command[0]).name} failed with status {status}. The end of its output:\n{tail}\n"
-                      f"horovod: all of it: {log}")
+        with open(log, "rb") as output:
+            output.seek(start)
+            lines = output.read().decode(errors="replace").splitlines()
+        raise Failure(f"{Path(command[0]).name} failed with status {status}:\n{excerpt(lines)}\n"
+                      f"horovod: all of its output: {log}")
+
+
+def excerpt(lines):
+    """Returns the last lines of a log, and before them the first error of a compiler or CMake, which parallel jobs and
+    the tracebacks of those who started them may have left far behind."""
+    last = max(len(lines) - 15, 0)
+    first = next((i for i, line in enumerate(lines[:last]) if re.search(r"CMake Error|: (fatal )?error:", line)), last)
+    return "\n".join(lines[first:min(first + 10, last)] + ["..."] * (first + 10 < last) + lines[last:])
 
 
 def pip(*arguments):
@@ -251,16 +263,30 @@ def pip(*arguments):
 
 def find_cuda(env):
     """Returns the folder of the CUDA toolkit, looking where both Horovod and torch look."""
-    homes = [env[name] for name in ("HOROVOD_CUDA_HOME", "CUDA_HOME", "CUDA_PATH") if env.get(name)]
-    candidates = [os.path.join(home, "bin", "nvcc") for home in homes]
-    candidates += [shutil.which("nvcc", path=env.get("PATH")) or "nvcc", "/usr/local/cuda/bin/nvcc"]
-    for nvcc in candidates:
-        # Starting it is the test: a wrapper may be left behind by a toolkit that is gone.
+    homes = [env.get(name) for name in ("HOROVOD_CUDA_HOME", "CUDA_HOME", "CUDA_PATH")]
+    nvcc = shutil.which("nvcc", path=env.get("PATH"))
+    homes = [Path(home) for home in [*homes, nvcc and Path(nvcc).parent.parent, "/usr/local/cuda"] if home]
+    for home in homes:
+        headers = [home / "include" / "cuda_runtime.h", *home.glob("targets/*/include/cuda_runtime.h")]
+        # Starting nvcc is the test: there are wrappers left behind by a toolkit that is gone, or that stand elsewhere.
         with contextlib.suppress(OSError):
-            if subprocess.run([nvcc, "--version"], capture_output=True, env=env).returncode == 0:
-                return str(Path(nvcc).parent.parent)
-    raise Failure("GPU operations need a CUDA toolkit, and no nvcc that starts was found (tried "
-                  f"{', '.join(candidates)}): install one or set HOROVOD_CUDA_HOME, or unset HOROVOD_GPU_OPERATIONS")
+            works = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, env=env).returncode == 0
+            if works and any(header.is_file() for header in headers):
+                return home
+    raise Failure("GPU operations need a CUDA toolkit, and none with a working bin/nvcc and include/cuda_runtime.h was "
+                  f"found in {', '.join(map(str, homes))}: set HOROVOD_CUDA_HOME, or unset HOROVOD_GPU_OPERATIONS")
+
+
+def torch_nccl(torch_folder, folder):
+    """Returns the variables that make Horovod use the NCCL which torch's wheels brought along, {} if they did not.
+    Taking the same one spares the user a second, and two versions cannot meet in one process."""
+    nccl = torch_folder.parent / "nvidia" / "nccl"
+    if not (nccl / "include" / "nccl.h").is_file() or not (nccl / "lib" / "libnccl.so.2").is_file():
+        return {}
+    folder.mkdir(parents=True)
+    (folder / "libnccl.so").symlink_to(nccl / "lib" / "libnccl.so.2")  # the name that the linker looks for
+    return {"HOROVOD_NCCL_INCLUDE": str(nccl / "include"), "HOROVOD_NCCL_LIB": str(folder),
+            "HOROVOD_NCCL_LINK": "SHARED"}
 
 
 def build_environment(env, options, tools, jobs):
@@ -281,7 +307,7 @@ def build_environment(env, options, tools, jobs):
     result.setdefault("HOROVOD_CMAKE", str(tools / "cmake" / "data" / "bin" / "cmake"))
     if wants_gpu(options) and options.get("HOROVOD_GPU") != "ROCM":
         cuda = find_cuda({**env, **options})
-        result.update(HOROVOD_CUDA_HOME=cuda, CUDA_HOME=cuda)  # the second is torch's name for it
+        result.update(HOROVOD_CUDA_HOME=str(cuda), CUDA_HOME=str(cuda))  # the second is torch's name for it
     return result
 
 
@@ -315,6 +341,8 @@ def build(record, torch_folder, target, log, env):
         scratch = Path(scratch)
         tools = scratch / "tools"
         environment = build_environment(env, record["options"], tools, jobs)  # first: it may find CUDA missing
+        if wants_gpu(record["options"]) and not any(name.startswith("HOROVOD_NCCL_") for name in record["options"]):
+            environment.update(torch_nccl(torch_folder, scratch / "nccl"))
         say("fetching the build tools and the source")
         run(pip("install", "--prefer-binary", "--target", tools, *BUILD_REQUIREMENTS), log, env)
         source = fetch(scratch, log, environment)
@@ -413,3 +441,5 @@ if __name__ == "__main__":
     except Failure as failure:
         say(failure)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

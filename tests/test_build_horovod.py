@@ -1,5 +1,6 @@
 """scripts/build_horovod.py: its edits, the choice of options, the key of a build and when there is nothing to do.
 Nothing is built, installed or downloaded here."""
+
 import importlib.util
 import json
 import re
@@ -34,20 +35,19 @@ def lines_of_the_release(standard=14):
     question = "".join(
         f'execute_process(COMMAND ${{PY_EXE}} -c "import torch; from torch.utils.cpp_extension import {tool}; '
         f'print(True if ((torch.version.{version} is not None) and ({tool} is not None)) else False)"\n'
-        for tool, version in (("CUDA_HOME", "cuda"), ("ROCM_HOME", "hip")))
+        for tool, version in (("CUDA_HOME", "cuda"), ("ROCM_HOME", "hip"))
+    )
     return {
         "CMakeLists.txt": f"project(horovod CXX)\n\nset(CMAKE_CXX_STANDARD {standard})\n",
-        "horovod/torch/CMakeLists.txt":
-            'execute_process(COMMAND ${PY_EXE} -c "from distutils.sysconfig import get_python_inc; '
-            'print(get_python_inc())"\n'
-            f'if(NOT Pytorch_VERSION VERSION_LESS "1.5.0")\n    set(CMAKE_CXX_STANDARD {standard})\nendif()\n',
+        "horovod/torch/CMakeLists.txt": 'execute_process(COMMAND ${PY_EXE} -c "from distutils.sysconfig import get_python_inc; '
+        'print(get_python_inc())"\n'
+        f'if(NOT Pytorch_VERSION VERSION_LESS "1.5.0")\n    set(CMAKE_CXX_STANDARD {standard})\nendif()\n',
         "horovod/runner/js_run.py": "import os\nfrom distutils.spawn import find_executable\n",
         "setup.cfg": "[tool:pytest]\nnorecursedirs = x\n\n[egg_info]\ntag_build = \n",
         "cmake/Modules/FindPytorch.cmake": question,
         "horovod/common/gloo/gloo_controller.cc": "  global_ranks_.reserve(size_);\n  {\n",
-        "horovod/common/gloo/gloo_context.cc":
-            "  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n"
-            "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n",
+        "horovod/common/gloo/gloo_context.cc": "  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n"
+        "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n",
     }
 
 
@@ -95,10 +95,13 @@ def test_a_missing_file_is_refused(script, tmp_path):
         script.apply_edits(tmp_path, script.edits(20, gpu=False))
 
 
-@pytest.mark.parametrize("text, found", [
-    ("a = 2\n", "nothing like it"),
-    ("old line\nold line\n", "found it 2 times"),
-])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("a = 2\n", "nothing like it"),
+        ("old line\nold line\n", "found it 2 times"),
+    ],
+)
 def test_edited_refuses(script, text, found):
     with pytest.raises(script.Failure, match=found):
         script.edited(text, "old line", "new line", "file")
@@ -109,10 +112,13 @@ def test_edited_refuses_a_result_that_is_ambiguous(script):
         script.edited("new line\nold line\n", "old line", "new line", "file")
 
 
-@pytest.mark.parametrize("line, standard", [
-    ("#error C++17 or later compatible compiler is required to use ATen.", 17),
-    ("#error C++20 or later compatible compiler is required to use ATen.", 20),
-])
+@pytest.mark.parametrize(
+    "line, standard",
+    [
+        ("#error C++17 or later compatible compiler is required to use ATen.", 17),
+        ("#error C++20 or later compatible compiler is required to use ATen.", 20),
+    ],
+)
 def test_cxx_standard_comes_from_the_headers(script, tmp_path, line, standard):
     write(tmp_path, {"include/ATen/ATen.h": f"#pragma once\n{line}\n"})
     assert script.cxx_standard(tmp_path) == standard
@@ -269,10 +275,13 @@ def test_what_does_not_run_is_neither_left_installed_nor_cached(doubles):
 
 
 def test_another_call_waits_for_the_lock(script, tmp_path, monkeypatch, capsys):
-    hold = ("import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); "
-            "sys.stdin.read()")
-    holder = subprocess.Popen([sys.executable, "-c", hold, tmp_path / "lock"], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE)
+    hold = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); "
+        "sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == b"held\n"
     waits, real = [], script.fcntl.flock
 
@@ -289,8 +298,14 @@ def test_another_call_waits_for_the_lock(script, tmp_path, monkeypatch, capsys):
 
 # ---- Building --------------------------------------------------------------------------------------------------------
 def test_build_environment(script, monkeypatch, tmp_path):
-    env = {"PATH": "/bin", "MAKEFLAGS": " -j1 --jobserver-auth=3,4", "MAKELEVEL": "1", "HOROVOD_WITHOUT_GLOO": "1",
-           "HOROVOD_LOG_LEVEL": "debug", "PYTHONPATH": "mine"}
+    env = {
+        "PATH": "/bin",
+        "MAKEFLAGS": " -j1 --jobserver-auth=3,4",
+        "MAKELEVEL": "1",
+        "HOROVOD_WITHOUT_GLOO": "1",
+        "HOROVOD_LOG_LEVEL": "debug",
+        "PYTHONPATH": "mine",
+    }
     result = script.build_environment(env, {"HOROVOD_WITH_GLOO": "1"}, tmp_path, 3)
     assert result["MAKEFLAGS"] == "-j3" and "MAKELEVEL" not in result  # not those of the make that runs the script
     assert "HOROVOD_WITHOUT_GLOO" not in result and result["HOROVOD_WITH_GLOO"] == "1"
@@ -302,10 +317,12 @@ def test_gpu_operations_use_a_cuda_toolkit_that_starts(script, tmp_path):
     for name, text in ("stray", "exec /nonexistent/nvcc"), ("toolkit", "exit 0"):
         write(tmp_path, {f"{name}/bin/nvcc": f"#!/bin/sh\n{text}\n"})
         (tmp_path / name / "bin" / "nvcc").chmod(0o755)
+    write(tmp_path, {"toolkit/include/cuda_runtime.h": ""})
     env = {"PATH": "/bin", "HOROVOD_CUDA_HOME": str(tmp_path / "stray"), "CUDA_HOME": str(tmp_path / "toolkit")}
-    assert script.find_cuda(env) == str(tmp_path / "toolkit")
-    result = script.build_environment({"PATH": "/bin", "CUDA_HOME": str(tmp_path / "toolkit")},
-                                      {"HOROVOD_GPU_OPERATIONS": "NCCL"}, tmp_path, 1)
+    assert script.find_cuda(env) == tmp_path / "toolkit"
+    result = script.build_environment(
+        {"PATH": "/bin", "CUDA_HOME": str(tmp_path / "toolkit")}, {"HOROVOD_GPU_OPERATIONS": "NCCL"}, tmp_path, 1
+    )
     assert result["HOROVOD_CUDA_HOME"] == str(tmp_path / "toolkit")
 
 
@@ -314,15 +331,34 @@ def test_without_a_cuda_toolkit_gpu_operations_are_refused(script, monkeypatch):
         raise FileNotFoundError(command[0])
 
     monkeypatch.setattr(script.subprocess, "run", missing)
-    with pytest.raises(script.Failure, match="no nvcc that starts") as failure:
+    with pytest.raises(script.Failure, match="need a CUDA toolkit") as failure:
         script.find_cuda({"PATH": "/bin"})
     assert "\n" not in str(failure.value)
 
 
+def test_nccl_that_torch_brought_along(script, tmp_path):
+    assert script.torch_nccl(tmp_path / "torch", tmp_path / "links") == {}
+    write(tmp_path, {"nvidia/nccl/include/nccl.h": "", "nvidia/nccl/lib/libnccl.so.2": "library"})
+    found = script.torch_nccl(tmp_path / "torch", tmp_path / "links")
+    assert (Path(found["HOROVOD_NCCL_LIB"]) / "libnccl.so").read_text() == "library"
+    assert (Path(found["HOROVOD_NCCL_INCLUDE"]) / "nccl.h").is_file()
+
+
 def test_failed_command_shows_the_end_of_its_log(script, tmp_path):
     log = tmp_path / "log"
+    log.write_text("x.cc:1: error: of an earlier command\n")
     code = "import sys; [print('line', i) for i in range(100)]; sys.exit(3)"
     with pytest.raises(script.Failure) as failure:
         script.run([sys.executable, "-c", code], log)
     message = str(failure.value)
-    assert "status 3" in message and "line 99" in message and "line 10\n" not in message and str(log) in message
+    assert "status 3" in message and "line 99" in message and str(log) in message
+    assert "line 10\n" not in message and "earlier" not in message
+
+
+@pytest.mark.parametrize("error", ["x.cc:1:2: error: no", "x.h:1:2: fatal error: no", "CMake Error at x.txt:3"])
+def test_excerpt_has_the_first_error(script, error):
+    many = [f"line {i}" for i in range(50)]
+    text = script.excerpt(many + [error, "its reason"] + many + ["x.cc:9:9: error: a later one"] + many).splitlines()
+    assert text[:2] == [error, "its reason"] and text[-1] == "line 49" and "..." in text and len(text) < 30
+    assert script.excerpt([error, "last"]).splitlines() == [error, "last"]
+    assert script.excerpt([]) == ""

@@ -34,6 +34,7 @@ class Records:
 
     columns: dict[str, torch.Tensor]
     weight: torch.Tensor
+    share: float = 1.0  # of the mean over the whole draw, where it is cut into several backward passes
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.columns[name]

@@ -12,6 +12,7 @@ from cl.backbones import mixes_samples
 from cl.buffers.base import Field, Records, ReplayBuffer
 from cl.loader import Batch
 from cl.transforms import BatchTransform
+from cl.updater import Updater
 
 
 class Strategy:
@@ -23,14 +24,18 @@ class Strategy:
     def setup(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        updater: Updater,
         transform: BatchTransform,
         buffer: ReplayBuffer | None,
         foreign_outputs: torch.Tensor | None,
+        network: nn.Module | None = None,
     ) -> None:
-        """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None."""
-        self.model, self.optimizer, self.transform, self.buffer = model, optimizer, transform, buffer
-        self.weights = list(model.parameters())
+        """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None.
+
+        `network` is what computes with the weights of `model` where that is not the model itself (compiled).
+        """
+        self.model, self.updater, self.transform, self.buffer = model, updater, transform, buffer
+        self.network = model if network is None else network
         self.foreign_outputs = foreign_outputs
         self.forward_together = not mixes_samples(model)
         self.replayed_samples = 0
@@ -56,17 +61,32 @@ class Strategy:
     def observe(self, batch: Batch) -> torch.Tensor:
         """One training step on new samples; returns the loss, on the device."""
         draws = self.recall()
-        loss = self.loss(batch, draws)
-        for weight in self.weights:  # what optimizer.zero_grad does, at a third of its cost
-            weight.grad = None
-        loss.backward()
+        self.updater.clear()
+        total, offers = None, []
+        for new, replayed in self.passes(batch, draws):
+            with self.updater.autocast():
+                loss = self.loss(new, replayed)
+            self.updater.backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+            if self.buffer is not None and new.share:
+                offers.append(self.remember(new))
+        self.updater.reduce()
         self.adjust_gradients(batch, draws)
-        self.optimizer.step()
+        self.updater.step()
         if self.buffer is not None:
-            self.buffer.add(self.remember(batch))
+            for offer in offers:
+                self.buffer.add(offer)
             for size in self.draw_sizes:
                 self.buffer.request(size)
-        return loss.detach()
+        return total
+
+    def passes(self, batch: Batch, draws: list[Records]) -> list[tuple[Batch, list[Records]]]:
+        """The parts of a step, one for each backward pass: new and replayed samples cut into as many."""
+        count = min(self.updater.passes, len(batch))
+        if count == 1:
+            return [(batch, draws)]
+        cut = [split_records(draw, count) for draw in draws]
+        return [(new, [parts[i] for parts in cut]) for i, new in enumerate(split_batch(batch, count))]
 
     def recall(self) -> list[Records]:
         """The draws requested after the step before: one per entry of `draw_sizes`, or none while there are none."""
@@ -83,7 +103,7 @@ class Strategy:
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
         """The scalar to minimise on new samples and replayed records."""
-        return self.cross_entropy(self.forward(batch.x), batch.y, batch.task)
+        return mean_of(self.cross_entropy(self.forward(batch.x), batch.y, batch.task), batch)
 
     def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
         """Change the gradients between backward and the optimizer step."""
@@ -94,7 +114,7 @@ class Strategy:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of raw samples, augmented afresh."""
-        return self.model(self.transform.train(x))
+        return self.network(self.transform.train(x))
 
     def forward_each(self, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits of several groups of raw samples, each as if it went through the network alone.
@@ -110,3 +130,34 @@ class Strategy:
         if self.foreign_outputs is not None:
             logits = logits.masked_fill(self.foreign_outputs[task], float("-inf"))
         return F.cross_entropy(logits, y)
+
+
+def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
+    """A mean over the samples of some parts together, weighed by their shares.
+
+    The sum of that over the passes of a step, and then the mean over ranks, is the mean over all samples of the step.
+    """
+    weight = sum(len(part) for part in parts) / sum(len(part) / part.share for part in parts) if parts[0].share else 0.0
+    return mean if weight == 1 else mean * weight
+
+
+def split_batch(batch: Batch, count: int) -> list[Batch]:
+    """A batch in `count` parts of nearly equal length, each with its share."""
+    return [
+        Batch(batch.x[part], batch.y[part], batch.task[part], batch.share * share)
+        for part, share in _parts(len(batch), count)
+    ]
+
+
+def split_records(records: Records, count: int) -> list[Records]:
+    """The same for a draw; with fewer records than parts, some parts are a record with share 0."""
+    return [
+        Records({name: column[part] for name, column in records.columns.items()}, records.weight[part], share)
+        for part, share in _parts(len(records), count)
+    ]
+
+
+def _parts(length: int, count: int) -> list[tuple[slice, float]]:
+    bounds = [length * i // count for i in range(count + 1)]
+    parts = zip(bounds, bounds[1:])
+    return [(slice(a, b), (b - a) / length) if b > a else (slice(0, 1), 0.0) for a, b in parts]

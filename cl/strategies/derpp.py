@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from cl.buffers.base import Field, Records
 from cl.loader import Batch
+from cl.strategies.base import mean_of
 from cl.strategies.replay import ReplayStrategy, check_weights
 
 
@@ -27,13 +28,13 @@ class Derpp(ReplayStrategy):
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
         logits, *replayed = self.forward_each(batch.x, *(draw["x"] for draw in draws))
-        self.new_logits = logits.detach()
-        loss = self.cross_entropy(logits, batch.y, batch.task)
+        self.new_logits = logits.detach().float()
+        loss = mean_of(self.cross_entropy(logits, batch.y, batch.task), batch)
         if not draws:
             return loss
         (first, second), (first_logits, second_logits) = draws, replayed
-        distillation = F.mse_loss(first_logits, first["logits"])
-        rehearsal = self.cross_entropy(second_logits, second["y"], second["task"])
+        distillation = mean_of(F.mse_loss(first_logits, first["logits"]), first)
+        rehearsal = mean_of(self.cross_entropy(second_logits, second["y"], second["task"]), second)
         return loss + self.alpha * distillation + self.beta * rehearsal
 
     def remember(self, batch: Batch) -> dict[str, torch.Tensor]:

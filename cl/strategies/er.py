@@ -7,6 +7,7 @@ import torch
 
 from cl.buffers.base import Records
 from cl.loader import Batch
+from cl.strategies.base import mean_of
 from cl.strategies.replay import ReplayStrategy
 
 
@@ -17,7 +18,6 @@ class Er(ReplayStrategy):
         if not draws:
             return super().loss(batch, draws)
         (replayed,) = draws
-        logits = self.forward(torch.cat((batch.x, replayed["x"])))
-        return self.cross_entropy(
-            logits, torch.cat((batch.y, replayed["y"])), torch.cat((batch.task, replayed["task"]))
-        )
+        parts = [part for part in (batch, replayed) if part.share]
+        x, y, task = (torch.cat([part[name] for part in parts]) for name in ("x", "y", "task"))
+        return mean_of(self.cross_entropy(self.forward(x), y, task), *parts)

@@ -10,12 +10,12 @@ class Scratch(Strategy):
 
     def setup(self, **parts) -> None:
         super().setup(**parts)
-        self.initial = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+        self.initial = copy.deepcopy((self.model.state_dict(), self.updater.state_dict()))
 
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
         return super().curriculum(num_tasks, concatenate=True)
 
     def before_task(self) -> None:
-        weights, optimizer = copy.deepcopy(self.initial)
+        weights, updater = copy.deepcopy(self.initial)
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(optimizer)
+        self.updater.load_state_dict(updater)

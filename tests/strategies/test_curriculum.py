@@ -3,12 +3,14 @@
 import torch
 from torch import nn
 
+from cl.comm import Comm, ReduceOptions
 from cl.loader import Batch
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
 from cl.strategies.joint import Joint
 from cl.strategies.scratch import Scratch
 from cl.transforms import BatchTransform
+from cl.updater import Updater
 
 
 def test_stages():
@@ -22,9 +24,10 @@ def test_stages():
 def test_scratch_goes_back_to_the_initial_weights_and_optimizer_before_each_task():
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    updater = Updater(optimizer, model, torch.device("cpu"), Comm(), ReduceOptions())
     strategy = Scratch()
     transform = BatchTransform([], None, None, 1, torch.device("cpu"))
-    strategy.setup(model=model, optimizer=optimizer, transform=transform, buffer=None, foreign_outputs=None)
+    strategy.setup(model=model, updater=updater, transform=transform, buffer=None, foreign_outputs=None)
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     sample = Batch(torch.full((1, 1, 1, 2), 255, dtype=torch.uint8), torch.tensor([1]), torch.tensor([0]))
     for _ in range(2):

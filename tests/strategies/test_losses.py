@@ -8,11 +8,13 @@ from torch import nn
 
 from cl.buffers.base import Records
 from cl.buffers.reference import ReferenceBuffer
+from cl.comm import Comm, ReduceOptions
 from cl.loader import Batch
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
 from cl.transforms import BatchTransform
+from cl.updater import Updater
 
 CPU = torch.device("cpu")
 SHAPE, CLASSES = (1, 1, 2), 2
@@ -33,7 +35,7 @@ def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augmen
     if strategy.uses_memory:
         fields = strategy.fields(SHAPE, CLASSES)
         buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, CLASSES, 0, CPU)
-    strategy.setup(model, optimizer, transform, buffer, foreign_outputs)
+    strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, foreign_outputs)
     return strategy
 
 
@@ -130,7 +132,7 @@ def test_memory_holds_raw_samples_although_the_network_sees_augmented_ones():
 def test_replayed_samples_are_augmented_afresh():
     strategy = ready(Er(1), augment=["flip"])
     seen = set()
-    strategy.model = lambda x: seen.add(tuple(x[1].flatten().tolist())) or x.flatten(1)
+    strategy.network = lambda x: seen.add(tuple(x[1].flatten().tolist())) or x.flatten(1)
     for _ in range(40):  # both ways around, but for a chance of 2^-39
         strategy.loss(batch([[0, 0]], [0]), [records([[255, 0]], [0])])
     assert seen == {(1.0, 0.0), (0.0, 1.0)}

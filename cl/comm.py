@@ -1,0 +1,242 @@
+"""One process or many: everything that passes between the ranks of a run. The only file that imports Horovod.
+
+Three engines with the same methods: `Comm` (one process, nothing to do), `HorovodComm` and `TorchComm`
+(torch.distributed). Which one is meant is read from what the launcher left in the environment. All methods are
+collective: every rank calls them in the same order.
+"""
+
+import contextlib
+import hashlib
+import os
+import pickle
+from datetime import timedelta
+
+import torch
+from torch import nn
+
+START_SECONDS = 60  # how long ranks wait for each other to start
+REDUCE_OPERATIONS = ("average", "adasum")
+
+
+class Comm:
+    """A single process."""
+
+    engine = "none"
+    rank = local_rank = 0
+    size = local_size = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and prints."""
+        return self.rank == 0
+
+    def distribute(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, options: "ReduceOptions"
+    ) -> torch.optim.Optimizer:
+        """The optimizer to use in its place; `passes`: backward passes before each `reduce`."""
+        return optimizer
+
+    def reduce(self, optimizer: torch.optim.Optimizer) -> None:
+        """Replace the gradients by their mean over ranks."""
+
+    def applying(self, optimizer: torch.optim.Optimizer):
+        """Context in which the optimizer may step once its gradients are reduced."""
+        return contextlib.nullcontext()
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks of a tensor of the same shape on each."""
+        return values
+
+    def broadcast(self, content):
+        """Rank 0's object, which can be pickled, on every rank."""
+        return content
+
+    def gather(self, content) -> list:
+        """The objects of all ranks, by rank."""
+        return [content]
+
+    def close(self) -> None:
+        """Leave the group; a second call does nothing."""
+
+
+class ReduceOptions:
+    """How gradients are reduced: `operation` average or adasum, as float16 or not, divided before the sum or after.
+
+    Raises ValueError for combinations that Horovod does not have.
+    """
+
+    def __init__(self, operation: str = "average", fp16: bool = False, predivide: float = 1.0):
+        if operation not in REDUCE_OPERATIONS:
+            raise ValueError(f"reduce.operation={operation} does not exist; valid: {', '.join(REDUCE_OPERATIONS)}")
+        if predivide <= 0:
+            raise ValueError(f"reduce.predivide must be above 0, got {predivide}")
+        if operation == "adasum" and predivide != 1.0:
+            raise ValueError("reduce.predivide belongs to reduce.operation=average: Adasum does not divide")
+        self.operation, self.fp16, self.predivide = operation, fp16, predivide
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the mean in full precision, which every engine has."""
+        return (self.operation, self.fp16, self.predivide) == ("average", False, 1.0)
+
+
+class HorovodComm(Comm):
+    """Ranks started by horovodrun, mpirun or `launcher=horovod`."""
+
+    engine = "horovod"
+
+    def __init__(self):
+        try:
+            import horovod.torch as hvd
+        except ImportError as error:
+            raise _no_horovod(error) from error
+        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(START_SECONDS))
+        hvd.init()
+        self.hvd = hvd
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+
+    def distribute(self, optimizer, model, passes, options):
+        hvd = self.hvd
+        return hvd.DistributedOptimizer(
+            optimizer,
+            named_parameters=model.named_parameters(),
+            compression=hvd.Compression.fp16 if options.fp16 else hvd.Compression.none,
+            backward_passes_per_step=passes,
+            op=hvd.Adasum if options.operation == "adasum" else hvd.Average,
+            gradient_predivide_factor=options.predivide,
+        )
+
+    def reduce(self, optimizer):
+        optimizer.synchronize()  # raises HorovodInternalError within a second when a rank is gone
+
+    def applying(self, optimizer):
+        return optimizer.skip_synchronize()
+
+    def sum(self, values):
+        return self.hvd.allreduce(values, op=self.hvd.Sum)
+
+    def broadcast(self, content):
+        # With a name: Horovod would take that of the type, and wait for ever where the ranks' objects differ in it.
+        return self.hvd.broadcast_object(content, root_rank=0, name="content")
+
+    def gather(self, content):
+        return self.hvd.allgather_object(content, name="content")
+
+    def close(self):
+        self.hvd.shutdown()
+
+
+class TorchComm(Comm):
+    """Ranks started by torchrun or `launcher=torchrun`; Gloo on the CPU, NCCL on GPUs."""
+
+    engine = "torch"
+
+    def __init__(self):
+        import torch.distributed as dist
+
+        self.dist = dist
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=START_SECONDS))
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+    def distribute(self, optimizer, model, passes, options):
+        if not options.plain:
+            raise ValueError("reduce.operation, reduce.fp16 and reduce.predivide are Horovod's: use launcher=horovod")
+        self.weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        return optimizer
+
+    def reduce(self, optimizer):
+        # One message for all gradients: a network is many small tensors, and each message has its latency.
+        for weight in self.weights:
+            if weight.grad is None:  # not used on this rank, perhaps on another
+                weight.grad = torch.zeros_like(weight)
+        grads = [weight.grad for weight in self.weights]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        self.dist.all_reduce(flat)
+        flat /= self.size
+        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
+            grad.copy_(part.view_as(grad))
+
+    def sum(self, values):
+        values = values.clone()
+        self.dist.all_reduce(values)
+        return values
+
+    def broadcast(self, content):
+        box = [content]
+        self.dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, content):
+        box = [None] * self.size
+        self.dist.all_gather_object(box, content)
+        return box
+
+    def close(self):
+        if self.dist.is_initialized():
+            self.dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def horovod_rendezvous(ranks: int):
+    """A server where `ranks` ranks of this machine meet; yields its port."""
+    try:
+        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
+        from horovod.runner.http.http_server import RendezvousServer
+    except ImportError as error:
+        raise _no_horovod(error) from error
+    server = RendezvousServer(verbose=0)
+    port = server.start()
+    server.init(get_host_assignments(parse_hosts(f"localhost:{ranks}"), ranks))
+    try:
+        yield port
+    finally:
+        server.stop()
+
+
+def _no_horovod(error: ImportError) -> ValueError:
+    return ValueError(
+        f"several ranks need Horovod, which cannot be imported ({error}); `make horovod` builds it, "
+        "launcher=torchrun does without"
+    )
+
+
+_comm: Comm | None = None
+
+
+def connect(engine: str | None) -> Comm:
+    """The group of this process, made once: the jobs of a sweep share it. `engine`: horovod, torch or None."""
+    global _comm
+    if _comm is None:
+        _comm = {"horovod": HorovodComm, "torch": TorchComm, None: Comm}[engine]()
+    return _comm
+
+
+def check_equal(comm: Comm, model: nn.Module) -> None:
+    """Raise RuntimeError unless the network is the same on every rank to the last bit."""
+    if comm.size == 1:
+        return
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(pickle.dumps(value.detach().cpu().numpy()))
+    digests = comm.gather(digest.hexdigest())
+    odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if odd:
+        raise RuntimeError(f"the networks of ranks {odd} differ from that of rank 0: the run's numbers are worthless")
+
+
+def equalise_statistics(comm: Comm, model: nn.Module, average: bool) -> None:
+    """Give every rank the same batch-norm statistics: their mean, or those of rank 0."""
+    if comm.size == 1:
+        return
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    share = 1 / comm.size if average else float(comm.is_main)
+    flat = comm.sum(flat * share)
+    for buffer, part in zip(buffers, flat.split([buffer.numel() for buffer in buffers])):
+        buffer.copy_(part.view_as(buffer))

@@ -1,0 +1,202 @@
+"""Runs with several real processes: the same numbers as one process, and a clear end when a rank dies."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support import QUICK, ROOT
+
+ENGINES = ["horovod", "torchrun"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request) -> str:
+    if request.param == "horovod" and importlib.util.find_spec("horovod") is None:
+        pytest.skip("Horovod is not installed: `make horovod` builds it")
+    return request.param
+
+
+def start(*overrides, env=None) -> subprocess.Popen:
+    line = [sys.executable, str(ROOT / "run.py"), *map(str, overrides)]
+    environment = {**os.environ, **(env or {})}
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen, timeout: float = 120) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def run(folder: Path, *overrides) -> dict:
+    """The results of a run in its own folder, with the weights after its last task under `weights`."""
+    status, out, err = finish(start(f"output={folder}", "progress=false", "pictures=[]", *overrides))
+    assert status == 0, err
+    (path,) = folder.rglob("results.json")
+    content = json.loads(path.read_text())
+    content["weights"] = torch.load(sorted(path.parent.glob("task_*.pt"))[-1])["model"]
+    return content
+
+
+def assert_same_weights(one: dict, other: dict, tolerance: float) -> None:
+    for name, weights in one["weights"].items():
+        assert torch.allclose(weights, other["weights"][name], rtol=0, atol=tolerance), name
+
+
+SMALL = ("scenario=class2", "epochs=1", "backbone.hidden=[32]")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process with batches of 20, for each strategy that is asked for, made once."""
+    made = {}
+
+    def get(strategy: str) -> dict:
+        if strategy not in made:
+            folder = tmp_path_factory.mktemp(strategy)
+            made[strategy] = run(folder, *SMALL, f"strategy={strategy}", "batch_size=20")
+        return made[strategy]
+
+    return get
+
+
+@pytest.mark.parametrize("strategy, ranks", [("finetune", 2), ("joint", 2), ("finetune", 4)])
+def test_ranks_with_small_batches_equal_one_process_with_a_large_one(tmp_path, engine, alone, strategy, ranks):
+    # 74 steps of 20 samples, the last of an epoch ragged (721 samples a task: one for the first rank, none for the
+    # others), on weights of about 0.1
+    expected = alone(strategy)
+    batch_size = f"batch_size={20 // ranks}"
+    several = run(tmp_path, *SMALL, f"strategy={strategy}", f"launcher={engine}", f"launcher.np={ranks}", batch_size)
+    assert several["world_size"] == ranks
+    assert several["gradient_steps"] == expected["gradient_steps"] >= 50
+    assert several["labelled_samples"] == expected["labelled_samples"] == 1442  # no sample twice, none left out
+    assert several["untrained_accuracy"] == expected["untrained_accuracy"]  # same weights: equal to the last digit
+    assert_same_weights(expected, several, 2e-6)
+
+
+def test_options_of_the_step_compose_with_several_ranks(tmp_path, engine):
+    options = (
+        "strategy=finetune", "scenario=class2", "epochs=1", "passes=2", "precision=bf16", "clip_norm=1.0",
+        "optimizer=adam", "schedule=cosine", "schedule.warmup=0.2", "lr_scaling=sqrt", "backbone=timm",
+        "backbone.model=test_resnet", "batch_norm=average", "batch_size=32", "channels_last=true",
+    )  # fmt: skip
+    content = run(tmp_path, *options, f"launcher={engine}", "launcher.np=2")
+    assert content["learning_accuracy"] > 0.3 and content["world_size"] == 2
+    assert content["gradient_steps"] == 2 * 6  # 721 samples a task, 128 a step
+
+
+def test_reduced_precision_of_the_exchange(tmp_path, alone):
+    if importlib.util.find_spec("horovod") is None:
+        pytest.skip("Horovod is not installed: `make horovod` builds it")
+    exact = alone("joint")
+    options = ("strategy=joint", "launcher=horovod", "batch_size=10", "reduce.fp16=true", "reduce.predivide=2.0")
+    half = run(tmp_path, *SMALL, *options)
+    assert_same_weights(exact, half, 2e-2)
+    with pytest.raises(AssertionError):  # float16 has three digits
+        assert_same_weights(exact, half, 2e-6)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, on Linux."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    if not path.exists():
+        pytest.skip("the children of a process are read from /proc, which this system does not have")
+    return [int(child) for child in path.read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def training_ranks(process: subprocess.Popen) -> list[int]:
+    """The ranks of a run that has finished its first task and is in the middle of the second."""
+    while "task  1/" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.5)
+    return children(process.pid)
+
+
+def assert_all_end(pids: list[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not all(map(gone, pids)):
+        assert time.monotonic() < deadline, "a rank outlived its run"
+        time.sleep(0.1)
+
+
+LONG = ("strategy=finetune", "scenario=class2", "epochs=[1,3000]", "progress=false", "pictures=[]")
+
+
+@pytest.mark.parametrize("victim", [1])
+def test_a_killed_rank_ends_the_run_with_its_name_and_leaves_no_process(tmp_path, engine, victim):
+    process = start(f"output={tmp_path}", *LONG, f"launcher={engine}", "launcher.np=2")
+    pids = training_ranks(process)
+    assert len(pids) == 2
+    os.kill(pids[victim], signal.SIGKILL)
+    started = time.monotonic()
+    status, _, err = finish(process, timeout=60)
+    assert time.monotonic() - started < 60 and status == 1
+    assert f"rank {victim} of 2 was killed by SIGKILL" in err
+    assert f"rank {1 - victim}: error: lost another rank" in err, err
+    assert_all_end(pids, 5)
+
+
+def test_ending_the_command_ends_all_ranks(tmp_path, engine):
+    # Ctrl-C, and the hard way, in which the command itself can do nothing any more
+    how = signal.SIGINT if engine == "horovod" else signal.SIGKILL
+    process = start(f"output={tmp_path}", *LONG, f"launcher={engine}", "launcher.np=2")
+    pids = training_ranks(process)
+    process.send_signal(how)
+    finish(process, timeout=30)
+    assert_all_end(pids, 30)
+
+
+def test_a_run_with_ranks_is_resumed(tmp_path, engine):
+    options = (f"launcher={engine}", "launcher.np=2", "strategy=finetune", "scenario=class2", "backbone.hidden=[32]")
+    process = start(f"output={tmp_path / 'killed'}", *options, "epochs=[1,10]", "progress=false", "pictures=[]")
+    while "task  1/" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    finish(process, timeout=30)
+    assert list((tmp_path / "killed").rglob("resume.pt"))
+    resumed = run(tmp_path / "killed", *options, "epochs=[1,10]")
+    whole = run(tmp_path / "whole", *options, "epochs=[1,10]")
+    assert resumed["accuracy_matrix"] == whole["accuracy_matrix"]
+    assert_same_weights(resumed, whole, 0.0)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["strategy=er"], "serves one process, but there are 2 ranks"),
+        (["reduce.operation=adasum", "reduce.predivide=2.0"], "reduce.predivide belongs to reduce.operation=average"),
+        (["launcher.np=0"], "launcher.np must be a whole number of at least 1"),
+    ],
+)
+def test_a_mistake_is_said_once_for_all_ranks(tmp_path, engine, overrides, message):
+    options = ("strategy=finetune", f"launcher={engine}", "launcher.np=2", f"output={tmp_path / 'out'}", *QUICK)
+    status, _, err = finish(start(*options, *overrides))
+    assert status == 1 and err.count(message) == 1, err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranks_without_horovod_name_the_make_target(tmp_path):
+    (tmp_path / "horovod").mkdir()
+    (tmp_path / "horovod" / "__init__.py").write_text("raise ImportError('not here')\n")
+    process = start(
+        "strategy=finetune", "launcher=horovod", f"output={tmp_path / 'out'}", env={"PYTHONPATH": str(tmp_path)}
+    )
+    status, _, err = finish(process)
+    assert status == 1 and "make horovod" in err and "Traceback" not in err
