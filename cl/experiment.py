@@ -125,7 +125,9 @@ def compose(config: dict) -> Components:
     torch.manual_seed(seeding.derive(config["seed"], "weights"))
     outputs = scenario.num_outputs
     model = build(config["backbone"], "backbone", sample_shape=dataset.sample_shape, num_outputs=outputs).to(device)
-    if config["channels_last"]:
+    # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights follow
+    # inside each convolution.
+    if config["channels_last"] and comm.engine != "horovod":
         model = model.to(memory_format=torch.channels_last)
     _set_threads(config["threads"], model, comm.local_size)
     _check_model(config["backbone"]["name"], model, transform, dataset.sample_shape, outputs, device)
