@@ -72,7 +72,8 @@ def launch(main) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command resumes after the last finished task", file=sys.stderr)
+        if LAUNCHED not in os.environ:
+            print("\ninterrupted: the same command resumes after the last finished task", file=sys.stderr)
         interrupted = True
     except Exception as error:
         # A composition error comes before there is a config, so `debug` is read from the command line as well.

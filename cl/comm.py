@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 START_SECONDS = 60  # how long ranks wait for each other to start
+NO_CONTEXT = contextlib.nullcontext()
 REDUCE_OPERATIONS = ("average", "adasum")
 
 
@@ -41,7 +42,7 @@ class Comm:
 
     def applying(self, optimizer: torch.optim.Optimizer):
         """Context in which the optimizer may step once its gradients are reduced."""
-        return contextlib.nullcontext()
+        return NO_CONTEXT
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over ranks of a tensor of the same shape on each."""

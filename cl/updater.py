@@ -7,6 +7,7 @@ from torch import nn
 
 from cl.comm import Comm, ReduceOptions
 
+NO_CONTEXT = contextlib.nullcontext()  # one for all steps: it can be entered any number of times
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -46,7 +47,7 @@ class Updater:
     def autocast(self):
         """Context of the forward pass and the loss."""
         if self.dtype is None:
-            return contextlib.nullcontext()
+            return NO_CONTEXT
         return torch.autocast(self.device.type, self.dtype)
 
     def backward(self, loss: torch.Tensor) -> None:

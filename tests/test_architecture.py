@@ -66,7 +66,9 @@ def test_every_configuration_file_composes_and_its_target_exists(compose_config,
     choice = f"+experiment={option}" if group == "experiment" else f"{group}={option}"
     config = compose_config(choice)
     assert "#" == path.read_text()[0] or path.read_text().startswith("name:")
-    if group != "experiment":
+    if group == "launcher":  # decides how the command itself is started, before anything is built
+        assert {"name", "np"} <= config[group].keys()
+    elif group != "experiment":
         node = OmegaConf.to_container(config[group])
         assert {"name", "_target_"} <= node.keys()
         assert path.read_text().count("_target_:") == 1

@@ -137,8 +137,11 @@ def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
 
     The sum of that over the passes of a step, and then the mean over ranks, is the mean over all samples of the step.
     """
-    weight = sum(len(part) for part in parts) / sum(len(part) / part.share for part in parts) if parts[0].share else 0.0
-    return mean if weight == 1 else mean * weight
+    if all(part.share == 1 for part in parts):
+        return mean
+    if not parts[0].share:
+        return mean * 0.0
+    return mean * (sum(len(part) for part in parts) / sum(len(part) / part.share for part in parts))
 
 
 def split_batch(batch: Batch, count: int) -> list[Batch]:
