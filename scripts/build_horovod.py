@@ -20,6 +20,7 @@ it, and one from a shell without it does not replace a GPU build by a CPU one. A
 
 Needs a C++ compiler and make; CMake comes from pip. Wheels and logs: ${XDG_CACHE_HOME:-~/.cache}/remerge/wheels.
 """
+
 import contextlib
 import difflib
 import fcntl
@@ -48,7 +49,14 @@ RECORD = "remerge_build.json"  # inside the installed package: what it was built
 # setup.py needs the run-time dependencies even for building. Old setuptools: setup_requires is handled by code that
 # newer ones dropped. All of this goes into a temporary folder, never into the user's environment.
 BUILD_REQUIREMENTS = [
-    "cmake>=3.26,<5", "setuptools<81", "wheel", "cloudpickle", "psutil", "pyyaml", "packaging", "cffi",
+    "cmake>=3.26,<5",
+    "setuptools<81",
+    "wheel",
+    "cloudpickle",
+    "psutil",
+    "pyyaml",
+    "packaging",
+    "cffi",
 ]
 
 # The variables that the release reads while building. The others (HOROVOD_RANK, HOROVOD_TIMELINE ...) are for running.
@@ -157,37 +165,71 @@ def describe(options):
 # ---- The edits ------------------------------------------------------------------------------------------------------
 def edits(standard, gpu):
     """Returns the edits of the release as (file, old text, new text, reason)."""
-    process_set = ("  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n"
-                   "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n")
+    process_set = (
+        "  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n"
+        "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n"
+    )
     result = [
-        ("CMakeLists.txt", "\nset(CMAKE_CXX_STANDARD 14)\n", "\nset(CMAKE_CXX_STANDARD 17)\n",
-         "for the parts without torch"),
-        ("horovod/torch/CMakeLists.txt", "    set(CMAKE_CXX_STANDARD 14)\n",
-         f"    set(CMAKE_CXX_STANDARD {standard})\n", "for what torch's headers ask"),
+        (
+            "CMakeLists.txt",
+            "\nset(CMAKE_CXX_STANDARD 14)\n",
+            "\nset(CMAKE_CXX_STANDARD 17)\n",
+            "for the parts without torch",
+        ),
+        (
+            "horovod/torch/CMakeLists.txt",
+            "    set(CMAKE_CXX_STANDARD 14)\n",
+            f"    set(CMAKE_CXX_STANDARD {standard})\n",
+            "for what torch's headers ask",
+        ),
         # Python 3.12 has no distutils; setuptools brings it back only where it is installed the ordinary way.
-        ("horovod/torch/CMakeLists.txt", '"from distutils.sysconfig import get_python_inc; print(get_python_inc())"',
-         '''"import sysconfig; print(sysconfig.get_path('include'))"''', "because Python 3.12 has no distutils"),
-        ("horovod/runner/js_run.py", "from distutils.spawn import find_executable\n",
-         "from shutil import which as find_executable\n", "because Python 3.12 has no distutils"),
-        ("setup.cfg", "[egg_info]\n", f"[options.package_data]\nhorovod = {RECORD}\n\n[egg_info]\n",
-         "so that the wheel contains the record"),
+        (
+            "horovod/torch/CMakeLists.txt",
+            '"from distutils.sysconfig import get_python_inc; print(get_python_inc())"',
+            '''"import sysconfig; print(sysconfig.get_path('include'))"''',
+            "because Python 3.12 has no distutils",
+        ),
+        (
+            "horovod/runner/js_run.py",
+            "from distutils.spawn import find_executable\n",
+            "from shutil import which as find_executable\n",
+            "because Python 3.12 has no distutils",
+        ),
+        (
+            "setup.cfg",
+            "[egg_info]\n",
+            f"[options.package_data]\nhorovod = {RECORD}\n\n[egg_info]\n",
+            "so that the wheel contains the record",
+        ),
         # Two mistakes of the release in the Gloo part. Under the first, ranks that stopped to take part were never
         # reported (HOROVOD_STALL_CHECK_TIME_SECONDS): the list of ranks stayed empty.
-        ("horovod/common/gloo/gloo_controller.cc", "  global_ranks_.reserve(size_);\n",
-         "  global_ranks_.resize(size_);\n", "to report stalled ranks"),
+        (
+            "horovod/common/gloo/gloo_controller.cc",
+            "  global_ranks_.reserve(size_);\n",
+            "  global_ranks_.resize(size_);\n",
+            "to report stalled ranks",
+        ),
         # Under the second, HOROVOD_GLOO_IFACE was half ignored, and init() died where the host's name has no address.
-        ("horovod/common/gloo/gloo_context.cc", process_set,
-         process_set.replace(" = gloo_iface_", " = gloo_iface_ = global_context.gloo_iface_"),
-         "to use the chosen network interface"),
+        (
+            "horovod/common/gloo/gloo_context.cc",
+            process_set,
+            process_set.replace(" = gloo_iface_", " = gloo_iface_ = global_context.gloo_iface_"),
+            "to use the chosen network interface",
+        ),
     ]
     if not gpu:
         # A GPU build of torch and something that looks like a CUDA toolkit make the release build for CUDA, whether
         # that was asked for or not; a stray nvcc without the rest of the toolkit then ends the build.
         for tool, version in ("CUDA_HOME", "cuda"), ("ROCM_HOME", "hip"):
-            result.append(("cmake/Modules/FindPytorch.cmake",
-                           f'"import torch; from torch.utils.cpp_extension import {tool}; print(True if '
-                           f'((torch.version.{version} is not None) and ({tool} is not None)) else False)"',
-                           f'"print(False)  # instead of {tool}"', "because no GPU operations are wanted"))
+            result.append(
+                (
+                    "cmake/Modules/FindPytorch.cmake",
+                    f'"import torch; from torch.utils.cpp_extension import {tool}; print(True if '
+                    f'((torch.version.{version} is not None) and ({tool} is not None)) else False)"',
+                    f'"print(False)  # instead of {tool}"',
+                    "because no GPU operations are wanted",
+                )
+            )
     return result
 
 
@@ -212,8 +254,10 @@ def apply_edits(source, changes):
     for name, old, new, reason in changes:
         path = source / name
         if not path.is_file():
-            raise Failure(f"{name}: expected this file (edited {reason}), found none: this release differs from the "
-                          f"{VERSION} known here")
+            raise Failure(
+                f"{name}: expected this file (edited {reason}), found none: this release differs from the "
+                f"{VERSION} known here"
+            )
         path.write_text(edited(path.read_text(), old, new, name))
     for name, _, new, _ in changes:  # a later edit must not have undone an earlier one
         if new not in (source / name).read_text():
@@ -228,8 +272,10 @@ def cxx_standard(torch_folder):
     except OSError as error:
         raise Failure(f"cannot read torch's headers, without which nothing can be built against it: {error}")
     if not found:
-        raise Failure(f"{header}: expected a line 'C++17 or later compatible compiler is required' (or C++20 ...), "
-                      "found none: cannot tell which C++ standard this torch needs")
+        raise Failure(
+            f"{header}: expected a line 'C++17 or later compatible compiler is required' (or C++20 ...), "
+            "found none: cannot tell which C++ standard this torch needs"
+        )
     return int(found[1])
 
 
@@ -245,8 +291,9 @@ def run(command, log, env=None):
         with open(log, "rb") as output:
             output.seek(start)
             lines = output.read().decode(errors="replace").splitlines()
-        raise Failure(f"{Path(command[0]).name} failed with status {status}:\n{excerpt(lines)}\n"
-                      f"horovod: all of its output: {log}")
+        raise Failure(
+            f"{Path(command[0]).name} failed with status {status}:\n{excerpt(lines)}\nhorovod: all of its output: {log}"
+        )
 
 
 def excerpt(lines):
@@ -254,7 +301,7 @@ def excerpt(lines):
     the tracebacks of those who started them may have left far behind."""
     last = max(len(lines) - 15, 0)
     first = next((i for i, line in enumerate(lines[:last]) if re.search(r"CMake Error|: (fatal )?error:", line)), last)
-    return "\n".join(lines[first:min(first + 10, last)] + ["..."] * (first + 10 < last) + lines[last:])
+    return "\n".join(lines[first : min(first + 10, last)] + ["..."] * (first + 10 < last) + lines[last:])
 
 
 def pip(*arguments):
@@ -273,8 +320,10 @@ def find_cuda(env):
             works = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, env=env).returncode == 0
             if works and any(header.is_file() for header in headers):
                 return home
-    raise Failure("GPU operations need a CUDA toolkit, and none with a working bin/nvcc and include/cuda_runtime.h was "
-                  f"found in {', '.join(map(str, homes))}: set HOROVOD_CUDA_HOME, or unset HOROVOD_GPU_OPERATIONS")
+    raise Failure(
+        "GPU operations need a CUDA toolkit, and none with a working bin/nvcc and include/cuda_runtime.h was "
+        f"found in {', '.join(map(str, homes))}: set HOROVOD_CUDA_HOME, or unset HOROVOD_GPU_OPERATIONS"
+    )
 
 
 def torch_nccl(torch_folder, folder):
@@ -285,8 +334,11 @@ def torch_nccl(torch_folder, folder):
         return {}
     folder.mkdir(parents=True)
     (folder / "libnccl.so").symlink_to(nccl / "lib" / "libnccl.so.2")  # the name that the linker looks for
-    return {"HOROVOD_NCCL_INCLUDE": str(nccl / "include"), "HOROVOD_NCCL_LIB": str(folder),
-            "HOROVOD_NCCL_LINK": "SHARED"}
+    return {
+        "HOROVOD_NCCL_INCLUDE": str(nccl / "include"),
+        "HOROVOD_NCCL_LIB": str(folder),
+        "HOROVOD_NCCL_LINK": "SHARED",
+    }
 
 
 def build_environment(env, options, tools, jobs):
@@ -313,8 +365,20 @@ def build_environment(env, options, tools, jobs):
 
 def fetch(folder, log, env):
     """Downloads the source distribution through the user's pip settings and unpacks it; returns its folder."""
-    run(pip("download", "--no-deps", "--no-build-isolation", "--no-binary", "horovod", "-d", folder,
-            f"horovod=={VERSION}"), log, env)
+    run(
+        pip(
+            "download",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-binary",
+            "horovod",
+            "-d",
+            folder,
+            f"horovod=={VERSION}",
+        ),
+        log,
+        env,
+    )
     archives = sorted(folder.glob("horovod-*.tar.gz"))
     if len(archives) != 1:
         raise Failure(f"expected one horovod-{VERSION}.tar.gz from pip download, found {[a.name for a in archives]}")
@@ -332,8 +396,10 @@ def build(record, torch_folder, target, log, env):
     if not shutil.which("make"):
         raise Failure("building needs make, which was not found: install it (apt install make / dnf install make)")
     if wants_mpi(record["options"]) and not shutil.which("mpicxx"):
-        raise Failure("HOROVOD_WITH_MPI=1 needs mpicxx, which was not found: install MPI or load its module, or set "
-                      "HOROVOD_WITHOUT_MPI=1")
+        raise Failure(
+            "HOROVOD_WITH_MPI=1 needs mpicxx, which was not found: install MPI or load its module, or set "
+            "HOROVOD_WITHOUT_MPI=1"
+        )
     standard = cxx_standard(torch_folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jobs = env.get("CMAKE_BUILD_PARALLEL_LEVEL") or cores
@@ -349,12 +415,17 @@ def build(record, torch_folder, target, log, env):
         apply_edits(source, edits(standard, wants_gpu(record["options"])))
         (source / "horovod" / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
-        say(f"building {VERSION} for torch {record['torch']} (C++{standard}; {describe(record['options'])}) with "
-            f"{jobs} jobs, which takes minutes; log: {log}")
+        say(
+            f"building {VERSION} for torch {record['torch']} (C++{standard}; {describe(record['options'])}) with "
+            f"{jobs} jobs, which takes minutes; log: {log}"
+        )
         start = time.monotonic()
-        run(pip("wheel", "-v", "--no-deps", "--no-build-isolation", "--no-index", "-w", scratch / "wheel", source),
-            log, environment)
-        wheel, = (scratch / "wheel").glob("horovod-*.whl")
+        run(
+            pip("wheel", "-v", "--no-deps", "--no-build-isolation", "--no-index", "-w", scratch / "wheel", source),
+            log,
+            environment,
+        )
+        (wheel,) = (scratch / "wheel").glob("horovod-*.whl")
         # Copied under another name first: whoever finds the wheel finds all of it.
         part = target / f"{wheel.name}.part"
         shutil.copyfile(wheel, part)
@@ -386,13 +457,16 @@ def check(log):
     env.update(HOROVOD_CONTROLLER="gloo", HOROVOD_CPU_OPERATIONS="gloo")
     env.update({"HOROVOD_GLOO_IFACE": name for _, name in socket.if_nameindex() if name in ("lo", "lo0")})
     # In the root folder: here, a folder named horovod would be imported instead.
-    result = subprocess.run([sys.executable, "-c", CHECK], env=env, cwd="/", stdin=subprocess.DEVNULL,
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", CHECK], env=env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     if result.returncode:
         with open(log, "a") as output:
             output.write(result.stdout + result.stderr)
-        raise Failure(f"it was installed but does not run, so it was removed again:\n{result.stderr.strip()[-2000:]}\n"
-                      f"horovod: log: {log}")
+        raise Failure(
+            f"it was installed but does not run, so it was removed again:\n{result.stderr.strip()[-2000:]}\n"
+            f"horovod: log: {log}"
+        )
     return result.stdout.split()
 
 
