@@ -7,12 +7,15 @@ collective: every rank calls them in the same order.
 
 import contextlib
 import hashlib
+import math
 import os
 import pickle
 from datetime import timedelta
 
 import torch
 from torch import nn
+
+from cl.ranks import started
 
 START_SECONDS = 60  # how long ranks wait for each other to start
 NO_CONTEXT = contextlib.nullcontext()
@@ -34,7 +37,15 @@ class Comm:
     def distribute(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, options: "ReduceOptions"
     ) -> torch.optim.Optimizer:
-        """The optimizer to use in its place; `passes`: backward passes before each `reduce`."""
+        """The optimizer to use in its place; `passes`: backward passes before each `reduce`.
+
+        Raises ValueError for options that this engine, or what it was built with, does not have.
+        """
+        if not options.plain:
+            raise ValueError(
+                f"{options} is about the exchange between ranks, and this is one process: leave it out, or start "
+                "several ranks (launcher=horovod launcher.np=2)"
+            )
         return optimizer
 
     def reduce(self, optimizer: torch.optim.Optimizer) -> None:
@@ -69,8 +80,10 @@ class ReduceOptions:
     def __init__(self, operation: str = "average", fp16: bool = False, predivide: float = 1.0):
         if operation not in REDUCE_OPERATIONS:
             raise ValueError(f"reduce.operation={operation} does not exist; valid: {', '.join(REDUCE_OPERATIONS)}")
-        if predivide <= 0:
-            raise ValueError(f"reduce.predivide must be above 0, got {predivide}")
+        if not isinstance(fp16, bool):
+            raise ValueError(f"reduce.fp16 must be true or false, got {fp16}")
+        if not isinstance(predivide, (int, float)) or not 0 < predivide < math.inf:
+            raise ValueError(f"reduce.predivide must be a number above 0, got {predivide}")
         if operation == "adasum" and predivide != 1.0:
             raise ValueError("reduce.predivide belongs to reduce.operation=average: Adasum does not divide")
         self.operation, self.fp16, self.predivide = operation, fp16, predivide
@@ -78,7 +91,21 @@ class ReduceOptions:
     @property
     def plain(self) -> bool:
         """Whether it is the mean in full precision, which every engine has."""
-        return (self.operation, self.fp16, self.predivide) == ("average", False, 1.0)
+        return not str(self)
+
+    def __str__(self) -> str:
+        """The options that are not the default, as they are given."""
+        given = {"operation": self.operation, "fp16": self.fp16, "predivide": self.predivide}
+        default = {"operation": "average", "fp16": False, "predivide": 1.0}
+        return ", ".join(f"reduce.{key}={value}" for key, value in given.items() if value != default[key])
+
+    def check_step(self, precision: str, clip_norm: float | None) -> None:
+        """Raise ValueError for options of the step that do not go with the operation."""
+        # Horovod's Adasum steps within the backward pass, each rank for itself, and then combines what they moved.
+        if self.operation == "adasum" and clip_norm is not None:
+            raise ValueError(f"reduce.operation=adasum has no gradient to clip: leave out clip_norm={clip_norm}")
+        if self.operation == "adasum" and precision == "fp16":
+            raise ValueError("reduce.operation=adasum steps before fp16's loss scaling is undone: use precision=bf16")
 
 
 class HorovodComm(Comm):
@@ -95,10 +122,21 @@ class HorovodComm(Comm):
         hvd.init()
         self.hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
+        _, _, expected = started() or (None, 0, 1)
+        if self.size != expected:  # without MPI each rank of mpirun would train alone, and write the same files
+            raise ValueError(
+                f"{expected} ranks were started, but Horovod sees {self.size}: ranks of mpirun need a Horovod that is "
+                "built with MPI (HOROVOD_WITH_MPI=1 make horovod); launcher=horovod and horovodrun do without"
+            )
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
 
     def distribute(self, optimizer, model, passes, options):
         hvd = self.hvd
+        if options.predivide != 1.0 and hvd.rocm_built():
+            raise ValueError(f"Horovod's ROCm builds do not predivide: leave out reduce.predivide={options.predivide}")
+        self.adasum = options.operation == "adasum" and self.size > 1
+        if options.operation == "adasum":
+            self._check_adasum(next(model.parameters()).device)
         return hvd.DistributedOptimizer(
             optimizer,
             named_parameters=model.named_parameters(),
@@ -108,11 +146,27 @@ class HorovodComm(Comm):
             gradient_predivide_factor=options.predivide,
         )
 
+    def _check_adasum(self, device: torch.device) -> None:
+        hvd = self.hvd
+        if not hvd.mpi_enabled():  # where it is missing Horovod aborts in the first step
+            build = "" if hvd.mpi_built() else "build Horovod with it (HOROVOD_WITH_MPI=1 make horovod) and "
+            raise ValueError(
+                f"reduce.operation=adasum needs MPI, but the ranks talk through Gloo: {build}start them by mpirun"
+            )
+        # On GPUs NCCL sums within each host, and Adasum combines the hosts.
+        hosts = device.type == "cuda" and hvd.nccl_built()
+        if hosts and not hvd.mpi_ops.is_homogeneous():
+            raise ValueError("reduce.operation=adasum on GPUs needs the same number of ranks on every host")
+        count = self.size // self.local_size if hosts else self.size
+        if count & (count - 1):
+            what = "hosts" if hosts else "ranks"
+            raise ValueError(f"reduce.operation=adasum needs 2, 4, 8, 16 ... {what}, got {count}")
+
     def reduce(self, optimizer):
         optimizer.synchronize()  # raises HorovodInternalError within a second when a rank is gone
 
     def applying(self, optimizer):
-        return optimizer.skip_synchronize()
+        return NO_CONTEXT if self.adasum else optimizer.skip_synchronize()
 
     def sum(self, values):
         return self.hvd.allreduce(values, op=self.hvd.Sum)
@@ -145,7 +199,7 @@ class TorchComm(Comm):
 
     def distribute(self, optimizer, model, passes, options):
         if not options.plain:
-            raise ValueError("reduce.operation, reduce.fp16 and reduce.predivide are Horovod's: use launcher=horovod")
+            raise ValueError(f"torch.distributed has no {options}: use launcher=horovod")
         self.weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         return optimizer
 
@@ -214,6 +268,14 @@ def connect(engine: str | None) -> Comm:
     if _comm is None:
         _comm = {"horovod": HorovodComm, "torch": TorchComm, None: Comm}[engine]()
     return _comm
+
+
+def disconnect() -> None:
+    """Leave the group, if there is one."""
+    global _comm
+    if _comm is not None:
+        _comm.close()
+        _comm = None
 
 
 def check_equal(comm: Comm, model: nn.Module) -> None:

@@ -3,6 +3,9 @@
 Whatever is wrong with a configuration is said by `compose`, before any data is loaded or any file is written.
 """
 
+import os
+import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +108,8 @@ def compose(config: dict) -> Components:
     started = ranks.started()
     comm = connect(started[0] if started else None)
     device = _device(config["device"], comm.local_rank)
+    if config["compile"]:
+        _check_compiler(device)
     dataset = build(config["dataset"], "dataset")
     dataset.check()
     scenario = build(config["scenario"], "scenario")
@@ -134,10 +139,11 @@ def compose(config: dict) -> Components:
     schedule = build(config["schedule"], "schedule")
     optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
     _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["passes"])
+    reduce = ReduceOptions(**config["reduce"])
+    reduce.check_step(config["precision"], config["clip_norm"])
     updater = Updater(
-        optimizer, model, device, comm, ReduceOptions(**config["reduce"]), config["precision"], config["clip_norm"],
-        config["passes"],
-    )  # fmt: skip
+        optimizer, model, device, comm, reduce, config["precision"], config["clip_norm"], config["passes"]
+    )
     return Components(
         comm=comm,
         device=device,
@@ -288,6 +294,13 @@ def _device(name: str, local_rank: int) -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device
+
+
+def _check_compiler(device: torch.device) -> None:
+    """torch.compile looks for what it needs only when training begins."""
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ValueError(f"compile=true needs a C++ compiler, and there is no {compiler}: install one, or set CXX")
 
 
 def _scale_rate(policy: str, optimizer: torch.optim.Optimizer, schedule: Schedule, times: int) -> None:
