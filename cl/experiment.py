@@ -15,7 +15,7 @@ from torch import nn
 
 from cl import checkpoint, plots, ranks, results, seeding
 from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
-from cl.build import build
+from cl.build import build, locate
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
 from cl.datasets.base import Dataset
 from cl.evaluator import Evaluator
@@ -120,10 +120,10 @@ def compose(config: dict) -> Components:
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"]
     )
     if strategy.uses_memory:
-        if comm.size > 1:
+        if comm.size > 1 and not locate(config["buffer"], "buffer").serves_ranks:
             raise ValueError(
-                f"buffer={config['buffer']['name']} serves one process, but there are {comm.size} ranks; strategies "
-                "without a memory (finetune, joint, scratch) train with any number"
+                f"buffer={config['buffer']['name']} serves one process, but there are {comm.size} ranks; buffer=native "
+                "is one memory over all of them"
             )
         parse_capacity(config["buffer"]["capacity"])
         check_laws(config["buffer"]["admission"], config["buffer"]["draw"], config["buffer"]["candidates"])
@@ -262,6 +262,7 @@ def _buffer(config: dict, parts: Components, num_training: int) -> ReplayBuffer 
         num_classes=outputs,
         seed=config["seed"],
         device=parts.device,
+        comm=parts.comm,
     )
 
 

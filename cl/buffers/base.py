@@ -27,13 +27,14 @@ class Field:
 
 @dataclass(slots=True)
 class Records:
-    """The result of a draw of n: `columns[name]` [n, *shape], and `weight` [n] float32.
+    """The result of a draw of n: `columns[name]` [n, *shape], `weight` [n] float32, and `ids` [n] int64 on the CPU.
 
-    The weight is the probability of a record under a uniform draw over that under the draw law (1 where that is so).
+    The ids name the records for `ReplayBuffer.update`. The weight is the probability of a record under a uniform draw over that under the draw law (1 where that is so).
     """
 
     columns: dict[str, torch.Tensor]
     weight: torch.Tensor
+    ids: torch.Tensor
     share: float = 1.0  # of the mean over the whole draw, where it is cut into several backward passes
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -46,6 +47,7 @@ class Records:
 class ReplayBuffer(ABC):
     """A memory of past samples."""
 
+    serves_ranks = False  # whether it is one memory over several ranks
     wait_seconds = 0.0  # how long the caller has waited for draws
 
     @abstractmethod
@@ -54,6 +56,13 @@ class ReplayBuffer(ABC):
 
         Raises ValueError, with the memory unchanged, for a missing or unknown field, a wrong shape or dtype, unequal
         lengths, and a label out of range.
+        """
+
+    @abstractmethod
+    def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
+        """Replace a field (not `y`) of stored records, by the ids [n] that a draw gave; values [n, *shape].
+
+        Draws requested afterwards see it; records that are no longer stored are passed over.
         """
 
     @abstractmethod
@@ -71,24 +80,28 @@ class ReplayBuffer(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of records stored."""
+        """Number of records stored by this rank."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of the stored records at full capacity."""
+        """Bytes of this rank's records at full capacity."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
-        """Write everything: records, admission state, generators and pending draws."""
+        """Write everything of this rank: records, admission state, generators and pending draws."""
 
     @abstractmethod
-    def load(self, path: Path) -> None:
-        """Go on as if nothing had happened since `save`; raises ValueError for a file of another buffer."""
+    def load(self, *paths: Path) -> None:
+        """Go on as if nothing had happened since `save`, from the files of all ranks that saved, in order of rank.
+
+        With another number of ranks the records are dealt out anew, each to one rank, and the pending draws are drawn
+        anew. Raises ValueError for files of another buffer.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Free the memory; a second call does nothing."""
+        """Free the memory, on all ranks together; a second call does nothing."""
 
 
 def parse_capacity(capacity: int | str) -> tuple[float, str]:

@@ -15,6 +15,7 @@ from cl.atomic import save_tensors
 from cl.buffers import draws
 from cl.buffers.admission import Candidates, ClassBalanced, Reservoir
 from cl.buffers.base import Field, Records, ReplayBuffer, check_laws
+from cl.comm import Comm
 from cl.seeding import Uniforms
 
 
@@ -35,7 +36,10 @@ class ReferenceBuffer(ReplayBuffer):
         num_classes: int,
         seed: int,
         device: torch.device,
+        comm: Comm,
     ):
+        if comm.size > 1:
+            raise ValueError(f"buffer=reference serves one process, but there are {comm.size} ranks; use buffer=native")
         check_laws(admission, draw, candidates)
         if capacity < 1:
             raise ValueError(f"buffer.capacity must be at least 1 record, got {capacity}")
@@ -52,19 +56,41 @@ class ReferenceBuffer(ReplayBuffer):
         self.fields = {field.name: field for field in fields}
         self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype, device=device) for f in fields}
         self.labels = [0] * capacity  # the field y once more, on the host, for the laws
+        self.ids = [-1] * capacity  # of the record in each slot: how many were offered before it
+        self.slots: dict[int, int] = {}  # by id
+        self.offered = 0
         self.queue: deque[Records] = deque()
 
     def add(self, records: dict[str, torch.Tensor]) -> None:
         labels = self._check(records)
         placed = self.admission.offer(labels)
+        first = self.offered
+        self.offered += len(labels)
         if not placed:
             return
         for slot, row in placed.items():
             self.labels[slot] = labels[row]
+            self.slots.pop(self.ids[slot], None)
+            self.ids[slot] = first + row
+            self.slots[first + row] = slot
         slots = torch.tensor(list(placed), device=self.device)
         rows = torch.tensor(list(placed.values()), device=self.device)
         for name, column in self.columns.items():
             column.index_copy_(0, slots, records[name].detach().index_select(0, rows))
+
+    def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
+        field = self.fields.get(name)
+        if field is None or name == "y":
+            valid = ", ".join(other for other in self.fields if other != "y")
+            raise ValueError(f"there is no field {name} to update; valid: {valid}")
+        if values.dtype is not field.dtype or values.shape != (len(ids), *field.shape) or ids.dtype is not torch.int64:
+            raise ValueError(
+                f"field {name}: expected int64 ids and {(len(ids), *field.shape)} {field.dtype}, "
+                f"got {ids.dtype} and {tuple(values.shape)} {values.dtype}"
+            )
+        for record, value in zip(ids.tolist(), values.detach()):
+            if record in self.slots:
+                self.columns[name][self.slots[record]] = value
 
     def request(self, n: int) -> None:
         started = time.perf_counter()
@@ -78,7 +104,8 @@ class ReferenceBuffer(ReplayBuffer):
         else:
             weight = torch.tensor(draws.class_balanced_weights(stored, self.labels, drawn), device=self.device)
         columns = {name: column.index_select(0, slots) for name, column in self.columns.items()}
-        self.queue.append(Records(columns, weight))
+        ids = torch.tensor([self.ids[slot] for slot in drawn], dtype=torch.int64)
+        self.queue.append(Records(columns, weight, ids))
         self.wait_seconds += time.perf_counter() - started
 
     def receive(self) -> Records:
@@ -103,12 +130,17 @@ class ReferenceBuffer(ReplayBuffer):
             "admission": self.admission.state(),
             "draw": self.uniforms.state(),
             "columns": self.columns,
-            "pending": [(records.columns, records.weight) for records in self.queue],
+            "ids": self.ids,
+            "offered": self.offered,
+            "pending": [(records.columns, records.weight, records.ids) for records in self.queue],
             "wait_seconds": self.wait_seconds,
         }
         save_tensors(path, state)
 
-    def load(self, path: Path) -> None:
+    def load(self, *paths: Path) -> None:
+        if len(paths) != 1:
+            raise ValueError(f"buffer=reference serves one process, but {len(paths)} saved shards were given")
+        (path,) = paths
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             about = dict(state)["about"]
@@ -120,7 +152,9 @@ class ReferenceBuffer(ReplayBuffer):
         self.uniforms.restore(state["draw"])
         self.columns = state["columns"]
         self.labels = self.columns["y"].tolist()
-        self.queue = deque(Records(columns, weight) for columns, weight in state["pending"])
+        self.ids, self.offered = list(state["ids"]), state["offered"]
+        self.slots = {record: slot for slot, record in enumerate(self.ids) if record >= 0}
+        self.queue = deque(Records(*parts) for parts in state["pending"])
         self.wait_seconds = state["wait_seconds"]
 
     def _about(self) -> dict:

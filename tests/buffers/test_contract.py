@@ -12,9 +12,11 @@ import torch
 from scipy import stats
 
 from cl.buffers.base import ADMISSIONS, DRAWS, Field, check_laws, parse_capacity, total_capacity
+from cl.buffers.native import NativeBuffer
 from cl.buffers.reference import ReferenceBuffer
+from cl.comm import Comm
 
-FACTORIES = {"reference": ReferenceBuffer}
+FACTORIES = {"reference": ReferenceBuffer, "native": NativeBuffer}
 
 # A law is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always passes
 # or always fails.
@@ -45,6 +47,7 @@ def make(request):
             "num_classes": CLASSES,
             "seed": 0,
             "device": torch.device("cpu"),
+            "comm": Comm(),
         } | changes
         made.append(request.param(admission=admission, draw=draw, **options))
         return made[-1]

@@ -50,7 +50,7 @@ def records(pixels, labels, logits=None) -> Records:
     columns = {"x": content.x, "y": content.y, "task": content.task}
     if logits is not None:
         columns["logits"] = torch.tensor(logits)
-    return Records(columns, torch.ones(len(labels)))
+    return Records(columns, torch.ones(len(labels)), torch.arange(len(labels)))
 
 
 def cross_entropy(logits, label) -> float:

@@ -1,0 +1,216 @@
+"""The replay memory in C++, one over all ranks: native/include/replay.h says what it does and what it costs.
+
+This file turns tensors into pointers and errors into exceptions. Draws are handed out as tensors over the buffer's own
+memory, which goes back to it when the last of them is gone.
+"""
+
+from pathlib import Path
+
+import torch
+
+from cl.buffers.base import ADMISSIONS, DRAWS, Field, Records, ReplayBuffer, check_laws
+from cl.comm import Comm
+from cl.seeding import derive
+
+try:
+    try:
+        import libucx
+
+        libucx.load_library()
+    except ImportError:
+        libucx = None  # then the system's, or a library that was built without
+    from cl.buffers._replay import ffi, lib
+except ImportError as error:
+    raise ValueError(
+        f"buffer=native is a C++ extension, which cannot be loaded ({error}); `pip install -e .` or `make setup` builds "
+        "it, buffer=reference does without (one process only)"
+    ) from error
+
+
+MAX_PENDING = 64  # draws; a strategy has a handful
+
+
+class PeerError(RuntimeError):
+    """Another rank is gone or does not answer."""
+
+
+class NativeBuffer(ReplayBuffer):
+    """`capacity` records over all ranks of `comm`, each of which calls every method in the same order.
+
+    `fields` have a `y` (int64, below `num_classes`) that names the class; `admission`, `draw` and `candidates` name the
+    laws, see replay.h. `timeout` is how many seconds to wait for another rank. Raises ValueError for laws and capacities
+    that make no sense, PeerError for a rank that is lost.
+    """
+
+    serves_ranks = True
+
+    def __init__(
+        self,
+        capacity: int,
+        admission: str,
+        draw: str,
+        candidates: int | None,
+        fields: list[Field],
+        num_classes: int,
+        seed: int,
+        device: torch.device,
+        comm: Comm,
+        timeout: float = 30.0,
+    ):
+        check_laws(admission, draw, candidates)
+        if capacity < comm.size:
+            raise ValueError(
+                f"buffer.capacity must be at least 1 record for each rank, got {capacity} for {comm.size} ranks"
+            )
+        if timeout <= 0:
+            raise ValueError(f"buffer.timeout must be above 0 seconds, got {timeout}")
+        self.capacity, self.device, self.comm = capacity, device, comm
+        self.fields = {field.name: field for field in fields}
+        self._row_shapes = [(field, torch.Size(field.shape).numel()) for field in fields]
+        names = [ffi.new("char[]", field.name.encode()) for field in fields]
+        columns = ffi.new("rb_field[]", len(fields))
+        for column, name, (field, numel) in zip(columns, names, self._row_shapes):
+            column.size, column.name = ffi.sizeof("rb_field"), name
+            column.row_bytes = numel * field.dtype.itemsize
+        options = ffi.new("rb_options *")
+        options.size = ffi.sizeof("rb_options")
+        options.capacity = capacity // comm.size + (comm.rank < capacity % comm.size)
+        options.num_classes = num_classes
+        options.admission = ADMISSIONS.index(admission)
+        options.candidates = candidates or 0
+        options.draw = DRAWS.index(draw)
+        options.seed = derive(seed, "replay")
+        options.rank, options.ranks = comm.rank, comm.size
+        options.fields, options.num_fields = columns, len(fields)
+        options.label_field = list(self.fields).index("y")
+        options.timeout_seconds = timeout
+        made = ffi.new("rb_buffer **")
+        _check(lib.rb_create(options, made))
+        self._buffer = ffi.gc(made[0], lib.rb_destroy)
+        self._pointers = ffi.new("void *[]", len(fields))
+        self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
+        self._offsets: dict[int, list[int]] = {}  # in the memory of a draw, by its length
+        if comm.size > 1:
+            self._connect()
+
+    def _connect(self) -> None:
+        address, length = ffi.new("void **"), ffi.new("size_t *")
+        _check(lib.rb_address(self._buffer, address, length))
+        everybody = self.comm.gather(bytes(ffi.buffer(address[0], length[0])))
+        addresses = [ffi.from_buffer(other) for other in everybody]
+        _check(lib.rb_connect(self._buffer, ffi.new("void *[]", addresses), [len(other) for other in everybody]))
+
+    def add(self, records: dict[str, torch.Tensor]) -> None:
+        if records.keys() != self.fields.keys():
+            raise ValueError(f"a record has the fields {sorted(self.fields)}, got {sorted(records)}")
+        length = len(records["y"]) if records["y"].ndim else 0
+        kept = []  # until the call is over
+        for i, (name, field) in enumerate(self.fields.items()):
+            value = records[name]
+            if value.dtype is not field.dtype or value.shape != (length, *field.shape):
+                raise ValueError(
+                    f"field {name}: expected {(length, *field.shape)} {field.dtype}, "
+                    f"got {tuple(value.shape)} {value.dtype}"
+                )
+            value = value.detach().cpu().contiguous()
+            kept.append(value)
+            self._pointers[i] = ffi.cast("void *", value.data_ptr())
+        _check(lib.rb_add(self._buffer, length, self._pointers))
+
+    def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
+        field = self.fields.get(name)
+        if field is None or name == "y":
+            valid = ", ".join(other for other in self.fields if other != "y")
+            raise ValueError(f"there is no field {name} to update; valid: {valid}")
+        if values.dtype is not field.dtype or values.shape != (len(ids), *field.shape) or ids.dtype is not torch.int64:
+            raise ValueError(
+                f"field {name}: expected int64 ids and {(len(ids), *field.shape)} {field.dtype}, "
+                f"got {ids.dtype} and {tuple(values.shape)} {values.dtype}"
+            )
+        ids, values = ids.cpu().contiguous(), values.detach().cpu().contiguous()
+        number = list(self.fields).index(name)
+        pointers = ffi.cast("uint64_t *", ids.data_ptr()), ffi.cast("void *", values.data_ptr())
+        _check(lib.rb_update(self._buffer, number, len(ids), *pointers))
+
+    def request(self, n: int) -> None:
+        if n < 0:
+            raise ValueError(f"a draw needs a number of 0 or more, got {n}")
+        _check(lib.rb_request(self._buffer, n))
+
+    def receive(self) -> Records:
+        records = self._records
+        _check(lib.rb_receive(self._buffer, records))
+        n = records.count
+        # The buffer keeps the lease, and the tensors keep the buffer.
+        memory = ffi.buffer(ffi.gc(records.lease, lib.rb_release), records.lease_bytes)
+        offsets = self._offsets.get(records.lease_bytes) or self._find_offsets(records)
+        columns = {
+            field.name: _tensor(memory, field.dtype, n * numel, offset, (n, *field.shape))
+            for (field, numel), offset in zip(self._row_shapes, offsets)
+        }
+        ids = _tensor(memory, torch.int64, n, offsets[-2], (n,))
+        weight = _tensor(memory, torch.float32, n, offsets[-1], (n,))
+        if self.device.type != "cpu":
+            columns = {name: column.to(self.device) for name, column in columns.items()}
+            weight = weight.to(self.device)
+        return Records(columns, weight, ids)
+
+    def _find_offsets(self, records) -> list[int]:
+        """Where columns, ids and weights lie in the memory of a draw; that follows from its length."""
+        places = [records.columns[i] for i in range(len(self._row_shapes))] + [records.ids, records.weights]
+        begin = int(ffi.cast("uintptr_t", records.lease))
+        offsets = [int(ffi.cast("uintptr_t", place)) - begin for place in places]
+        self._offsets[records.lease_bytes] = offsets
+        return offsets
+
+    @property
+    def pending(self) -> int:
+        return self.statistics().pending
+
+    def __len__(self) -> int:
+        return self.statistics().stored
+
+    @property
+    def nbytes(self) -> int:
+        return self.statistics().shard_bytes
+
+    @property
+    def wait_seconds(self) -> float:
+        return self.statistics().wait_seconds
+
+    def statistics(self):
+        """The struct rb_stats of replay.h: what the buffer holds, has sent and has waited for."""
+        stats = ffi.new("rb_stats *", {"size": ffi.sizeof("rb_stats")})
+        _check(lib.rb_get_stats(self._buffer, stats))
+        return stats
+
+    def save(self, path: Path) -> None:
+        _check(lib.rb_save(self._buffer, str(path).encode()))
+
+    def load(self, *paths: Path) -> None:
+        names = [ffi.new("char[]", str(path).encode()) for path in paths]
+        sizes, count = ffi.new("uint64_t[]", MAX_PENDING), ffi.new("uint32_t *")
+        pointers = ffi.new("char *[]", names)
+        _check(lib.rb_load(self._buffer, pointers, len(names), sizes, MAX_PENDING, count))
+        for size in sizes[0 : count[0]]:  # lost between different numbers of ranks
+            self.request(size)
+
+    def close(self) -> None:
+        _check(lib.rb_close(self._buffer))
+
+
+def _tensor(memory, dtype: torch.dtype, count: int, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
+    if count == 0:  # frombuffer takes no empty part
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def _check(status: int) -> None:
+    if status == lib.RB_OK:
+        return
+    message = ffi.string(lib.rb_error()).decode(errors="replace")
+    if status == lib.RB_PEER:
+        raise PeerError(message)
+    if status == lib.RB_INVALID:
+        raise ValueError(message)
+    raise OSError(message) if status == lib.RB_SYSTEM else RuntimeError(message)

@@ -1,0 +1,639 @@
+#include "buffer.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+#include <limits>
+
+#include "error.h"
+
+namespace replay {
+namespace {
+
+// Records of one part are sent in messages of about this size: long enough to be carried well, short enough for the
+// receiver to copy one while the next is on its way.
+constexpr uint64_t MESSAGE_BYTES = 256 << 10;
+constexpr auto PING_EVERY = std::chrono::milliseconds(500);
+
+std::unique_ptr<Admission> admission_of(const Options &options) {
+    return make_admission(options.admission, options.capacity, options.num_classes, options.candidates,
+                          Stream(options.seed, options.rank, Purpose::admission));
+}
+
+std::vector<std::byte> bytes_of(const Header &header) {
+    const auto *bytes = reinterpret_cast<const std::byte *>(&header);
+    return {bytes, bytes + sizeof header};
+}
+
+size_t rows_bytes(uint64_t n) { return (n * sizeof(uint32_t) + 7) / 8 * 8; }
+
+}  // namespace
+
+Buffer::Buffer(const Options &options, const MakeTransport &make)
+    : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field, admission_of(options)),
+      pool_(std::make_shared<StagingPool>(options.fields)), connected_(options.ranks == 1),
+      census_(options.ranks, options.num_classes), told_(options.num_classes), peers_(options.ranks) {
+    for (uint32_t rank = 0; rank < options.ranks; ++rank) streams_.emplace_back(options.seed, rank, Purpose::draw);
+    if (options.ranks > 1)
+        transport_ = make(options.rank, options.ranks,
+                          {[this](auto... parts) { on_message(parts...); },
+                           [this](uint32_t peer, const std::string &reason) { on_lost(peer, reason); }});
+}
+
+Buffer::~Buffer() {
+    stop_thread();
+    transport_.reset();  // before what its events and messages refer to
+}
+
+const std::vector<std::byte> &Buffer::address() const {
+    if (!transport_) fail(RB_INVALID, "a buffer of one rank has no address");
+    return transport_->address();
+}
+
+void Buffer::connect(const std::vector<std::vector<std::byte>> &addresses) {
+    if (!transport_) fail(RB_INVALID, "a buffer of one rank has nobody to connect to");
+    if (connected_) fail(RB_INVALID, "the buffer is connected already");
+    const auto now = Clock::now();
+    for (Peer &peer : peers_) peer.heard = now;
+    transport_->connect(addresses);
+    connected_ = true;
+    start_thread();
+}
+
+// ---- what the caller does ---------------------------------------------------------------------------------------------
+
+void Buffer::add(uint64_t n, const void *const *columns) {
+    Lock lock(mutex_);
+    check_usable();
+    wait_until_quiet(lock);
+    lock.unlock();  // the shard is the caller's while nothing is unserved
+    shard_.add(n, columns);
+}
+
+void Buffer::update(uint32_t field, uint64_t n, const uint64_t *ids, const std::byte *rows) {
+    if (field >= options_.fields.size()) fail(RB_INVALID, "there is no field ", field);
+    if (field == options_.label_field) fail(RB_INVALID, "the label of a record cannot be changed");
+    for (uint64_t i = 0; i < n; ++i)
+        if (RecordId::rank(ids[i]) >= options_.ranks)
+            fail(RB_INVALID, "record ", ids[i], " would be on rank ", RecordId::rank(ids[i]), " of ", options_.ranks);
+    Lock lock(mutex_);
+    check_usable();
+    wait_until_quiet(lock);
+    const uint64_t row_bytes = options_.fields[field].row_bytes;
+    std::vector<std::unique_ptr<Message>> messages(options_.ranks);
+    std::vector<std::vector<uint64_t>> of_rank(options_.ranks);
+    for (uint64_t i = 0; i < n; ++i) of_rank[RecordId::rank(ids[i])].push_back(i);
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        const std::vector<uint64_t> &mine = of_rank[rank];
+        if (mine.empty()) continue;
+        if (rank == options_.rank) {
+            for (uint64_t i : mine) shard_.update(field, ids[i], rows + i * row_bytes);
+            continue;
+        }
+        auto message = std::make_unique<Message>();
+        message->owned.resize(mine.size() * (sizeof *ids + row_bytes));
+        std::byte *names = message->owned.data(), *content = names + mine.size() * sizeof *ids;
+        for (size_t i = 0; i < mine.size(); ++i) {
+            std::memcpy(names + i * sizeof *ids, &ids[mine[i]], sizeof *ids);
+            std::memcpy(content + i * row_bytes, rows + mine[i] * row_bytes, row_bytes);
+        }
+        message->body = {{message->owned.data(), message->owned.size()}};
+        Header header{Kind::update, options_.rank, ++peers_[rank].updates_sent, mine.size()};
+        header.field = field;
+        message->header = bytes_of(header);
+        ++messages_sent_;
+        bytes_sent_ += message->owned.size() + sizeof header;
+        messages[rank] = std::move(message);
+    }
+    lock.unlock();
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (messages[rank]) transport_->send(rank, std::move(messages[rank]));
+}
+
+void Buffer::request(uint64_t n) {
+    if (n > std::numeric_limits<uint32_t>::max()) fail(RB_INVALID, "a draw of ", n, " records is too large");
+    // Not more rows than there can be records; with several ranks only an upper bound is known.
+    auto staging = pool_->take(options_.ranks == 1 ? std::min(n, shard_.capacity()) : n);
+    Lock lock(mutex_);
+    check_usable();
+    Draw draw;
+    draw.n = n;
+    draw.staging = std::move(staging);
+    draws_.push_back(std::move(draw));
+    const uint64_t sequence = requested_++;
+    if (transport_) {
+        const std::vector<ClassCount> counts = changed_counts();
+        const size_t bytes = counts.size() * sizeof(ClassCount);
+        messages_sent_ += options_.ranks - 1;
+        bytes_sent_ += (options_.ranks - 1) * (sizeof(Header) + bytes);
+        std::vector<std::unique_ptr<Message>> messages(options_.ranks);
+        for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+            if (rank == options_.rank) continue;
+            auto message = std::make_unique<Message>();
+            message->header = bytes_of({Kind::request, options_.rank, sequence, n, peers_[rank].updates_sent, shard_.size()});
+            const auto *content = reinterpret_cast<const std::byte *>(counts.data());
+            message->owned.assign(content, content + bytes);
+            if (bytes) message->body = {{message->owned.data(), bytes}};
+            messages[rank] = std::move(message);
+        }
+        lock.unlock();
+        for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+            if (messages[rank]) transport_->send(rank, std::move(messages[rank]));
+    } else {
+        lock.unlock();
+    }
+    const auto started = Clock::now();
+    const bool done = serve(RB_INLINE_BYTES);
+    const std::chrono::duration<double> took = Clock::now() - started;
+    {
+        Lock again(mutex_);
+        wait_seconds_ += took.count();  // a draw made here is waited for as well
+    }
+    if (done) return;
+    if (transport_) {
+        transport_->wake();
+    } else {
+        start_thread();
+        work_.notify_one();
+    }
+}
+
+void Buffer::receive(rb_records &records) {
+    Lock lock(mutex_);
+    check_usable();
+    if (draws_.empty()) fail(RB_INVALID, "nothing to receive: request a draw first");
+    Draw &next = draws_.front();
+    if (!next.complete()) {
+        const auto started = Clock::now();
+        wait(lock, [&] { return next.complete(); }, [&] { return silent_ranks(first_draw_); });
+        wait_seconds_ += std::chrono::duration<double>(Clock::now() - started).count();
+    }
+    Staging *staging = next.staging.release();
+    void *lease = staging->lend(pool_);
+    records = {sizeof records,           next.expected, first_draw_,            staging->ids, staging->weights,
+               staging->columns.data(), lease,         staging->memory.bytes()};
+    draws_.pop_front();
+    ++first_draw_;
+}
+
+void Buffer::statistics(rb_stats &stats) const {
+    Lock lock(mutex_);
+    stats.stored = shard_.size();
+    stats.stored_everywhere = options_.ranks == 1 ? shard_.size() : census_.total();
+    stats.offered = shard_.admission().offered();
+    stats.shard_bytes = shard_.bytes();
+    stats.staging_bytes = pool_->bytes();
+    stats.requests = requested_;
+    stats.pending = draws_.size();
+    stats.wait_seconds = wait_seconds_;
+    stats.thread_cpu_seconds = ended_thread_cpu_;
+    if (thread_.joinable()) {
+        clockid_t clock;
+        timespec time;
+        // const_cast: native_handle changes nothing, but is not declared so.
+        if (pthread_getcpuclockid(const_cast<std::thread &>(thread_).native_handle(), &clock) == 0 &&
+            clock_gettime(clock, &time) == 0)
+            stats.thread_cpu_seconds += static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+    }
+    stats.messages_sent = messages_sent_;
+    stats.messages_received = messages_received_;
+    stats.bytes_sent = bytes_sent_;
+    stats.bytes_received = bytes_received_;
+    stats.transport = has_transport;
+}
+
+void Buffer::close() {
+    Lock lock(mutex_);
+    if (closed_) return;
+    check_failure();
+    if (transport_ && connected_) {
+        const auto others = [&](auto condition) {
+            for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+                if (rank != options_.rank && !condition(peers_[rank])) return false;
+            return true;
+        };
+        // Ask everybody who is still expected to say something whether they live, and wait for that.
+        const auto wait_for = [&](auto condition, const char *what) {
+            while (!others(condition)) {
+                check_failure();
+                const auto now = Clock::now();
+                for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+                    if (rank == options_.rank || condition(peers_[rank])) continue;
+                    const std::chrono::duration<double> silent = now - peers_[rank].heard;
+                    if (silent.count() > options_.timeout_seconds) {
+                        fail_with(RB_PEER, "rank " + std::to_string(rank) + " was silent for " +
+                                               std::to_string(static_cast<int>(silent.count())) + " s, " + what);
+                        check_failure();
+                    }
+                    lock.unlock();
+                    tell(rank, {Kind::ping, options_.rank});
+                    lock.lock();
+                }
+                changed_.wait_for(lock, PING_EVERY, [&] { return others(condition) || failure_; });
+            }
+        };
+        if (!finished_) {
+            wait_until_quiet(lock);
+            finished_ = true;
+            for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+                if (rank == options_.rank) continue;
+                Header header{Kind::finished, options_.rank, requested_};
+                header.updates = peers_[rank].updates_sent;
+                lock.unlock();
+                tell(rank, header);
+                lock.lock();
+            }
+        }
+        wait_for([](const Peer &peer) { return peer.finished_after.has_value(); }, "and has not closed its buffer");
+        // Who says `left` needs nobody any more; a rank that is gone by now has heard all it needed as well.
+        lock.unlock();
+        tell_all({Kind::left, options_.rank});
+        lock.lock();
+        wait_for([](const Peer &peer) { return peer.left || peer.lost; }, "after it had closed its buffer");
+    }
+    closed_ = true;
+    draws_.clear();
+    lock.unlock();
+    stop_thread();
+    transport_.reset();
+}
+
+// ---- making draws -----------------------------------------------------------------------------------------------------
+
+bool Buffer::peer_has_asked(uint32_t rank, uint64_t sequence) const {
+    const Peer &peer = peers_[rank];
+    if (peer.finished_after && sequence >= *peer.finished_after) return peer.updates_received >= peer.finished_updates;
+    const auto found = peer.requests.find(sequence);
+    return found != peer.requests.end() && peer.updates_received >= found->second.updates;
+}
+
+bool Buffer::can_serve() const {
+    if (served_ == requested_ || serving_ || failure_) return false;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (rank != options_.rank && !peer_has_asked(rank, served_)) return false;
+    return true;
+}
+
+// Make the draws that can be made; the caller's thread leaves those that take long to the other one. Whether there is
+// nothing left that could be made.
+bool Buffer::serve(uint64_t most_bytes) {
+    Lock lock(mutex_);
+    while (can_serve()) {
+        uint64_t row_bytes = 0;
+        for (const FieldInfo &field : options_.fields) row_bytes += field.row_bytes;
+        if (draw(served_).n * row_bytes > most_bytes) return false;
+        serving_ = true;
+        std::vector<Part> parts = plan();
+        lock.unlock();
+        // Others first: they have a way to go.
+        uint64_t own = 0;
+        for (Part &part : parts)
+            if (part.requester != options_.rank) send_part(std::move(part));
+        for (const Part &part : parts)
+            if (part.requester == options_.rank) copy_own(part), own += part.rows.size();
+        lock.lock();
+        draw(served_).served = true;
+        draw(served_).arrived += own;
+        ++served_;
+        serving_ = false;
+        changed_.notify_all();
+    }
+    return true;
+}
+
+// Everything that this rank has to copy for the next draw, for all who asked.
+std::vector<Buffer::Part> Buffer::plan() {
+    std::vector<uint64_t> sizes(options_.ranks);
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        Peer &peer = peers_[rank];
+        if (rank == options_.rank) {
+            census_.stored[rank] = shard_.size();
+            if (options_.draw == RB_BY_CLASS)
+                for (uint32_t label = 0; label < options_.num_classes; ++label)
+                    census_.set_class(rank, label, shard_.count(label));
+            sizes[rank] = draw(served_).n;
+            continue;
+        }
+        const auto found = peer.requests.find(served_);
+        if (found == peer.requests.end()) {  // has finished
+            apply_updates(rank, peer.finished_updates);
+            continue;
+        }
+        const Request &request = found->second;
+        apply_updates(rank, request.updates);
+        census_.stored[rank] = request.stored;
+        for (const ClassCount &count : request.counts) census_.set_class(rank, count.label, count.count);
+        sizes[rank] = request.n;
+        peer.requests.erase(found);
+    }
+    std::vector<Part> parts;
+    for (uint32_t requester = 0; requester < options_.ranks; ++requester) {
+        const auto &picks = drawer_.pick(options_.draw, census_, streams_[requester], served_, sizes[requester]);
+        Part part{requester, served_, {}, {}};
+        for (uint32_t row = 0; row < picks.size(); ++row) {
+            if (picks[row].rank != options_.rank) continue;
+            part.rows.push_back(row);
+            part.slots.push_back(shard_.slot_of(picks[row]));
+        }
+        if (requester == options_.rank) {
+            Draw &own = draw(served_);
+            own.expected = picks.size();
+            for (uint32_t row = 0; row < picks.size(); ++row) own.staging->weights[row] = picks[row].weight;
+        }
+        if (!part.rows.empty()) parts.push_back(std::move(part));
+    }
+    return parts;
+}
+
+void Buffer::apply_updates(uint32_t rank, uint64_t through) {
+    Peer &peer = peers_[rank];
+    while (peer.updates_applied < through) {
+        const auto found = peer.updates.find(++peer.updates_applied);
+        const Update &update = found->second;
+        const std::byte *names = update.names_and_rows.data(), *rows = names + update.n * sizeof(uint64_t);
+        const uint64_t row_bytes = options_.fields[update.field].row_bytes;
+        for (uint64_t i = 0; i < update.n; ++i) {
+            uint64_t id;
+            std::memcpy(&id, names + i * sizeof id, sizeof id);
+            shard_.update(update.field, id, rows + i * row_bytes);
+        }
+        peer.updates.erase(found);
+    }
+}
+
+void Buffer::copy_own(const Part &part) {
+    // Nobody else touches these rows, and the draw is received only after it is marked as served.
+    Staging *staging;
+    {
+        Lock lock(mutex_);
+        staging = draw(part.sequence).staging.get();
+    }
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const uint64_t bytes = options_.fields[field].row_bytes;
+        std::byte *column = staging->column(field);
+        for (size_t i = 0; i < part.rows.size(); ++i)
+            std::memcpy(column + part.rows[i] * bytes, shard_.row(field, part.slots[i]), bytes);
+    }
+    for (size_t i = 0; i < part.rows.size(); ++i) staging->ids[part.rows[i]] = shard_.id(part.slots[i]);
+}
+
+void Buffer::send_part(Part &&part) {
+    uint64_t row_bytes = 0;
+    for (const FieldInfo &field : options_.fields) row_bytes += field.row_bytes;
+    const size_t step = std::max<uint64_t>(1, MESSAGE_BYTES / row_bytes);
+    for (size_t first = 0; first < part.rows.size(); first += step) {
+        const size_t n = std::min(step, part.rows.size() - first);
+        auto message = std::make_unique<Message>();
+        message->header = bytes_of({Kind::records, options_.rank, part.sequence, n});
+        message->owned.resize(rows_bytes(n) + n * sizeof(uint64_t));
+        std::memcpy(message->owned.data(), part.rows.data() + first, n * sizeof(uint32_t));
+        for (size_t i = 0; i < n; ++i) {
+            const uint64_t id = shard_.id(part.slots[first + i]);
+            std::memcpy(message->owned.data() + rows_bytes(n) + i * sizeof id, &id, sizeof id);
+        }
+        message->body.push_back({message->owned.data(), message->owned.size()});
+        for (size_t field = 0; field < options_.fields.size(); ++field)
+            for (size_t i = 0; i < n; ++i)
+                message->body.push_back({shard_.row(field, part.slots[first + i]), options_.fields[field].row_bytes});
+        message->sent = [this] {
+            Lock lock(mutex_);
+            if (--unsent_parts_ == 0) changed_.notify_all();
+        };
+        {
+            Lock lock(mutex_);
+            ++unsent_parts_;
+            ++messages_sent_;
+            bytes_sent_ += sizeof(Header) + message->owned.size() + n * row_bytes;
+        }
+        transport_->send(part.requester, std::move(message));
+    }
+}
+
+std::vector<ClassCount> Buffer::changed_counts() {
+    std::vector<ClassCount> counts;
+    if (options_.draw != RB_BY_CLASS) return counts;
+    for (uint32_t label = 0; label < options_.num_classes; ++label) {
+        const uint64_t count = shard_.count(label);
+        if (count != told_[label]) counts.push_back({label, static_cast<uint32_t>(count)});
+        told_[label] = count;
+    }
+    return counts;
+}
+
+// ---- the buffer's own thread ------------------------------------------------------------------------------------------
+
+void Buffer::start_thread() {
+    if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+}
+
+void Buffer::stop_thread() {
+    {
+        Lock lock(mutex_);
+        stopping_ = true;
+    }
+    if (!thread_.joinable()) return;
+    work_.notify_one();
+    if (transport_) transport_->wake();
+    thread_.join();
+}
+
+void Buffer::run() {
+    try {
+        if (!transport_) {
+            Lock lock(mutex_);
+            while (!stopping_) {
+                work_.wait(lock, [&] { return stopping_ || can_serve(); });
+                lock.unlock();
+                serve(std::numeric_limits<uint64_t>::max());
+                lock.lock();
+            }
+        } else {
+            for (;;) {
+                const bool any = transport_->progress();
+                serve(std::numeric_limits<uint64_t>::max());
+                bool stopping;
+                {
+                    Lock lock(mutex_);
+                    stopping = stopping_;
+                    // What was handed to the transport goes out before the thread ends, unless the peers are gone.
+                    if (stopping && (transport_->unsent() == 0 || !closed_)) break;
+                }
+                if (!any) transport_->wait(stopping ? 10 : -1);
+            }
+        }
+    } catch (const Error &error) {
+        Lock lock(mutex_);
+        fail_with(error.status, error.what());
+    } catch (const std::exception &error) {
+        Lock lock(mutex_);
+        fail_with(RB_INTERNAL, error.what());
+    }
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    Lock lock(mutex_);
+    ended_thread_cpu_ = static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+void Buffer::on_message(const std::byte *header, size_t header_bytes, const std::byte *body, size_t body_bytes) {
+    Header head;
+    if (header_bytes != sizeof head) fail(RB_PEER, "a message of another version of this library arrived");
+    std::memcpy(&head, header, sizeof head);
+    if (head.source >= options_.ranks || head.source == options_.rank)
+        fail(RB_PEER, "a message came from rank ", head.source, " of ", options_.ranks);
+    {
+        Lock lock(mutex_);
+        peers_[head.source].heard = Clock::now();
+        ++messages_received_;
+        bytes_received_ += header_bytes + body_bytes;
+    }
+    switch (head.kind) {
+        case Kind::request: return take_request(head, body, body_bytes);
+        case Kind::records: return take_records(head, body, body_bytes);
+        case Kind::update: return take_update(head, body, body_bytes);
+        case Kind::ping: return tell(head.source, {Kind::pong, options_.rank});
+        case Kind::pong: return;
+        case Kind::finished:
+        case Kind::left: break;
+        default: fail(RB_PEER, "rank ", head.source, " sent a message of kind ", static_cast<uint32_t>(head.kind));
+    }
+    Lock lock(mutex_);
+    Peer &peer = peers_[head.source];
+    if (head.kind == Kind::left) {
+        peer.left = true;
+    } else {
+        peer.finished_updates = head.updates;
+        peer.finished_after = head.sequence;
+    }
+    changed_.notify_all();
+}
+
+void Buffer::take_request(const Header &header, const std::byte *body, size_t bytes) {
+    Request request{header.n, header.updates, header.stored, std::vector<ClassCount>(bytes / sizeof(ClassCount))};
+    if (bytes) std::memcpy(request.counts.data(), body, bytes);
+    for (const ClassCount &count : request.counts)
+        if (count.label >= options_.num_classes) fail(RB_PEER, "rank ", header.source, " counts class ", count.label);
+    Lock lock(mutex_);
+    if (header.sequence < served_ || !peers_[header.source].requests.emplace(header.sequence, std::move(request)).second)
+        fail(RB_PEER, "rank ", header.source, " asked for draw ", header.sequence, " twice");
+}
+
+void Buffer::take_records(const Header &header, const std::byte *body, size_t bytes) {
+    uint64_t row_bytes = 0;
+    for (const FieldInfo &field : options_.fields) row_bytes += field.row_bytes;
+    if (bytes != rows_bytes(header.n) + header.n * (sizeof(uint64_t) + row_bytes))
+        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes for ", header.n, " records of draw ", header.sequence);
+    Staging *staging;
+    uint64_t room;
+    {
+        Lock lock(mutex_);
+        // Checked on delivery: a record can only ever come into the draw that it was picked for.
+        if (header.sequence < first_draw_ || header.sequence >= requested_)
+            fail(RB_PEER, "rank ", header.source, " sent records of draw ", header.sequence, ", expected ", first_draw_,
+                 " to ", requested_);
+        staging = draw(header.sequence).staging.get();
+        room = draw(header.sequence).n;
+    }
+    std::vector<uint32_t> rows(header.n);
+    std::memcpy(rows.data(), body, header.n * sizeof(uint32_t));
+    const std::byte *names = body + rows_bytes(header.n), *content = names + header.n * sizeof(uint64_t);
+    for (uint64_t i = 0; i < header.n; ++i) {
+        if (rows[i] >= room) fail(RB_PEER, "rank ", header.source, " sent row ", rows[i], " of a draw of ", room);
+        std::memcpy(&staging->ids[rows[i]], names + i * sizeof(uint64_t), sizeof(uint64_t));
+    }
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const uint64_t size = options_.fields[field].row_bytes;
+        std::byte *column = staging->column(field);
+        for (uint64_t i = 0; i < header.n; ++i, content += size) std::memcpy(column + rows[i] * size, content, size);
+    }
+    Lock lock(mutex_);
+    Draw &target = draw(header.sequence);
+    target.arrived += header.n;
+    if (target.complete()) changed_.notify_all();
+}
+
+void Buffer::take_update(const Header &header, const std::byte *body, size_t bytes) {
+    if (header.field >= options_.fields.size() ||
+        bytes != header.n * (sizeof(uint64_t) + options_.fields[header.field].row_bytes))
+        fail(RB_PEER, "rank ", header.source, " sent an update that does not fit field ", header.field);
+    Lock lock(mutex_);
+    Peer &peer = peers_[header.source];
+    peer.updates.emplace(header.sequence, Update{header.field, {body, body + bytes}, header.n});
+    ++peer.updates_received;
+}
+
+void Buffer::on_lost(uint32_t rank, const std::string &reason) {
+    Lock lock(mutex_);
+    peers_[rank].lost = true;
+    if (!peers_[rank].finished_after && !closed_)
+        fail_with(RB_PEER, "rank " + std::to_string(rank) + " is gone (" + reason + ")");
+    changed_.notify_all();
+}
+
+void Buffer::tell(uint32_t peer, const Header &header) {
+    auto message = std::make_unique<Message>();
+    message->header = bytes_of(header);
+    {
+        Lock lock(mutex_);
+        ++messages_sent_;
+        bytes_sent_ += sizeof header;
+    }
+    transport_->send(peer, std::move(message));
+}
+
+void Buffer::tell_all(const Header &header) {
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (rank != options_.rank) tell(rank, header);
+}
+
+// ---- waiting and failing ----------------------------------------------------------------------------------------------
+
+Buffer::Draw &Buffer::draw(uint64_t sequence) { return draws_[sequence - first_draw_]; }
+
+void Buffer::check_usable() const {
+    check_failure();
+    if (closed_ || finished_) fail(RB_INVALID, "the buffer is closed");
+    if (!connected_) fail(RB_INVALID, "the buffer is not connected to the other ranks");
+}
+
+void Buffer::check_failure() const {
+    if (failure_) throw Error(failure_, failure_message_);
+}
+
+void Buffer::fail_with(int status, const std::string &message) {
+    if (!failure_) failure_message_ = message;
+    if (!failure_) failure_ = status;
+    changed_.notify_all();
+}
+
+void Buffer::wait(Lock &lock, const std::function<bool()> &ready, const std::function<std::string()> &missing) {
+    const auto limit = std::chrono::duration<double>(options_.timeout_seconds);
+    if (!changed_.wait_for(lock, limit, [&] { return failure_ || ready(); }))
+        fail_with(RB_PEER, missing() + " for " + std::to_string(options_.timeout_seconds).substr(0, 5) + " s");
+    if (!ready()) check_failure();
+}
+
+void Buffer::wait_until_quiet(Lock &lock) {
+    if (quiet()) return;
+    const auto started = Clock::now();
+    wait(lock, [&] { return quiet(); }, [&] { return silent_ranks(served_); });
+    wait_seconds_ += std::chrono::duration<double>(Clock::now() - started).count();
+}
+
+std::string Buffer::silent_ranks(uint64_t sequence) const {
+    std::string asked, silent;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (rank != options_.rank && sequence >= served_ && !peer_has_asked(rank, sequence))
+            silent += (silent.empty() ? "" : ", ") + std::to_string(rank);
+    if (!silent.empty()) return "draw " + std::to_string(sequence) + " was not requested by rank " + silent;
+    // All have asked, so the data is missing: name the one that has been silent for longest.
+    uint32_t quietest = options_.rank;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (rank != options_.rank && (quietest == options_.rank || peers_[rank].heard < peers_[quietest].heard))
+            quietest = rank;
+    return "records of draw " + std::to_string(sequence) + " did not come, rank " + std::to_string(quietest) +
+           " has been silent for longest,";
+}
+
+}  // namespace replay

@@ -1,0 +1,161 @@
+// Buffer::save and Buffer::load.
+#include <algorithm>
+#include <cstring>
+#include <sstream>
+
+#include "buffer.h"
+#include "error.h"
+#include "snapshot.h"
+
+namespace replay {
+namespace {
+
+// What has to be equal, also where the number of ranks is not.
+std::string laws_of(const Options &options) {
+    std::ostringstream text;
+    text << "admission " << options.admission << ", candidates " << options.candidates << ", draw " << options.draw
+         << ", classes " << options.num_classes << ", label field " << options.label_field << ", fields";
+    for (const FieldInfo &field : options.fields) text << " " << field.name << ":" << field.row_bytes;
+    return text.str();
+}
+
+}  // namespace
+
+void Buffer::save(const std::string &path) {
+    Lock lock(mutex_);
+    check_usable();
+    wait_until_quiet(lock);
+    const auto all_here = [&] {
+        return std::all_of(draws_.begin(), draws_.end(), [](const Draw &draw) { return draw.complete(); });
+    };
+    wait(lock, all_here, [&] { return silent_ranks(served_); });
+    lock.unlock();  // nobody else changes anything before the next request
+
+    Saved saved;
+    saved.about = {options_.capacity, options_.ranks, options_.rank, options_.seed, laws_of(options_)};
+    saved.requested = requested_;
+    saved.wait_seconds = wait_seconds_;
+    saved.told = told_;
+    const Slots &slots = shard_.admission().slots();
+    saved.admission = shard_.admission().state();
+    saved.stored = slots.stored();
+    saved.members = slots.members();
+    saved.ids = shard_.ids();
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const uint64_t bytes = options_.fields[field].row_bytes;
+        std::vector<std::byte> column(saved.stored.size() * bytes);
+        for (size_t i = 0; i < saved.stored.size(); ++i)
+            std::memcpy(column.data() + i * bytes, shard_.row(field, saved.stored[i]), bytes);
+        saved.columns.push_back(std::move(column));
+    }
+    for (const Draw &draw : draws_) {
+        const Staging &staging = *draw.staging;
+        SavedDraw copy{draw.n, draw.expected, {staging.ids, staging.ids + draw.expected},
+                       {staging.weights, staging.weights + draw.expected}, {}};
+        for (size_t field = 0; field < options_.fields.size(); ++field)
+            copy.columns.emplace_back(staging.column(field),
+                                      staging.column(field) + draw.expected * options_.fields[field].row_bytes);
+        saved.draws.push_back(std::move(copy));
+    }
+    FileWriter file(path);
+    write_saved(file, saved);
+}
+
+void Buffer::check_loaded(const Saved &saved, const std::string &path) const {
+    const std::string expected = laws_of(options_);
+    if (saved.about.laws != expected)
+        fail(RB_INVALID, path, " holds another buffer: expected ", expected, "; got ", saved.about.laws);
+    if (saved.about.seed != options_.seed)
+        fail(RB_INVALID, path, " holds a buffer of another seed: expected ", options_.seed, ", got ", saved.about.seed);
+}
+
+std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
+    Lock lock(mutex_);
+    check_failure();
+    if (closed_ || finished_) fail(RB_INVALID, "the buffer is closed");
+    if (requested_ || shard_.size())
+        fail(RB_INVALID, "only a new buffer can be loaded: this one has ", shard_.size(), " records and has been asked for ",
+             requested_, " draws");
+    lock.unlock();
+
+    const bool same_ranks = paths.size() == options_.ranks;
+    std::vector<Saved> all;
+    for (size_t rank = 0; rank < paths.size(); ++rank) {
+        if (same_ranks && rank != options_.rank) continue;
+        all.push_back(read_saved(paths[rank], options_.fields, options_.num_classes));
+        check_loaded(all.back(), paths[rank]);
+        if (all.back().about.ranks != paths.size() || all.back().about.rank != rank)
+            fail(RB_INVALID, paths[rank], " is the shard of rank ", all.back().about.rank, " of ", all.back().about.ranks,
+                 ", expected rank ", rank, " of ", paths.size());
+    }
+
+    if (same_ranks) {
+        Saved &saved = all.front();
+        if (saved.about.total_capacity != options_.capacity)
+            fail(RB_INVALID, paths[options_.rank], " has a capacity of ", saved.about.total_capacity, ", expected ",
+                 options_.capacity);
+        Slots slots(options_.capacity, options_.num_classes);
+        for (size_t field = 0; field < options_.fields.size(); ++field) {
+            const uint64_t bytes = options_.fields[field].row_bytes;
+            for (size_t i = 0; i < saved.stored.size(); ++i)
+                std::memcpy(shard_.row(field, saved.stored[i]), saved.columns[field].data() + i * bytes, bytes);
+        }
+        slots.restore(std::move(saved.stored), std::move(saved.members));
+        shard_.restore(std::move(saved.admission), std::move(slots), std::move(saved.ids));
+        lock.lock();
+        requested_ = served_ = saved.requested;
+        wait_seconds_ = saved.wait_seconds;
+        first_draw_ = requested_ - saved.draws.size();
+        for (const SavedDraw &copy : saved.draws) {
+            Draw draw;
+            draw.n = copy.n;
+            draw.served = true;
+            draw.expected = draw.arrived = copy.count;
+            draw.staging = pool_->take(copy.n);
+            std::copy(copy.ids.begin(), copy.ids.end(), draw.staging->ids);
+            std::copy(copy.weights.begin(), copy.weights.end(), draw.staging->weights);
+            for (size_t field = 0; field < options_.fields.size(); ++field)
+                std::copy(copy.columns[field].begin(), copy.columns[field].end(), draw.staging->column(field));
+            draws_.push_back(std::move(draw));
+        }
+        return {};
+    }
+
+    // Every record has a number: by rank, then by slot list. Number j goes to rank j mod ranks, class by class, so that
+    // the shards differ by one record at most, and so does each class.
+    uint64_t records = 0, offered = 0, requested = 0;
+    for (const Saved &saved : all) {
+        records += saved.stored.size();
+        offered = std::max(offered, saved.admission.offered);
+        requested = std::max(requested, saved.requested);
+    }
+    const uint64_t mine = (records + options_.ranks - 1 - options_.rank) / options_.ranks;
+    if (mine > options_.capacity)
+        fail(RB_INVALID, "the saved shards hold ", records, " records, of which ", mine, " would come to rank ",
+             options_.rank, ", whose capacity is ", options_.capacity);
+    AdmissionState state = shard_.admission().state();
+    state.offered = offered;  // numbers that were used once are not used again
+    shard_.restore(std::move(state), Slots(options_.capacity, options_.num_classes), shard_.ids());
+    uint64_t number = 0;
+    for (uint32_t label = 0; label < options_.num_classes; ++label)
+        for (const Saved &saved : all) {
+            std::vector<uint32_t> places(saved.ids.size());
+            for (uint32_t i = 0; i < saved.stored.size(); ++i) places[saved.stored[i]] = i;
+            for (Slot from : saved.members[label]) {
+                if (number++ % options_.ranks != options_.rank) continue;
+                Slot slot;
+                if (!shard_.adopt(label, saved.admission.keys[from], slot)) fail(RB_INTERNAL, "no room for a record");
+                for (size_t field = 0; field < options_.fields.size(); ++field) {
+                    const uint64_t bytes = options_.fields[field].row_bytes;
+                    std::memcpy(shard_.row(field, slot), saved.columns[field].data() + places[from] * bytes, bytes);
+                }
+            }
+        }
+    lock.lock();
+    requested_ = served_ = first_draw_ = requested;
+    std::vector<uint64_t> sizes;
+    for (const SavedDraw &draw : all.front().draws) sizes.push_back(draw.n);
+    return sizes;
+}
+
+}  // namespace replay

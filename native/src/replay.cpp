@@ -1,0 +1,184 @@
+// The C functions: arguments checked, exceptions turned into a status and a message.
+#include "../include/replay.h"
+
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "buffer.h"
+#include "error.h"
+
+struct rb_buffer {
+    replay::Buffer buffer;
+    std::vector<std::byte> address;
+};
+
+namespace {
+
+thread_local std::string last_error = "no error";
+
+template <typename Call> int guarded(Call call) {
+    try {
+        call();
+        return RB_OK;
+    } catch (const replay::Error &error) {
+        last_error = error.what();
+        return error.status;
+    } catch (const std::bad_alloc &) {
+        last_error = "out of memory";
+        return RB_SYSTEM;
+    } catch (const std::exception &error) {
+        last_error = error.what();
+        return RB_INTERNAL;
+    }
+}
+
+template <typename T> void check_size(const T *value, const char *name) {
+    if (!value) replay::fail(RB_INVALID, name, " is NULL");
+    if (value->size != sizeof(T))
+        replay::fail(RB_INVALID, name, " has size ", value->size, ", expected ", sizeof(T), ": another version of replay.h");
+}
+
+void check_buffer(const rb_buffer *buffer) {
+    if (!buffer) replay::fail(RB_INVALID, "buffer is NULL");
+}
+
+replay::Options read_options(const rb_options *given) {
+    check_size(given, "options");
+    const rb_options &o = *given;
+    using replay::fail;
+    if (o.capacity < 1) fail(RB_INVALID, "capacity must be at least 1 record, got ", o.capacity);
+    if (o.capacity >= uint64_t{1} << replay::RecordId::SLOT_BITS)
+        fail(RB_INVALID, "capacity must be below 2^", replay::RecordId::SLOT_BITS, ", got ", o.capacity);
+    if (o.num_classes < 1) fail(RB_INVALID, "num_classes must be at least 1");
+    if (o.admission < RB_RESERVOIR || o.admission > RB_CANDIDATES) fail(RB_INVALID, "no admission law ", o.admission);
+    if (o.draw < RB_UNIFORM || o.draw > RB_BY_CLASS) fail(RB_INVALID, "no draw law ", o.draw);
+    if ((o.admission == RB_CANDIDATES) != (o.candidates > 0))
+        fail(RB_INVALID, "candidates belong to RB_CANDIDATES, got admission ", o.admission, ", candidates ", o.candidates);
+    if (o.ranks < 1 || o.ranks > 4096) fail(RB_INVALID, "ranks must be 1 to 4096, got ", o.ranks);
+    if (o.rank >= o.ranks) fail(RB_INVALID, "rank must be below ", o.ranks, ", got ", o.rank);
+    if (!o.fields || o.num_fields < 1) fail(RB_INVALID, "a record needs at least one field");
+    if (!(o.timeout_seconds > 0) || !std::isfinite(o.timeout_seconds) || o.timeout_seconds > 1e8)
+        fail(RB_INVALID, "timeout_seconds must be above 0 and below 1e8, got ", o.timeout_seconds);
+    replay::Options options{o.capacity, o.seed, o.num_classes, o.candidates, o.rank, o.ranks,
+                            o.label_field, o.admission, o.draw, {}, o.timeout_seconds};
+    for (uint32_t i = 0; i < o.num_fields; ++i) {
+        check_size(&o.fields[i], "field");
+        if (!o.fields[i].name || !*o.fields[i].name) fail(RB_INVALID, "field ", i, " has no name");
+        if (o.fields[i].row_bytes < 1) fail(RB_INVALID, "field ", o.fields[i].name, " has no bytes");
+        options.fields.push_back({o.fields[i].name, o.fields[i].row_bytes});
+    }
+    if (o.label_field >= o.num_fields) fail(RB_INVALID, "there is no field ", o.label_field, " for the label");
+    if (o.fields[o.label_field].row_bytes != sizeof(int64_t))
+        fail(RB_INVALID, "the label is one int64, got ", o.fields[o.label_field].row_bytes, " bytes");
+    return options;
+}
+
+}  // namespace
+
+const char *rb_error(void) { return last_error.c_str(); }
+
+int rb_create(const rb_options *options, rb_buffer **buffer) {
+    return guarded([&] {
+        if (!buffer) replay::fail(RB_INVALID, "buffer is NULL");
+        *buffer = new rb_buffer{{read_options(options), replay::make_transport}, {}};
+    });
+}
+
+int rb_address(rb_buffer *buffer, const void **address, size_t *length) {
+    return guarded([&] {
+        check_buffer(buffer);
+        if (!address || !length) replay::fail(RB_INVALID, "address or length is NULL");
+        buffer->address = buffer->buffer.address();
+        *address = buffer->address.data();
+        *length = buffer->address.size();
+    });
+}
+
+int rb_connect(rb_buffer *buffer, const void *const *addresses, const size_t *lengths) {
+    return guarded([&] {
+        check_buffer(buffer);
+        if (!addresses || !lengths) replay::fail(RB_INVALID, "addresses or lengths are NULL");
+        std::vector<std::vector<std::byte>> all(buffer->buffer.ranks());
+        for (size_t rank = 0; rank < all.size(); ++rank) {
+            if (!addresses[rank]) replay::fail(RB_INVALID, "the address of rank ", rank, " is NULL");
+            const auto *bytes = static_cast<const std::byte *>(addresses[rank]);
+            all[rank].assign(bytes, bytes + lengths[rank]);
+        }
+        buffer->buffer.connect(all);
+    });
+}
+
+int rb_add(rb_buffer *buffer, uint64_t n, const void *const *columns) {
+    return guarded([&] {
+        check_buffer(buffer);
+        if (n && !columns) replay::fail(RB_INVALID, "columns are NULL");
+        if (n > UINT32_MAX) replay::fail(RB_INVALID, "a batch of ", n, " records is too large");
+        buffer->buffer.add(n, columns);
+    });
+}
+
+int rb_update(rb_buffer *buffer, uint32_t field, uint64_t n, const uint64_t *ids, const void *rows) {
+    return guarded([&] {
+        check_buffer(buffer);
+        if (n && (!ids || !rows)) replay::fail(RB_INVALID, "ids or rows are NULL");
+        buffer->buffer.update(field, n, ids, static_cast<const std::byte *>(rows));
+    });
+}
+
+int rb_request(rb_buffer *buffer, uint64_t n) {
+    return guarded([&] {
+        check_buffer(buffer);
+        buffer->buffer.request(n);
+    });
+}
+
+int rb_receive(rb_buffer *buffer, rb_records *records) {
+    return guarded([&] {
+        check_buffer(buffer);
+        check_size(records, "records");
+        buffer->buffer.receive(*records);
+    });
+}
+
+void rb_release(void *lease) {
+    if (lease) replay::Staging::release(lease);
+}
+
+int rb_get_stats(rb_buffer *buffer, rb_stats *stats) {
+    return guarded([&] {
+        check_buffer(buffer);
+        check_size(stats, "stats");
+        buffer->buffer.statistics(*stats);
+    });
+}
+
+int rb_save(rb_buffer *buffer, const char *path) {
+    return guarded([&] {
+        check_buffer(buffer);
+        if (!path) replay::fail(RB_INVALID, "path is NULL");
+        buffer->buffer.save(path);
+    });
+}
+
+int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uint64_t *pending_sizes,
+            uint32_t max_pending, uint32_t *num_pending) {
+    return guarded([&] {
+        check_buffer(buffer);
+        if (!paths || !num_paths || !num_pending || (max_pending && !pending_sizes))
+            replay::fail(RB_INVALID, "paths, pending_sizes or num_pending are NULL, or there are no paths");
+        const std::vector<uint64_t> sizes =
+            buffer->buffer.load(std::vector<std::string>(paths, paths + num_paths));
+        *num_pending = static_cast<uint32_t>(sizes.size());
+        for (uint32_t i = 0; i < max_pending && i < sizes.size(); ++i) pending_sizes[i] = sizes[i];
+    });
+}
+
+int rb_close(rb_buffer *buffer) {
+    return guarded([&] {
+        check_buffer(buffer);
+        buffer->buffer.close();
+    });
+}
+
+void rb_destroy(rb_buffer *buffer) { delete buffer; }

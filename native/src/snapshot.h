@@ -1,0 +1,43 @@
+// What a shard is in a file.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "file.h"
+#include "shard.h"
+
+namespace replay {
+
+// What has to be equal for a saved shard to belong to a buffer, in words.
+struct About {
+    uint64_t total_capacity;  // over all ranks that saved
+    uint64_t ranks, rank, seed;
+    std::string laws;  // admission, draw and their numbers, classes, fields
+};
+
+struct SavedDraw {
+    uint64_t n, count;
+    std::vector<uint64_t> ids;
+    std::vector<float> weights;
+    std::vector<std::vector<std::byte>> columns;
+};
+
+struct Saved {
+    About about;
+    uint64_t requested;
+    double wait_seconds;
+    std::vector<uint64_t> told;
+    AdmissionState admission;
+    std::vector<Slot> stored;
+    std::vector<std::vector<Slot>> members;
+    std::vector<uint64_t> ids;
+    std::vector<std::vector<std::byte>> columns;  // [fields][stored * row_bytes], in the order of `stored`
+    std::vector<SavedDraw> draws;
+};
+
+void write_saved(FileWriter &file, const Saved &saved);
+// Throws unless the file is whole and its numbers are in range for a shard with such fields and classes.
+Saved read_saved(const std::string &path, const std::vector<FieldInfo> &fields, uint32_t num_classes);
+
+}  // namespace replay

@@ -1,0 +1,31 @@
+// What ranks say to each other. All ranks are of the same byte order and the same build.
+#pragma once
+
+#include <cstdint>
+
+namespace replay {
+
+enum class Kind : uint32_t {
+    request,   // sequence: of the draw; n: its size; updates: sent to this peer so far; stored: records of the shard;
+               // body: ClassCount for each class whose number has changed since the request before
+    records,   // sequence: of the draw; n: records in this message; body: their rows in the draw [n] u32 (filled up to 8
+               // bytes), their names [n] u64, and per field its rows [n][row_bytes]
+    update,    // sequence: from 1; n: records; field; body: names [n] u64, rows [n][row_bytes]
+    finished,  // sequence: requests made in all; updates; the shard stays as it is from here on
+    left,      // has heard `finished` from everybody
+    ping,
+    pong,
+};
+
+struct Header {
+    Kind kind;
+    uint32_t source;
+    uint64_t sequence = 0, n = 0, updates = 0, stored = 0;
+    uint32_t field = 0, unused = 0;
+};
+
+struct ClassCount {
+    uint32_t label, count;
+};
+
+}  // namespace replay
