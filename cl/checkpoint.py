@@ -2,7 +2,7 @@
 
     task_00.pt ...         weights and what they are, kept: merging and later analysis start from these
     resume.pt              everything else of the newest task, only while the run is unfinished
-    buffer_00.pt           the replay memory that belongs to it, likewise
+    buffer_00_rank_0.pt    each rank's part of the replay memory that belongs to it, likewise
 
 Every file is written whole or not at all, and resume.pt last: a run that is killed at any moment goes on after the last
 task whose files are complete, with the same numbers as if it had not been killed.
@@ -26,14 +26,18 @@ def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
     save_tensors(folder / f"task_{stage:02d}.pt", {"model": weights, "stage": stage, **about})
 
 
-def save_resume(folder: Path, stage: int, updater: Updater, buffer: ReplayBuffer | None, history: History) -> None:
-    """What a run needs, beside the network, to go on after `stage`."""
+def save_resume(
+    folder: Path, stage: int, updater: Updater, buffer: ReplayBuffer | None, history: History, comm: Comm
+) -> None:
+    """What a run needs, beside the network, to go on after `stage`; every rank calls this."""
     if buffer is not None:
-        buffer.save(_buffer_file(folder, stage))
-    state = {"stage": stage, "updater": updater.state_dict(), "history": history.state()}
-    save_tensors(folder / "resume.pt", state)
-    if stage:
-        _buffer_file(folder, stage - 1).unlink(missing_ok=True)
+        buffer.save(_buffer_file(folder, stage, comm.rank))
+        comm.gather(None)  # resume.pt says that all parts are there
+    if comm.is_main:
+        save_tensors(folder / "resume.pt", {"stage": stage, "updater": updater.state_dict(), "history": history.state()})
+    if buffer is not None and stage:
+        comm.gather(None)  # the parts of the stage before are needed until resume.pt names this one
+        _buffer_file(folder, stage - 1, comm.rank).unlink(missing_ok=True)
 
 
 def load_resume(
@@ -56,7 +60,7 @@ def load_resume(
     model.load_state_dict(found["model"])
     updater.load_state_dict(found["updater"])
     if buffer is not None:
-        buffer.load(_buffer_file(folder, found["stage"]))
+        buffer.load(*(_buffer_file(folder, found["stage"], rank) for rank in range(comm.size)))
     return found["stage"] + 1, History(**found["history"])
 
 
@@ -71,5 +75,5 @@ def clear(folder: Path, everything: bool) -> None:
             file.unlink()
 
 
-def _buffer_file(folder: Path, stage: int) -> Path:
-    return folder / f"buffer_{stage:02d}.pt"
+def _buffer_file(folder: Path, stage: int, rank: int) -> Path:
+    return folder / f"buffer_{stage:02d}_rank_{rank}.pt"

@@ -34,9 +34,9 @@ FLAGS_WITH_VALUE = {
 # The value of `--info` may be left out, so it is taken only where it is one of Hydra's words.
 INFO_VALUES = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
-# What an exchange between ranks raises when one of them is gone, in Horovod and torch.distributed; by name and words,
-# because this file imports neither.
-PEER_ERRORS = re.compile("HorovodInternalError|DistBackendError|DistNetworkError|Connection (closed|reset)")
+# What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer; by
+# name and words, because this file imports none of them.
+PEER_ERRORS = re.compile("HorovodInternalError|PeerError|DistBackendError|DistNetworkError|Connection (closed|reset)")
 
 _finished_runs: list[Path] = []  # folders of the runs that this process finished or found finished
 _reported: set[str] = set()  # errors already printed: the jobs of a sweep share most of their mistakes

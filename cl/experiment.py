@@ -90,9 +90,9 @@ def run(config) -> Path:
     if config["overwrite"] and comm.is_main:
         checkpoint.clear(folder, everything=True)
     history = _train(config, folder, parts, tasks, buffer, evaluator)
-
+    memory = _memory(buffer, comm)
     if comm.is_main:
-        content = _results(config, parts, buffer, history)
+        content = _results(config, parts, buffer, memory, history)
         plots.draw_run(folder, content, config["pictures"])
         results.write_json(folder / "results.json", content)
         checkpoint.clear(folder, everything=False)
@@ -201,7 +201,8 @@ def _train(
             if comm.is_main:
                 about = {"tasks": parts.stages[stage], "accuracy": row, "config": config}
                 checkpoint.save_task(folder, stage, model, about)
-                checkpoint.save_resume(folder, stage, updater, buffer, history)
+            checkpoint.save_resume(folder, stage, updater, buffer, history, comm)
+            if comm.is_main:
                 progress.line(_stage_line(label, stage, parts.stages, loss, row, known_row))
     finally:
         progress.close()
@@ -221,7 +222,15 @@ def _mean_of(row: list[float], tasks: list[int]) -> float:
     return 100 * sum(row[task] for task in tasks) / len(tasks)
 
 
-def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, history: History) -> dict:
+def _memory(buffer: ReplayBuffer | None, comm: Comm) -> dict:
+    """What the replay memory took: bytes on all ranks together, seconds of waiting in their mean."""
+    if buffer is None:
+        return {"replay_wait_seconds": 0.0, "buffer_bytes": 0}
+    sums = comm.sum(torch.tensor([buffer.wait_seconds / comm.size, buffer.nbytes], dtype=torch.float64))
+    return {"replay_wait_seconds": sums[0].item(), "buffer_bytes": int(sums[1])}
+
+
+def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, memory: dict, history: History) -> dict:
     """The content of results.json."""
     return {
         "schema": results.SCHEMA,
@@ -239,8 +248,7 @@ def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, histo
         "train_seconds": history.train_seconds,
         "eval_seconds": history.eval_seconds,
         "samples_per_second": history.labelled_samples / history.train_seconds,
-        "replay_wait_seconds": buffer.wait_seconds if buffer is not None else 0.0,
-        "buffer_bytes": buffer.nbytes if buffer is not None else 0,
+        **memory,
         "peak_memory_bytes": results.peak_memory_bytes(parts.device),
         "gradient_steps": history.gradient_steps,
         "labelled_samples": history.labelled_samples,

@@ -38,6 +38,8 @@ def identity(config: dict) -> dict:
     kept["ranks"] = world_size(config)
     if not config["strategy"]["memory"]:
         kept.pop("buffer")
+    else:
+        kept["buffer"] = {key: value for key, value in kept["buffer"].items() if key != "timeout"}
     return kept
 
 

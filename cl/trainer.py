@@ -78,9 +78,12 @@ class Trainer:
         buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
         steps, samples, seconds, loss = meter.take()
         # One exchange per interval. The mean of the ranks' losses is that of all samples, as they are weighed.
-        sums = torch.tensor([loss, samples, self.strategy.take_replayed()], dtype=torch.float64, device=self.device)
-        loss, samples, replayed = self.comm.sum(sums).tolist()
-        loss /= self.comm.size
+        own = [loss, samples, self.strategy.take_replayed(), 0.0, 0]
+        if buffer is not None:
+            own[3:] = buffer.wait_seconds, len(buffer)
+        sums = self.comm.sum(torch.tensor(own, dtype=torch.float64, device=self.device))
+        loss, samples, replayed, waited, stored = sums.tolist()
+        loss, waited = loss / self.comm.size, waited / self.comm.size
         self.history.gradient_steps += steps
         self.history.labelled_samples += int(samples + replayed)
         if not math.isfinite(loss):
@@ -95,8 +98,8 @@ class Trainer:
             "loss": loss,
             "learning_rate": rate,
             "samples_per_second": samples / seconds,
-            "replay_wait_seconds": buffer.wait_seconds if buffer is not None else 0.0,
-            "buffer_records": len(buffer) if buffer is not None else 0,
+            "replay_wait_seconds": waited,
+            "buffer_records": int(stored),
         }
         if self.metrics is not None:
             self.metrics.append(row)

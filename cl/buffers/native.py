@@ -67,7 +67,8 @@ class NativeBuffer(ReplayBuffer):
         self.capacity, self.device, self.comm = capacity, device, comm
         self.fields = {field.name: field for field in fields}
         self._row_shapes = [(field, torch.Size(field.shape).numel()) for field in fields]
-        names = [ffi.new("char[]", field.name.encode()) for field in fields]
+        # With shape and dtype, which are of no concern to the library, but tell the files of two buffers apart.
+        names = [ffi.new("char[]", f"{f.name} {f.dtype} {tuple(f.shape)}".encode()) for f in fields]
         columns = ffi.new("rb_field[]", len(fields))
         for column, name, (field, numel) in zip(columns, names, self._row_shapes):
             column.size, column.name = ffi.sizeof("rb_field"), name
@@ -185,6 +186,7 @@ class NativeBuffer(ReplayBuffer):
         return stats
 
     def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _check(lib.rb_save(self._buffer, str(path).encode()))
 
     def load(self, *paths: Path) -> None:

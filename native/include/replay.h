@@ -158,7 +158,7 @@ RB_API int rb_save(rb_buffer *buffer, const char *path);
    dealt out anew, every one to one rank; pending draws and the names of records are lost, and `pending_sizes` [at most
    max_pending] gets the sizes of the draws that were pending on rank 0, to be requested again; `num_pending` their
    number, 0 if they were kept.
-   Only a buffer that was not used yet can be loaded.
+   With several ranks it has to be loaded before its first draw.
    RB_INVALID for a file that is damaged, of another buffer, or holds more than the capacity; RB_SYSTEM if it cannot be
    read. The buffer is then as it was. */
 RB_API int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uint64_t *pending_sizes,

@@ -17,11 +17,6 @@ namespace {
 constexpr uint64_t MESSAGE_BYTES = 256 << 10;
 constexpr auto PING_EVERY = std::chrono::milliseconds(500);
 
-std::unique_ptr<Admission> admission_of(const Options &options) {
-    return make_admission(options.admission, options.capacity, options.num_classes, options.candidates,
-                          Stream(options.seed, options.rank, Purpose::admission));
-}
-
 std::vector<std::byte> bytes_of(const Header &header) {
     const auto *bytes = reinterpret_cast<const std::byte *>(&header);
     return {bytes, bytes + sizeof header};
@@ -30,6 +25,11 @@ std::vector<std::byte> bytes_of(const Header &header) {
 size_t rows_bytes(uint64_t n) { return (n * sizeof(uint32_t) + 7) / 8 * 8; }
 
 }  // namespace
+
+std::unique_ptr<Admission> admission_of(const Options &options) {
+    return make_admission(options.admission, options.capacity, options.num_classes, options.candidates,
+                          Stream(options.seed, options.rank, Purpose::admission));
+}
 
 Buffer::Buffer(const Options &options, const MakeTransport &make)
     : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field, admission_of(options)),

@@ -42,6 +42,8 @@ struct Options {
 
 using MakeTransport = std::function<std::unique_ptr<Transport>(uint32_t rank, uint32_t ranks, Transport::Events)>;
 
+std::unique_ptr<Admission> admission_of(const Options &options);
+
 class Buffer {
   public:
     // `make`: how ranks are joined; called for more than one.

@@ -35,7 +35,6 @@ void Buffer::save(const std::string &path) {
     saved.about = {options_.capacity, options_.ranks, options_.rank, options_.seed, laws_of(options_)};
     saved.requested = requested_;
     saved.wait_seconds = wait_seconds_;
-    saved.told = told_;
     const Slots &slots = shard_.admission().slots();
     saved.admission = shard_.admission().state();
     saved.stored = slots.stored();
@@ -71,11 +70,11 @@ void Buffer::check_loaded(const Saved &saved, const std::string &path) const {
 
 std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
     Lock lock(mutex_);
-    check_failure();
-    if (closed_ || finished_) fail(RB_INVALID, "the buffer is closed");
-    if (requested_ || shard_.size())
-        fail(RB_INVALID, "only a new buffer can be loaded: this one has ", shard_.size(), " records and has been asked for ",
-             requested_, " draws");
+    check_usable();
+    // The others may be ahead with draws of the new numbering.
+    if (options_.ranks > 1 && requested_)
+        fail(RB_INVALID, "with several ranks a buffer is loaded before its first draw: this one has made ", requested_);
+    wait_until_quiet(lock);
     lock.unlock();
 
     const bool same_ranks = paths.size() == options_.ranks;
@@ -101,8 +100,11 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
                 std::memcpy(shard_.row(field, saved.stored[i]), saved.columns[field].data() + i * bytes, bytes);
         }
         slots.restore(std::move(saved.stored), std::move(saved.members));
-        shard_.restore(std::move(saved.admission), std::move(slots), std::move(saved.ids));
+        auto admission = admission_of(options_);
+        admission->restore(std::move(saved.admission), std::move(slots));
+        shard_.restore(std::move(admission), std::move(saved.ids));
         lock.lock();
+        draws_.clear();
         requested_ = served_ = saved.requested;
         wait_seconds_ = saved.wait_seconds;
         first_draw_ = requested_ - saved.draws.size();
@@ -133,9 +135,11 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
     if (mine > options_.capacity)
         fail(RB_INVALID, "the saved shards hold ", records, " records, of which ", mine, " would come to rank ",
              options_.rank, ", whose capacity is ", options_.capacity);
-    AdmissionState state = shard_.admission().state();
+    auto admission = admission_of(options_);
+    AdmissionState state = admission->state();
     state.offered = offered;  // numbers that were used once are not used again
-    shard_.restore(std::move(state), Slots(options_.capacity, options_.num_classes), shard_.ids());
+    admission->restore(std::move(state), Slots(options_.capacity, options_.num_classes));
+    shard_.restore(std::move(admission), std::vector<uint64_t>(options_.capacity));
     uint64_t number = 0;
     for (uint32_t label = 0; label < options_.num_classes; ++label)
         for (const Saved &saved : all) {
@@ -152,6 +156,7 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
             }
         }
     lock.lock();
+    draws_.clear();
     requested_ = served_ = first_draw_ = requested;
     std::vector<uint64_t> sizes;
     for (const SavedDraw &draw : all.front().draws) sizes.push_back(draw.n);

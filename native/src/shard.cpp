@@ -44,8 +44,8 @@ uint64_t Shard::bytes() const {
     return bytes;
 }
 
-void Shard::restore(AdmissionState state, Slots slots, std::vector<uint64_t> ids) {
-    admission_->restore(std::move(state), std::move(slots));
+void Shard::restore(std::unique_ptr<Admission> admission, std::vector<uint64_t> ids) {
+    admission_ = std::move(admission);
     ids_ = std::move(ids);
 }
 

@@ -51,8 +51,8 @@ class Shard {
     const std::vector<FieldInfo> &fields() const { return fields_; }
     const Admission &admission() const { return *admission_; }
 
-    // For the files: take over ids and laws as they were, or single records of other shards.
-    void restore(AdmissionState state, Slots slots, std::vector<uint64_t> ids);
+    // For the files: take over laws and names as they were, or single records of other shards.
+    void restore(std::unique_ptr<Admission> admission, std::vector<uint64_t> ids);
     const std::vector<uint64_t> &ids() const { return ids_; }
     bool adopt(uint32_t label, uint64_t key, Slot &slot);
 

@@ -16,7 +16,7 @@ void write_saved(FileWriter &file, const Saved &saved) {
     file.text(about.laws);
     file.number(saved.requested);
     file.bytes(&saved.wait_seconds, sizeof saved.wait_seconds);
-    file.list(saved.told);
+    file.number(saved.members.size());
     file.number(saved.admission.offered);
     file.list(saved.admission.keys);
     file.list(saved.admission.free);
@@ -44,9 +44,8 @@ Saved read_saved(const std::string &path, const std::vector<FieldInfo> &fields, 
     about.laws = file.text();
     saved.requested = file.number();
     file.bytes(&saved.wait_seconds, sizeof saved.wait_seconds);
-    saved.told = file.list<uint64_t>();
     // Of another number of classes or fields: the rest cannot be read, and need not be.
-    if (saved.told.size() != num_classes) return saved;
+    if (file.number() != num_classes) return saved;
     saved.admission.offered = file.number();
     saved.admission.keys = file.list<uint64_t>();
     saved.admission.free = file.list<Slot>();

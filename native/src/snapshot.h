@@ -27,7 +27,6 @@ struct Saved {
     About about;
     uint64_t requested;
     double wait_seconds;
-    std::vector<uint64_t> told;
     AdmissionState admission;
     std::vector<Slot> stored;
     std::vector<std::vector<Slot>> members;
