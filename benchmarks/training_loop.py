@@ -25,7 +25,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cl.backbones import mlp
-from cl.buffers.reference import ReferenceBuffer
+from cl.buffers.native import NativeBuffer
 from cl.comm import Comm, ReduceOptions
 from cl.history import History
 from cl.loggers import NoLogger
@@ -88,7 +88,8 @@ def bare_derpp(new: Samples, replayed: Samples, batch_size: int) -> float:
 def remerge(strategy, new: Samples, batch_size: int, folder: Path) -> float:
     model, optimizer = network()
     transform = BatchTransform([], None, None, SHAPE[0], CPU)
-    buffer = ReferenceBuffer(CAPACITY, "reservoir", "uniform", None, strategy.fields(SHAPE, CLASSES), CLASSES, 0, CPU)
+    fields = strategy.fields(SHAPE, CLASSES)
+    buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, Comm())
     strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, None)
     progress = Progress("", len(new) // batch_size, 0, True)
     metrics = MetricsFile(folder / "metrics.csv", 0)

@@ -17,7 +17,7 @@ say() { echo "setup: $*" >&2; }
 # done. cksum, because it is in every POSIX system; no Python is started here, that alone would take longer.
 venv=.venv
 stamp=$venv/setup-done
-files=$(cat pyproject.toml scripts/setup.sh | cksum)
+files=$(cat pyproject.toml setup.py scripts/setup.sh native/build_ffi.py native/include/* native/src/* | cksum)
 place=$(pwd -P)  # a venv holds absolute paths: after a move it must be rebuilt
 index=$(printf %s "${TORCH_INDEX:-}" | cksum)  # hashed, because such a URL may hold a password
 python=
@@ -74,7 +74,7 @@ elif ! "$base" -c 'import venv, ensurepip' 2>/dev/null; then
     missing=yes
 fi
 
-# The buffers are compiled on first use. Compiling one header now finds the compiler that is there in name only:
+# The replay buffer is compiled below. Compiling one header now finds the compiler that is there in name only:
 # the macOS stand-in without the command line tools, a clang++ without the C++ headers.
 if [ -n "${CXX:-}" ]; then set -- "$CXX"; else set -- c++ g++ clang++; fi
 compiler= found=
@@ -128,6 +128,9 @@ fi
 torch=$(sed -n 's/^ *"\(torch[<>=][^"]*\)",.*/\1/p; s/^ *"\(torchvision[<>=][^"]*\)",.*/\1/p' pyproject.toml)
 # $torch is split on purpose: two requirements.
 install ${TORCH_INDEX:+$only_from "$TORCH_INDEX"} $torch
+# The extension is compiled by the compiler found above, whatever this Python was built with.
+CC=$compiler CXX=$compiler
+export CC CXX
 install -e '.[test]'
 
 printf '%s\n' "$files" "$place" "$python" "$index" >$stamp.new

@@ -91,6 +91,8 @@ class NativeBuffer(ReplayBuffer):
         self._pointers = ffi.new("void *[]", len(fields))
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
         self._offsets: dict[int, list[int]] = {}  # in the memory of a draw, by its length
+        self._pending = 0
+        self._stream: torch.cuda.Stream | None = None
         if comm.size > 1:
             self._connect()
 
@@ -137,24 +139,41 @@ class NativeBuffer(ReplayBuffer):
         if n < 0:
             raise ValueError(f"a draw needs a number of 0 or more, got {n}")
         _check(lib.rb_request(self._buffer, n))
+        self._pending += 1
 
     def receive(self) -> Records:
         records = self._records
         _check(lib.rb_receive(self._buffer, records))
+        self._pending -= 1
         n = records.count
         # The buffer keeps the lease, and the tensors keep the buffer.
         memory = ffi.buffer(ffi.gc(records.lease, lib.rb_release), records.lease_bytes)
         offsets = self._offsets.get(records.lease_bytes) or self._find_offsets(records)
         columns = {
-            field.name: _tensor(memory, field.dtype, n * numel, offset, (n, *field.shape))
+            field.name: _tensor(memory, field.dtype, n, offset, field.shape, numel)
             for (field, numel), offset in zip(self._row_shapes, offsets)
         }
-        ids = _tensor(memory, torch.int64, n, offsets[-2], (n,))
-        weight = _tensor(memory, torch.float32, n, offsets[-1], (n,))
-        if self.device.type != "cpu":
-            columns = {name: column.to(self.device) for name, column in columns.items()}
-            weight = weight.to(self.device)
-        return Records(columns, weight, ids)
+        ids = _tensor(memory, torch.int64, n, offsets[-2])
+        weight = _tensor(memory, torch.float32, n, offsets[-1])
+        if self.device.type == "cpu":
+            return Records(columns, weight, ids)
+        columns = self._to_device({**columns, "weight": weight})
+        return Records(columns, columns.pop("weight"), ids)
+
+    def _to_device(self, columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copies on the device, carried beside what it still has to compute of the step before."""
+        if self.device.type != "cuda":
+            return {name: column.to(self.device) for name, column in columns.items()}
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._stream):
+            # From pinned memory of torch, which knows when the copy is over and the memory free.
+            columns = {name: column.pin_memory().to(self.device, non_blocking=True) for name, column in columns.items()}
+        current.wait_stream(self._stream)
+        for column in columns.values():
+            column.record_stream(current)
+        return columns
 
     def _find_offsets(self, records) -> list[int]:
         """Where columns, ids and weights lie in the memory of a draw; that follows from its length."""
@@ -166,7 +185,7 @@ class NativeBuffer(ReplayBuffer):
 
     @property
     def pending(self) -> int:
-        return self.statistics().pending
+        return self._pending
 
     def __len__(self) -> int:
         return self.statistics().stored
@@ -194,6 +213,7 @@ class NativeBuffer(ReplayBuffer):
         sizes, count = ffi.new("uint64_t[]", MAX_PENDING), ffi.new("uint32_t *")
         pointers = ffi.new("char *[]", names)
         _check(lib.rb_load(self._buffer, pointers, len(names), sizes, MAX_PENDING, count))
+        self._pending = self.statistics().pending
         for size in sizes[0 : count[0]]:  # lost between different numbers of ranks
             self.request(size)
 
@@ -201,10 +221,12 @@ class NativeBuffer(ReplayBuffer):
         _check(lib.rb_close(self._buffer))
 
 
-def _tensor(memory, dtype: torch.dtype, count: int, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
-    if count == 0:  # frombuffer takes no empty part
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
+def _tensor(memory, dtype: torch.dtype, rows: int, offset: int, shape: tuple[int, ...] = (), numel: int = 1):
+    """[rows, *shape] over a part of the memory of a draw."""
+    if rows == 0:  # frombuffer takes no empty part
+        return torch.empty((0, *shape), dtype=dtype)
+    flat = torch.frombuffer(memory, dtype=dtype, count=rows * numel, offset=offset)
+    return flat.view(rows, *shape) if shape else flat
 
 
 def _check(status: int) -> None:

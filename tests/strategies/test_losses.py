@@ -34,7 +34,7 @@ def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augmen
     buffer = None
     if strategy.uses_memory:
         fields = strategy.fields(SHAPE, CLASSES)
-        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, CLASSES, 0, CPU)
+        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, Comm())
     strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, foreign_outputs)
     return strategy
 
