@@ -114,19 +114,6 @@ def test_the_learning_rate_is_scaled_by_an_explicit_policy_and_warmed_up_from_on
     assert (start, middle, end) == pytest.approx((first, (first + rate) / 2, rate))
 
 
-@pytest.mark.parametrize(
-    "options, word",
-    [
-        ({"operation": "sum"}, "reduce.operation=sum does not exist; valid: average, adasum"),
-        ({"predivide": 0.0}, "reduce.predivide must be above 0"),
-        ({"operation": "adasum", "predivide": 2.0}, "Adasum does not divide"),
-    ],
-)
-def test_ways_of_reducing_that_do_not_exist_are_named(options, word):
-    with pytest.raises(ValueError, match=word):
-        ReduceOptions(**options)
-
-
 @pytest.mark.parametrize("options, word", [({"precision": "fp8"}, "precision=fp8"), ({"clip_norm": 0}, "clip_norm")])
 def test_options_of_the_step_that_make_no_sense_are_named(options, word):
     with pytest.raises(ValueError, match=word):

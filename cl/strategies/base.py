@@ -1,7 +1,7 @@
 """The training step, written once. A strategy overrides the piece in which its paper differs.
 
-A step is: receive the replayed records, loss, backward, adjust the gradients, optimizer step, remember the new samples
-and request the records of the next step.
+A step is: receive the replayed records, loss, remember the new samples and request the records of the next step, then
+backward, adjust the gradients, optimizer step.
 """
 
 import torch
@@ -63,22 +63,32 @@ class Strategy:
         draws = self.recall()
         self.updater.clear()
         total, offers = None, []
-        for new, replayed in self.passes(batch, draws):
+        passes = self.passes(batch, draws)
+        for number, (new, replayed) in enumerate(passes, start=1):
             with self.updater.autocast():
                 loss = self.loss(new, replayed)
-            self.updater.backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
-            if self.buffer is not None and new.share:
-                offers.append(self.remember(new))
+            if self.buffer is not None:
+                if new.share:
+                    offers.append(self.remember(new))
+                if number == len(passes):
+                    self.exchange(offers)
+            self.updater.backward(loss)
         self.updater.reduce()
         self.adjust_gradients(batch, draws)
         self.updater.step()
-        if self.buffer is not None:
-            for offer in offers:
-                self.buffer.add(offer)
-            for size in self.draw_sizes:
-                self.buffer.request(size)
         return total
+
+    def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
+        """Offer the new samples to the memory, and ask for the records of the next step.
+
+        As soon as the forward pass is done: the records come while the backward pass is computed and the gradients are
+        exchanged. What is drawn does not depend on the weights.
+        """
+        for offer in offers:
+            self.buffer.add(offer)
+        for size in self.draw_sizes:
+            self.buffer.request(size)
 
     def passes(self, batch: Batch, draws: list[Records]) -> list[tuple[Batch, list[Records]]]:
         """The parts of a step, one for each backward pass: new and replayed samples cut into as many."""

@@ -112,6 +112,108 @@ def live(buffer, steps):
     return received
 
 
+# Names of records, and updates
+
+
+def test_every_record_has_a_name_of_its_own_that_stays(make):
+    buffer = make()
+    buffer.add(batch(range(24)))
+    first, second = draw_records(buffer, 24), draw_records(buffer, 24)
+    names = dict(zip(first["id"].tolist(), first.ids.tolist()))
+    assert len(set(names.values())) == 24
+    assert names == dict(zip(second["id"].tolist(), second.ids.tolist()))
+
+
+def draw_records(buffer, n):
+    buffer.request(n)
+    return buffer.receive()
+
+
+@pytest.mark.parametrize("admission, law", LAWS)
+def test_an_update_changes_one_field_of_the_named_records_and_nothing_else(make, admission, law):
+    buffer = make(admission, law)
+    for i in range(10):
+        buffer.add(batch(range(8 * i, 8 * i + 8)))
+    before = draw_records(buffer, 24)
+    chosen = before.ids[::2]
+    buffer.update("amplitude", chosen, torch.full((len(chosen), 2, 3), -7.0))
+    after = draw_records(buffer, 24)
+    updated = set(chosen.tolist())
+    expected = batch(after["id"].tolist())
+    for row, name in enumerate(after.ids.tolist()):
+        for field in FIELDS:
+            if field.name == "amplitude" and name in updated:
+                assert (after["amplitude"][row] == -7).all()
+            else:
+                assert torch.equal(after[field.name][row], expected[field.name][row])
+    assert {name for name, value in zip(after.ids.tolist(), after["amplitude"]) if (value == -7).all()} == updated
+
+
+def test_a_draw_requested_before_an_update_does_not_see_it(make):
+    buffer = make()
+    buffer.add(batch(range(5)))
+    names = draw_records(buffer, 5).ids
+    buffer.request(5)
+    buffer.update("task", names, torch.full((5,), 99))
+    assert sorted(receive(buffer).ids) == [0, 1, 2, 3, 4]  # as they were
+    assert draw_records(buffer, 5)["task"].tolist() == [99] * 5
+
+
+def test_an_update_of_records_that_are_gone_changes_nothing(make):
+    buffer = make()
+    buffer.add(batch(range(24)))
+    names = draw_records(buffer, 24).ids
+    for i in range(200):  # each of the old records stays with probability 24 / 2024
+        buffer.add(batch(range(100 + 10 * i, 110 + 10 * i)))
+    still = set(draw_records(buffer, 24).ids.tolist())
+    gone = torch.tensor([name for name in names.tolist() if name not in still])
+    assert len(gone) > 15
+    buffer.update("amplitude", gone, torch.full((len(gone), 2, 3), -7.0))
+    receive_all = draw(buffer, 24)  # compares every field with the id
+    assert len(receive_all.ids) == 24
+
+
+@pytest.mark.parametrize(
+    "name, ids, values, message",
+    [
+        ("y", torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), "no field y"),
+        ("logit", torch.zeros(1, dtype=torch.int64), torch.zeros(1, CLASSES), "no field logit.*logits"),
+        ("logits", torch.zeros(1, dtype=torch.int64), torch.zeros(1, CLASSES), "float16"),
+        ("task", torch.zeros(2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), "expected"),
+        ("task", torch.zeros(1), torch.zeros(1, dtype=torch.int64), "int64 ids"),
+    ],
+)
+def test_updates_that_make_no_sense_are_errors(make, name, ids, values, message):
+    with pytest.raises(ValueError, match=message):
+        make().update(name, ids, values)
+
+
+def test_what_was_received_stays_while_it_is_held(make):
+    buffer = make()
+    buffer.add(batch(range(24)))
+    held = [draw_records(buffer, 9) for _ in range(20)]
+    copies = [{name: column.clone() for name, column in records.columns.items()} for records in held]
+    for i in range(50):
+        buffer.add(batch(range(100 + 8 * i, 108 + 8 * i)))
+        draw_records(buffer, 9)
+    part = held[3]["x"][2:4]  # a view keeps the whole
+    del held[3]
+    draw_records(buffer, 9)
+    assert torch.equal(part, copies[3]["x"][2:4])
+    del copies[3]
+    for records, copy in zip(held, copies):
+        assert all(torch.equal(records[name], copy[name]) for name in copy)
+
+
+def test_what_was_received_outlives_the_buffer(make):
+    buffer = make()
+    buffer.add(batch(range(10)))
+    records = draw_records(buffer, 10)
+    buffer.close()
+    del buffer
+    assert torch.equal(records["x"], batch(records["id"].tolist())["x"])
+
+
 # Records
 
 

@@ -1,0 +1,145 @@
+"""What replay costs beside the samples it adds: ER with half new and half replayed samples over training on as many new.
+
+    python benchmarks/hidden_cost.py [--rounds 5] [--steps 8] [--ranks 2] [--engine torchrun] [--models resnet18,mlp]
+
+Ranks are processes with one thread each. Both loops are `Trainer.train`; ER (32 new and 32 replayed per rank, memory of
+1000 records over all ranks, full) and fine-tuning on 64 new samples make the same number of steps on the same network,
+in turn, in the same processes; the slower rank counts, and the ratio is taken pair by pair. ResNet-18 is the full one,
+with the stem for 32x32 pictures; the MLP is 784-100-100-10 on pictures of MNIST's size, with 10 + 10 samples.
+Limits: 1.03 for ResNet-18; waiting for replay under 1 % of the training time there, under 5 % with the MLP.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cl import ranks
+from cl.backbones import mlp, resnet_cifar
+from cl.buffers.native import NativeBuffer
+from cl.comm import Comm, ReduceOptions, connect, disconnect
+from cl.history import History
+from cl.launch import start_ranks
+from cl.loggers import NoLogger
+from cl.progress import Progress
+from cl.scenarios import Samples
+from cl.schedules import Constant
+from cl.strategies.er import Er
+from cl.strategies.finetune import Finetune
+from cl.trainer import Trainer
+from cl.transforms import BatchTransform
+from cl.updater import Updater
+
+CLASSES, CAPACITY = 10, 1000
+CPU = torch.device("cpu")
+# Shape of the pictures, network, new samples per rank and step of ER, by what the number of steps is multiplied, limits
+# of the ratio and of the share of waiting.
+MODELS = {
+    "resnet18": ((3, 32, 32), lambda shape: resnet_cifar(shape, CLASSES, "resnet18", None, {}), 32, 1, 1.03, 0.01),
+    "mlp": ((1, 28, 28), lambda shape: mlp(shape, CLASSES, [100, 100]), 10, 100, None, 0.05),
+}
+
+
+def samples(count: int, shape: tuple[int, int, int]) -> Samples:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+    y = torch.randint(0, CLASSES, (count,), generator=generator)
+    return Samples(x, y, torch.zeros_like(y))
+
+
+def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float]:
+    """Seconds of training, and of these those of waiting for replay."""
+    shape, make, half, _, _, _ = MODELS[name]
+    batch_size = half if replay else 2 * half
+    data = samples(steps * batch_size * comm.size, shape)
+    torch.manual_seed(0)
+    model = make(shape).train()
+    strategy = Er(half) if replay else Finetune()
+    buffer = None
+    if replay:
+        fields = strategy.fields(shape, CLASSES)
+        buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, comm)
+        past = samples(2 * CAPACITY, shape)
+        buffer.add({"x": past.x, "y": past.y, "task": past.task})
+        buffer.request(half)
+    updater = Updater(torch.optim.SGD(model.parameters(), lr=0.01), model, CPU, comm, ReduceOptions())
+    strategy.setup(model, updater, BatchTransform([], None, None, shape[0], CPU), buffer, None)
+    progress = Progress("", steps, 0, False)
+    trainer = Trainer(
+        strategy, Constant(), batch_size, 0, CPU, 10**6, History([], None), progress, None, NoLogger(), comm
+    )
+    comm.sum(torch.zeros(1))  # all ranks begin together
+    waited = buffer.wait_seconds if buffer else 0.0
+    started = time.perf_counter()
+    trainer.train(data, 0, 1)
+    seconds = time.perf_counter() - started
+    progress.close()
+    if buffer is None:
+        return seconds, 0.0
+    waited = buffer.wait_seconds - waited
+    buffer.close()
+    return seconds, waited
+
+
+def measure(comm: Comm, models: list[str], rounds: int, steps: int) -> list[dict]:
+    torch.set_num_threads(1)
+    found = []
+    for name in models:
+        entry = {"model": name, "pairs": [], "shares": []}
+        for round in range(rounds + 1):  # the first warms up
+            times = {}
+            for replay in (True, False) if round % 2 else (False, True):
+                own = train(name, replay, steps * MODELS[name][3], comm)
+                of_ranks = comm.gather(own)
+                times[replay] = max(seconds for seconds, _ in of_ranks)
+                if replay and round:
+                    entry["shares"].append(statistics.mean(waited / seconds for seconds, waited in of_ranks))
+            if round:
+                entry["pairs"].append((times[True], times[False]))
+        found.append(entry)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="of ResNet-18; the MLP makes 100 times as many")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--engine", default="torchrun", choices=["torchrun", "horovod"])
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--out", help=argparse.SUPPRESS)  # where rank 0 writes what it found
+    arguments, _ = parser.parse_known_args()
+    models = arguments.models.split(",")
+    if ranks.started():
+        comm = connect(ranks.started()[0])
+        found = measure(comm, models, arguments.rounds, arguments.steps)
+        if comm.is_main:
+            Path(arguments.out).write_text(json.dumps(found))
+        disconnect()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        launcher = {"name": arguments.engine, "np": arguments.ranks, "hosts": None, "hostfile": None}
+        start_ranks(launcher, [*sys.argv[1:], f"--out={out}"])
+        found = json.loads(out.read_text())
+    for entry in found:
+        ratios = sorted(ours / theirs for ours, theirs in entry["pairs"])
+        limit, wait_limit = MODELS[entry["model"]][4:]
+        print(
+            f"{entry['model']}, {arguments.ranks} ranks, {arguments.engine}: "
+            f"{statistics.median(ours for ours, _ in entry['pairs']):.2f} s with replay; over as many new samples "
+            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+            + (f", limit {limit}" if limit else "")
+            + f"; waiting for replay {statistics.median(entry['shares']):.2%}, limit {wait_limit:.0%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
