@@ -159,6 +159,28 @@ def test_a_convolutional_network_trains_with_replay(compose_config):
     assert content["backbone"] == "test_resnet" and content["gradient_steps"] > 20
 
 
+def test_a_compiled_network_computes_the_same(compose_config):
+    # ER: batches of 10, of 20 with the replayed ones, and the ragged last ones of a task
+    try:
+        experiment._check_compiler(torch.device("cpu"))
+    except ValueError as error:
+        pytest.skip(str(error))
+    weights = []
+    for choice in ("false", "true"):
+        config = compose_config("strategy=er", "scenario=class2", f"compile={choice}", *QUICK)
+        weights.append(torch.load(experiment.run(config) / "task_01.pt")["model"])
+    for name in weights[0]:
+        assert torch.allclose(weights[0][name], weights[1][name], rtol=0, atol=1e-4), name
+
+
+def test_compiling_without_a_compiler_is_refused_before_there_is_a_folder(compose_config, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = compose_config("strategy=finetune", "compile=true", "device=cpu", *QUICK)
+    with pytest.raises(ValueError, match="needs a C.. compiler, and there is no no-such-compiler"):
+        experiment.run(config)
+    assert not run_folder(plain(config)).exists()
+
+
 def test_schedule_and_optimizer_reset_act(compose_config):
     config = compose_config(
         "strategy=finetune", "schedule=cosine", "schedule.warmup=0.2", "optimizer.momentum=0.9", "log_interval=1",

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,14 @@ def engine(request) -> str:
     if request.param == "horovod" and importlib.util.find_spec("horovod") is None:
         pytest.skip("Horovod is not installed: `make horovod` builds it")
     return request.param
+
+
+def horovod_has_mpi() -> bool:
+    if importlib.util.find_spec("horovod") is None:
+        return False
+    import horovod.torch as hvd
+
+    return hvd.mpi_built()
 
 
 def start(*overrides, env=None) -> subprocess.Popen:
@@ -96,15 +105,57 @@ def test_options_of_the_step_compose_with_several_ranks(tmp_path, engine):
     assert content["gradient_steps"] == 2 * 6  # 721 samples a task, 128 a step
 
 
-def test_reduced_precision_of_the_exchange(tmp_path, alone):
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("batch_size=10", "reduce.fp16=true", "reduce.predivide=2.0"),
+        ("batch_size=5", "passes=2", "precision=fp16", "clip_norm=100"),  # far above the norm, unless it is scaled
+    ],
+)
+def test_float16_stays_near_the_exact_weights(tmp_path, alone, options):
     if importlib.util.find_spec("horovod") is None:
         pytest.skip("Horovod is not installed: `make horovod` builds it")
     exact = alone("joint")
-    options = ("strategy=joint", "launcher=horovod", "batch_size=10", "reduce.fp16=true", "reduce.predivide=2.0")
-    half = run(tmp_path, *SMALL, *options)
+    half = run(tmp_path, *SMALL, "strategy=joint", "launcher=horovod", *options)
     assert_same_weights(exact, half, 2e-2)
     with pytest.raises(AssertionError):  # float16 has three digits
         assert_same_weights(exact, half, 2e-6)
+
+
+def test_compiled_networks_of_ranks_in_several_passes_equal_one_process(tmp_path, alone):
+    if importlib.util.find_spec("horovod") is None:
+        pytest.skip("Horovod is not installed: `make horovod` builds it")
+    if shutil.which(os.environ.get("CXX") or "g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    options = ("strategy=finetune", "launcher=horovod", "batch_size=5", "passes=2", "compile=true")
+    assert_same_weights(alone("finetune"), run(tmp_path, *SMALL, *options), 5e-6)
+
+
+@pytest.mark.parametrize("operation", ["average", "adasum"])
+def test_ranks_of_mpirun_train(tmp_path, alone, operation):
+    if not horovod_has_mpi() or shutil.which("mpirun") is None:
+        pytest.skip("Horovod is built without MPI (HOROVOD_WITH_MPI=1 make horovod), or there is no mpirun")
+    options = ("strategy=finetune", *SMALL, "batch_size=10", f"reduce.operation={operation}", f"output={tmp_path}")
+    # Open MPI's words for what a test machine may be: fewer cores than ranks, a container's root
+    words = ("OVERSUBSCRIBE=1", "ALLOW_RUN_AS_ROOT=1", "ALLOW_RUN_AS_ROOT_CONFIRM=1")
+    env = {**os.environ, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    env |= dict(f"OMPI_{word}".split("=") for word in words)
+    line = ["mpirun", "-np", "2", sys.executable, str(ROOT / "run.py"), "progress=false", "pictures=[]", *options]
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.rglob("results.json")
+    several = {"weights": torch.load(path.with_name("task_01.pt"))["model"]}
+    assert json.loads(path.read_text())["world_size"] == 2
+    assert_same_weights(alone("finetune"), several, 2e-6 if operation == "average" else 1.0)
+
+
+def test_ranks_of_mpirun_that_would_each_train_alone_are_refused(tmp_path):
+    if importlib.util.find_spec("horovod") is None or horovod_has_mpi():
+        pytest.skip("this is about a Horovod without MPI")
+    environment = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}  # what mpirun sets
+    status, _, err = finish(start("strategy=finetune", f"output={tmp_path / 'out'}", *QUICK, env=environment))
+    assert status == 1 and "2 ranks were started, but Horovod sees 1" in err and "HOROVOD_WITH_MPI=1" in err
+    assert not (tmp_path / "out").exists()
 
 
 def children(pid: int) -> list[int]:
@@ -184,6 +235,7 @@ def test_a_run_with_ranks_is_resumed(tmp_path):
     "overrides, message",
     [
         (["strategy=er"], "serves one process, but there are 2 ranks"),
+        (["reduce.operation=adasum"], "reduce.operation=adasum"),  # neither Gloo nor torch.distributed has it
         (["reduce.operation=adasum", "reduce.predivide=2.0"], "reduce.predivide belongs to reduce.operation=average"),
         (["launcher.np=0"], "launcher.np must be a whole number of at least 1"),
     ],
