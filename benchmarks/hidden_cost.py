@@ -1,4 +1,4 @@
-"""What replay costs beside the samples it adds: ER with half new and half replayed samples over training on as many new.
+"""What replay costs beside the samples it adds: ER with half its samples replayed over training on as many new ones.
 
     python benchmarks/hidden_cost.py [--rounds 5] [--steps 8] [--ranks 2] [--engine torchrun] [--models resnet18,mlp]
 

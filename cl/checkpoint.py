@@ -34,7 +34,9 @@ def save_resume(
         buffer.save(_buffer_file(folder, stage, comm.rank))
         comm.gather(None)  # resume.pt says that all parts are there
     if comm.is_main:
-        save_tensors(folder / "resume.pt", {"stage": stage, "updater": updater.state_dict(), "history": history.state()})
+        save_tensors(
+            folder / "resume.pt", {"stage": stage, "updater": updater.state_dict(), "history": history.state()}
+        )
     if buffer is not None and stage:
         comm.gather(None)  # the parts of the stage before are needed until resume.pt names this one
         _buffer_file(folder, stage - 1, comm.rank).unlink(missing_ok=True)

@@ -34,8 +34,8 @@ FLAGS_WITH_VALUE = {
 # The value of `--info` may be left out, so it is taken only where it is one of Hydra's words.
 INFO_VALUES = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
-# What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer; by
-# name and words, because this file imports none of them.
+# What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer;
+# by name and words, because this file imports none of them.
 PEER_ERRORS = re.compile("HorovodInternalError|PeerError|DistBackendError|DistNetworkError|Connection (closed|reset)")
 
 _finished_runs: list[Path] = []  # folders of the runs that this process finished or found finished
@@ -92,7 +92,8 @@ def _leave(status: int) -> None:
     """End a rank without taking the interpreter down.
 
     torch.distributed keeps threads that free tensors, and with them ask for the interpreter's lock; one that asks while
-    the interpreter ends aborts the process of a run that succeeded (torch 2.15: one in thirty, with the group destroyed).
+    the interpreter ends aborts the process of a run that succeeded (torch 2.15: one in thirty, also with the group
+    destroyed).
     """
     if "cl.comm" in sys.modules:  # not imported where the command failed before
         from cl.comm import disconnect

@@ -19,7 +19,7 @@ def declarations() -> str:
     """What cffi has to know of replay.h: the header without its preprocessor lines."""
     text = (NATIVE / "include" / "replay.h").read_text()
     constant = re.search(r"#define (RB_INLINE_BYTES) (\d+)", text)
-    text = re.sub(r'#ifdef __cplusplus\n.*?#endif', "", text, flags=re.DOTALL)
+    text = re.sub(r"#ifdef __cplusplus\n.*?#endif", "", text, flags=re.DOTALL)
     text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
     return f"#define {constant[1]} {constant[2]}\n" + text.replace("RB_API ", "")
 
@@ -55,7 +55,7 @@ def builder() -> FFI:
     left_out = "transport_none.cpp" if found else "transport_ucx.cpp"
     # Paths as setuptools wants them: relative to the folder of setup.py.
     sources = sorted(f"native/src/{path.name}" for path in SOURCES.glob("*.cpp") if path.name != left_out)
-    headers = [f"native/{folder}/{path.name}" for folder in ("src", "include") for path in (NATIVE / folder).glob("*.h")]
+    headers = [path.relative_to(NATIVE.parent).as_posix() for path in NATIVE.glob("*/*.h")]
     ffi.set_source(
         "cl.buffers._replay",
         '#include "native/include/replay.h"',

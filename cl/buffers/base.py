@@ -29,7 +29,8 @@ class Field:
 class Records:
     """The result of a draw of n: `columns[name]` [n, *shape], `weight` [n] float32, and `ids` [n] int64 on the CPU.
 
-    The ids name the records for `ReplayBuffer.update`. The weight is the probability of a record under a uniform draw over that under the draw law (1 where that is so).
+    The ids name the records for `ReplayBuffer.update`. The weight is the probability of a record under a uniform draw
+    over that under the draw law (1 where that is so).
     """
 
     columns: dict[str, torch.Tensor]

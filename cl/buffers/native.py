@@ -22,8 +22,8 @@ try:
     from cl.buffers._replay import ffi, lib
 except ImportError as error:
     raise ValueError(
-        f"buffer=native is a C++ extension, which cannot be loaded ({error}); `pip install -e .` or `make setup` builds "
-        "it, buffer=reference does without (one process only)"
+        f"buffer=native is a C++ extension, which cannot be loaded ({error}); `pip install -e .` or `make setup` "
+        "builds it, buffer=reference does without (one process only)"
     ) from error
 
 
@@ -38,8 +38,8 @@ class NativeBuffer(ReplayBuffer):
     """`capacity` records over all ranks of `comm`, each of which calls every method in the same order.
 
     `fields` have a `y` (int64, below `num_classes`) that names the class; `admission`, `draw` and `candidates` name the
-    laws, see replay.h. `timeout` is how many seconds to wait for another rank. Raises ValueError for laws and capacities
-    that make no sense, PeerError for a rank that is lost.
+    laws, see replay.h. `timeout` is how many seconds to wait for another rank. Raises ValueError for laws and
+    capacities that make no sense, PeerError for a rank that is lost.
     """
 
     serves_ranks = True

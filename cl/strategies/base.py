@@ -164,9 +164,10 @@ def split_batch(batch: Batch, count: int) -> list[Batch]:
 
 def split_records(records: Records, count: int) -> list[Records]:
     """The same for a draw; with fewer records than parts, some parts are a record with share 0."""
+    columns = records.columns
     return [
         Records(
-            {name: column[part] for name, column in records.columns.items()}, records.weight[part], records.ids[part], share
+            {name: column[part] for name, column in columns.items()}, records.weight[part], records.ids[part], share
         )
         for part, share in _parts(len(records), count)
     ]
