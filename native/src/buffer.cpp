@@ -270,10 +270,16 @@ bool Buffer::peer_has_asked(uint32_t rank, uint64_t sequence) const {
 }
 
 bool Buffer::can_serve() const {
-    if (served_ == requested_ || serving_ || failure_) return false;
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (rank != options_.rank && !peer_has_asked(rank, served_)) return false;
-    return true;
+    if (serving_ || failure_) return false;
+    // A rank that has finished goes on serving what the others ask for.
+    bool anybody = served_ < requested_;
+    if (!anybody && !finished_) return false;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        if (rank == options_.rank) continue;
+        if (!peer_has_asked(rank, served_)) return false;
+        anybody |= peers_[rank].requests.count(served_) > 0;
+    }
+    return anybody;
 }
 
 // Make the draws that can be made; the caller's thread leaves those that take long to the other one. Whether there is
@@ -281,9 +287,10 @@ bool Buffer::can_serve() const {
 bool Buffer::serve(uint64_t most_bytes) {
     Lock lock(mutex_);
     while (can_serve()) {
+        const bool ours = served_ < requested_;
         uint64_t row_bytes = 0;
         for (const FieldInfo &field : options_.fields) row_bytes += field.row_bytes;
-        if (draw(served_).n * row_bytes > most_bytes) return false;
+        if (ours && draw(served_).n * row_bytes > most_bytes) return false;
         serving_ = true;
         std::vector<Part> parts = plan();
         lock.unlock();
@@ -294,8 +301,10 @@ bool Buffer::serve(uint64_t most_bytes) {
         for (const Part &part : parts)
             if (part.requester == options_.rank) copy_own(part), own += part.rows.size();
         lock.lock();
-        draw(served_).served = true;
-        draw(served_).arrived += own;
+        if (ours) {
+            draw(served_).served = true;
+            draw(served_).arrived += own;
+        }
         ++served_;
         serving_ = false;
         changed_.notify_all();
@@ -313,7 +322,7 @@ std::vector<Buffer::Part> Buffer::plan() {
             if (options_.draw == RB_BY_CLASS)
                 for (uint32_t label = 0; label < options_.num_classes; ++label)
                     census_.set_class(rank, label, shard_.count(label));
-            sizes[rank] = draw(served_).n;
+            sizes[rank] = served_ < requested_ ? draw(served_).n : 0;
             continue;
         }
         const auto found = peer.requests.find(served_);
@@ -337,7 +346,7 @@ std::vector<Buffer::Part> Buffer::plan() {
             part.rows.push_back(row);
             part.slots.push_back(shard_.slot_of(picks[row]));
         }
-        if (requester == options_.rank) {
+        if (requester == options_.rank && served_ < requested_) {
             Draw &own = draw(served_);
             own.expected = picks.size();
             for (uint32_t row = 0; row < picks.size(); ++row) own.staging->weights[row] = picks[row].weight;
