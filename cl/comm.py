@@ -148,7 +148,7 @@ class HorovodComm(Comm):
 
     def _check_adasum(self, device: torch.device) -> None:
         hvd = self.hvd
-        if not hvd.mpi_enabled():  # where it is missing Horovod aborts in the first step
+        if not hvd.mpi_enabled():  # where it is missing Horovod fails in the first step
             build = "" if hvd.mpi_built() else "build Horovod with it (HOROVOD_WITH_MPI=1 make horovod) and "
             raise ValueError(
                 f"reduce.operation=adasum needs MPI, but the ranks talk through Gloo: {build}start them by mpirun"

@@ -14,7 +14,13 @@ namespace {
 
 // Records of one part are sent in messages of about this size: long enough to be carried well, short enough for the
 // receiver to copy one while the next is on its way.
-constexpr uint64_t MESSAGE_BYTES = 256 << 10;
+constexpr uint64_t MESSAGE_BYTES = 240 << 10;  // with its header below the transport's segments
+// Parts of at least this size are read by their receiver where they lie, if it can: the answer that it has done so costs
+// about as much as carrying this much.
+constexpr uint64_t DIRECT_BYTES = 64 << 10;
+constexpr auto HELP_FOR = std::chrono::microseconds(200);
+constexpr uint32_t MOST_USELESS_HELP = 127;  // calls
+
 constexpr auto PING_EVERY = std::chrono::milliseconds(500);
 
 std::vector<std::byte> bytes_of(const Header &header) {
@@ -32,9 +38,11 @@ std::unique_ptr<Admission> admission_of(const Options &options) {
 }
 
 Buffer::Buffer(const Options &options, const MakeTransport &make)
-    : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field, admission_of(options)),
+    : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field, admission_of(options),
+             options.ranks > 1),
       pool_(std::make_shared<StagingPool>(options.fields)), connected_(options.ranks == 1),
       census_(options.ranks, options.num_classes), told_(options.num_classes), peers_(options.ranks) {
+    for (const FieldInfo &field : options.fields) row_bytes_ += field.row_bytes;
     for (uint32_t rank = 0; rank < options.ranks; ++rank) streams_.emplace_back(options.seed, rank, Purpose::draw);
     if (options.ranks > 1)
         transport_ = make(options.rank, options.ranks,
@@ -47,9 +55,28 @@ Buffer::~Buffer() {
     transport_.reset();  // before what its events and messages refer to
 }
 
-const std::vector<std::byte> &Buffer::address() const {
+// Where the columns of the shard are to be found, and after it the transport's address.
+std::vector<std::byte> Buffer::address() const {
     if (!transport_) fail(RB_INVALID, "a buffer of one rank has no address");
-    return transport_->address();
+    std::vector<std::byte> address;
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const MappingAddress column = mapping_address(shard_.column(field));
+        const auto *bytes = reinterpret_cast<const std::byte *>(&column);
+        address.insert(address.end(), bytes, bytes + sizeof column);
+    }
+    const std::vector<std::byte> &rest = transport_->address();
+    address.insert(address.end(), rest.begin(), rest.end());
+    return address;
+}
+
+void Buffer::map_shard_of(Peer &peer, const std::byte *addresses) {
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        MappingAddress address;
+        std::memcpy(&address, addresses + field * sizeof address, sizeof address);
+        Memory column = map_other(address);
+        if (!column.data()) return peer.columns.clear();  // then it sends its records
+        peer.columns.push_back(std::move(column));
+    }
 }
 
 void Buffer::connect(const std::vector<std::vector<std::byte>> &addresses) {
@@ -57,7 +84,15 @@ void Buffer::connect(const std::vector<std::vector<std::byte>> &addresses) {
     if (connected_) fail(RB_INVALID, "the buffer is connected already");
     const auto now = Clock::now();
     for (Peer &peer : peers_) peer.heard = now;
-    transport_->connect(addresses);
+    const size_t columns = options_.fields.size() * sizeof(MappingAddress);
+    std::vector<std::vector<std::byte>> rest;
+    for (const auto &address : addresses) {
+        if (address.size() < columns) fail(RB_INVALID, "an address is of another version of this library");
+        rest.emplace_back(address.begin() + static_cast<ptrdiff_t>(columns), address.end());
+    }
+    transport_->connect(rest);
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (rank != options_.rank && transport_->shares_memory()) map_shard_of(peers_[rank], addresses[rank].data());
     connected_ = true;
     start_thread();
 }
@@ -132,7 +167,9 @@ void Buffer::request(uint64_t n) {
         for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
             if (rank == options_.rank) continue;
             auto message = std::make_unique<Message>();
-            message->header = bytes_of({Kind::request, options_.rank, sequence, n, peers_[rank].updates_sent, shard_.size()});
+            Header header{Kind::request, options_.rank, sequence, n, peers_[rank].updates_sent, shard_.size()};
+            header.reads = !peers_[rank].columns.empty();
+            message->header = bytes_of(header);
             const auto *content = reinterpret_cast<const std::byte *>(counts.data());
             message->owned.assign(content, content + bytes);
             if (bytes) message->body = {{message->owned.data(), bytes}};
@@ -288,9 +325,7 @@ bool Buffer::serve(uint64_t most_bytes) {
     Lock lock(mutex_);
     while (can_serve()) {
         const bool ours = served_ < requested_;
-        uint64_t row_bytes = 0;
-        for (const FieldInfo &field : options_.fields) row_bytes += field.row_bytes;
-        if (ours && draw(served_).n * row_bytes > most_bytes) return false;
+        if (ours && draw(served_).n * row_bytes_ > most_bytes) return false;
         serving_ = true;
         std::vector<Part> parts = plan();
         lock.unlock();
@@ -389,13 +424,16 @@ void Buffer::copy_own(const Part &part) {
 }
 
 void Buffer::send_part(Part &&part) {
-    uint64_t row_bytes = 0;
-    for (const FieldInfo &field : options_.fields) row_bytes += field.row_bytes;
-    const size_t step = std::max<uint64_t>(1, MESSAGE_BYTES / row_bytes);
+    bool direct;
+    {
+        Lock lock(mutex_);
+        direct = peers_[part.requester].reads && part.rows.size() * row_bytes_ >= DIRECT_BYTES;
+    }
+    const size_t step = direct ? part.rows.size() : std::max<uint64_t>(1, MESSAGE_BYTES / row_bytes_);
     for (size_t first = 0; first < part.rows.size(); first += step) {
         const size_t n = std::min(step, part.rows.size() - first);
         auto message = std::make_unique<Message>();
-        message->header = bytes_of({Kind::records, options_.rank, part.sequence, n});
+        message->header = bytes_of({direct ? Kind::places : Kind::records, options_.rank, part.sequence, n});
         message->owned.resize(rows_bytes(n) + n * sizeof(uint64_t));
         std::memcpy(message->owned.data(), part.rows.data() + first, n * sizeof(uint32_t));
         for (size_t i = 0; i < n; ++i) {
@@ -403,18 +441,20 @@ void Buffer::send_part(Part &&part) {
             std::memcpy(message->owned.data() + rows_bytes(n) + i * sizeof id, &id, sizeof id);
         }
         message->body.push_back({message->owned.data(), message->owned.size()});
-        for (size_t field = 0; field < options_.fields.size(); ++field)
-            for (size_t i = 0; i < n; ++i)
-                message->body.push_back({shard_.row(field, part.slots[first + i]), options_.fields[field].row_bytes});
-        message->sent = [this] {
-            Lock lock(mutex_);
-            if (--unsent_parts_ == 0) changed_.notify_all();
-        };
+        if (!direct) {
+            for (size_t field = 0; field < options_.fields.size(); ++field)
+                for (size_t i = 0; i < n; ++i)
+                    message->body.push_back({shard_.row(field, part.slots[first + i]), options_.fields[field].row_bytes});
+            message->sent = [this] {
+                Lock lock(mutex_);
+                if (--unsent_parts_ == 0) changed_.notify_all();
+            };
+        }
         {
             Lock lock(mutex_);
             ++unsent_parts_;
             ++messages_sent_;
-            bytes_sent_ += sizeof(Header) + message->owned.size() + n * row_bytes;
+            bytes_sent_ += sizeof(Header) + message->owned.size() + (direct ? 0 : n * row_bytes_);
         }
         transport_->send(part.requester, std::move(message));
     }
@@ -499,17 +539,21 @@ void Buffer::on_message(const std::byte *header, size_t header_bytes, const std:
     }
     switch (head.kind) {
         case Kind::request: return take_request(head, body, body_bytes);
-        case Kind::records: return take_records(head, body, body_bytes);
+        case Kind::records:
+        case Kind::places: return take_records(head, body, body_bytes);
         case Kind::update: return take_update(head, body, body_bytes);
         case Kind::ping: return tell(head.source, {Kind::pong, options_.rank});
         case Kind::pong: return;
+        case Kind::taken:
         case Kind::finished:
         case Kind::left: break;
         default: fail(RB_PEER, "rank ", head.source, " sent a message of kind ", static_cast<uint32_t>(head.kind));
     }
     Lock lock(mutex_);
     Peer &peer = peers_[head.source];
-    if (head.kind == Kind::left) {
+    if (head.kind == Kind::taken) {
+        --unsent_parts_;
+    } else if (head.kind == Kind::left) {
         peer.left = true;
     } else {
         peer.finished_updates = head.updates;
@@ -524,14 +568,16 @@ void Buffer::take_request(const Header &header, const std::byte *body, size_t by
     for (const ClassCount &count : request.counts)
         if (count.label >= options_.num_classes) fail(RB_PEER, "rank ", header.source, " counts class ", count.label);
     Lock lock(mutex_);
+    peers_[header.source].reads = header.reads;
     if (header.sequence < served_ || !peers_[header.source].requests.emplace(header.sequence, std::move(request)).second)
         fail(RB_PEER, "rank ", header.source, " asked for draw ", header.sequence, " twice");
 }
 
 void Buffer::take_records(const Header &header, const std::byte *body, size_t bytes) {
-    uint64_t row_bytes = 0;
-    for (const FieldInfo &field : options_.fields) row_bytes += field.row_bytes;
-    if (bytes != rows_bytes(header.n) + header.n * (sizeof(uint64_t) + row_bytes))
+    const bool direct = header.kind == Kind::places;
+    const std::vector<Memory> &columns = peers_[header.source].columns;
+    if (direct && columns.empty()) fail(RB_PEER, "rank ", header.source, " did not send records of draw ", header.sequence);
+    if (bytes != rows_bytes(header.n) + header.n * (sizeof(uint64_t) + (direct ? 0 : row_bytes_)))
         fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes for ", header.n, " records of draw ", header.sequence);
     Staging *staging;
     uint64_t room;
@@ -554,8 +600,18 @@ void Buffer::take_records(const Header &header, const std::byte *body, size_t by
     for (size_t field = 0; field < options_.fields.size(); ++field) {
         const uint64_t size = options_.fields[field].row_bytes;
         std::byte *column = staging->column(field);
-        for (uint64_t i = 0; i < header.n; ++i, content += size) std::memcpy(column + rows[i] * size, content, size);
+        if (direct) {
+            for (uint64_t i = 0; i < header.n; ++i) {
+                const uint64_t place = RecordId::slot(staging->ids[rows[i]]) * size;
+                if (place + size > columns[field].bytes())
+                    fail(RB_PEER, "rank ", header.source, " has no record ", staging->ids[rows[i]]);
+                std::memcpy(column + rows[i] * size, columns[field].data() + place, size);
+            }
+        } else {
+            for (uint64_t i = 0; i < header.n; ++i, content += size) std::memcpy(column + rows[i] * size, content, size);
+        }
     }
+    if (direct) tell(header.source, {Kind::taken, options_.rank, header.sequence});
     Lock lock(mutex_);
     Draw &target = draw(header.sequence);
     target.arrived += header.n;
@@ -616,7 +672,38 @@ void Buffer::fail_with(int status, const std::string &message) {
     changed_.notify_all();
 }
 
+// Do the work of the buffer's thread while waiting, for a moment: what is on its way is often here before that thread
+// would be awake and has woken this one. Where that did not help, because the others are late or the cores are busy, it
+// is left for a while.
+void Buffer::help(const std::function<bool()> &ready) {
+    const auto until = Clock::now() + HELP_FOR;
+    const bool stay = help_again_after_ == 0;
+    if (!stay) --help_again_after_;
+    try {
+        bool over = false, in_time = true;
+        while (!over && in_time) {
+            transport_->progress();
+            serve(std::numeric_limits<uint64_t>::max());
+            in_time = stay && Clock::now() < until;
+            Lock lock(mutex_);
+            over = failure_ || ready();
+        }
+        transport_->settle();
+        if (!stay) return;
+        useless_help_ = over && in_time ? 0 : std::min(2 * useless_help_ + 1, MOST_USELESS_HELP);
+        help_again_after_ = useless_help_;
+    } catch (const Error &error) {
+        Lock lock(mutex_);
+        fail_with(error.status, error.what());
+    }
+}
+
 void Buffer::wait(Lock &lock, const std::function<bool()> &ready, const std::function<std::string()> &missing) {
+    if (transport_) {
+        lock.unlock();
+        help(ready);
+        lock.lock();
+    }
     const auto limit = std::chrono::duration<double>(options_.timeout_seconds);
     if (!changed_.wait_for(lock, limit, [&] { return failure_ || ready(); }))
         fail_with(RB_PEER, missing() + " for " + std::to_string(options_.timeout_seconds).substr(0, 5) + " s");

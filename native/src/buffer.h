@@ -23,6 +23,7 @@
 
 #include "../include/replay.h"
 #include "draw.h"
+#include "mapping.h"
 #include "shard.h"
 #include "staging.h"
 #include "transport.h"
@@ -51,7 +52,7 @@ class Buffer {
     ~Buffer();
 
     uint32_t ranks() const { return options_.ranks; }
-    const std::vector<std::byte> &address() const;
+    std::vector<std::byte> address() const;
     void connect(const std::vector<std::vector<std::byte>> &addresses);
 
     void add(uint64_t n, const void *const *columns);
@@ -89,6 +90,8 @@ class Buffer {
         std::optional<uint64_t> finished_after;  // number of requests it made in all
         uint64_t finished_updates = 0;
         bool left = false, lost = false;
+        std::vector<Memory> columns;  // of its shard, where this rank may read them
+        bool reads = false;           // whether it reads this rank's shard itself
         Clock::time_point heard;
     };
     // What one rank has to copy for one draw of one requester.
@@ -118,6 +121,7 @@ class Buffer {
     bool serve(uint64_t most_bytes);
     void copy_own(const Part &part);
     void send_part(Part &&part);
+    void help(const std::function<bool()> &ready);
     void tell(uint32_t peer, const Header &header);
     void tell_all(const Header &header);
     void run();
@@ -125,6 +129,7 @@ class Buffer {
     void stop_thread();
     void on_message(const std::byte *header, size_t header_bytes, const std::byte *body, size_t body_bytes);
     void take_records(const Header &header, const std::byte *body, size_t bytes);
+    void map_shard_of(Peer &peer, const std::byte *addresses);
     void take_request(const Header &header, const std::byte *body, size_t bytes);
     void take_update(const Header &header, const std::byte *body, size_t bytes);
     void on_lost(uint32_t peer, const std::string &reason);
@@ -132,6 +137,7 @@ class Buffer {
     void check_loaded(const Saved &saved, const std::string &path) const;
 
     const Options options_;
+    uint64_t row_bytes_ = 0;  // of all fields
     Shard shard_;
     std::vector<Stream> streams_;  // of draws, one per rank
     std::shared_ptr<StagingPool> pool_;
@@ -153,6 +159,7 @@ class Buffer {
     int failure_ = RB_OK;
     std::string failure_message_;
     bool finished_ = false, closed_ = false, stopping_ = false;
+    uint32_t useless_help_ = 0, help_again_after_ = 0;  // of the caller's thread, see `help`
     double wait_seconds_ = 0;
     uint64_t messages_sent_ = 0, messages_received_ = 0, bytes_sent_ = 0, bytes_received_ = 0;
     double ended_thread_cpu_ = 0;

@@ -1,26 +1,57 @@
 #include "memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <random>
 
 #include "error.h"
 
 namespace replay {
+namespace {
+
+void want_huge_pages([[maybe_unused]] void *data, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    if (bytes >= (size_t{4} << 20)) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace
 
 Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
     void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) fail(RB_SYSTEM, "cannot get ", bytes, " bytes of memory: ", std::strerror(errno));
     data_ = static_cast<std::byte *>(data);
-#ifdef MADV_HUGEPAGE
-    if (bytes >= (size_t{4} << 20)) madvise(data_, bytes, MADV_HUGEPAGE);
+    want_huge_pages(data_, bytes);
+}
+
+Memory Memory::shared(size_t bytes) {
+#ifdef MFD_CLOEXEC
+    bytes += sizeof(SharedToken);
+    const int descriptor = memfd_create("replay", MFD_CLOEXEC);
+    if (descriptor >= 0) {
+        if (ftruncate(descriptor, static_cast<off_t>(bytes)) == 0) {
+            void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+            if (data != MAP_FAILED) {
+                want_huge_pages(data, bytes);
+                std::random_device random;
+                const SharedToken token{random(), random(), random(), random()};
+                std::memcpy(static_cast<std::byte *>(data) + bytes - sizeof token, &token, sizeof token);
+                return {data, bytes, descriptor};
+            }
+        }
+        close(descriptor);
+    }
 #endif
+    return Memory(bytes);  // a few bytes more than needed, if the system refused
 }
 
 Memory::~Memory() {
     if (data_) munmap(data_, bytes_);
+    if (descriptor_ >= 0) close(descriptor_);
 }
 
 }  // namespace replay

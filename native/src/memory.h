@@ -1,29 +1,42 @@
 // Memory straight from the system: zeroed, aligned to pages, given back at once, and in huge pages where it is large.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 namespace replay {
+
+using SharedToken = std::array<uint32_t, 4>;
 
 class Memory {
   public:
     Memory() = default;
     explicit Memory(size_t bytes);
-    Memory(Memory &&other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    Memory(void *mapped, size_t bytes, int descriptor)
+        : data_(static_cast<std::byte *>(mapped)), bytes_(bytes), descriptor_(descriptor) {}
+    // What other processes may map as well, if the system has such, followed by random bytes to know it by; else as above.
+    static Memory shared(size_t bytes);
+    Memory(Memory &&other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)),
+          descriptor_(std::exchange(other.descriptor_, -1)) {}
     Memory &operator=(Memory &&other) noexcept {
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);
+        std::swap(descriptor_, other.descriptor_);
         return *this;
     }
     ~Memory();
 
     std::byte *data() const { return data_; }
     size_t bytes() const { return bytes_; }
+    int descriptor() const { return descriptor_; }  // of shared memory, else -1
 
   private:
     std::byte *data_ = nullptr;
     size_t bytes_ = 0;
+    int descriptor_ = -1;
 };
 
 }  // namespace replay

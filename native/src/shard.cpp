@@ -8,10 +8,13 @@
 namespace replay {
 
 Shard::Shard(uint32_t rank, uint64_t capacity, std::vector<FieldInfo> fields, uint32_t label_field,
-             std::unique_ptr<Admission> admission)
+             std::unique_ptr<Admission> admission, bool shared)
     : rank_(rank), capacity_(capacity), fields_(std::move(fields)), label_field_(label_field),
       admission_(std::move(admission)), ids_(capacity) {
-    for (const FieldInfo &field : fields_) columns_.emplace_back(capacity * field.row_bytes);
+    for (const FieldInfo &field : fields_) {
+        const uint64_t bytes = capacity * field.row_bytes;
+        columns_.push_back(shared ? Memory::shared(bytes) : Memory(bytes));
+    }
 }
 
 void Shard::add(uint64_t n, const void *const *columns) {

@@ -26,8 +26,9 @@ struct RecordId {
 
 class Shard {
   public:
+    // `shared`: in memory that other processes may read.
     Shard(uint32_t rank, uint64_t capacity, std::vector<FieldInfo> fields, uint32_t label_field,
-          std::unique_ptr<Admission> admission);
+          std::unique_ptr<Admission> admission, bool shared);
 
     // Throws for labels out of range, with nothing changed.
     void add(uint64_t n, const void *const *columns);
@@ -43,6 +44,7 @@ class Shard {
     }
     std::byte *row(size_t field, Slot slot) { return columns_[field].data() + slot * fields_[field].row_bytes; }
     uint64_t id(Slot slot) const { return ids_[slot]; }
+    const Memory &column(size_t field) const { return columns_[field]; }
 
     uint64_t size() const { return admission_->slots().stored().size(); }
     uint64_t count(uint32_t label) const { return admission_->slots().of_class(label).size(); }

@@ -34,10 +34,14 @@ class Transport {
     virtual ~Transport() = default;
     virtual const std::vector<std::byte> &address() const = 0;
     virtual void connect(const std::vector<std::vector<std::byte>> &addresses) = 0;
+    // Whether ranks of one host may read each other's memory.
+    virtual bool shares_memory() const { return false; }
     // Safe from any thread, also from within an event.
     virtual void send(uint32_t peer, std::unique_ptr<Message> message) = 0;
     // Carry what can be carried now; whether anything was.
     virtual bool progress() = 0;
+    // After `progress` in another thread than the one that may be in `wait`: that one has to notice what comes next.
+    virtual void settle() {}
     // Sleep until there is something to do, `wake` is called, or the time is over. Called where `progress` is.
     virtual void wait(int milliseconds) = 0;
     virtual void wake() = 0;

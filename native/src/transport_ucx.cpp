@@ -9,6 +9,7 @@
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <sstream>
 #include <utility>
 
 #include "error.h"
@@ -34,6 +35,11 @@ struct Setting {
 constexpr Setting SETTINGS[] = {
     // Replies of some 100 KB over TCP would be announced first and fetched then, which takes 7 ms instead of 0.1.
     {"RNDV_THRESH", "inf"},
+    // A message of records goes into one segment, to be sent and received by one call each and not put together again.
+    {"TCP_TX_SEG_SIZE", "256k"},
+    {"TCP_RX_SEG_SIZE", "256k"},
+    // From where it lies TCP would send six pieces at a time, and a message has several for each record.
+    {"ZCOPY_THRESH", "inf"},
 };
 
 class UcxTransport final : public Transport {
@@ -78,6 +84,19 @@ class UcxTransport final : public Transport {
         }
     }
 
+    // UCX_TLS names what it may be carried by: with tcp alone ranks of one host are as ranks of several.
+    bool shares_memory() const override {
+        const char *given = std::getenv("UCX_TLS");
+        if (!given) return true;
+        std::stringstream list(given);
+        const bool all_but = *given == '^';
+        if (all_but) list.get();
+        for (std::string name; std::getline(list, name, ',');)
+            for (const char *own : {"all", "sm", "shm", "mm", "posix"})
+                if (name == own) return !all_but;
+        return all_but;
+    }
+
     void send(uint32_t peer, std::unique_ptr<Message> message) override {
         bool kick = false;
         {
@@ -117,6 +136,14 @@ class UcxTransport final : public Transport {
         while (ucp_worker_progress(worker_)) any = true;
         if (refused_) std::rethrow_exception(std::exchange(refused_, nullptr));
         return any;
+    }
+
+    void settle() override {
+        std::lock_guard lock(mutex_);
+        // Events are told once per arming, and the one that the sleeper armed for may have been used up here.
+        while (ucp_worker_arm(worker_) == UCS_ERR_BUSY)
+            while (ucp_worker_progress(worker_)) {
+            }
     }
 
     void wait(int milliseconds) override {

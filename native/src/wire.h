@@ -12,6 +12,8 @@ enum class Kind : uint32_t {
                // bytes), their names [n] u64, and per field its rows [n][row_bytes]
     update,    // sequence: from 1; n: records; field; body: names [n] u64, rows [n][row_bytes]
     finished,  // sequence: requests made in all; updates; the shard stays as it is from here on
+    places,    // as `records`, without the rows: the receiver reads them where they lie, by the slots in their names
+    taken,     // sequence: of the draw whose `places` were read
     left,      // has heard `finished` from everybody
     ping,
     pong,
@@ -21,7 +23,8 @@ struct Header {
     Kind kind;
     uint32_t source;
     uint64_t sequence = 0, n = 0, updates = 0, stored = 0;
-    uint32_t field = 0, unused = 0;
+    uint32_t field = 0;
+    uint32_t reads = 0;  // with `request`: whether the source reads this rank's shard itself
 };
 
 struct ClassCount {
