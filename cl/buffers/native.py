@@ -28,6 +28,7 @@ except ImportError as error:
 
 
 MAX_PENDING = 64  # draws; a strategy has a handful
+IDS, WEIGHT = object(), object()  # beside the columns, which have any names
 
 
 class PeerError(RuntimeError):
@@ -90,7 +91,7 @@ class NativeBuffer(ReplayBuffer):
         self._buffer = ffi.gc(made[0], lib.rb_destroy)
         self._pointers = ffi.new("void *[]", len(fields))
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
-        self._offsets: dict[int, list[int]] = {}  # in the memory of a draw, by its length
+        self._layouts: dict[int, list[tuple]] = {}  # of the memory of a draw, by its length
         self._pending = 0
         self._stream: torch.cuda.Stream | None = None
         if comm.size > 1:
@@ -148,17 +149,27 @@ class NativeBuffer(ReplayBuffer):
         n = records.count
         # The buffer keeps the lease, and the tensors keep the buffer.
         memory = ffi.buffer(ffi.gc(records.lease, lib.rb_release), records.lease_bytes)
-        offsets = self._offsets.get(records.lease_bytes) or self._find_offsets(records)
-        columns = {
-            field.name: _tensor(memory, field.dtype, n, offset, field.shape, numel)
-            for (field, numel), offset in zip(self._row_shapes, offsets)
-        }
-        ids = _tensor(memory, torch.int64, n, offsets[-2])
-        weight = _tensor(memory, torch.float32, n, offsets[-1])
-        if self.device.type == "cpu":
-            return Records(columns, weight, ids)
-        columns = self._to_device({**columns, "weight": weight})
-        return Records(columns, columns.pop("weight"), ids)
+        columns = {}
+        for name, dtype, numel, shape, offset in self._layouts.get(records.lease_bytes) or self._find_layout(records):
+            if n:
+                flat = torch.frombuffer(memory, dtype=dtype, count=n * numel, offset=offset)
+                columns[name] = flat.view(n, *shape) if shape else flat
+            else:  # frombuffer takes no empty part
+                columns[name] = torch.empty((0, *shape), dtype=dtype)
+        ids = columns.pop(IDS)
+        if self.device.type != "cpu":
+            columns = self._to_device(columns)
+        return Records(columns, columns.pop(WEIGHT), ids)
+
+    def _find_layout(self, records) -> list[tuple]:
+        """Name, dtype, numbers per row, shape and offset of all in the memory of a draw: they follow from its length."""
+        fields = [(field.name, field.dtype, numel, field.shape) for field, numel in self._row_shapes]
+        fields += [(IDS, torch.int64, 1, ()), (WEIGHT, torch.float32, 1, ())]
+        places = [records.columns[i] for i in range(len(self._row_shapes))] + [records.ids, records.weights]
+        begin = int(ffi.cast("uintptr_t", records.lease))
+        layout = [(*field, int(ffi.cast("uintptr_t", place)) - begin) for field, place in zip(fields, places)]
+        self._layouts[records.lease_bytes] = layout
+        return layout
 
     def _to_device(self, columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Copies on the device, carried beside what it still has to compute of the step before."""
@@ -221,17 +232,12 @@ class NativeBuffer(ReplayBuffer):
         _check(lib.rb_close(self._buffer))
 
 
-def _tensor(memory, dtype: torch.dtype, rows: int, offset: int, shape: tuple[int, ...] = (), numel: int = 1):
-    """[rows, *shape] over a part of the memory of a draw."""
-    if rows == 0:  # frombuffer takes no empty part
-        return torch.empty((0, *shape), dtype=dtype)
-    flat = torch.frombuffer(memory, dtype=dtype, count=rows * numel, offset=offset)
-    return flat.view(rows, *shape) if shape else flat
-
-
 def _check(status: int) -> None:
-    if status == lib.RB_OK:
-        return
+    if status:
+        _raise(status)
+
+
+def _raise(status: int) -> None:
     message = ffi.string(lib.rb_error()).decode(errors="replace")
     if status == lib.RB_PEER:
         raise PeerError(message)

@@ -41,7 +41,7 @@
 extern "C" {
 #endif
 
-#define RB_INLINE_BYTES 262144 /* a draw of at most this size on one rank is made in rb_request itself */
+#define RB_INLINE_BYTES 2097152 /* a draw of at most this size on one rank is made in rb_request itself */
 
 enum {
     RB_OK = 0,

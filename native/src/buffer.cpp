@@ -677,18 +677,18 @@ void Buffer::fail_with(int status, const std::string &message) {
 // is left for a while.
 void Buffer::help(const std::function<bool()> &ready) {
     const auto until = Clock::now() + HELP_FOR;
-    const bool stay = help_again_after_ == 0;
-    if (!stay) --help_again_after_;
+    const bool stay = transport_ && help_again_after_ == 0;  // without others there is nothing to come
+    if (help_again_after_) --help_again_after_;
     try {
         bool over = false, in_time = true;
         while (!over && in_time) {
-            transport_->progress();
+            if (transport_) transport_->progress();
             serve(std::numeric_limits<uint64_t>::max());
             in_time = stay && Clock::now() < until;
             Lock lock(mutex_);
             over = failure_ || ready();
         }
-        transport_->settle();
+        if (transport_) transport_->settle();
         if (!stay) return;
         useless_help_ = over && in_time ? 0 : std::min(2 * useless_help_ + 1, MOST_USELESS_HELP);
         help_again_after_ = useless_help_;
@@ -699,11 +699,9 @@ void Buffer::help(const std::function<bool()> &ready) {
 }
 
 void Buffer::wait(Lock &lock, const std::function<bool()> &ready, const std::function<std::string()> &missing) {
-    if (transport_) {
-        lock.unlock();
-        help(ready);
-        lock.lock();
-    }
+    lock.unlock();
+    help(ready);
+    lock.lock();
     const auto limit = std::chrono::duration<double>(options_.timeout_seconds);
     if (!changed_.wait_for(lock, limit, [&] { return failure_ || ready(); }))
         fail_with(RB_PEER, missing() + " for " + std::to_string(options_.timeout_seconds).substr(0, 5) + " s");

@@ -12,8 +12,8 @@ uint64_t Census::total() const { return std::accumulate(stored.begin(), stored.e
 const std::vector<Pick> &Drawer::pick(int law, const Census &census, const Stream &stream, uint64_t sequence,
                                       uint64_t n) {
     picks_.clear();
-    moved_.clear();
     n = std::min(n, census.total());
+    shuffle_.begin(n);
     if (law == RB_UNIFORM)
         uniform(census, stream, sequence, n);
     else
@@ -21,26 +21,38 @@ const std::vector<Pick> &Drawer::pick(int law, const Census &census, const Strea
     return picks_;
 }
 
-namespace {
-
-// Position `chosen` of a list of `size` that is being shuffled from its end; what lay last takes its place.
-uint64_t take(std::unordered_map<uint64_t, uint64_t> &moved, uint64_t base, uint64_t chosen, uint64_t size) {
-    const auto at = [&](uint64_t place) {
-        const auto found = moved.find(base + place);
-        return found == moved.end() ? place : found->second;
-    };
-    const uint64_t taken = at(chosen);
-    moved[base + chosen] = at(size - 1);
-    return taken;
+void Shuffle::begin(uint64_t moves) {
+    uint64_t size = 64;
+    while (size < 4 * moves) size *= 2;
+    if (size > table_.size()) {
+        table_.assign(size, {});
+        mask_ = size - 1;
+        round_ = 0;
+    }
+    ++round_;
 }
 
-}  // namespace
+Shuffle::Entry &Shuffle::find(uint64_t place) {
+    uint64_t at = (place * 0x9E3779B97F4A7C15) >> 20 & mask_;
+    while (table_[at].round == round_ && table_[at].place != place) at = (at + 1) & mask_;
+    return table_[at];
+}
+
+uint64_t Shuffle::take(uint64_t base, uint64_t chosen, uint64_t size) {
+    const uint64_t last = base + size - 1;
+    const Entry &end = find(last);
+    const uint64_t moved = end.round == round_ ? end.content : size - 1;
+    Entry &entry = find(base + chosen);
+    const uint64_t taken = entry.round == round_ ? entry.content : chosen;
+    entry = {base + chosen, moved, round_};
+    return taken;
+}
 
 // The first n of a shuffle (Fisher and Yates, Durstenfeld's form) of all records of all ranks.
 void Drawer::uniform(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n) {
     uint64_t size = census.total();
     for (uint32_t i = 0; i < n; ++i, --size) {
-        uint64_t position = take(moved_, 0, stream.below(size, sequence, i), size);
+        uint64_t position = shuffle_.take(0, stream.below(size, sequence, i), size);
         uint32_t rank = 0;
         while (position >= census.stored[rank]) position -= census.stored[rank++];
         picks_.push_back({rank, ANY_CLASS, position, 1.0f});
@@ -58,7 +70,7 @@ void Drawer::by_class(const Census &census, const Stream &stream, uint64_t seque
         const uint64_t place = stream.below(classes_.size(), sequence, 2 * i);
         const uint32_t label = classes_[place];
         const uint64_t base = uint64_t{label} << 40, size = left_[label]--;  // lists of classes lie apart
-        uint64_t position = take(moved_, base, stream.below(size, sequence, 2 * i + 1), size);
+        uint64_t position = shuffle_.take(base, stream.below(size, sequence, 2 * i + 1), size);
         uint32_t rank = 0;
         while (position >= census.class_on(rank, label)) position -= census.class_on(rank++, label);
         const auto weight = static_cast<float>(classes * static_cast<double>(census.of_class[label]) / total);

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
 
 #include "philox.h"
@@ -40,6 +39,24 @@ struct Pick {
     float weight;
 };
 
+// A shuffle of the numbers from 0, of which only those are kept that are not in their place: a table of open addresses.
+class Shuffle {
+  public:
+    void begin(uint64_t moves);  // room for so many calls of `take`
+    // What lies at `chosen` in the list of `size` that begins at `base`; what lies last takes its place.
+    uint64_t take(uint64_t base, uint64_t chosen, uint64_t size);
+
+  private:
+    struct Entry {
+        uint64_t place, content;
+        uint64_t round = 0;  // entries of earlier rounds count as empty
+    };
+    Entry &find(uint64_t place);
+
+    std::vector<Entry> table_;
+    uint64_t mask_ = 0, round_ = 0;
+};
+
 class Drawer {
   public:
     // min(n, stored everywhere) picks of draw `sequence` under a law, all different; valid until the next call.
@@ -50,7 +67,7 @@ class Drawer {
     void by_class(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n);
 
     std::vector<Pick> picks_;
-    std::unordered_map<uint64_t, uint64_t> moved_;  // a shuffle that is only kept where it differs from the identity
+    Shuffle shuffle_;
     std::vector<uint32_t> classes_;
     std::vector<uint64_t> left_;
 };

@@ -139,11 +139,13 @@ class UcxTransport final : public Transport {
     }
 
     void settle() override {
-        std::lock_guard lock(mutex_);
-        // Events are told once per arming, and the one that the sleeper armed for may have been used up here.
-        while (ucp_worker_arm(worker_) == UCS_ERR_BUSY)
-            while (ucp_worker_progress(worker_)) {
-            }
+        bool busy;
+        {
+            std::lock_guard lock(mutex_);
+            // Events are told once per arming, and the one that the sleeper armed for may have been used up here.
+            busy = ucp_worker_arm(worker_) == UCS_ERR_BUSY;
+        }
+        if (busy) wake();
     }
 
     void wait(int milliseconds) override {
