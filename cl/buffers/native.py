@@ -162,7 +162,7 @@ class NativeBuffer(ReplayBuffer):
         return Records(columns, columns.pop(WEIGHT), ids)
 
     def _find_layout(self, records) -> list[tuple]:
-        """Name, dtype, numbers per row, shape and offset of all in the memory of a draw: they follow from its length."""
+        """Name, dtype, numbers per row, shape and offset of all parts of a draw, which follow from its length."""
         fields = [(field.name, field.dtype, numel, field.shape) for field, numel in self._row_shapes]
         fields += [(IDS, torch.int64, 1, ()), (WEIGHT, torch.float32, 1, ())]
         places = [records.columns[i] for i in range(len(self._row_shapes))] + [records.ids, records.weights]
