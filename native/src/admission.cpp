@@ -81,7 +81,8 @@ class ClassBalanced : public Admission {
             if (!seen_[label]) make_room_for(label);
             KeyHeap &heap = heaps_[label];
             Slot slot;
-            if (heap.size() < quotas_[label] && !state_.free.empty()) {
+            if (heap.size() < quotas_[label]) {
+                if (state_.free.empty()) shrink_one();
                 slot = take_free();
             } else if (heap.size() > 0 && key > state_.keys[heap.lowest()]) {
                 slot = heap.pop(state_.keys);
@@ -122,11 +123,19 @@ class ClassBalanced : public Admission {
         see(label);
         set_quotas();
         for (uint32_t other : state_.appearance)
-            while (heaps_[other].size() > quotas_[other]) {
-                const Slot slot = heaps_[other].pop(state_.keys);
-                slots_.erase(slot);
-                state_.free.push_back(slot);
-            }
+            while (heaps_[other].size() > quotas_[other]) evict_from(other);
+    }
+
+    // Records that were adopted may exceed the quotas of their classes; they give way when the place is needed.
+    void shrink_one() {
+        for (uint32_t other : state_.appearance)
+            if (heaps_[other].size() > quotas_[other]) return evict_from(other);
+    }
+
+    void evict_from(uint32_t label) {
+        const Slot slot = heaps_[label].pop(state_.keys);
+        slots_.erase(slot);
+        state_.free.push_back(slot);
     }
 
     void set_quotas() {

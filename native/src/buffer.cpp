@@ -100,6 +100,8 @@ void Buffer::connect(const std::vector<std::vector<std::byte>> &addresses) {
 // ---- what the caller does ---------------------------------------------------------------------------------------------
 
 void Buffer::add(uint64_t n, const void *const *columns) {
+    for (size_t field = 0; n && field < options_.fields.size(); ++field)
+        if (!columns[field]) fail(RB_INVALID, "the column of field ", options_.fields[field].name, " is NULL");
     Lock lock(mutex_);
     check_usable();
     wait_until_quiet(lock);
@@ -123,7 +125,7 @@ void Buffer::update(uint32_t field, uint64_t n, const uint64_t *ids, const std::
     for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
         const std::vector<uint64_t> &mine = of_rank[rank];
         if (mine.empty()) continue;
-        if (rank == options_.rank) {
+        if (options_.ranks == 1) {
             for (uint64_t i : mine) shard_.update(field, ids[i], rows + i * row_bytes);
             continue;
         }
@@ -133,6 +135,11 @@ void Buffer::update(uint32_t field, uint64_t n, const uint64_t *ids, const std::
         for (size_t i = 0; i < mine.size(); ++i) {
             std::memcpy(names + i * sizeof *ids, &ids[mine[i]], sizeof *ids);
             std::memcpy(content + i * row_bytes, rows + mine[i] * row_bytes, row_bytes);
+        }
+        if (rank == options_.rank) {  // comes after those of lower ranks, which are not here yet
+            peers_[rank].updates.emplace(++peers_[rank].updates_received,
+                                         Update{field, std::move(message->owned), mine.size()});
+            continue;
         }
         message->body = {{message->owned.data(), message->owned.size()}};
         Header header{Kind::update, options_.rank, ++peers_[rank].updates_sent, mine.size()};
@@ -149,32 +156,20 @@ void Buffer::update(uint32_t field, uint64_t n, const uint64_t *ids, const std::
 
 void Buffer::request(uint64_t n) {
     if (n > std::numeric_limits<uint32_t>::max()) fail(RB_INVALID, "a draw of ", n, " records is too large");
-    // Not more rows than there can be records; with several ranks only an upper bound is known.
-    auto staging = pool_->take(options_.ranks == 1 ? std::min(n, shard_.capacity()) : n);
     Lock lock(mutex_);
     check_usable();
+    lock.unlock();
+    // Not more rows than there can be records; with several ranks only an upper bound is known.
+    auto staging = pool_->take(options_.ranks == 1 ? std::min(n, shard_.capacity()) : n);
+    lock.lock();
     Draw draw;
     draw.n = n;
     draw.staging = std::move(staging);
+    draw.missing.resize(options_.ranks);
     draws_.push_back(std::move(draw));
     const uint64_t sequence = requested_++;
     if (transport_) {
-        const std::vector<ClassCount> counts = changed_counts();
-        const size_t bytes = counts.size() * sizeof(ClassCount);
-        messages_sent_ += options_.ranks - 1;
-        bytes_sent_ += (options_.ranks - 1) * (sizeof(Header) + bytes);
-        std::vector<std::unique_ptr<Message>> messages(options_.ranks);
-        for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-            if (rank == options_.rank) continue;
-            auto message = std::make_unique<Message>();
-            Header header{Kind::request, options_.rank, sequence, n, peers_[rank].updates_sent, shard_.size()};
-            header.reads = !peers_[rank].columns.empty();
-            message->header = bytes_of(header);
-            const auto *content = reinterpret_cast<const std::byte *>(counts.data());
-            message->owned.assign(content, content + bytes);
-            if (bytes) message->body = {{message->owned.data(), bytes}};
-            messages[rank] = std::move(message);
-        }
+        auto messages = request_messages(Kind::request, sequence, n);
         lock.unlock();
         for (uint32_t rank = 0; rank < options_.ranks; ++rank)
             if (messages[rank]) transport_->send(rank, std::move(messages[rank]));
@@ -252,38 +247,43 @@ void Buffer::close() {
             return true;
         };
         // Ask everybody who is still expected to say something whether they live, and wait for that.
+        const auto timeout = std::chrono::duration<double>(options_.timeout_seconds);
         const auto wait_for = [&](auto condition, const char *what) {
+            const auto since = Clock::now();  // nobody was asked for a sign of life before
             while (!others(condition)) {
                 check_failure();
                 const auto now = Clock::now();
                 for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
                     if (rank == options_.rank || condition(peers_[rank])) continue;
-                    const std::chrono::duration<double> silent = now - peers_[rank].heard;
-                    if (silent.count() > options_.timeout_seconds) {
+                    const std::chrono::duration<double> silent = now - std::max(since, peers_[rank].heard);
+                    if (silent > timeout) {
                         fail_with(RB_PEER, "rank " + std::to_string(rank) + " was silent for " +
-                                               std::to_string(static_cast<int>(silent.count())) + " s, " + what);
+                                               std::to_string(silent.count()).substr(0, 5) + " s, " + what);
                         check_failure();
                     }
                     lock.unlock();
                     tell(rank, {Kind::ping, options_.rank});
                     lock.lock();
                 }
-                changed_.wait_for(lock, PING_EVERY, [&] { return others(condition) || failure_; });
+                changed_.wait_for(lock, std::min<std::chrono::duration<double>>(PING_EVERY, timeout / 4),
+                                  [&] { return others(condition) || failure_; });
             }
         };
         if (!finished_) {
             wait_until_quiet(lock);
             finished_ = true;
-            for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-                if (rank == options_.rank) continue;
-                Header header{Kind::finished, options_.rank, requested_};
-                header.updates = peers_[rank].updates_sent;
-                lock.unlock();
-                tell(rank, header);
-                lock.lock();
-            }
+            auto messages = request_messages(Kind::finished, requested_, 0);
+            lock.unlock();
+            for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+                if (messages[rank]) transport_->send(rank, std::move(messages[rank]));
+            transport_->wake();  // others may have asked for more already
+            lock.lock();
         }
-        wait_for([](const Peer &peer) { return peer.finished_after.has_value(); }, "and has not closed its buffer");
+        // Until every rank has finished and nothing that one asked for is left to be made or sent.
+        const auto done = [&](const Peer &peer) {
+            return peer.finished_after && served_ >= *peer.finished_after && unsent_parts_ == 0;
+        };
+        wait_for(done, "and has not closed its buffer");
         // Who says `left` needs nobody any more; a rank that is gone by now has heard all it needed as well.
         lock.unlock();
         tell_all({Kind::left, options_.rank});
@@ -291,17 +291,17 @@ void Buffer::close() {
         wait_for([](const Peer &peer) { return peer.left || peer.lost; }, "after it had closed its buffer");
     }
     closed_ = true;
-    draws_.clear();
     lock.unlock();
     stop_thread();
     transport_.reset();
+    draws_.clear();  // records of draws that nobody receives may have come until now
 }
 
 // ---- making draws -----------------------------------------------------------------------------------------------------
 
 bool Buffer::peer_has_asked(uint32_t rank, uint64_t sequence) const {
     const Peer &peer = peers_[rank];
-    if (peer.finished_after && sequence >= *peer.finished_after) return peer.updates_received >= peer.finished_updates;
+    if (peer.finished_after && sequence >= *peer.finished_after) return peer.updates_received >= peer.last.updates;
     const auto found = peer.requests.find(sequence);
     return found != peer.requests.end() && peer.updates_received >= found->second.updates;
 }
@@ -314,7 +314,12 @@ bool Buffer::can_serve() const {
     for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
         if (rank == options_.rank) continue;
         if (!peer_has_asked(rank, served_)) return false;
-        anybody |= peers_[rank].requests.count(served_) > 0;
+        const auto request = peers_[rank].requests.find(served_);
+        const bool asks = request != peers_[rank].requests.end();
+        anybody |= asks;
+        // What is being sent is read where it is stored: updates wait for that.
+        const uint64_t updates = asks ? request->second.updates : peers_[rank].last.updates;
+        if (unsent_parts_ && peers_[rank].updates_applied < updates) return false;
     }
     return anybody;
 }
@@ -339,6 +344,7 @@ bool Buffer::serve(uint64_t most_bytes) {
         if (ours) {
             draw(served_).served = true;
             draw(served_).arrived += own;
+            draw(served_).missing[options_.rank] -= static_cast<int64_t>(own);
         }
         ++served_;
         serving_ = false;
@@ -357,20 +363,17 @@ std::vector<Buffer::Part> Buffer::plan() {
             if (options_.draw == RB_BY_CLASS)
                 for (uint32_t label = 0; label < options_.num_classes; ++label)
                     census_.set_class(rank, label, shard_.count(label));
+            apply_updates(rank, peer.updates_received);
             sizes[rank] = served_ < requested_ ? draw(served_).n : 0;
             continue;
         }
         const auto found = peer.requests.find(served_);
-        if (found == peer.requests.end()) {  // has finished
-            apply_updates(rank, peer.finished_updates);
-            continue;
-        }
-        const Request &request = found->second;
+        const Request &request = found == peer.requests.end() ? peer.last : found->second;
         apply_updates(rank, request.updates);
         census_.stored[rank] = request.stored;
         for (const ClassCount &count : request.counts) census_.set_class(rank, count.label, count.count);
         sizes[rank] = request.n;
-        peer.requests.erase(found);
+        if (found != peer.requests.end()) peer.requests.erase(found);
     }
     std::vector<Part> parts;
     for (uint32_t requester = 0; requester < options_.ranks; ++requester) {
@@ -384,6 +387,7 @@ std::vector<Buffer::Part> Buffer::plan() {
         if (requester == options_.rank && served_ < requested_) {
             Draw &own = draw(served_);
             own.expected = picks.size();
+            for (const Pick &pick : picks) ++own.missing[pick.rank];
             for (uint32_t row = 0; row < picks.size(); ++row) own.staging->weights[row] = picks[row].weight;
         }
         if (!part.rows.empty()) parts.push_back(std::move(part));
@@ -458,6 +462,26 @@ void Buffer::send_part(Part &&part) {
         }
         transport_->send(part.requester, std::move(message));
     }
+}
+
+std::vector<std::unique_ptr<Message>> Buffer::request_messages(Kind kind, uint64_t sequence, uint64_t n) {
+    const std::vector<ClassCount> counts = changed_counts();
+    const size_t bytes = counts.size() * sizeof(ClassCount);
+    messages_sent_ += options_.ranks - 1;
+    bytes_sent_ += (options_.ranks - 1) * (sizeof(Header) + bytes);
+    std::vector<std::unique_ptr<Message>> messages(options_.ranks);
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        if (rank == options_.rank) continue;
+        auto message = std::make_unique<Message>();
+        Header header{kind, options_.rank, sequence, n, peers_[rank].updates_sent, shard_.size()};
+        header.reads = !peers_[rank].columns.empty();
+        message->header = bytes_of(header);
+        const auto *content = reinterpret_cast<const std::byte *>(counts.data());
+        message->owned.assign(content, content + bytes);
+        if (bytes) message->body = {{message->owned.data(), bytes}};
+        messages[rank] = std::move(message);
+    }
+    return messages;
 }
 
 std::vector<ClassCount> Buffer::changed_counts() {
@@ -538,6 +562,7 @@ void Buffer::on_message(const std::byte *header, size_t header_bytes, const std:
         bytes_received_ += header_bytes + body_bytes;
     }
     switch (head.kind) {
+        case Kind::finished:
         case Kind::request: return take_request(head, body, body_bytes);
         case Kind::records:
         case Kind::places: return take_records(head, body, body_bytes);
@@ -545,20 +570,14 @@ void Buffer::on_message(const std::byte *header, size_t header_bytes, const std:
         case Kind::ping: return tell(head.source, {Kind::pong, options_.rank});
         case Kind::pong: return;
         case Kind::taken:
-        case Kind::finished:
         case Kind::left: break;
         default: fail(RB_PEER, "rank ", head.source, " sent a message of kind ", static_cast<uint32_t>(head.kind));
     }
     Lock lock(mutex_);
-    Peer &peer = peers_[head.source];
-    if (head.kind == Kind::taken) {
+    if (head.kind == Kind::taken)
         --unsent_parts_;
-    } else if (head.kind == Kind::left) {
-        peer.left = true;
-    } else {
-        peer.finished_updates = head.updates;
-        peer.finished_after = head.sequence;
-    }
+    else
+        peers_[head.source].left = true;
     changed_.notify_all();
 }
 
@@ -568,6 +587,12 @@ void Buffer::take_request(const Header &header, const std::byte *body, size_t by
     for (const ClassCount &count : request.counts)
         if (count.label >= options_.num_classes) fail(RB_PEER, "rank ", header.source, " counts class ", count.label);
     Lock lock(mutex_);
+    if (header.kind == Kind::finished) {
+        peers_[header.source].last = std::move(request);
+        peers_[header.source].finished_after = header.sequence;
+        changed_.notify_all();
+        return;
+    }
     peers_[header.source].reads = header.reads;
     if (header.sequence < served_ || !peers_[header.source].requests.emplace(header.sequence, std::move(request)).second)
         fail(RB_PEER, "rank ", header.source, " asked for draw ", header.sequence, " twice");
@@ -615,6 +640,7 @@ void Buffer::take_records(const Header &header, const std::byte *body, size_t by
     Lock lock(mutex_);
     Draw &target = draw(header.sequence);
     target.arrived += header.n;
+    target.missing[header.source] -= static_cast<int64_t>(header.n);
     if (target.complete()) changed_.notify_all();
 }
 
@@ -625,13 +651,13 @@ void Buffer::take_update(const Header &header, const std::byte *body, size_t byt
     Lock lock(mutex_);
     Peer &peer = peers_[header.source];
     peer.updates.emplace(header.sequence, Update{header.field, {body, body + bytes}, header.n});
-    ++peer.updates_received;
+    while (peer.updates.count(peer.updates_received + 1)) ++peer.updates_received;  // they may overtake each other
 }
 
 void Buffer::on_lost(uint32_t rank, const std::string &reason) {
     Lock lock(mutex_);
     peers_[rank].lost = true;
-    if (!peers_[rank].finished_after && !closed_)
+    if (!(peers_[rank].finished_after && finished_) && !closed_)  // in between it has to serve
         fail_with(RB_PEER, "rank " + std::to_string(rank) + " is gone (" + reason + ")");
     changed_.notify_all();
 }
@@ -716,18 +742,17 @@ void Buffer::wait_until_quiet(Lock &lock) {
 }
 
 std::string Buffer::silent_ranks(uint64_t sequence) const {
-    std::string asked, silent;
+    std::string silent;
     for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (rank != options_.rank && sequence >= served_ && !peer_has_asked(rank, sequence))
+        if (rank != options_.rank && sequence >= served_ && sequence < requested_ && !peer_has_asked(rank, sequence))
             silent += (silent.empty() ? "" : ", ") + std::to_string(rank);
     if (!silent.empty()) return "draw " + std::to_string(sequence) + " was not requested by rank " + silent;
-    // All have asked, so the data is missing: name the one that has been silent for longest.
-    uint32_t quietest = options_.rank;
+    const std::string number = std::to_string(sequence);
+    if (sequence - first_draw_ >= draws_.size()) return "messages to other ranks were not sent";
     for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (rank != options_.rank && (quietest == options_.rank || peers_[rank].heard < peers_[quietest].heard))
-            quietest = rank;
-    return "records of draw " + std::to_string(sequence) + " did not come, rank " + std::to_string(quietest) +
-           " has been silent for longest,";
+        if (rank != options_.rank && draws_[sequence - first_draw_].missing[rank] > 0)
+            silent += (silent.empty() ? "" : ", ") + std::to_string(rank);
+    return "records of draw " + number + " did not come from rank " + silent;
 }
 
 }  // namespace replay

@@ -72,6 +72,7 @@ class Buffer {
         std::unique_ptr<Staging> staging;
         bool served = false;  // by this rank: only then is the number of its records known
         uint64_t expected = 0, arrived = 0;
+        std::vector<int64_t> missing{};  // [ranks] records that are expected and have not arrived; below 0 until served
         bool complete() const { return served && arrived == expected; }
     };
     struct Request {
@@ -88,7 +89,7 @@ class Buffer {
         std::map<uint64_t, Update> updates;    // by number, those not applied yet
         uint64_t updates_received = 0, updates_applied = 0, updates_sent = 0;
         std::optional<uint64_t> finished_after;  // number of requests it made in all
-        uint64_t finished_updates = 0;
+        Request last{};                          // in place of those that it does not make any more
         bool left = false, lost = false;
         std::vector<Memory> columns;  // of its shard, where this rank may read them
         bool reads = false;           // whether it reads this rank's shard itself
@@ -115,6 +116,7 @@ class Buffer {
     void apply_updates(uint32_t rank, uint64_t through);
     std::string silent_ranks(uint64_t sequence) const;
     std::vector<ClassCount> changed_counts();
+    std::vector<std::unique_ptr<Message>> request_messages(Kind kind, uint64_t sequence, uint64_t n);
     void fail_with(int status, const std::string &message);
 
     // ---- without it

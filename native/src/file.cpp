@@ -66,7 +66,10 @@ FileReader::FileReader(const std::string &path) : path_(path), file_(std::fopen(
 void FileReader::bytes(void *data, size_t size) {
     if (size == 0) return;
     check_left(size, 1);
-    if (std::fread(data, 1, size, file_.get()) != size) damaged("it ends too early");
+    if (std::fread(data, 1, size, file_.get()) != size) {
+        if (std::ferror(file_.get())) fail(RB_SYSTEM, "cannot read ", path_, ": ", std::strerror(errno));
+        damaged("it ends too early");
+    }
     left_ -= size;
     checksum_.take(data, size);
 }

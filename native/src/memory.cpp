@@ -20,6 +20,12 @@ void want_huge_pages([[maybe_unused]] void *data, [[maybe_unused]] size_t bytes)
 
 }  // namespace
 
+size_t size_of(uint64_t count, uint64_t bytes) {
+    constexpr uint64_t MOST = uint64_t{1} << 56;  // of no address space there is; sums of several do not wrap around
+    if (bytes && count > MOST / bytes) fail(RB_SYSTEM, "cannot get ", count, " times ", bytes, " bytes of memory");
+    return count * bytes;
+}
+
 Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
     void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

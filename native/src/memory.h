@@ -8,6 +8,8 @@
 
 namespace replay {
 
+// Bytes of `count` things; throws where there cannot be as many.
+size_t size_of(uint64_t count, uint64_t bytes);
 using SharedToken = std::array<uint32_t, 4>;
 
 class Memory {

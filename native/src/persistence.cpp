@@ -81,7 +81,7 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
     std::vector<Saved> all;
     for (size_t rank = 0; rank < paths.size(); ++rank) {
         if (same_ranks && rank != options_.rank) continue;
-        all.push_back(read_saved(paths[rank], options_.fields, options_.num_classes));
+        all.push_back(read_saved(paths[rank], laws_of(options_), options_.fields, options_.num_classes));
         check_loaded(all.back(), paths[rank]);
         if (all.back().about.ranks != paths.size() || all.back().about.rank != rank)
             fail(RB_INVALID, paths[rank], " is the shard of rank ", all.back().about.rank, " of ", all.back().about.ranks,
@@ -113,6 +113,7 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
             draw.n = copy.n;
             draw.served = true;
             draw.expected = draw.arrived = copy.count;
+            draw.missing.resize(options_.ranks);
             draw.staging = pool_->take(copy.n);
             std::copy(copy.ids.begin(), copy.ids.end(), draw.staging->ids);
             std::copy(copy.weights.begin(), copy.weights.end(), draw.staging->weights);

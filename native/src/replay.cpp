@@ -114,7 +114,7 @@ int rb_add(rb_buffer *buffer, uint64_t n, const void *const *columns) {
         check_buffer(buffer);
         if (n && !columns) replay::fail(RB_INVALID, "columns are NULL");
         if (n > UINT32_MAX) replay::fail(RB_INVALID, "a batch of ", n, " records is too large");
-        buffer->buffer.add(n, columns);
+        buffer->buffer.add(n, columns);  // which looks at each of them
     });
 }
 
@@ -167,6 +167,8 @@ int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uin
         check_buffer(buffer);
         if (!paths || !num_paths || !num_pending || (max_pending && !pending_sizes))
             replay::fail(RB_INVALID, "paths, pending_sizes or num_pending are NULL, or there are no paths");
+        for (uint32_t i = 0; i < num_paths; ++i)
+            if (!paths[i]) replay::fail(RB_INVALID, "path ", i, " is NULL");
         const std::vector<uint64_t> sizes =
             buffer->buffer.load(std::vector<std::string>(paths, paths + num_paths));
         *num_pending = static_cast<uint32_t>(sizes.size());

@@ -12,12 +12,13 @@ Shard::Shard(uint32_t rank, uint64_t capacity, std::vector<FieldInfo> fields, ui
     : rank_(rank), capacity_(capacity), fields_(std::move(fields)), label_field_(label_field),
       admission_(std::move(admission)), ids_(capacity) {
     for (const FieldInfo &field : fields_) {
-        const uint64_t bytes = capacity * field.row_bytes;
+        const uint64_t bytes = size_of(capacity, field.row_bytes);
         columns_.push_back(shared ? Memory::shared(bytes) : Memory(bytes));
     }
 }
 
 void Shard::add(uint64_t n, const void *const *columns) {
+    if (n == 0) return;
     const auto *labels = static_cast<const int64_t *>(columns[label_field_]);
     const int64_t classes = admission_->slots().num_classes();
     for (uint64_t row = 0; row < n; ++row)

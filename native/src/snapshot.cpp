@@ -35,7 +35,8 @@ void write_saved(FileWriter &file, const Saved &saved) {
     file.commit();
 }
 
-Saved read_saved(const std::string &path, const std::vector<FieldInfo> &fields, uint32_t num_classes) {
+Saved read_saved(const std::string &path, const std::string &laws, const std::vector<FieldInfo> &fields,
+                 uint32_t num_classes) {
     FileReader file(path);
     if (file.text() != MAGIC) file.damaged("it begins in another way");
     Saved saved;
@@ -45,7 +46,8 @@ Saved read_saved(const std::string &path, const std::vector<FieldInfo> &fields, 
     saved.requested = file.number();
     file.bytes(&saved.wait_seconds, sizeof saved.wait_seconds);
     // Of another number of classes or fields: the rest cannot be read, and need not be.
-    if (file.number() != num_classes) return saved;
+    if (about.laws != laws) return saved;
+    if (file.number() != num_classes) file.damaged("its numbers do not agree");
     saved.admission.offered = file.number();
     saved.admission.keys = file.list<uint64_t>();
     saved.admission.free = file.list<Slot>();
@@ -68,7 +70,7 @@ Saved read_saved(const std::string &path, const std::vector<FieldInfo> &fields, 
             if (slot >= capacity) file.damaged("it has a slot out of range");
     for (const FieldInfo &field : fields) {
         saved.columns.push_back(file.list<std::byte>());
-        if (saved.columns.back().size() != saved.stored.size() * field.row_bytes) return saved;  // of other fields
+        if (saved.columns.back().size() != saved.stored.size() * field.row_bytes) file.damaged("a field has another size");
     }
     const uint64_t draws = file.number();
     for (uint64_t i = 0; i < draws; ++i) {

@@ -14,7 +14,7 @@ size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIG
 
 Staging::Staging(const std::vector<FieldInfo> &fields, uint64_t rows) : rows(std::max<uint64_t>(rows, 1)) {
     size_t bytes = ALIGNMENT + aligned(this->rows * sizeof *ids) + aligned(this->rows * sizeof *weights);
-    for (const FieldInfo &field : fields) bytes += aligned(this->rows * field.row_bytes);
+    for (const FieldInfo &field : fields) bytes += aligned(size_of(this->rows, field.row_bytes));
     memory = Memory(bytes);
     std::byte *next = memory.data();
     const auto part = [&](size_t size) { return std::exchange(next, next + aligned(size)); };
