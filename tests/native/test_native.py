@@ -1,0 +1,25 @@
+"""The tests of the C++ library, as `make -C native test` runs them: in C++, and from C through replay.h alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from support import ROOT
+
+
+@pytest.mark.parametrize("program", ["test_parts", "test_files", "test_abi", "abi", "test_ranks"])
+def test_the_library_passes_its_own_tests(program, build):
+    done = subprocess.run([*build, f"TESTS={program}", "test"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory) -> list[str]:
+    """The command that builds and runs; everything is built once."""
+    for tool in ("make", os.environ.get("CXX") or "g++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"the tests of the C++ library need {tool}, and there is none")
+    folder = tmp_path_factory.mktemp("native")
+    return ["make", "-C", str(ROOT / "native"), f"PYTHON={sys.executable}", f"BUILD={folder}"]
