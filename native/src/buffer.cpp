@@ -149,6 +149,7 @@ void Buffer::update(uint32_t field, uint64_t n, const uint64_t *ids, const std::
         bytes_sent_ += message->owned.size() + sizeof header;
         messages[rank] = std::move(message);
     }
+    if (options_.ranks > 1) unseen_.push_back({field, {ids, ids + n}, {rows, rows + n * row_bytes}});
     lock.unlock();
     for (uint32_t rank = 0; rank < options_.ranks; ++rank)
         if (messages[rank]) transport_->send(rank, std::move(messages[rank]));
@@ -168,6 +169,7 @@ void Buffer::request(uint64_t n) {
     draw.missing.resize(options_.ranks);
     draws_.push_back(std::move(draw));
     const uint64_t sequence = requested_++;
+    unseen_.clear();
     if (transport_) {
         auto messages = request_messages(Kind::request, sequence, n);
         lock.unlock();

@@ -25,13 +25,12 @@
 #include "draw.h"
 #include "mapping.h"
 #include "shard.h"
+#include "snapshot.h"
 #include "staging.h"
 #include "transport.h"
 #include "wire.h"
 
 namespace replay {
-
-struct Saved;
 
 struct Options {
     uint64_t capacity, seed;
@@ -155,6 +154,7 @@ class Buffer {
     bool serving_ = false;
     uint64_t unsent_parts_ = 0;  // messages that still read from the shard
     Census census_;              // as of the newest draw made
+    std::vector<SavedUpdate> unseen_;  // updates since the last request, for a file; with one rank they are done at once
     std::vector<uint64_t> told_;  // [num_classes] counts that the others know of this shard
     Drawer drawer_;
     std::vector<Peer> peers_;

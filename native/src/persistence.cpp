@@ -19,6 +19,19 @@ std::string laws_of(const Options &options) {
     return text.str();
 }
 
+// Replace rows in the files that have been read, before their records get other names.
+void apply(const SavedUpdate &update, uint64_t row_bytes, std::vector<Saved> &all) {
+    for (size_t i = 0; i < update.ids.size(); ++i) {
+        const uint32_t rank = RecordId::rank(update.ids[i]);
+        const Slot slot = RecordId::slot(update.ids[i]);
+        if (rank >= all.size() || slot >= all[rank].ids.size() || all[rank].ids[slot] != update.ids[i]) continue;
+        const auto place = std::find(all[rank].stored.begin(), all[rank].stored.end(), slot);
+        if (place == all[rank].stored.end()) continue;  // no longer stored
+        std::byte *row = all[rank].columns[update.field].data() + (place - all[rank].stored.begin()) * row_bytes;
+        std::memcpy(row, update.rows.data() + i * row_bytes, row_bytes);
+    }
+}
+
 }  // namespace
 
 void Buffer::save(const std::string &path) {
@@ -56,6 +69,7 @@ void Buffer::save(const std::string &path) {
                                       staging.column(field) + draw.expected * options_.fields[field].row_bytes);
         saved.draws.push_back(std::move(copy));
     }
+    saved.updates = unseen_;
     FileWriter file(path);
     write_saved(file, saved);
 }
@@ -121,8 +135,14 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
                 std::copy(copy.columns[field].begin(), copy.columns[field].end(), draw.staging->column(field));
             draws_.push_back(std::move(draw));
         }
+        lock.unlock();
+        for (const SavedUpdate &again : saved.updates)
+            update(static_cast<uint32_t>(again.field), again.ids.size(), again.ids.data(), again.rows.data());
         return {};
     }
+
+    for (const Saved &saved : all)
+        for (const SavedUpdate &again : saved.updates) apply(again, options_.fields[again.field].row_bytes, all);
 
     // Every record has a number: by rank, then by slot list. Number j goes to rank j mod ranks, class by class, so that
     // the shards differ by one record at most, and so does each class.

@@ -32,6 +32,12 @@ void write_saved(FileWriter &file, const Saved &saved) {
         file.list(draw.weights);
         for (const auto &column : draw.columns) file.list(column);
     }
+    file.number(saved.updates.size());
+    for (const SavedUpdate &update : saved.updates) {
+        file.number(update.field);
+        file.list(update.ids);
+        file.list(update.rows);
+    }
     file.commit();
 }
 
@@ -85,6 +91,16 @@ Saved read_saved(const std::string &path, const std::string &laws, const std::ve
         }
         if (draw.weights.size() != draw.count || draw.count > draw.n) file.damaged("a draw has another size");
         saved.draws.push_back(std::move(draw));
+    }
+    const uint64_t updates = file.number();
+    for (uint64_t i = 0; i < updates; ++i) {
+        SavedUpdate update;
+        update.field = file.number();
+        update.ids = file.list<uint64_t>();
+        update.rows = file.list<std::byte>();
+        if (update.field >= fields.size() || update.rows.size() != update.ids.size() * fields[update.field].row_bytes)
+            file.damaged("an update has another size");
+        saved.updates.push_back(std::move(update));
     }
     file.finish();
     return saved;

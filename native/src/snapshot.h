@@ -23,6 +23,13 @@ struct SavedDraw {
     std::vector<std::vector<std::byte>> columns;
 };
 
+// What was replaced since the last request of the rank that asked for it: no draw has seen it, wherever it is stored.
+struct SavedUpdate {
+    uint64_t field;
+    std::vector<uint64_t> ids;
+    std::vector<std::byte> rows;
+};
+
 struct Saved {
     About about;
     uint64_t requested;
@@ -33,6 +40,7 @@ struct Saved {
     std::vector<uint64_t> ids;
     std::vector<std::vector<std::byte>> columns;  // [fields][stored * row_bytes], in the order of `stored`
     std::vector<SavedDraw> draws;
+    std::vector<SavedUpdate> updates;
 };
 
 void write_saved(FileWriter &file, const Saved &saved);

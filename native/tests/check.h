@@ -1,5 +1,6 @@
-// Tests without a framework: TEST(name) { ... } with CHECKs in it, and RUN_TESTS at the end of the file. The program runs
-// all tests, or those named on its command line. The first failed check ends it, from whichever thread, with status 1.
+// Tests without a framework: TEST(name) { ... } with CHECKs in it, and RUN_TESTS at the end of the file. The program
+// runs all tests, or those named on its command line. The first failed check ends it, from whichever thread, with
+// status 1.
 #pragma once
 
 #include <chrono>
@@ -78,40 +79,40 @@ constexpr int SHORTER = 1;
 
 }  // namespace replay::test
 
-#define TEST(name)                                                   \
-    static void name();                                              \
-    static const replay::test::Registered registered_##name{#name, name}; \
+#define TEST(name)                                                                                                     \
+    static void name();                                                                                                \
+    static const replay::test::Registered registered_##name{#name, name};                                              \
     static void name()
 
-#define RUN_TESTS \
+#define RUN_TESTS                                                                                                      \
     int main(int argc, char **argv) { return replay::test::run_tests(argc, argv); }
 
-#define CHECK(condition) \
-    ((condition) ? void() : replay::test::failed(__FILE__, __LINE__, "expected " #condition))
+#define CHECK(condition) ((condition) ? void() : replay::test::failed(__FILE__, __LINE__, "expected " #condition))
 
 // With a message of what the values were: CHECK_THAT(a < b, "a is " << a)
-#define CHECK_THAT(condition, message)                                                            \
-    do {                                                                                          \
-        if (!(condition)) {                                                                       \
-            std::ostringstream text_;                                                             \
-            text_ << "expected " #condition ": " << message;                                      \
-            replay::test::failed(__FILE__, __LINE__, text_.str());                                \
-        }                                                                                         \
+#define CHECK_THAT(condition, message)                                                                                 \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            std::ostringstream text_;                                                                                  \
+            text_ << "expected " #condition ": " << message;                                                           \
+            replay::test::failed(__FILE__, __LINE__, text_.str());                                                     \
+        }                                                                                                              \
     } while (false)
 
 #define CHECK_EQUAL(a, b) replay::test::check_equal(__FILE__, __LINE__, #a " == " #b, a, b)
 
 // That `call` throws a replay::Error of a status, whose message has a text in it.
-#define CHECK_FAILS(call, expected_status, part)                                                                    \
-    do {                                                                                                            \
-        int status_ = RB_OK;                                                                                        \
-        std::string message_ = "no error";                                                                          \
-        try {                                                                                                       \
-            call;                                                                                                   \
-        } catch (const replay::Error &error) {                                                                      \
-            status_ = error.status;                                                                                 \
-            message_ = error.what();                                                                                \
-        }                                                                                                           \
-        CHECK_THAT(status_ == (expected_status) && message_.find(part) != std::string::npos,                        \
-                   #call " gave status " << status_ << ", " << message_ << "; wanted " #expected_status ", " << (part)); \
+#define CHECK_FAILS(call, expected_status, part)                                                                       \
+    do {                                                                                                               \
+        int status_ = RB_OK;                                                                                           \
+        std::string message_ = "no error";                                                                             \
+        try {                                                                                                          \
+            call;                                                                                                      \
+        } catch (const replay::Error &error) {                                                                         \
+            status_ = error.status;                                                                                    \
+            message_ = error.what();                                                                                   \
+        }                                                                                                              \
+        CHECK_THAT(                                                                                                    \
+            status_ == (expected_status) && message_.find(part) != std::string::npos,                                  \
+            #call " gave status " << status_ << ", " << message_ << "; wanted " #expected_status ", " << (part));      \
     } while (false)

@@ -17,9 +17,7 @@ struct Folder {
         path = std::string(where ? where : "/tmp") + "/replay-XXXXXX";
         CHECK(mkdtemp(path.data()));
     }
-    ~Folder() {
-        CHECK(std::system(("rm -r '" + path + "'").c_str()) == 0);
-    }
+    ~Folder() { CHECK(std::system(("rm -r '" + path + "'").c_str()) == 0); }
     std::string operator/(const std::string &name) const { return path + "/" + name; }
     std::string path;
 };

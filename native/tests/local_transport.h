@@ -1,6 +1,6 @@
-// Ranks as threads of one process: a transport over queues that can be slow, can let messages overtake each other and can
-// fall silent. It behaves like UCX where that matters: the pieces of a message are read when the sender's thread gets
-// round to it, by `progress`, or at once within `send`; events come under the transport's own lock.
+// Ranks as threads of one process: a transport over queues that can be slow, can let messages overtake each other and
+// can fall silent. It behaves like UCX where that matters: the pieces of a message are read when the sender's thread
+// gets round to it, by `progress`, or at once within `send`; events come under the transport's own lock.
 #pragma once
 
 #include <algorithm>
@@ -26,8 +26,8 @@ struct Delay {
 };
 using Weather = std::function<Delay(uint32_t from, uint32_t to, const Header &header)>;
 
-// Most messages get through at once, some stay behind and are overtaken; by chance, but the same for the same seed, rank
-// and number of the message.
+// Most messages get through at once, some stay behind and are overtaken; by chance, but the same for the same seed,
+// rank and number of the message.
 inline Weather stormy(uint64_t seed, int most_microseconds) {
     struct Counts {
         std::mutex mutex;
@@ -146,7 +146,8 @@ class Network {
                 std::move(box_.letters.begin(), late, std::back_inserter(arrived));
                 box_.letters.erase(box_.letters.begin(), late);
             }
-            std::stable_sort(arrived.begin(), arrived.end(), [](const Letter &a, const Letter &b) { return a.due < b.due; });
+            std::stable_sort(arrived.begin(), arrived.end(),
+                             [](const Letter &a, const Letter &b) { return a.due < b.due; });
             for (const Letter &letter : arrived) {
                 any = true;
                 if (letter.farewell)
@@ -250,8 +251,9 @@ class Job {
                 try {
                     run(rank, *buffers[rank]);
                 } catch (const Error &error) {
-                    failed(__FILE__, __LINE__, "rank " + std::to_string(rank) + " failed with status " +
-                                                   std::to_string(error.status) + ": " + error.what());
+                    failed(__FILE__, __LINE__,
+                           "rank " + std::to_string(rank) + " failed with status " + std::to_string(error.status) +
+                               ": " + error.what());
                 }
             });
         for (std::thread &thread : threads) thread.join();

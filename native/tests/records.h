@@ -30,6 +30,13 @@ struct Shape {
     size_t wide_bytes = 120;  // a multiple of 8
 };
 
+struct Law {
+    int admission, draw;
+    uint32_t candidates;
+};
+inline const Law LAWS[] = {
+    {RB_RESERVOIR, RB_UNIFORM, 0}, {RB_CLASS_BALANCED, RB_BY_CLASS, 0}, {RB_CANDIDATES, RB_BY_CLASS, 3}};
+
 inline std::vector<FieldInfo> fields(const Shape &shape) {
     return {{"y", 8}, {"number", 8}, {"odd", 5}, {"wide", shape.wide_bytes}, {"value", 8}};
 }
@@ -114,7 +121,9 @@ class Received {
     uint64_t version(uint64_t i) const { return column<uint64_t>(VALUE)[i] % VERSIONS; }
     uint64_t id(uint64_t i) const { return records_.ids[i]; }
     float weight(uint64_t i) const { return records_.weights[i]; }
-    template <typename T> const T *column(uint32_t field) const { return static_cast<const T *>(records_.columns[field]); }
+    template <typename T> const T *column(uint32_t field) const {
+        return static_cast<const T *>(records_.columns[field]);
+    }
 
     std::set<uint64_t> all_numbers() const { return {column<uint64_t>(NUMBER), column<uint64_t>(NUMBER) + count()}; }
     // The name of a record that is in this draw.
@@ -132,7 +141,8 @@ class Received {
         checksum.take(&records_.sequence, sizeof records_.sequence);
         checksum.take(records_.ids, count() * sizeof *records_.ids);
         checksum.take(records_.weights, count() * sizeof *records_.weights);
-        for (uint32_t field = 0; field < NUM_FIELDS; ++field) checksum.take(records_.columns[field], count() * row_bytes_[field]);
+        for (uint32_t field = 0; field < NUM_FIELDS; ++field)
+            checksum.take(records_.columns[field], count() * row_bytes_[field]);
         return checksum.value();
     }
 

@@ -1,5 +1,5 @@
-// Chi-square tests. With fixed seeds a test passes always or never; ERROR_RATE is the share of seeds with which a correct
-// law would fail one, so a new seed may be chosen without a thought.
+// Chi-square tests. With fixed seeds a test passes always or never; ERROR_RATE is the share of seeds with which a
+// correct law would fail one, so a new seed may be chosen without a thought.
 #pragma once
 
 #include <cmath>
@@ -10,8 +10,8 @@ namespace replay::test {
 
 constexpr double ERROR_RATE = 1e-6;
 
-// Probability that a chi-square variable with `freedom` degrees is above `x`: the incomplete gamma function Q(a, x / 2),
-// by its series or its continued fraction (Numerical Recipes, 6.2).
+// Probability that a chi-square variable with `freedom` degrees is above `x`: the incomplete gamma function Q at half
+// of both, by its series or its continued fraction (Numerical Recipes, 6.2).
 inline double chi_square_tail(double x, double freedom) {
     const double a = freedom / 2;
     x /= 2;
@@ -51,13 +51,14 @@ inline double multinomial_p_value(const std::vector<uint64_t> &counts, const std
     return categories < 2 ? 1 : chi_square_tail(sum, categories - 1);
 }
 
-// That in each of `samples` every set of `size` out of counts.size() things was equally likely; counts: how many samples
-// each thing was in. Things of one sample exclude each other, so the counts scatter less than independent ones.
+// That in each of `samples` every set of `size` out of counts.size() things was equally likely; counts: how many
+// samples each thing was in. Things of one sample exclude each other, so the counts scatter less than independent ones.
 inline double equal_chance_p_value(const std::vector<uint64_t> &counts, uint64_t samples, double size) {
     const double n = static_cast<double>(counts.size()), share = size / n;
     const double expected = static_cast<double>(samples) * share, variance = expected * (1 - share) * n / (n - 1);
     double sum = 0;
-    for (uint64_t count : counts) sum += (static_cast<double>(count) - expected) * (static_cast<double>(count) - expected);
+    for (uint64_t count : counts)
+        sum += (static_cast<double>(count) - expected) * (static_cast<double>(count) - expected);
     return chi_square_tail(sum / variance, n - 1);
 }
 

@@ -1,5 +1,5 @@
-// Files of shards: damage, a full disk, and that a buffer goes on as if it had never been saved. One rank; several ranks
-// are in test_ranks.cpp.
+// Files of shards: damage, a full disk, and that a buffer goes on as if it had never been saved. One rank; several
+// ranks are in test_ranks.cpp.
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -36,7 +36,7 @@ void poke(const std::string &path, size_t place, char byte) {
 
 bool exists(const std::string &path) { return access(path.c_str(), F_OK) == 0; }
 
-// ---- FileWriter and FileReader ----------------------------------------------------------------------------------------
+// ---- FileWriter and FileReader --------------------------------------------------------------------------------------
 
 struct Sample {
     uint64_t number;
@@ -64,8 +64,8 @@ Sample read_sample(const std::string &path) {
 
 TEST(files_hold_what_was_written) {
     const Folder folder;
-    for (const Sample &sample : {Sample{7, "some text", {1, 2, 3}}, Sample{0, "", {}}, Sample{~uint64_t{0}, std::string(100000, 'x'),
-                                                                                              std::vector<uint32_t>(50001, 9)}}) {
+    for (const Sample &sample : {Sample{7, "some text", {1, 2, 3}}, Sample{0, "", {}},
+                                 Sample{~uint64_t{0}, std::string(100000, 'x'), std::vector<uint32_t>(50001, 9)}}) {
         write_sample(folder / "file", sample);
         CHECK(!exists(folder / "file.part"));
         const Sample read = read_sample(folder / "file");
@@ -137,13 +137,7 @@ TEST(full_disk_keeps_the_old_file) {
     CHECK_EQUAL(read_sample(folder / "file").text, larger.text);
 }
 
-// ---- a buffer of one rank ---------------------------------------------------------------------------------------------
-
-struct Law {
-    int admission, draw;
-    uint32_t candidates;
-};
-const Law LAWS[] = {{RB_RESERVOIR, RB_UNIFORM, 0}, {RB_CLASS_BALANCED, RB_BY_CLASS, 0}, {RB_CANDIDATES, RB_BY_CLASS, 3}};
+// ---- a buffer of one rank -------------------------------------------------------------------------------------------
 
 std::unique_ptr<Buffer> buffer_of(const Law &law, uint64_t capacity = 30, const Shape &shape = {}) {
     Options o = options(0, 1, capacity, shape);
@@ -189,6 +183,22 @@ TEST(a_loaded_buffer_goes_on_to_the_bit) {
             CHECK_EQUAL(stats.requests, saved_at);
             CHECK_EQUAL(go_on(*other, saved_at, 100), expected);
         }
+}
+
+// Draws that give way to those of the file are not counted as memory any more.
+TEST(loading_again_and_again_takes_no_memory) {
+    const Folder folder;
+    const auto buffer = buffer_of(LAWS[0]);
+    go_on(*buffer, 0, 20);
+    buffer->save(folder / "shard");
+    uint64_t bytes = 0;
+    for (int i = 0; i < 20; ++i) {
+        buffer->load({folder / "shard"});
+        rb_stats stats{};
+        buffer->statistics(stats);
+        if (i == 2) bytes = stats.staging_bytes;
+        CHECK_THAT(i < 3 || stats.staging_bytes <= bytes, bytes << " bytes grew to " << stats.staging_bytes);
+    }
 }
 
 std::string describe(Buffer &buffer) {

@@ -18,7 +18,7 @@
 using namespace replay;
 using namespace replay::test;
 
-// ---- random numbers ---------------------------------------------------------------------------------------------------
+// ---- random numbers -------------------------------------------------------------------------------------------------
 
 // The known answers that the authors of Philox publish with Random123 (kat_vectors).
 TEST(philox_gives_the_published_numbers) {
@@ -66,15 +66,15 @@ TEST(below_is_uniform) {
 TEST(tail_of_chi_square) {
     const struct {
         double x, freedom, tail;
-    } known[] = {{3.841459, 1, 0.05}, {18.307038, 10, 0.05}, {10.827566, 1, 0.001}, {149.449253, 100, 0.001}, {4.605170, 2, 0.1},
-                 {9.341818, 10, 0.5}};
+    } known[] = {{3.841459, 1, 0.05},      {18.307038, 10, 0.05}, {10.827566, 1, 0.001},
+                 {149.449253, 100, 0.001}, {4.605170, 2, 0.1},    {9.341818, 10, 0.5}};
     for (const auto &k : known) {
         const double tail = chi_square_tail(k.x, k.freedom);
         CHECK_THAT(std::fabs(tail - k.tail) < 1e-6, k.x << " with " << k.freedom << " degrees: " << tail);
     }
 }
 
-// ---- slots and heap ---------------------------------------------------------------------------------------------------
+// ---- slots and heap -------------------------------------------------------------------------------------------------
 
 TEST(slots_are_listed_without_gaps) {
     constexpr uint64_t CAPACITY = 40;
@@ -145,7 +145,7 @@ TEST(heap_gives_the_lowest_key_first) {
     }
 }
 
-// ---- admission --------------------------------------------------------------------------------------------------------
+// ---- admission ------------------------------------------------------------------------------------------------------
 
 // A shard of numbers: record i of the stream is i.
 struct Stored {
@@ -176,8 +176,9 @@ struct Shape {
 const Shape SHAPES[] = {{1, 1}, {1, 3}, {7, 3}, {12, 4}, {100, 7}, {5, 20}};
 
 // Runs `check` after each batch: of one record at first, then of any size.
-void offer_streams(int law, uint32_t candidates, const std::function<void(const Stored &, const Shape &,
-                                                                          const std::vector<std::vector<uint64_t>> &)> &check) {
+void offer_streams(
+    int law, uint32_t candidates,
+    const std::function<void(const Stored &, const Shape &, const std::vector<std::vector<uint64_t>> &)> &check) {
     for (const Shape &shape : SHAPES) {
         if (law == RB_CANDIDATES && shape.capacity < shape.classes) continue;
         for (int sorted = 0; sorted < 2; ++sorted) {
@@ -312,7 +313,8 @@ TEST(candidates_law) {
             }
         }
         const double share = std::min(1.0, static_cast<double>(candidates) / BATCH);
-        const double p_slots = multinomial_p_value(slots, std::vector<double>(slots.size(), 1.0 / static_cast<double>(slots.size())));
+        const double p_slots =
+            multinomial_p_value(slots, std::vector<double>(slots.size(), 1.0 / static_cast<double>(slots.size())));
         CHECK_THAT(p_slots > ERROR_RATE, candidates << " candidates, slots, p " << p_slots);
         double sum = 0;  // each row is a coin of its own
         for (uint64_t count : rows) {
@@ -320,11 +322,12 @@ TEST(candidates_law) {
             if (share == 1) CHECK_EQUAL(off, 0);
             if (share < 1) sum += off * off / (batches * share * (1 - share));
         }
-        CHECK_THAT(share == 1 || chi_square_tail(sum, BATCH) > ERROR_RATE, candidates << " candidates, rows, chi-square " << sum);
+        CHECK_THAT(share == 1 || chi_square_tail(sum, BATCH) > ERROR_RATE,
+                   candidates << " candidates, rows, chi-square " << sum);
     }
 }
 
-// ---- draws ------------------------------------------------------------------------------------------------------------
+// ---- draws ----------------------------------------------------------------------------------------------------------
 
 // counts[rank][class]
 Census census_of(const std::vector<std::vector<uint64_t>> &counts) {
@@ -364,13 +367,15 @@ TEST(draws_have_the_right_number_of_different_records) {
         const Census census = census_of(world);
         const uint64_t stored = census.total();
         for (int law : {RB_UNIFORM, RB_BY_CLASS})
-            for (uint64_t n : {uint64_t{0}, uint64_t{1}, stored / 2, stored - 1, stored, stored + 1, 10 * stored, uint64_t{1} << 40})
+            for (uint64_t n :
+                 {uint64_t{0}, uint64_t{1}, stored / 2, stored - 1, stored, stored + 1, 10 * stored, uint64_t{1} << 40})
                 for (uint64_t sequence = 0; sequence < 5; ++sequence) {
                     std::set<uint64_t> numbers;
                     for (const Pick &pick : drawer.pick(law, census, Stream(1, 2, Purpose::draw), sequence, n))
                         numbers.insert(number_of(census, pick));
                     CHECK_EQUAL(numbers.size(), std::min(n, stored));
-                    CHECK_EQUAL(drawer.pick(law, census, Stream(1, 2, Purpose::draw), sequence, n).size(), numbers.size());
+                    CHECK_EQUAL(drawer.pick(law, census, Stream(1, 2, Purpose::draw), sequence, n).size(),
+                                numbers.size());
                 }
     }
     const Census empty(3, 2);
@@ -431,8 +436,9 @@ double law_p_value(int law, const Census &census, uint64_t n, uint64_t draws, co
         for (uint32_t rank = 0; rank < census.ranks; ++rank)
             for (uint32_t label = 0; label < census.num_classes; ++label)
                 probabilities.insert(probabilities.end(), census.class_on(rank, label),
-                                     law == RB_UNIFORM ? 1.0 / static_cast<double>(census.total())
-                                                       : chances[i][label] / static_cast<double>(census.of_class[label]));
+                                     law == RB_UNIFORM
+                                         ? 1.0 / static_cast<double>(census.total())
+                                         : chances[i][label] / static_cast<double>(census.of_class[label]));
         least = std::min(least, multinomial_p_value(counts[i], probabilities) * static_cast<double>(n));
     }
     return least;
@@ -489,13 +495,18 @@ TEST(wrong_draw_laws_are_found) {
         {"the first record never", RB_UNIFORM, one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
              return at(census, 1 + stream.below(census.total() - 1, sequence, i));
          })},
-        {"a remainder, which favours the first", RB_UNIFORM, one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
+        {"a remainder, which favours the first", RB_UNIFORM,
+         one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
              return at(census, (stream.bits(sequence, i) & 63) % census.total());
          })},
         {"uniform instead of by class", RB_BY_CLASS,
-         [&](const Census &census, uint64_t sequence, uint64_t n) { return drawer.pick(RB_UNIFORM, census, stream, sequence, n); }},
+         [&](const Census &census, uint64_t sequence, uint64_t n) {
+             return drawer.pick(RB_UNIFORM, census, stream, sequence, n);
+         }},
         {"by class instead of uniform", RB_UNIFORM,
-         [&](const Census &census, uint64_t sequence, uint64_t n) { return drawer.pick(RB_BY_CLASS, census, stream, sequence, n); }},
+         [&](const Census &census, uint64_t sequence, uint64_t n) {
+             return drawer.pick(RB_BY_CLASS, census, stream, sequence, n);
+         }},
     };
     for (const auto &each : wrong) {
         const double p = law_p_value(each.law, each.sampler);
@@ -514,10 +525,11 @@ TEST(weights_undo_the_draw_law) {
             CHECK(std::fabs(pick.weight * chance * static_cast<double>(census.total()) - 1) < 1e-6);
         }
     }
-    for (const Pick &pick : drawer.pick(RB_UNIFORM, census, Stream(1, 0, Purpose::draw), 0, 50)) CHECK_EQUAL(pick.weight, 1);
+    for (const Pick &pick : drawer.pick(RB_UNIFORM, census, Stream(1, 0, Purpose::draw), 0, 50))
+        CHECK_EQUAL(pick.weight, 1);
 }
 
-// ---- memory of draws --------------------------------------------------------------------------------------------------
+// ---- memory of draws ------------------------------------------------------------------------------------------------
 
 const std::vector<FieldInfo> FIELDS = {{"y", 8}, {"odd", 5}, {"wide", 3000}};
 

@@ -22,4 +22,8 @@ def build(tmp_path_factory) -> list[str]:
         if shutil.which(tool) is None:
             pytest.skip(f"the tests of the C++ library need {tool}, and there is none")
     folder = tmp_path_factory.mktemp("native")
-    return ["make", "-C", str(ROOT / "native"), f"PYTHON={sys.executable}", f"BUILD={folder}"]
+    command = ["make", "-C", str(ROOT / "native"), f"PYTHON={sys.executable}", f"BUILD={folder}"]
+    jobs = min(4, os.cpu_count() or 1)
+    done = subprocess.run([*command, f"-j{jobs}", "programs"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return command
