@@ -296,7 +296,7 @@ void Buffer::close() {
     lock.unlock();
     stop_thread();
     transport_.reset();
-    draws_.clear();  // records of draws that nobody receives may have come until now
+    forget_draws();  // records of draws that nobody receives may have come until now
 }
 
 // ---- making draws -----------------------------------------------------------------------------------------------------
@@ -681,6 +681,11 @@ void Buffer::tell_all(const Header &header) {
 }
 
 // ---- waiting and failing ----------------------------------------------------------------------------------------------
+
+void Buffer::forget_draws() {
+    for (Draw &draw : draws_) pool_->give_back(std::move(draw.staging));
+    draws_.clear();
+}
 
 Buffer::Draw &Buffer::draw(uint64_t sequence) { return draws_[sequence - first_draw_]; }
 

@@ -114,6 +114,7 @@ class Buffer {
     std::vector<Part> plan();
     void apply_updates(uint32_t rank, uint64_t through);
     std::string silent_ranks(uint64_t sequence) const;
+    void forget_draws();
     std::vector<ClassCount> changed_counts();
     std::vector<std::unique_ptr<Message>> request_messages(Kind kind, uint64_t sequence, uint64_t n);
     void fail_with(int status, const std::string &message);

@@ -118,7 +118,7 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
         admission->restore(std::move(saved.admission), std::move(slots));
         shard_.restore(std::move(admission), std::move(saved.ids));
         lock.lock();
-        draws_.clear();
+        forget_draws();
         requested_ = served_ = saved.requested;
         wait_seconds_ = saved.wait_seconds;
         first_draw_ = requested_ - saved.draws.size();
@@ -177,7 +177,7 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
             }
         }
     lock.lock();
-    draws_.clear();
+    forget_draws();
     requested_ = served_ = first_draw_ = requested;
     std::vector<uint64_t> sizes;
     for (const SavedDraw &draw : all.front().draws) sizes.push_back(draw.n);
