@@ -17,7 +17,7 @@
  * Errors
  *     Every function that returns int returns RB_OK or one of the codes below, and then `rb_error` has the message: what
  *     was expected, what was got. Unless a function says otherwise the buffer is as it was before the call. A lost peer
- *     is final: every later call on that buffer but rb_destroy returns RB_PEER again.
+ *     is final: every later call on that buffer returns RB_PEER again, but rb_get_stats and rb_destroy.
  *
  * Memory
  *     What a caller passes in is read during the call and not kept. What a function hands out says who frees it.

@@ -24,7 +24,8 @@ MappingAddress mapping_address(const Memory &memory) {
 Memory map_other(const MappingAddress &address) {
     if (address.descriptor < 0) return {};
     const std::string path = "/proc/" + std::to_string(address.process) + "/fd/" + std::to_string(address.descriptor);
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Of a process on another host the same number may be a pipe here, whose end without a writer would block.
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) return {};
     Memory memory;
     struct stat about;

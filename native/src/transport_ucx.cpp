@@ -1,5 +1,6 @@
-// Active messages of UCX: shared memory within a host, RDMA or TCP between hosts, as UCX chooses (its UCX_* variables
-// apply). The worker is guarded by one mutex, because UCX builds without multi-threaded workers exist.
+// Active messages of UCX, by RDMA or TCP as UCX chooses (its UCX_* variables apply). Its own shared memory is not among
+// them, because it cannot tell that a peer is gone; records within a host are read where they lie, see mapping.h.
+// The worker is guarded by one mutex, because UCX builds without multi-threaded workers exist.
 #include <poll.h>
 #include <ucp/api/ucp.h>
 

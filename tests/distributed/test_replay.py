@@ -426,8 +426,8 @@ def test_ranks_in_two_networks_draw_what_ranks_of_one_host_draw(team, two_networ
 
 # ---- Whole runs ------------------------------------------------------------------------------------------------------
 
-# Starting ranks takes longer than what they compute here, so runs that can be compared are jobs of one sweep. Four
-# ranks of Horovod sum gradients in an order that depends on their timing, with a memory or without.
+# Starting takes longer than what is computed here, so runs that are compared are jobs of one sweep. Four ranks of
+# Horovod sum gradients in an order that depends on their timing: those repeat only to the last digits.
 
 SMALL = ("scenario=class2", "backbone.hidden=[32]", "progress=false", "pictures=[]")
 SAMPLES = 723, 719  # of the two tasks
@@ -467,9 +467,8 @@ def assert_replayed_on_all_ranks(content: dict, ranks: int) -> None:
     assert all(torch.isfinite(weights).all() for weights in content["weights"].values())
     new = sum(samples * epochs for samples, epochs in zip(SAMPLES, content["config"]["epochs"]))
     replayed = content["labelled_samples"] - new
-    if content["config"]["passes"] == 1:  # ten records a draw on every rank in every step but the first
-        assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10
-    assert replayed > new / 3
+    # Ten records a draw on every rank in every step but the first, in however many passes they are trained on.
+    assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10 > 0
 
 
 @pytest.mark.parametrize(
@@ -490,7 +489,7 @@ def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, launcher, ranks, strateg
 def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     options = (*SMALL, "epochs=[1,6]", "launcher=horovod", "launcher.np=2")
-    process = start(*options, "strategy=derpp", f"output={killed}")
+    process = start(*options, "strategy=derpp", "passes=2", f"output={killed}")
     while "task  1/" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)
@@ -500,9 +499,9 @@ def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_pat
     (first,) = killed.rglob("task_00.pt")
     made = first.stat().st_mtime_ns
     # One of the runs is resumed in the first folder; all others are made in both from the start.
-    resumed, once = sweep("horovod", 2, ["strategy=er,derpp", "passes=1,2", "epochs=[1,6]"], killed, whole)
+    resumed, once = sweep("horovod", 2, ["strategy=er,derpp", "passes=2", "epochs=[1,6]"], killed, whole)
     assert first.stat().st_mtime_ns == made, "the run was not resumed but made anew"
-    assert len(once) == 4
+    assert len(once) == 2
     assert_same(once, resumed)
     for content in once.values():
         assert_replayed_on_all_ranks(content, 2)
