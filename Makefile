@@ -15,7 +15,7 @@ help:
 	@echo 'make horovod build Horovod for the installed torch; HOROVOD_GPU_OPERATIONS=NCCL, HOROVOD_WITH_MPI=1: its options'
 	@echo 'make run     train: ARGS="$(ARGS)"'
 	@echo 'make test    run the tests: PYTEST_ARGS="-k buffer -x"'
-	@echo 'make lint    check the code with ruff'
+	@echo 'make lint    check the code with ruff and clang-format'
 	@echo 'make bench   time the training loop: BENCH_ARGS="..."'
 	@echo 'make clean   remove .venv and caches; results and data stay'
 
@@ -33,11 +33,12 @@ run: horovod
 test: horovod
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
 
-# Only those who lint need ruff, so it is fetched on first use.
+# Only those who lint need the tools, so they are fetched on first use.
 lint: setup
-	@test -x .venv/bin/ruff || $(VENV_PYTHON) -m pip install -q -e '.[lint]'
+	@test -x .venv/bin/ruff -a -x .venv/bin/clang-format || $(VENV_PYTHON) -m pip install -q -e '.[lint]'
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror native/*/*.[ch] native/*/*.cpp
 
 bench: setup
 	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)

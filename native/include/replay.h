@@ -15,9 +15,9 @@
  *     RB_INLINE_BYTES, the buffer has one thread of its own; it sleeps in poll(2) while there is nothing to do.
  *
  * Errors
- *     Every function that returns int returns RB_OK or one of the codes below, and then `rb_error` has the message: what
- *     was expected, what was got. Unless a function says otherwise the buffer is as it was before the call. A lost peer
- *     is final: every later call on that buffer returns RB_PEER again, but rb_get_stats and rb_destroy.
+ *     Every function that returns int returns RB_OK or one of the codes below, and then `rb_error` has the message:
+ *     what was expected, what was got. Unless a function says otherwise the buffer is as it was before the call. A
+ *     lost peer is final: every later call on that buffer returns RB_PEER again, but rb_get_stats and rb_destroy.
  *
  * Memory
  *     What a caller passes in is read during the call and not kept. What a function hands out says who frees it.
@@ -45,10 +45,10 @@ extern "C" {
 
 enum {
     RB_OK = 0,
-    RB_INVALID = 1,  /* the caller's mistake: an argument, a label, a file of another buffer, a call out of turn */
-    RB_SYSTEM = 2,   /* the system refused memory, a file or the network */
-    RB_PEER = 3,     /* a rank is dead, does not answer in time, or spoke out of turn; named in the message */
-    RB_INTERNAL = 4  /* a fault of this library */
+    RB_INVALID = 1, /* the caller's mistake: an argument, a label, a file of another buffer, a call out of turn */
+    RB_SYSTEM = 2,  /* the system refused memory, a file or the network */
+    RB_PEER = 3,    /* a rank is dead, does not answer in time, or spoke out of turn; named in the message */
+    RB_INTERNAL = 4 /* a fault of this library */
 };
 
 enum { RB_RESERVOIR = 0, RB_CLASS_BALANCED = 1, RB_CANDIDATES = 2 }; /* admission laws */
@@ -65,10 +65,10 @@ typedef struct {
     size_t size;
     uint64_t capacity; /* records of this rank's shard, at least 1, below 2^26 */
     uint32_t num_classes;
-    int32_t admission;  /* RB_RESERVOIR: after n offers each is stored with probability min(1, capacity / n).
-                           RB_CLASS_BALANCED: each class seen by this shard has an equal quota (to one record), within
-                           it a reservoir. RB_CANDIDATES: capacity / num_classes records per class, filled in order,
-                           then each record of a batch of b replaces one of its class with probability candidates / b */
+    int32_t admission;   /* RB_RESERVOIR: after n offers each is stored with probability min(1, capacity / n).
+                            RB_CLASS_BALANCED: each class seen by this shard has an equal quota (to one record), within
+                            it a reservoir. RB_CANDIDATES: capacity / num_classes records per class, filled in order,
+                            then each of a batch of b replaces one of its class with probability candidates / b */
     uint32_t candidates; /* of RB_CANDIDATES, at least 1; else 0 */
     int32_t draw;        /* RB_UNIFORM: every set of records of all ranks equally likely. RB_BY_CLASS: each time a class
                             of those stored, then one of its records; never a record twice */
@@ -76,7 +76,7 @@ typedef struct {
     uint32_t rank, ranks; /* at most 4096 ranks */
     const rb_field *fields;
     uint32_t num_fields;
-    uint32_t label_field;  /* the field that names the class: one int64 per row, in [0, num_classes) */
+    uint32_t label_field;   /* the field that names the class: one int64 per row, in [0, num_classes) */
     double timeout_seconds; /* how long a call waits for other ranks, above 0 */
 } rb_options;
 
@@ -84,10 +84,10 @@ typedef struct {
    that is requested next gets other memory meanwhile. */
 typedef struct {
     size_t size;
-    uint64_t count;         /* min(n, records on all ranks) */
-    uint64_t sequence;      /* number of the draw, from 0 */
-    const uint64_t *ids;    /* [count] names of the records, for rb_update */
-    const float *weights;   /* [count] probability under RB_UNIFORM over that under the draw law, for a draw of one */
+    uint64_t count;       /* min(n, records on all ranks) */
+    uint64_t sequence;    /* number of the draw, from 0 */
+    const uint64_t *ids;  /* [count] names of the records, for rb_update */
+    const float *weights; /* [count] probability under RB_UNIFORM over that under the draw law, for a draw of one */
     const void *const *columns; /* [num_fields], each [count][row_bytes], aligned to 64 bytes */
     void *lease;                /* where all this memory begins, */
     uint64_t lease_bytes;       /* and its length, for those who register it with a device */
@@ -95,18 +95,18 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    uint64_t stored;           /* records in this rank's shard */
+    uint64_t stored;            /* records in this rank's shard */
     uint64_t stored_everywhere; /* records on all ranks in the newest draw that was made */
-    uint64_t offered;          /* records offered to this shard */
-    uint64_t shard_bytes;      /* at full capacity */
-    uint64_t staging_bytes;    /* memory of draws */
-    uint64_t requests;         /* draws requested; those not received yet are `pending` */
+    uint64_t offered;           /* records offered to this shard */
+    uint64_t shard_bytes;       /* at full capacity */
+    uint64_t staging_bytes;     /* memory of draws */
+    uint64_t requests;          /* draws requested; those not received yet are `pending` */
     uint64_t pending;
     double wait_seconds;       /* time that the caller's thread has spent in making draws and waiting for them */
     double thread_cpu_seconds; /* CPU time of the buffer's own thread */
     uint64_t messages_sent, messages_received;
     uint64_t bytes_sent, bytes_received; /* contents of the messages, without what the transport adds */
-    int32_t transport;         /* 1 if the library was built with UCX, else 0: then it serves one rank */
+    int32_t transport;                   /* 1 if the library was built with UCX, else 0: then it serves one rank */
 } rb_stats;
 
 typedef struct rb_buffer rb_buffer;
@@ -133,8 +133,8 @@ RB_API int rb_add(rb_buffer *buffer, uint64_t n, const void *const *columns);
 
 /* Replace one field of records by name, wherever they are stored: `ids` [n] from a draw, `rows` [n][row_bytes]. Draws
    requested from now on see it; a record that is no longer stored is passed over; with several updates of one record
-   between two draws that of the highest rank, and of these the latest, stays. Collective order as with rb_request is not
-   needed. RB_INVALID for the label field, and for an id whose rank does not exist. */
+   between two draws that of the highest rank, and of these the latest, stays. Collective order as with rb_request is
+   not needed. RB_INVALID for the label field, and for an id whose rank does not exist. */
 RB_API int rb_update(rb_buffer *buffer, uint32_t field, uint64_t n, const uint64_t *ids, const void *rows);
 
 /* Ask for a draw of min(n, stored everywhere) different records. Returns at once; see above for what it sees. */
@@ -164,9 +164,9 @@ RB_API int rb_save(rb_buffer *buffer, const char *path);
 RB_API int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uint64_t *pending_sizes,
                    uint32_t max_pending, uint32_t *num_pending);
 
-/* Leave, collectively: serves the draws of the others until every rank has called this. Idempotent. Waits as long as the
-   others are alive; one that is silent for timeout_seconds is RB_PEER. Afterwards only rb_get_stats, rb_release, rb_close
-   and rb_destroy are allowed. */
+/* Leave, collectively: serves the draws of the others until every rank has called this. Idempotent. Waits as long as
+   the others are alive; one that is silent for timeout_seconds is RB_PEER. Afterwards only rb_get_stats, rb_release,
+   rb_close and rb_destroy are allowed. */
 RB_API int rb_close(rb_buffer *buffer);
 
 /* Free everything but draws that are not released. Without rb_close before it the other ranks lose this one. NULL does

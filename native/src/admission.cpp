@@ -156,8 +156,9 @@ class Candidates : public Admission {
     Candidates(uint64_t capacity, uint32_t num_classes, uint32_t candidates, Stream stream)
         : Admission(capacity, num_classes, stream), quota_(capacity / num_classes), candidates_(candidates) {
         if (quota_ == 0)
-            fail(RB_INVALID, "admission by candidates keeps equally many records of each class: a shard with a capacity of ", capacity,
-                 " is less than one for each of ", num_classes, " classes");
+            fail(RB_INVALID,
+                 "admission by candidates keeps equally many records of each class: a shard with a capacity of ",
+                 capacity, " is less than one for each of ", num_classes, " classes");
     }
 
     void offer(const int64_t *labels, uint32_t n, std::vector<Placed> &placed) override {

@@ -31,8 +31,8 @@ class Admission {
     Admission(uint64_t capacity, uint32_t num_classes, Stream stream);
     virtual ~Admission() = default;
 
-    // Decide on a batch, `labels` [n] in range. Rows go into slots in the order of the result: a slot may come twice, and
-    // then the later row stays; it may also have been emptied again, and then what is written there does no harm.
+    // Decide on a batch, `labels` [n] in range. Rows go into slots in the order of the result: a slot may come twice,
+    // and then the later row stays; it may also have been emptied again, and then what is written there does no harm.
     virtual void offer(const int64_t *labels, uint32_t n, std::vector<Placed> &placed) = 0;
 
     const Slots &slots() const { return slots_; }

@@ -15,8 +15,8 @@ namespace {
 // Records of one part are sent in messages of about this size: long enough to be carried well, short enough for the
 // receiver to copy one while the next is on its way.
 constexpr uint64_t MESSAGE_BYTES = 240 << 10;  // with its header below the transport's segments
-// Parts of at least this size are read by their receiver where they lie, if it can: the answer that it has done so costs
-// about as much as carrying this much.
+// Parts of at least this size are read by their receiver where they lie, if it can: the answer that it has done so
+// costs about as much as carrying this much.
 constexpr uint64_t DIRECT_BYTES = 64 << 10;
 constexpr auto HELP_FOR = std::chrono::microseconds(200);
 constexpr uint32_t MOST_USELESS_HELP = 127;  // calls
@@ -38,8 +38,8 @@ std::unique_ptr<Admission> admission_of(const Options &options) {
 }
 
 Buffer::Buffer(const Options &options, const MakeTransport &make)
-    : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field, admission_of(options),
-             options.ranks > 1),
+    : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field,
+                                admission_of(options), options.ranks > 1),
       pool_(std::make_shared<StagingPool>(options.fields)), connected_(options.ranks == 1),
       census_(options.ranks, options.num_classes), told_(options.num_classes), peers_(options.ranks) {
     for (const FieldInfo &field : options.fields) row_bytes_ += field.row_bytes;
@@ -97,7 +97,7 @@ void Buffer::connect(const std::vector<std::vector<std::byte>> &addresses) {
     start_thread();
 }
 
-// ---- what the caller does ---------------------------------------------------------------------------------------------
+// ---- what the caller does -------------------------------------------------------------------------------------------
 
 void Buffer::add(uint64_t n, const void *const *columns) {
     for (size_t field = 0; n && field < options_.fields.size(); ++field)
@@ -206,8 +206,8 @@ void Buffer::receive(rb_records &records) {
     }
     Staging *staging = next.staging.release();
     void *lease = staging->lend(pool_);
-    records = {sizeof records,           next.expected, first_draw_,            staging->ids, staging->weights,
-               staging->columns.data(), lease,         staging->memory.bytes()};
+    records = {sizeof records,   next.expected,           first_draw_, staging->ids,
+               staging->weights, staging->columns.data(), lease,       staging->memory.bytes()};
     draws_.pop_front();
     ++first_draw_;
 }
@@ -299,7 +299,7 @@ void Buffer::close() {
     forget_draws();  // records of draws that nobody receives may have come until now
 }
 
-// ---- making draws -----------------------------------------------------------------------------------------------------
+// ---- making draws ---------------------------------------------------------------------------------------------------
 
 bool Buffer::peer_has_asked(uint32_t rank, uint64_t sequence) const {
     const Peer &peer = peers_[rank];
@@ -450,7 +450,8 @@ void Buffer::send_part(Part &&part) {
         if (!direct) {
             for (size_t field = 0; field < options_.fields.size(); ++field)
                 for (size_t i = 0; i < n; ++i)
-                    message->body.push_back({shard_.row(field, part.slots[first + i]), options_.fields[field].row_bytes});
+                    message->body.push_back(
+                        {shard_.row(field, part.slots[first + i]), options_.fields[field].row_bytes});
             message->sent = [this] {
                 Lock lock(mutex_);
                 if (--unsent_parts_ == 0) changed_.notify_all();
@@ -497,7 +498,7 @@ std::vector<ClassCount> Buffer::changed_counts() {
     return counts;
 }
 
-// ---- the buffer's own thread ------------------------------------------------------------------------------------------
+// ---- the buffer's own thread ----------------------------------------------------------------------------------------
 
 void Buffer::start_thread() {
     if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
@@ -576,10 +577,8 @@ void Buffer::on_message(const std::byte *header, size_t header_bytes, const std:
         default: fail(RB_PEER, "rank ", head.source, " sent a message of kind ", static_cast<uint32_t>(head.kind));
     }
     Lock lock(mutex_);
-    if (head.kind == Kind::taken)
-        --unsent_parts_;
-    else
-        peers_[head.source].left = true;
+    if (head.kind == Kind::taken) --unsent_parts_;
+    else peers_[head.source].left = true;
     changed_.notify_all();
 }
 
@@ -596,16 +595,19 @@ void Buffer::take_request(const Header &header, const std::byte *body, size_t by
         return;
     }
     peers_[header.source].reads = header.reads;
-    if (header.sequence < served_ || !peers_[header.source].requests.emplace(header.sequence, std::move(request)).second)
+    if (header.sequence < served_ ||
+        !peers_[header.source].requests.emplace(header.sequence, std::move(request)).second)
         fail(RB_PEER, "rank ", header.source, " asked for draw ", header.sequence, " twice");
 }
 
 void Buffer::take_records(const Header &header, const std::byte *body, size_t bytes) {
     const bool direct = header.kind == Kind::places;
     const std::vector<Memory> &columns = peers_[header.source].columns;
-    if (direct && columns.empty()) fail(RB_PEER, "rank ", header.source, " did not send records of draw ", header.sequence);
+    if (direct && columns.empty())
+        fail(RB_PEER, "rank ", header.source, " did not send records of draw ", header.sequence);
     if (bytes != rows_bytes(header.n) + header.n * (sizeof(uint64_t) + (direct ? 0 : row_bytes_)))
-        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes for ", header.n, " records of draw ", header.sequence);
+        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes for ", header.n, " records of draw ",
+             header.sequence);
     Staging *staging;
     uint64_t room;
     {
@@ -635,7 +637,8 @@ void Buffer::take_records(const Header &header, const std::byte *body, size_t by
                 std::memcpy(column + rows[i] * size, columns[field].data() + place, size);
             }
         } else {
-            for (uint64_t i = 0; i < header.n; ++i, content += size) std::memcpy(column + rows[i] * size, content, size);
+            for (uint64_t i = 0; i < header.n; ++i, content += size)
+                std::memcpy(column + rows[i] * size, content, size);
         }
     }
     if (direct) tell(header.source, {Kind::taken, options_.rank, header.sequence});
@@ -680,7 +683,7 @@ void Buffer::tell_all(const Header &header) {
         if (rank != options_.rank) tell(rank, header);
 }
 
-// ---- waiting and failing ----------------------------------------------------------------------------------------------
+// ---- waiting and failing --------------------------------------------------------------------------------------------
 
 void Buffer::forget_draws() {
     for (Draw &draw : draws_) pool_->give_back(std::move(draw.staging));

@@ -148,15 +148,15 @@ class Buffer {
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;
-    std::deque<Draw> draws_;     // not received yet
-    uint64_t first_draw_ = 0;    // number of draws_.front()
-    uint64_t requested_ = 0;     // draws requested by this rank
-    uint64_t served_ = 0;        // of these, made
+    std::deque<Draw> draws_;   // not received yet
+    uint64_t first_draw_ = 0;  // number of draws_.front()
+    uint64_t requested_ = 0;   // draws requested by this rank
+    uint64_t served_ = 0;      // of these, made
     bool serving_ = false;
-    uint64_t unsent_parts_ = 0;  // messages that still read from the shard
-    Census census_;              // as of the newest draw made
-    std::vector<SavedUpdate> unseen_;  // updates since the last request, for a file; with one rank they are done at once
-    std::vector<uint64_t> told_;  // [num_classes] counts that the others know of this shard
+    uint64_t unsent_parts_ = 0;        // messages that still read from the shard
+    Census census_;                    // as of the newest draw made
+    std::vector<SavedUpdate> unseen_;  // updates since the last request, for a file; one rank does them at once
+    std::vector<uint64_t> told_;       // [num_classes] counts that the others know of this shard
     Drawer drawer_;
     std::vector<Peer> peers_;
     int failure_ = RB_OK;

@@ -14,10 +14,8 @@ const std::vector<Pick> &Drawer::pick(int law, const Census &census, const Strea
     picks_.clear();
     n = std::min(n, census.total());
     shuffle_.begin(n);
-    if (law == RB_UNIFORM)
-        uniform(census, stream, sequence, n);
-    else
-        by_class(census, stream, sequence, n);
+    if (law == RB_UNIFORM) uniform(census, stream, sequence, n);
+    else by_class(census, stream, sequence, n);
     return picks_;
 }
 

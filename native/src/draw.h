@@ -1,5 +1,5 @@
-// Draw laws over the shards of all ranks. Every rank computes the same picks for a draw, from the numbers of records and
-// the stream of the rank that draws; so each knows what it has to send without being told.
+// Draw laws over the shards of all ranks. Every rank computes the same picks for a draw, from the numbers of records
+// and the stream of the rank that draws; so each knows what it has to send without being told.
 #pragma once
 
 #include <cstddef>

@@ -20,7 +20,8 @@ void Checksum::take(const void *data, size_t bytes) {
     for (; bytes > 0; --bytes) value_ = (value_ ^ *next++) * 0x100000001b3;
 }
 
-FileWriter::FileWriter(const std::string &path) : path_(path), part_(path + ".part"), file_(std::fopen(part_.c_str(), "wb")) {
+FileWriter::FileWriter(const std::string &path)
+    : path_(path), part_(path + ".part"), file_(std::fopen(part_.c_str(), "wb")) {
     if (!file_) fail(RB_SYSTEM, "cannot write ", part_, ": ", std::strerror(errno));
 }
 
@@ -43,8 +44,8 @@ void FileWriter::text(const std::string &value) {
 
 void FileWriter::commit() {
     const uint64_t checksum = checksum_.value();
-    const bool written = std::fwrite(&checksum, sizeof checksum, 1, file_) == 1 && std::fflush(file_) == 0 &&
-                         fsync(fileno(file_)) == 0;
+    const bool written =
+        std::fwrite(&checksum, sizeof checksum, 1, file_) == 1 && std::fflush(file_) == 0 && fsync(fileno(file_)) == 0;
     const int error = errno;
     std::fclose(file_);
     file_ = nullptr;

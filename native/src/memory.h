@@ -18,7 +18,7 @@ class Memory {
     explicit Memory(size_t bytes);
     Memory(void *mapped, size_t bytes, int descriptor)
         : data_(static_cast<std::byte *>(mapped)), bytes_(bytes), descriptor_(descriptor) {}
-    // What other processes may map as well, if the system has such, followed by random bytes to know it by; else as above.
+    // What other processes may map as well, if the system has such, and random bytes to know it by; else as above.
     static Memory shared(size_t bytes);
     Memory(Memory &&other) noexcept
         : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)),

@@ -62,8 +62,11 @@ void Buffer::save(const std::string &path) {
     }
     for (const Draw &draw : draws_) {
         const Staging &staging = *draw.staging;
-        SavedDraw copy{draw.n, draw.expected, {staging.ids, staging.ids + draw.expected},
-                       {staging.weights, staging.weights + draw.expected}, {}};
+        SavedDraw copy{draw.n,
+                       draw.expected,
+                       {staging.ids, staging.ids + draw.expected},
+                       {staging.weights, staging.weights + draw.expected},
+                       {}};
         for (size_t field = 0; field < options_.fields.size(); ++field)
             copy.columns.emplace_back(staging.column(field),
                                       staging.column(field) + draw.expected * options_.fields[field].row_bytes);
@@ -98,8 +101,8 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
         all.push_back(read_saved(paths[rank], laws_of(options_), options_.fields, options_.num_classes));
         check_loaded(all.back(), paths[rank]);
         if (all.back().about.ranks != paths.size() || all.back().about.rank != rank)
-            fail(RB_INVALID, paths[rank], " is the shard of rank ", all.back().about.rank, " of ", all.back().about.ranks,
-                 ", expected rank ", rank, " of ", paths.size());
+            fail(RB_INVALID, paths[rank], " is the shard of rank ", all.back().about.rank, " of ",
+                 all.back().about.ranks, ", expected rank ", rank, " of ", paths.size());
     }
 
     if (same_ranks) {

@@ -1,5 +1,6 @@
-// Philox4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3): random numbers as a function of a key
-// and a counter, so that every rank can compute every other rank's numbers and nothing but counters has to be saved.
+// Philox4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3): random numbers as a function of a
+// key and a counter, so that every rank can compute every other rank's numbers and nothing but counters has to be
+// saved.
 #pragma once
 
 #include <array>
@@ -29,7 +30,8 @@ class Stream {
 
     // Number `i` of `place`: 64 random bits.
     uint64_t bits(uint64_t place, uint32_t i) const {
-        const auto block = philox({static_cast<uint32_t>(place), static_cast<uint32_t>(place >> 32), i >> 1, who_}, seed_);
+        const auto block =
+            philox({static_cast<uint32_t>(place), static_cast<uint32_t>(place >> 32), i >> 1, who_}, seed_);
         const int half = (i & 1) * 2;
         return block[half] | uint64_t{block[half + 1]} << 32;
     }

@@ -36,7 +36,8 @@ template <typename Call> int guarded(Call call) {
 template <typename T> void check_size(const T *value, const char *name) {
     if (!value) replay::fail(RB_INVALID, name, " is NULL");
     if (value->size != sizeof(T))
-        replay::fail(RB_INVALID, name, " has size ", value->size, ", expected ", sizeof(T), ": another version of replay.h");
+        replay::fail(RB_INVALID, name, " has size ", value->size, ", expected ", sizeof(T),
+                     ": another version of replay.h");
 }
 
 void check_buffer(const rb_buffer *buffer) {
@@ -54,14 +55,15 @@ replay::Options read_options(const rb_options *given) {
     if (o.admission < RB_RESERVOIR || o.admission > RB_CANDIDATES) fail(RB_INVALID, "no admission law ", o.admission);
     if (o.draw < RB_UNIFORM || o.draw > RB_BY_CLASS) fail(RB_INVALID, "no draw law ", o.draw);
     if ((o.admission == RB_CANDIDATES) != (o.candidates > 0))
-        fail(RB_INVALID, "candidates belong to RB_CANDIDATES, got admission ", o.admission, ", candidates ", o.candidates);
+        fail(RB_INVALID, "candidates belong to RB_CANDIDATES, got admission ", o.admission, ", candidates ",
+             o.candidates);
     if (o.ranks < 1 || o.ranks > 4096) fail(RB_INVALID, "ranks must be 1 to 4096, got ", o.ranks);
     if (o.rank >= o.ranks) fail(RB_INVALID, "rank must be below ", o.ranks, ", got ", o.rank);
     if (!o.fields || o.num_fields < 1) fail(RB_INVALID, "a record needs at least one field");
     if (!(o.timeout_seconds > 0) || !std::isfinite(o.timeout_seconds) || o.timeout_seconds > 1e8)
         fail(RB_INVALID, "timeout_seconds must be above 0 and below 1e8, got ", o.timeout_seconds);
-    replay::Options options{o.capacity, o.seed, o.num_classes, o.candidates, o.rank, o.ranks,
-                            o.label_field, o.admission, o.draw, {}, o.timeout_seconds};
+    replay::Options options{o.capacity,    o.seed,      o.num_classes, o.candidates, o.rank,           o.ranks,
+                            o.label_field, o.admission, o.draw,        {},           o.timeout_seconds};
     for (uint32_t i = 0; i < o.num_fields; ++i) {
         check_size(&o.fields[i], "field");
         if (!o.fields[i].name || !*o.fields[i].name) fail(RB_INVALID, "field ", i, " has no name");
@@ -169,8 +171,7 @@ int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uin
             replay::fail(RB_INVALID, "paths, pending_sizes or num_pending are NULL, or there are no paths");
         for (uint32_t i = 0; i < num_paths; ++i)
             if (!paths[i]) replay::fail(RB_INVALID, "path ", i, " is NULL");
-        const std::vector<uint64_t> sizes =
-            buffer->buffer.load(std::vector<std::string>(paths, paths + num_paths));
+        const std::vector<uint64_t> sizes = buffer->buffer.load(std::vector<std::string>(paths, paths + num_paths));
         *num_pending = static_cast<uint32_t>(sizes.size());
         for (uint32_t i = 0; i < max_pending && i < sizes.size(); ++i) pending_sizes[i] = sizes[i];
     });

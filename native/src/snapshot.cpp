@@ -76,7 +76,8 @@ Saved read_saved(const std::string &path, const std::string &laws, const std::ve
             if (slot >= capacity) file.damaged("it has a slot out of range");
     for (const FieldInfo &field : fields) {
         saved.columns.push_back(file.list<std::byte>());
-        if (saved.columns.back().size() != saved.stored.size() * field.row_bytes) file.damaged("a field has another size");
+        if (saved.columns.back().size() != saved.stored.size() * field.row_bytes)
+            file.damaged("a field has another size");
     }
     const uint64_t draws = file.number();
     for (uint64_t i = 0; i < draws; ++i) {

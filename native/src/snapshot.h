@@ -44,8 +44,8 @@ struct Saved {
 };
 
 void write_saved(FileWriter &file, const Saved &saved);
-// Throws unless the file is whole and its numbers are in range for a shard with such fields and classes. Of a buffer with
-// other laws only `about` is read.
+// Throws unless the file is whole and its numbers are in range for a shard with such fields and classes. Of a buffer
+// with other laws only `about` is read.
 Saved read_saved(const std::string &path, const std::string &laws, const std::vector<FieldInfo> &fields,
                  uint32_t num_classes);
 

@@ -35,7 +35,9 @@ std::unique_ptr<Staging> StagingPool::take(uint64_t rows) {
     {
         std::lock_guard lock(mutex_);
         // The one given back last is the one most likely to be in the caches still.
-        const auto fits = [&](const auto &candidate) { return candidate->rows >= rows && candidate->rows <= 2 * rows + 64; };
+        const auto fits = [&](const auto &candidate) {
+            return candidate->rows >= rows && candidate->rows <= 2 * rows + 64;
+        };
         const auto found = std::find_if(free_.rbegin(), free_.rend(), fits);
         if (found != free_.rend()) {
             block = std::move(*found);

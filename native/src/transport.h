@@ -19,15 +19,16 @@ struct Span {
 struct Message {
     std::vector<std::byte> header;
     std::vector<Span> body;
-    std::vector<std::byte> owned;     // memory for pieces of the body that exist only for this message
-    std::function<void()> sent;       // called once the pieces may change, if set
+    std::vector<std::byte> owned;  // memory for pieces of the body that exist only for this message
+    std::function<void()> sent;    // called once the pieces may change, if set
 };
 
 class Transport {
   public:
     // Called by `progress` alone, in the thread that calls it. The memory is the transport's.
     struct Events {
-        std::function<void(const std::byte *header, size_t header_bytes, const std::byte *body, size_t body_bytes)> message;
+        std::function<void(const std::byte *header, size_t header_bytes, const std::byte *body, size_t body_bytes)>
+            message;
         std::function<void(uint32_t peer, const std::string &reason)> lost;
     };
 

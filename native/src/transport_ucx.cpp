@@ -45,7 +45,8 @@ constexpr Setting SETTINGS[] = {
 
 class UcxTransport final : public Transport {
   public:
-    UcxTransport(uint32_t rank, uint32_t ranks, Events events) : rank_(rank), endpoints_(ranks), events_(std::move(events)) {
+    UcxTransport(uint32_t rank, uint32_t ranks, Events events)
+        : rank_(rank), endpoints_(ranks), events_(std::move(events)) {
         open();
         ucp_address_t *address;
         size_t length;
@@ -80,8 +81,7 @@ class UcxTransport final : public Transport {
             params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
             params.err_handler = {on_lost, &endpoints_[peer]};
             const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoints_[peer].endpoint);
-            if (status != UCS_OK)
-                fail(RB_PEER, "cannot reach rank ", peer, ": ", ucs_status_string(status));
+            if (status != UCS_OK) fail(RB_PEER, "cannot reach rank ", peer, ": ", ucs_status_string(status));
         }
     }
 
@@ -186,7 +186,8 @@ class UcxTransport final : public Transport {
         ucp_config_t *config;
         check(ucp_config_read(nullptr, nullptr, &config), "cannot read the configuration");
         for (const Setting &setting : SETTINGS)
-            if (!std::getenv((std::string("UCX_") + setting.name).c_str())) ucp_config_modify(config, setting.name, setting.value);
+            if (!std::getenv((std::string("UCX_") + setting.name).c_str()))
+                ucp_config_modify(config, setting.name, setting.value);
         ucp_params_t params{};
         params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
         params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
@@ -237,8 +238,8 @@ class UcxTransport final : public Transport {
             transport->deliver(head, header_bytes, static_cast<const std::byte *>(data), bytes);
             return UCS_OK;
         }
-        auto *receipt = new Receipt{transport, {head, head + header_bytes}, std::vector<std::byte>(bytes),
-                                    transport->receipts_, nullptr};
+        auto *receipt = new Receipt{
+            transport, {head, head + header_bytes}, std::vector<std::byte>(bytes), transport->receipts_, nullptr};
         if (receipt->next) receipt->next->previous = receipt;
         transport->receipts_ = receipt;
         ucp_request_param_t receive{};

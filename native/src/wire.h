@@ -6,11 +6,11 @@
 namespace replay {
 
 enum class Kind : uint32_t {
-    request,   // sequence: of the draw; n: its size; updates: sent to this peer so far; stored: records of the shard;
-               // body: ClassCount for each class whose number has changed since the request before
-    records,   // sequence: of the draw; n: records in this message; body: their rows in the draw [n] u32 (filled up to 8
-               // bytes), their names [n] u64, and per field its rows [n][row_bytes]
-    update,    // sequence: from 1; n: records; field; body: names [n] u64, rows [n][row_bytes]
+    request,  // sequence: of the draw; n: its size; updates: sent to this peer so far; stored: records of the shard;
+              // body: ClassCount for each class whose number has changed since the request before
+    records,  // sequence: of the draw; n: records in this message; body: their rows in the draw [n] u32 (filled up to 8
+              // bytes), their names [n] u64, and per field its rows [n][row_bytes]
+    update,   // sequence: from 1; n: records; field; body: names [n] u64, rows [n][row_bytes]
     finished,  // sequence: requests made in all; else as a request of 0, for all that follow
     places,    // as `records`, without the rows: the receiver reads them where they lie, by the slots in their names
     taken,     // sequence: of the draw whose `places` were read

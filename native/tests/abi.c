@@ -15,12 +15,12 @@
 enum { CLASSES = 10, CAPACITY = 100, BATCH = 16, SMALL = 300, LARGE = 30000, STEPS = 50 };
 
 /* Ends the process, so that a failing child needs no care. */
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: expected %s; last error: %s\n", __FILE__, __LINE__, #condition, rb_error());       \
-            _exit(1);                                                                                                  \
-        }                                                                                                              \
+#define CHECK(condition)                                                                                         \
+    do {                                                                                                         \
+        if (!(condition)) {                                                                                      \
+            fprintf(stderr, "%s:%d: expected %s; last error: %s\n", __FILE__, __LINE__, #condition, rb_error()); \
+            _exit(1);                                                                                            \
+        }                                                                                                        \
     } while (0)
 
 static rb_buffer *create(uint32_t rank, uint32_t ranks, uint64_t row, double timeout) {

@@ -40,8 +40,7 @@ void check_equal(const char *file, int line, const char *what, const A &a, const
     bool equal;
     if constexpr (std::is_integral_v<A> && std::is_integral_v<B>)  // whichever of them has a sign
         equal = (a >= A{}) == (b >= B{}) && static_cast<uint64_t>(a) == static_cast<uint64_t>(b);
-    else
-        equal = a == b;
+    else equal = a == b;
     if (equal) return;
     std::ostringstream text;
     text << "expected " << what << ", got " << a << " and " << b;
@@ -79,40 +78,40 @@ constexpr int SHORTER = 1;
 
 }  // namespace replay::test
 
-#define TEST(name)                                                                                                     \
-    static void name();                                                                                                \
-    static const replay::test::Registered registered_##name{#name, name};                                              \
+#define TEST(name)                                                        \
+    static void name();                                                   \
+    static const replay::test::Registered registered_##name{#name, name}; \
     static void name()
 
-#define RUN_TESTS                                                                                                      \
+#define RUN_TESTS \
     int main(int argc, char **argv) { return replay::test::run_tests(argc, argv); }
 
 #define CHECK(condition) ((condition) ? void() : replay::test::failed(__FILE__, __LINE__, "expected " #condition))
 
 // With a message of what the values were: CHECK_THAT(a < b, "a is " << a)
-#define CHECK_THAT(condition, message)                                                                                 \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            std::ostringstream text_;                                                                                  \
-            text_ << "expected " #condition ": " << message;                                                           \
-            replay::test::failed(__FILE__, __LINE__, text_.str());                                                     \
-        }                                                                                                              \
+#define CHECK_THAT(condition, message)                             \
+    do {                                                           \
+        if (!(condition)) {                                        \
+            std::ostringstream text_;                              \
+            text_ << "expected " #condition ": " << message;       \
+            replay::test::failed(__FILE__, __LINE__, text_.str()); \
+        }                                                          \
     } while (false)
 
 #define CHECK_EQUAL(a, b) replay::test::check_equal(__FILE__, __LINE__, #a " == " #b, a, b)
 
 // That `call` throws a replay::Error of a status, whose message has a text in it.
-#define CHECK_FAILS(call, expected_status, part)                                                                       \
-    do {                                                                                                               \
-        int status_ = RB_OK;                                                                                           \
-        std::string message_ = "no error";                                                                             \
-        try {                                                                                                          \
-            call;                                                                                                      \
-        } catch (const replay::Error &error) {                                                                         \
-            status_ = error.status;                                                                                    \
-            message_ = error.what();                                                                                   \
-        }                                                                                                              \
-        CHECK_THAT(                                                                                                    \
-            status_ == (expected_status) && message_.find(part) != std::string::npos,                                  \
-            #call " gave status " << status_ << ", " << message_ << "; wanted " #expected_status ", " << (part));      \
+#define CHECK_FAILS(call, expected_status, part)                                                                  \
+    do {                                                                                                          \
+        int status_ = RB_OK;                                                                                      \
+        std::string message_ = "no error";                                                                        \
+        try {                                                                                                     \
+            call;                                                                                                 \
+        } catch (const replay::Error &error) {                                                                    \
+            status_ = error.status;                                                                               \
+            message_ = error.what();                                                                              \
+        }                                                                                                         \
+        CHECK_THAT(                                                                                               \
+            status_ == (expected_status) && message_.find(part) != std::string::npos,                             \
+            #call " gave status " << status_ << ", " << message_ << "; wanted " #expected_status ", " << (part)); \
     } while (false)

@@ -150,8 +150,7 @@ class Network {
                              [](const Letter &a, const Letter &b) { return a.due < b.due; });
             for (const Letter &letter : arrived) {
                 any = true;
-                if (letter.farewell)
-                    events_.lost(letter.from, "Connection reset");
+                if (letter.farewell) events_.lost(letter.from, "Connection reset");
                 else
                     events_.message(letter.header.data(), letter.header.size(), letter.body.data(), letter.body.size());
             }
@@ -170,10 +169,8 @@ class Network {
                 auto next = limit;
                 for (const Letter &letter : box_.letters) next = std::min(next, letter.due);
                 if (next <= Clock::now()) break;
-                if (next == NEVER)
-                    box_.changed.wait(lock);
-                else
-                    box_.changed.wait_until(lock, next);
+                if (next == NEVER) box_.changed.wait(lock);
+                else box_.changed.wait_until(lock, next);
             }
             box_.woken = false;
         }

@@ -86,17 +86,12 @@ TEST(slots_are_listed_without_gaps) {
         const auto slot = static_cast<Slot>(random() % CAPACITY);
         const uint32_t label = random() % CLASSES, choice = random() % 2;
         for (Slots *each : {&slots, &again}) {
-            if (!expected.count(slot))
-                each->insert(slot, label);
-            else if (choice)
-                each->erase(slot);
-            else
-                each->relabel(slot, label);
+            if (!expected.count(slot)) each->insert(slot, label);
+            else if (choice) each->erase(slot);
+            else each->relabel(slot, label);
         }
-        if (expected.count(slot) && choice)
-            expected.erase(slot);
-        else
-            expected[slot] = label;
+        if (expected.count(slot) && choice) expected.erase(slot);
+        else expected[slot] = label;
 
         CHECK_EQUAL(slots.stored().size(), expected.size());
         CHECK_EQUAL(std::set<Slot>(slots.stored().begin(), slots.stored().end()).size(), expected.size());
