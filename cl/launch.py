@@ -8,10 +8,12 @@ and its own word before each line. Over several hosts it is horovodrun that star
 import contextlib
 import ctypes
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -52,20 +54,27 @@ def start_ranks(launcher: dict, overrides: list[str]) -> None:
 
 def _wait(ranks: list[subprocess.Popen]) -> None:
     """Until all are done, or one failed and the others have had their time."""
+    # A thread for each, because the rank to name is the one that ended first: those that miss it end at its heels.
+    ended = queue.SimpleQueue()
+    for number, rank in enumerate(ranks):
+        threading.Thread(target=_tell_end, args=(number, rank, ended), daemon=True).start()
     failed, deadline = None, None
-    while any(rank.poll() is None for rank in ranks):
-        if failed is None:
-            failed = next((i for i, rank in enumerate(ranks) if rank.poll()), None)
-            deadline = time.monotonic() + GRACE_SECONDS
-        elif time.monotonic() > deadline:
+    for _ in ranks:
+        try:
+            number = ended.get(timeout=deadline and max(0, deadline - time.monotonic()))
+        except queue.Empty:
             break
-        time.sleep(0.05)
-    if failed is None:
-        failed = next((i for i, rank in enumerate(ranks) if rank.returncode), None)
+        if failed is None and ranks[number].returncode:
+            failed, deadline = number, time.monotonic() + GRACE_SECONDS
     if failed is not None:
         code = ranks[failed].returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         raise ChildProcessError(f"rank {failed} of {len(ranks)} {how}, so all of them were ended")
+
+
+def _tell_end(number: int, rank: subprocess.Popen, ended: queue.SimpleQueue) -> None:
+    rank.wait()
+    ended.put(number)
 
 
 def _end(ranks: list[subprocess.Popen]) -> None:
