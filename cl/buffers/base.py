@@ -7,6 +7,7 @@ always sees the memory as it was after the `add` before it, whether it is fetche
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,24 +26,41 @@ class Field:
     dtype: torch.dtype
 
 
-@dataclass(slots=True)
 class Records:
     """The result of a draw of n: `columns[name]` [n, *shape], `weight` [n] float32, and `ids` [n] int64 on the CPU.
 
     The ids name the records for `ReplayBuffer.update`. The weight is the probability of a record under a uniform draw
-    over that under the draw law (1 where that is so).
+    over that under the draw law (1 where that is so). Both may be given as functions that make them: few methods ask.
     """
 
-    columns: dict[str, torch.Tensor]
-    weight: torch.Tensor
-    ids: torch.Tensor
-    share: float = 1.0  # of the mean over the whole draw, where it is cut into several backward passes
+    __slots__ = ("columns", "share", "_weight", "_ids")
+
+    def __init__(
+        self,
+        columns: dict[str, torch.Tensor],
+        weight: torch.Tensor | Callable[[], torch.Tensor],
+        ids: torch.Tensor | Callable[[], torch.Tensor],
+        share: float = 1.0,  # of the mean over the whole draw, where it is cut into several backward passes
+    ):
+        self.columns, self.share, self._weight, self._ids = columns, share, weight, ids
+
+    @property
+    def weight(self) -> torch.Tensor:
+        if callable(self._weight):
+            self._weight = self._weight()
+        return self._weight
+
+    @property
+    def ids(self) -> torch.Tensor:
+        if callable(self._ids):
+            self._ids = self._ids()
+        return self._ids
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.columns[name]
 
     def __len__(self) -> int:
-        return len(self.weight)
+        return len(self.columns["y"])
 
 
 class ReplayBuffer(ABC):
@@ -103,6 +121,43 @@ class ReplayBuffer(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the memory, on all ranks together; a second call does nothing."""
+
+
+def check_columns(fields: Sequence[Field], records: dict[str, torch.Tensor]) -> int:
+    """The number of records in a batch; raises ValueError unless it has just these fields, as they are declared."""
+    if len(records) != len(fields) or any(field.name not in records for field in fields):
+        raise ValueError(f"a record has the fields {sorted(field.name for field in fields)}, got {sorted(records)}")
+    length = len(records["y"]) if records["y"].ndim else 0
+    for field in fields:
+        value = records[field.name]
+        if value.dtype is not field.dtype or value.shape != (length, *field.shape):
+            raise ValueError(
+                f"field {field.name}: expected {(length, *field.shape)} {field.dtype}, "
+                f"got {tuple(value.shape)} {value.dtype}"
+            )
+    return length
+
+
+def check_update(fields: Sequence[Field], name: str, ids: torch.Tensor, values: torch.Tensor) -> int:
+    """The place of a field among `fields`; raises ValueError unless `values` can replace it in the records `ids`."""
+    names = [field.name for field in fields]
+    if name not in names or name == "y":
+        valid = ", ".join(other for other in names if other != "y")
+        raise ValueError(f"there is no field {name} to update; valid: {valid}")
+    place = names.index(name)
+    expected = (len(ids), *fields[place].shape)
+    if values.dtype is not fields[place].dtype or values.shape != expected or ids.dtype is not torch.int64:
+        raise ValueError(
+            f"field {name}: expected int64 ids and {expected} {fields[place].dtype}, "
+            f"got {ids.dtype} and {tuple(values.shape)} {values.dtype}"
+        )
+    return place
+
+
+def check_draw_size(n: int) -> None:
+    """Raise ValueError for a draw of fewer than 0."""
+    if n < 0:
+        raise ValueError(f"a draw needs a number of 0 or more, got {n}")
 
 
 def parse_capacity(capacity: int | str) -> tuple[float, str]:

@@ -5,10 +5,21 @@ memory, which goes back to it when the last of them is gone.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from cl.buffers.base import ADMISSIONS, DRAWS, Field, Records, ReplayBuffer, check_laws
+from cl.buffers.base import (
+    ADMISSIONS,
+    DRAWS,
+    Field,
+    Records,
+    ReplayBuffer,
+    check_columns,
+    check_draw_size,
+    check_laws,
+    check_update,
+)
 from cl.comm import Comm
 from cl.seeding import derive
 
@@ -28,7 +39,6 @@ except ImportError as error:
 
 
 MAX_PENDING = 64  # draws; a strategy has a handful
-IDS, WEIGHT = object(), object()  # beside the columns, which have any names
 
 
 class PeerError(RuntimeError):
@@ -66,7 +76,7 @@ class NativeBuffer(ReplayBuffer):
         if timeout <= 0:
             raise ValueError(f"buffer.timeout must be above 0 seconds, got {timeout}")
         self.capacity, self.device, self.comm = capacity, device, comm
-        self.fields = {field.name: field for field in fields}
+        self.fields = fields
         self._row_shapes = [(field, torch.Size(field.shape).numel()) for field in fields]
         # With shape and dtype, which are of no concern to the library, but tell the files of two buffers apart.
         names = [ffi.new("char[]", f"{f.name} {f.dtype} {tuple(f.shape)}".encode()) for f in fields]
@@ -84,14 +94,14 @@ class NativeBuffer(ReplayBuffer):
         options.seed = derive(seed, "replay")
         options.rank, options.ranks = comm.rank, comm.size
         options.fields, options.num_fields = columns, len(fields)
-        options.label_field = list(self.fields).index("y")
+        options.label_field = [field.name for field in fields].index("y")
         options.timeout_seconds = timeout
         made = ffi.new("rb_buffer **")
         _check(lib.rb_create(options, made))
         self._buffer = ffi.gc(made[0], lib.rb_destroy)
         self._pointers = ffi.new("void *[]", len(fields))
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
-        self._layouts: dict[int, list[tuple]] = {}  # of the memory of a draw, by its length
+        self._layouts: dict[int, _Layout] = {}  # of the memory of a draw, by its length
         self._pending = 0
         self._stream: torch.cuda.Stream | None = None
         if comm.size > 1:
@@ -105,40 +115,22 @@ class NativeBuffer(ReplayBuffer):
         _check(lib.rb_connect(self._buffer, ffi.new("void *[]", addresses), [len(other) for other in everybody]))
 
     def add(self, records: dict[str, torch.Tensor]) -> None:
-        if records.keys() != self.fields.keys():
-            raise ValueError(f"a record has the fields {sorted(self.fields)}, got {sorted(records)}")
-        length = len(records["y"]) if records["y"].ndim else 0
+        length = check_columns(self.fields, records)
         kept = []  # until the call is over
-        for i, (name, field) in enumerate(self.fields.items()):
-            value = records[name]
-            if value.dtype is not field.dtype or value.shape != (length, *field.shape):
-                raise ValueError(
-                    f"field {name}: expected {(length, *field.shape)} {field.dtype}, "
-                    f"got {tuple(value.shape)} {value.dtype}"
-                )
-            value = value.detach().cpu().contiguous()
+        for i, field in enumerate(self.fields):
+            value = records[field.name].detach().cpu().contiguous()
             kept.append(value)
             self._pointers[i] = ffi.cast("void *", value.data_ptr())
         _check(lib.rb_add(self._buffer, length, self._pointers))
 
     def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
-        field = self.fields.get(name)
-        if field is None or name == "y":
-            valid = ", ".join(other for other in self.fields if other != "y")
-            raise ValueError(f"there is no field {name} to update; valid: {valid}")
-        if values.dtype is not field.dtype or values.shape != (len(ids), *field.shape) or ids.dtype is not torch.int64:
-            raise ValueError(
-                f"field {name}: expected int64 ids and {(len(ids), *field.shape)} {field.dtype}, "
-                f"got {ids.dtype} and {tuple(values.shape)} {values.dtype}"
-            )
+        number = check_update(self.fields, name, ids, values)
         ids, values = ids.cpu().contiguous(), values.detach().cpu().contiguous()
-        number = list(self.fields).index(name)
         pointers = ffi.cast("uint64_t *", ids.data_ptr()), ffi.cast("void *", values.data_ptr())
         _check(lib.rb_update(self._buffer, number, len(ids), *pointers))
 
     def request(self, n: int) -> None:
-        if n < 0:
-            raise ValueError(f"a draw needs a number of 0 or more, got {n}")
+        check_draw_size(n)
         _check(lib.rb_request(self._buffer, n))
         self._pending += 1
 
@@ -149,25 +141,29 @@ class NativeBuffer(ReplayBuffer):
         n = records.count
         # The buffer keeps the lease, and the tensors keep the buffer.
         memory = ffi.buffer(ffi.gc(records.lease, lib.rb_release), records.lease_bytes)
-        columns = {}
-        for name, dtype, numel, shape, offset in self._layouts.get(records.lease_bytes) or self._find_layout(records):
-            if n:
-                flat = torch.frombuffer(memory, dtype=dtype, count=n * numel, offset=offset)
-                columns[name] = flat.view(n, *shape) if shape else flat
-            else:  # frombuffer takes no empty part
-                columns[name] = torch.empty((0, *shape), dtype=dtype)
-        ids = columns.pop(IDS)
+        layout = self._layouts.get(records.lease_bytes) or self._find_layout(records)
+        columns = {name: _tensor(memory, n, *part) for name, part in layout.columns.items()}
         if self.device.type != "cpu":
             columns = self._to_device(columns)
-        return Records(columns, columns.pop(WEIGHT), ids)
+        return Records(
+            columns,
+            lambda: _tensor(memory, n, *layout.weight).to(self.device),
+            lambda: _tensor(memory, n, *layout.ids),
+        )
 
-    def _find_layout(self, records) -> list[tuple]:
-        """Name, dtype, numbers per row, shape and offset of all parts of a draw, which follow from its length."""
-        fields = [(field.name, field.dtype, numel, field.shape) for field, numel in self._row_shapes]
-        fields += [(IDS, torch.int64, 1, ()), (WEIGHT, torch.float32, 1, ())]
-        places = [records.columns[i] for i in range(len(self._row_shapes))] + [records.ids, records.weights]
+    def _find_layout(self, records) -> "_Layout":
+        """Where the parts of a draw lie in its memory; that follows from its length."""
         begin = int(ffi.cast("uintptr_t", records.lease))
-        layout = [(*field, int(ffi.cast("uintptr_t", place)) - begin) for field, place in zip(fields, places)]
+
+        def offset(place) -> int:
+            return int(ffi.cast("uintptr_t", place)) - begin
+
+        columns = {
+            field.name: (field.dtype, numel, field.shape, offset(records.columns[i]))
+            for i, (field, numel) in enumerate(self._row_shapes)
+        }
+        weight = (torch.float32, 1, (), offset(records.weights))
+        layout = _Layout(columns, weight, (torch.int64, 1, (), offset(records.ids)))
         self._layouts[records.lease_bytes] = layout
         return layout
 
@@ -185,14 +181,6 @@ class NativeBuffer(ReplayBuffer):
         for column in columns.values():
             column.record_stream(current)
         return columns
-
-    def _find_offsets(self, records) -> list[int]:
-        """Where columns, ids and weights lie in the memory of a draw; that follows from its length."""
-        places = [records.columns[i] for i in range(len(self._row_shapes))] + [records.ids, records.weights]
-        begin = int(ffi.cast("uintptr_t", records.lease))
-        offsets = [int(ffi.cast("uintptr_t", place)) - begin for place in places]
-        self._offsets[records.lease_bytes] = offsets
-        return offsets
 
     @property
     def pending(self) -> int:
@@ -230,6 +218,21 @@ class NativeBuffer(ReplayBuffer):
 
     def close(self) -> None:
         _check(lib.rb_close(self._buffer))
+
+
+class _Layout(NamedTuple):
+    """Of each part of a draw: dtype, numbers per row, shape of a row, offset."""
+
+    columns: dict[str, tuple]
+    weight: tuple
+    ids: tuple
+
+
+def _tensor(memory, n: int, dtype: torch.dtype, numel: int, shape: tuple, offset: int) -> torch.Tensor:
+    if not n:  # frombuffer takes no empty part
+        return torch.empty((0, *shape), dtype=dtype)
+    flat = torch.frombuffer(memory, dtype=dtype, count=n * numel, offset=offset)
+    return flat.view(n, *shape) if shape else flat
 
 
 def _check(status: int) -> None:

@@ -14,7 +14,15 @@ import torch
 from cl.atomic import save_tensors
 from cl.buffers import draws
 from cl.buffers.admission import Candidates, ClassBalanced, Reservoir
-from cl.buffers.base import Field, Records, ReplayBuffer, check_laws
+from cl.buffers.base import (
+    Field,
+    Records,
+    ReplayBuffer,
+    check_columns,
+    check_draw_size,
+    check_laws,
+    check_update,
+)
 from cl.comm import Comm
 from cl.seeding import Uniforms
 
@@ -53,7 +61,7 @@ class ReferenceBuffer(ReplayBuffer):
         self.law, self.uniforms = draw, Uniforms(seed, "draw")
         self.laws = [admission, draw, candidates]
         self.capacity, self.num_classes, self.device = capacity, num_classes, device
-        self.fields = {field.name: field for field in fields}
+        self.fields = fields
         self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype, device=device) for f in fields}
         self.labels = [0] * capacity  # the field y once more, on the host, for the laws
         self.ids = [-1] * capacity  # of the record in each slot: how many were offered before it
@@ -79,23 +87,14 @@ class ReferenceBuffer(ReplayBuffer):
             column.index_copy_(0, slots, records[name].detach().index_select(0, rows))
 
     def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
-        field = self.fields.get(name)
-        if field is None or name == "y":
-            valid = ", ".join(other for other in self.fields if other != "y")
-            raise ValueError(f"there is no field {name} to update; valid: {valid}")
-        if values.dtype is not field.dtype or values.shape != (len(ids), *field.shape) or ids.dtype is not torch.int64:
-            raise ValueError(
-                f"field {name}: expected int64 ids and {(len(ids), *field.shape)} {field.dtype}, "
-                f"got {ids.dtype} and {tuple(values.shape)} {values.dtype}"
-            )
+        check_update(self.fields, name, ids, values)
         for record, value in zip(ids.tolist(), values.detach()):
             if record in self.slots:
                 self.columns[name][self.slots[record]] = value
 
     def request(self, n: int) -> None:
         started = time.perf_counter()
-        if n < 0:
-            raise ValueError(f"a draw needs a number of 0 or more, got {n}")
+        check_draw_size(n)
         stored = self.admission.stored
         drawn = getattr(draws, self.law)(stored, self.labels, n, self.uniforms)
         slots = torch.tensor(drawn, dtype=torch.int64, device=self.device)
@@ -159,7 +158,7 @@ class ReferenceBuffer(ReplayBuffer):
 
     def _about(self) -> dict:
         """What has to be equal for a saved buffer to be this one."""
-        fields = [f"{field.name} {tuple(field.shape)} {field.dtype}" for field in self.fields.values()]
+        fields = [f"{field.name} {tuple(field.shape)} {field.dtype}" for field in self.fields]
         return {"laws": self.laws, "capacity": self.capacity, "num_classes": self.num_classes, "fields": fields}
 
     def close(self) -> None:
@@ -167,16 +166,7 @@ class ReferenceBuffer(ReplayBuffer):
 
     def _check(self, records: dict[str, torch.Tensor]) -> list[int]:
         """The labels, or ValueError."""
-        if records.keys() != self.fields.keys():
-            raise ValueError(f"a record has the fields {sorted(self.fields)}, got {sorted(records)}")
-        length = len(records["y"]) if records["y"].ndim else 0
-        for name, field in self.fields.items():
-            value = records[name]
-            if value.dtype is not field.dtype or value.shape != (length, *field.shape):
-                raise ValueError(
-                    f"field {name}: expected {(length, *field.shape)} {field.dtype}, "
-                    f"got {tuple(value.shape)} {value.dtype}"
-                )
+        check_columns(self.fields, records)
         labels = records["y"].tolist()
         if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
             raise ValueError(f"labels must lie in [0, {self.num_classes}), got {min(labels)} to {max(labels)}")

@@ -167,7 +167,8 @@ class Candidates : public Admission {
             const auto label = static_cast<uint32_t>(labels[row]);
             const std::vector<Slot> &members = slots_.of_class(label);
             Slot slot;
-            if (members.size() < quota_ && !state_.free.empty()) {
+            if (members.size() < quota_) {
+                if (state_.free.empty()) shrink_one(place);
                 slot = take_free();
                 slots_.insert(slot, label);
             } else if (!members.empty() && stream_.below(n, place, 0) < candidates_) {
@@ -181,6 +182,16 @@ class Candidates : public Admission {
 
   private:
     void adopted(Slot) override {}
+
+    // Without free slots some class exceeds its quota, with records that were adopted: one of them gives way.
+    void shrink_one(uint64_t place) {
+        for (const std::vector<Slot> &members : slots_.members())
+            if (members.size() > quota_) {
+                const Slot slot = members[stream_.below(members.size(), place, 1)];
+                slots_.erase(slot);
+                return state_.free.push_back(slot);
+            }
+    }
 
     const uint64_t quota_;
     const uint32_t candidates_;

@@ -237,6 +237,20 @@ TEST(candidates_keep_a_fixed_quota) {
         });
 }
 
+// After records were dealt out to another number of ranks a class may exceed its quota; it gives way, but no further.
+TEST(adopted_records_give_way_to_the_quotas) {
+    for (int law : {RB_CLASS_BALANCED, RB_CANDIDATES}) {
+        constexpr uint64_t CAPACITY = 10;
+        Stored shard(law, CAPACITY, 2, law == RB_CANDIDATES ? 1 : 0, 4);
+        Slot slot;
+        for (uint64_t key = 0; key < CAPACITY; ++key) CHECK(shard.admission->adopt(0, key, slot));
+        CHECK(!shard.admission->adopt(0, CAPACITY, slot));
+        for (int batch = 0; batch < 8; ++batch) shard.offer({1});
+        CHECK_EQUAL(shard.admission->slots().of_class(0).size(), CAPACITY / 2);
+        CHECK_EQUAL(shard.admission->slots().of_class(1).size(), CAPACITY / 2);
+    }
+}
+
 TEST(admission_refuses_what_makes_no_sense) {
     const Stream stream(0, 0, Purpose::admission);
     CHECK_FAILS(make_admission(3, 10, 2, 0, stream), RB_INVALID, "3");

@@ -417,7 +417,7 @@ def refuse(comm, folder):
     tried = [(buffer, *attempt) for attempt in attempts.values()]
     tried += [(make(comm, **changes), ValueError, f"good_{rank}", paths) for changes in others.values()]
     for target, *_ in {id(target): (target,) for target, *_ in tried}.values():
-        target.add(batch(range(100 * rank, 100 * rank + 7), list(target.fields.values())))
+        target.add(batch(range(100 * rank, 100 * rank + 7), target.fields))
     for target, error, message, files in tried:
         raises(error, message, partial(target.load, *files))
         assert len(target) == 7 and target.pending == 0
@@ -428,7 +428,7 @@ def refuse(comm, folder):
     assert sorted(ids_of(draw(buffer))) == sorted(ids_of(draw(good)))
     for target in {id(target): target for target, *_ in tried}.values():
         if target is not buffer:
-            records = Draws(list(target.fields.values()))
+            records = Draws(target.fields)
             target.request(EVERYTHING)
             assert len(records.take(target)) == 7 * comm.size
         target.close()
