@@ -27,6 +27,7 @@ from cl.buffers.native import NativeBuffer
 from cl.comm import Comm, ReduceOptions, connect, disconnect
 from cl.history import History
 from cl.launch import start_ranks
+from cl.loader import num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
 from cl.scenarios import Samples
@@ -78,7 +79,7 @@ def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float
     comm.sum(torch.zeros(1))  # all ranks begin together
     waited = buffer.wait_seconds if buffer else 0.0
     started = time.perf_counter()
-    trainer.train(data, 0, 1)
+    trainer.train(data, 0, num_batches(len(data), batch_size, comm.size))
     seconds = time.perf_counter() - started
     progress.close()
     if buffer is None:

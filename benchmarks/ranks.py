@@ -29,7 +29,7 @@ from cl.backbones import mlp, resnet_cifar
 from cl.comm import Comm, ReduceOptions, connect, disconnect
 from cl.history import History
 from cl.launch import start_ranks
-from cl.loader import epoch_batches
+from cl.loader import epoch_batches, num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
 from cl.results import MetricsFile
@@ -89,7 +89,7 @@ def remerge(name: str, data: Samples, batch_size: int, comm: Comm, folder: Path)
     trainer = Trainer(strategy, Constant(), batch_size, 0, CPU, 100, history, progress, metrics, NoLogger(), comm)
     comm.sum(torch.zeros(1))  # all ranks begin together
     started = time.perf_counter()
-    trainer.train(data, 0, 1)
+    trainer.train(data, 0, num_batches(len(data), batch_size, comm.size))
     seconds = time.perf_counter() - started
     progress.close()
     return seconds, inside, flat(model)

@@ -28,6 +28,7 @@ from cl.backbones import mlp
 from cl.buffers.native import NativeBuffer
 from cl.comm import Comm, ReduceOptions
 from cl.history import History
+from cl.loader import num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
 from cl.results import MetricsFile
@@ -96,7 +97,7 @@ def remerge(strategy, new: Samples, batch_size: int, folder: Path) -> float:
     history = History([], None)
     trainer = Trainer(strategy, Constant(), batch_size, 0, CPU, 100, history, progress, metrics, NoLogger())
     started = time.perf_counter()
-    trainer.train(new, 0, 1)
+    trainer.train(new, 0, num_batches(len(new), batch_size))
     seconds = time.perf_counter() - started
     progress.close()
     return seconds

@@ -17,6 +17,7 @@ from cl.atomic import save_tensors
 from cl.buffers.base import ReplayBuffer
 from cl.comm import Comm
 from cl.history import History
+from cl.strategies.base import Strategy
 from cl.updater import Updater
 
 
@@ -27,23 +28,28 @@ def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
 
 
 def save_resume(
-    folder: Path, stage: int, updater: Updater, buffer: ReplayBuffer | None, history: History, comm: Comm
+    folder: Path,
+    stage: int,
+    updater: Updater,
+    strategy: Strategy,
+    buffer: ReplayBuffer | None,
+    history: History,
+    comm: Comm,
 ) -> None:
     """What a run needs, beside the network, to go on after `stage`; every rank calls this."""
     if buffer is not None:
         buffer.save(_buffer_file(folder, stage, comm.rank))
         comm.gather(None)  # resume.pt says that all parts are there
     if comm.is_main:
-        save_tensors(
-            folder / "resume.pt", {"stage": stage, "updater": updater.state_dict(), "history": history.state()}
-        )
+        states = {"updater": updater.state_dict(), "strategy": strategy.state_dict(), "history": history.state()}
+        save_tensors(folder / "resume.pt", {"stage": stage, **states})
     if buffer is not None and stage:
         comm.gather(None)  # the parts of the stage before are needed until resume.pt names this one
         _buffer_file(folder, stage - 1, comm.rank).unlink(missing_ok=True)
 
 
 def load_resume(
-    folder: Path, model: nn.Module, updater: Updater, buffer: ReplayBuffer | None, device: torch.device, comm: Comm
+    folder: Path, model: nn.Module, updater: Updater, strategy: Strategy, buffer: ReplayBuffer | None, comm: Comm
 ) -> tuple[int, History] | None:
     """Set everything to where an unfinished run stands; the next stage and the history, or None if there is no run.
 
@@ -61,6 +67,7 @@ def load_resume(
         return None
     model.load_state_dict(found["model"])
     updater.load_state_dict(found["updater"])
+    strategy.load_state_dict(found["strategy"])
     if buffer is not None:
         buffer.load(*(_buffer_file(folder, found["stage"], rank) for rank in range(comm.size)))
     return found["stage"] + 1, History(**found["history"])

@@ -59,6 +59,13 @@ class Comm:
         """The sum over ranks of a tensor of the same shape on each."""
         return values
 
+    def mean(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The mean over ranks of each of some tensors of one dtype, carried in one message."""
+        if self.size == 1:
+            return values
+        flat = self.sum(torch.cat([value.reshape(-1) for value in values])) / self.size
+        return [part.view_as(value) for value, part in zip(values, flat.split([value.numel() for value in values]))]
+
     def broadcast(self, content):
         """Rank 0's object, which can be pickled, on every rank."""
         return content
@@ -99,13 +106,15 @@ class ReduceOptions:
         default = {"operation": "average", "fp16": False, "predivide": 1.0}
         return ", ".join(f"reduce.{key}={value}" for key, value in given.items() if value != default[key])
 
-    def check_step(self, precision: str, clip_norm: float | None) -> None:
+    def check_step(self, precision: str, clip_norm: float | None, changes_gradients: bool) -> None:
         """Raise ValueError for options of the step that do not go with the operation."""
         # Horovod's Adasum steps within the backward pass, each rank for itself, and then combines what they moved.
         if self.operation == "adasum" and clip_norm is not None:
             raise ValueError(f"reduce.operation=adasum has no gradient to clip: leave out clip_norm={clip_norm}")
         if self.operation == "adasum" and precision == "fp16":
             raise ValueError("reduce.operation=adasum steps before fp16's loss scaling is undone: use precision=bf16")
+        if self.operation == "adasum" and changes_gradients:
+            raise ValueError("reduce.operation=adasum has no gradient that this strategy could change: use average")
 
 
 class HorovodComm(Comm):
@@ -209,11 +218,8 @@ class TorchComm(Comm):
             if weight.grad is None:  # not used on this rank, perhaps on another
                 weight.grad = torch.zeros_like(weight)
         grads = [weight.grad for weight in self.weights]
-        flat = torch.cat([grad.reshape(-1) for grad in grads])
-        self.dist.all_reduce(flat)
-        flat /= self.size
-        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
-            grad.copy_(part.view_as(grad))
+        for grad, mean in zip(grads, self.mean(grads)):
+            grad.copy_(mean)
 
     def sum(self, values):
         values = values.clone()
@@ -298,8 +304,6 @@ def equalise_statistics(comm: Comm, model: nn.Module, average: bool) -> None:
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if not buffers:
         return
-    flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
-    share = 1 / comm.size if average else float(comm.is_main)
-    flat = comm.sum(flat * share)
-    for buffer, part in zip(buffers, flat.split([buffer.numel() for buffer in buffers])):
-        buffer.copy_(part.view_as(buffer))
+    share = 1.0 if average else float(comm.is_main * comm.size)
+    for buffer, value in zip(buffers, comm.mean([share * buffer for buffer in buffers])):
+        buffer.copy_(value)

@@ -1,5 +1,7 @@
 """Accuracy on every task's test samples: with and without the task known, from one forward pass."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -29,8 +31,14 @@ class Evaluator:
         self.batch_size, self.device = batch_size, device
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module) -> tuple[list[float], list[float] | None]:
-        """Accuracies in [0, 1] per task: over all outputs, and over the task's own (None where they are shared)."""
+    def __call__(
+        self, model: nn.Module, classifier: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> tuple[list[float], list[float] | None]:
+        """Accuracies in [0, 1] per task: over all outputs, and over the task's own (None where they are shared).
+
+        `classifier` is what gives the scores of images, with the help of `model`; None: the network itself.
+        """
+        classifier = classifier or model
         was_training = model.training
         model.eval()
         correct = torch.zeros(2, len(self.tasks), dtype=torch.int64, device=self.device)
@@ -42,7 +50,7 @@ class Evaluator:
             # Whole batches are shared out, not samples: each is computed as one rank alone would compute it, so the
             # counts are the same at any number of ranks.
             for x, y in batches[self.comm.rank :: self.comm.size]:
-                logits = model(self.transform.test(x))
+                logits = classifier(self.transform.test(x))
                 correct[0, task_id] += (logits.argmax(1) == y).sum()
                 if self.foreign_outputs is not None:
                     logits = logits.masked_fill(self.foreign_outputs[task_id], float("-inf"))

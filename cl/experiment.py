@@ -3,6 +3,7 @@
 Whatever is wrong with a configuration is said by `compose`, before any data is loaded or any file is written.
 """
 
+import copy
 import os
 import shutil
 import sys
@@ -75,7 +76,8 @@ def run(config) -> Path:
 
     train, test = parts.dataset.load(config["seed"])
     tasks = parts.scenario.split(train, test, config["seed"])
-    buffer = _buffer(config, parts, len(train))
+    capacity = _capacity(config, parts, len(train))
+    buffer = _buffer(config, parts, capacity) if parts.strategy.uses_buffer else None
     # The outputs that are not the task's own: for the test always, for training only where the task is known.
     foreign = _foreign_outputs(parts.scenario, parts.device)
     parts.strategy.setup(
@@ -85,14 +87,19 @@ def run(config) -> Path:
         buffer=buffer,
         foreign_outputs=foreign if parts.scenario.task_known else None,
         network=torch.compile(parts.model) if config["compile"] else parts.model,
+        num_outputs=parts.scenario.num_outputs,
+        task_outputs=parts.scenario.task_outputs,
+        stages=parts.stages,
+        capacity=capacity,
+        seed=config["seed"],
     )
     evaluator = Evaluator(tasks, parts.transform, foreign, config["eval_batch_size"], parts.device, comm)
     if config["overwrite"] and comm.is_main:
         checkpoint.clear(folder, everything=True)
     history = _train(config, folder, parts, tasks, buffer, evaluator)
-    memory = _memory(buffer, comm)
+    memory = _memory(parts.strategy, buffer, capacity, comm)
     if comm.is_main:
-        content = _results(config, parts, buffer, memory, history)
+        content = _results(config, parts, memory, history)
         plots.draw_run(folder, content, config["pictures"])
         results.write_json(folder / "results.json", content)
         checkpoint.clear(folder, everything=False)
@@ -115,12 +122,13 @@ def compose(config: dict) -> Components:
     scenario = build(config["scenario"], "scenario")
     scenario.plan(dataset)
     strategy = build(config["strategy"], "strategy")
+    strategy.check(scenario, config["buffer"])
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"]
     )
     if strategy.uses_memory:
-        if comm.size > 1 and not locate(config["buffer"], "buffer").serves_ranks:
+        if strategy.uses_buffer and comm.size > 1 and not locate(config["buffer"], "buffer").serves_ranks:
             raise ValueError(
                 f"buffer={config['buffer']['name']} serves one process, but there are {comm.size} ranks; buffer=native "
                 "is one memory over all of them"
@@ -140,7 +148,7 @@ def compose(config: dict) -> Components:
     optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
     _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["passes"])
     reduce = ReduceOptions(**config["reduce"])
-    reduce.check_step(config["precision"], config["clip_norm"])
+    reduce.check_step(config["precision"], config["clip_norm"], strategy.changes_gradients)
     updater = Updater(
         optimizer, model, device, comm, reduce, config["precision"], config["clip_norm"], config["passes"]
     )
@@ -166,15 +174,17 @@ def _train(
     """All stages of training that are not done yet, each followed by the test and a checkpoint."""
     model, updater, strategy, comm, seed = parts.model, parts.updater, parts.strategy, parts.comm, config["seed"]
     fresh_updater = updater.state_dict()
-    resumed = checkpoint.load_resume(folder, model, updater, buffer, parts.device, comm)
+    fresh_model = copy.deepcopy(model.state_dict()) if config["model_state"] == "reset" else None
+    resumed = checkpoint.load_resume(folder, model, updater, strategy, buffer, comm)
     if resumed is None and comm.is_main:
         results.write_config(folder / "config.yaml", config)
     first, history = resumed or (0, History(*evaluator(model)))
-    batch_size = config["batch_size"] * config["passes"]
-    steps = [
-        epochs * num_batches(tasks.num_training(stage), batch_size, comm.size)
-        for stage, epochs in zip(parts.stages, parts.epochs)
-    ]
+
+    def steps_of(stage: int, num_samples: int) -> int:
+        epoch = num_batches(num_samples, config["batch_size"] * config["passes"], comm.size)
+        return config["steps"] or parts.epochs[stage] * epoch
+
+    steps = [steps_of(stage, tasks.num_training(chosen)) for stage, chosen in enumerate(parts.stages)]
     label = f"{folder.parent.name.rpartition('_')[0]} seed {seed}"
     progress = Progress(label, sum(steps), sum(steps[:first]), config["progress"] and comm.is_main)
     metrics = MetricsFile(folder / "metrics.csv", history.gradient_steps) if comm.is_main else None
@@ -188,20 +198,25 @@ def _train(
         for stage in range(first, len(parts.stages)):
             if config["optimizer_state"] == "reset":
                 updater.load_state_dict(fresh_updater)
-            strategy.before_task()
-            loss = trainer.train(tasks.training(parts.stages[stage]), stage, parts.epochs[stage])
-            strategy.after_task()
+            if fresh_model is not None:
+                model.load_state_dict(fresh_model)
+            samples = tasks.training(parts.stages[stage]).to(parts.device)
+            strategy.before_task(stage, samples)
+            training_set = strategy.training_set(stage, samples)
+            progress.expect(steps_of(stage, len(training_set)) - steps[stage])
+            loss = trainer.train(training_set, stage, steps_of(stage, len(training_set)))
             equalise_statistics(comm, model, average=config["batch_norm"] == "average")
+            strategy.after_task(stage, samples)
             check_equal(comm, model)
             started = time.perf_counter()
-            row, known_row = evaluator(model)
+            row, known_row = evaluator(model, strategy.classifier())
             history.add(row, known_row)
             history.eval_seconds += time.perf_counter() - started
             parts.logger.log({"stage": stage, **{f"accuracy/task_{j:02d}": value for j, value in enumerate(row)}})
             if comm.is_main:
                 about = {"tasks": parts.stages[stage], "accuracy": row, "config": config}
                 checkpoint.save_task(folder, stage, model, about)
-            checkpoint.save_resume(folder, stage, updater, buffer, history, comm)
+            checkpoint.save_resume(folder, stage, updater, strategy, buffer, history, comm)
             if comm.is_main:
                 progress.line(_stage_line(label, stage, parts.stages, loss, row, known_row))
     finally:
@@ -222,15 +237,14 @@ def _mean_of(row: list[float], tasks: list[int]) -> float:
     return 100 * sum(row[task] for task in tasks) / len(tasks)
 
 
-def _memory(buffer: ReplayBuffer | None, comm: Comm) -> dict:
-    """What the replay memory took: bytes on all ranks together, seconds of waiting in their mean."""
-    if buffer is None:
-        return {"replay_wait_seconds": 0.0, "buffer_bytes": 0}
-    sums = comm.sum(torch.tensor([buffer.wait_seconds / comm.size, buffer.nbytes], dtype=torch.float64))
-    return {"replay_wait_seconds": sums[0].item(), "buffer_bytes": int(sums[1])}
+def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | None, comm: Comm) -> dict:
+    """What was stored and what it took: bytes on all ranks together, seconds of waiting in their mean."""
+    waited, used = (buffer.wait_seconds, buffer.nbytes) if buffer is not None else (0.0, 0)
+    sums = comm.sum(torch.tensor([waited / comm.size, used + strategy.nbytes], dtype=torch.float64))
+    return {"buffer_capacity": capacity, "replay_wait_seconds": sums[0].item(), "buffer_bytes": int(sums[1])}
 
 
-def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, memory: dict, history: History) -> dict:
+def _results(config: dict, parts: Components, memory: dict, history: History) -> dict:
     """The content of results.json."""
     return {
         "schema": results.SCHEMA,
@@ -239,8 +253,7 @@ def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, memor
         "scenario": config["scenario"]["name"],
         "dataset": config["dataset"]["name"],
         "backbone": config["backbone"]["name"],
-        "buffer": config["buffer"]["name"] if buffer is not None else None,
-        "buffer_capacity": buffer.capacity if buffer is not None else None,
+        "buffer": config["buffer"]["name"] if parts.strategy.uses_buffer else None,
         "seed": config["seed"],
         "group": config_hash(config),
         "world_size": parts.comm.size,
@@ -258,11 +271,15 @@ def _results(config: dict, parts: Components, buffer: ReplayBuffer | None, memor
     }
 
 
-def _buffer(config: dict, parts: Components, num_training: int) -> ReplayBuffer | None:
+def _capacity(config: dict, parts: Components, num_training: int) -> int | None:
+    """How many samples may be stored on all ranks together; None for a strategy that stores none."""
     if not parts.strategy.uses_memory:
         return None
+    return total_capacity(config["buffer"]["capacity"], num_training, parts.scenario.num_outputs)
+
+
+def _buffer(config: dict, parts: Components, capacity: int) -> ReplayBuffer:
     outputs = parts.scenario.num_outputs
-    capacity = total_capacity(config["buffer"]["capacity"], num_training, outputs)
     return build(
         config["buffer"] | {"capacity": capacity},
         "buffer",
@@ -338,15 +355,16 @@ def _set_threads(threads: int | str, model: nn.Module, local_ranks: int) -> None
 
 
 def _check_numbers(config: dict) -> None:
-    for key in ("batch_size", "passes", "eval_batch_size", "log_interval", "threads"):
-        if key == "threads" and config[key] == "auto":
+    for key in ("batch_size", "passes", "eval_batch_size", "log_interval", "threads", "steps"):
+        if (key, config[key]) in (("threads", "auto"), ("steps", None)):
             continue
         if not isinstance(config[key], int) or config[key] < 1:
             raise ValueError(f"{key} must be a whole number of at least 1, got {config[key]}")
     if not isinstance(config["seed"], int) or config["seed"] < 0:
         raise ValueError(f"seed must be a whole number of 0 or more, got {config['seed']}")
-    if config["optimizer_state"] not in ("keep", "reset"):
-        raise ValueError(f"optimizer_state must be keep or reset, got {config['optimizer_state']}")
+    for key in ("optimizer_state", "model_state"):
+        if config[key] not in ("keep", "reset"):
+            raise ValueError(f"{key} must be keep or reset, got {config[key]}")
     if config["batch_norm"] not in ("rank0", "average"):
         raise ValueError(f"batch_norm must be rank0 or average, got {config['batch_norm']}")
     plots.check_formats(config["pictures"])

@@ -18,6 +18,11 @@ class Progress:
         )  # fmt: skip
         self.step = self.bar.update
 
+    def expect(self, more_steps: int) -> None:
+        """The run will have this many steps more, or fewer, than was thought."""
+        if more_steps:
+            self.bar.total += more_steps
+
     def line(self, text: str) -> None:
         """A line above the bar."""
         if self.terminal:

@@ -1,5 +1,6 @@
 """The loop over epochs and batches of one stage; it knows no method and no configuration."""
 
+import itertools
 import math
 import time
 from dataclasses import dataclass, field
@@ -41,23 +42,23 @@ class Trainer:
     def _groups(self) -> list[dict]:
         return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
 
-    def train(self, samples: Samples, stage: int, epochs: int) -> float:
-        """`epochs` passes over `samples`; returns the mean loss of the last interval.
+    def train(self, samples: Samples, stage: int, steps: int) -> float:
+        """`steps` steps in as many passes over `samples` as they take; returns the mean loss of the last interval.
 
         Raises ValueError when the loss is not finite, at the end of the interval in which that happened.
         """
         started = time.perf_counter()
-        samples = samples.to(self.device)
         # Streams named by the stage: nothing of them has to be saved between stages.
         torch.manual_seed(seeding.derive(self.seed, "network", stage))
         self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", stage))
         rank, ranks = self.comm.rank, self.comm.size
         batch_size = self.batch_size * self.strategy.updater.passes
-        steps = epochs * num_batches(len(samples), batch_size, ranks)
+        epoch_steps = num_batches(len(samples), batch_size, ranks)
         meter = _Meter(self.device)
         step, loss = 0, math.nan
-        for epoch in range(epochs):
-            for batch in epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks):
+        for epoch in range(-(-steps // epoch_steps)):
+            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks)
+            for batch in itertools.islice(batches, steps - step):
                 if not self.schedule.is_constant:
                     self._set_rate((step + 0.5) / steps)
                 meter.count(self.strategy.observe(batch), len(batch) if batch.share else 0)

@@ -1,12 +1,15 @@
 """From the loss to the new weights: mixed precision, gradient exchange, clipping, the optimizer's step."""
 
 import contextlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from cl.comm import Comm, ReduceOptions
 
+T = TypeVar("T")
 NO_CONTEXT = contextlib.nullcontext()  # one for all steps: it can be entered any number of times
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,6 +62,25 @@ class Updater:
         self.comm.reduce(self.optimizer)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The gradients of all weights; where there is none, zeros take its place."""
+        for weight in self.weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        return [weight.grad for weight in self.weights]
+
+    def gradient(self, loss_of: Callable[[T], torch.Tensor], parts: list[T]) -> list[torch.Tensor]:
+        """The gradient of the sum of `loss_of(part)`, in its mean over ranks; that of the step is left as it is."""
+        total = [torch.zeros_like(weight) for weight in self.weights]
+        for part in parts:
+            # fp16 in full precision: its loss scaling watches over the gradients of the step only
+            with self.autocast() if self.scaler is None else NO_CONTEXT:
+                loss = loss_of(part)
+            for sum_, gradient in zip(total, torch.autograd.grad(loss, self.weights, allow_unused=True)):
+                if gradient is not None:
+                    sum_ += gradient
+        return self.comm.mean(total)
 
     def step(self) -> None:
         """New weights from the gradients."""

@@ -4,6 +4,8 @@ A step is: receive the replayed records, loss, remember the new samples and requ
 backward, adjust the gradients, optimizer step.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,6 +13,7 @@ from torch import nn
 from cl.backbones import mixes_samples
 from cl.buffers.base import Field, Records, ReplayBuffer
 from cl.loader import Batch
+from cl.scenarios import Samples, Scenario
 from cl.transforms import BatchTransform
 from cl.updater import Updater
 
@@ -18,8 +21,10 @@ from cl.updater import Updater
 class Strategy:
     """Plain training on the new samples. Options are constructor arguments; `setup` brings what they work on."""
 
-    uses_memory = False
-    draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step
+    uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
+    uses_buffer = False  # whether it stores them in the replay memory
+    changes_gradients = False  # whether `adjust_gradients` does anything
+    draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step; 0: none in this stage
 
     def setup(
         self,
@@ -29,14 +34,22 @@ class Strategy:
         buffer: ReplayBuffer | None,
         foreign_outputs: torch.Tensor | None,
         network: nn.Module | None = None,
+        num_outputs: int = 0,
+        task_outputs: Sequence[range] = (),
+        stages: Sequence[Sequence[int]] = (),
+        capacity: int | None = None,
+        seed: int = 0,
     ) -> None:
         """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None.
 
-        `network` is what computes with the weights of `model` where that is not the model itself (compiled).
+        `network` is what computes with the weights of `model` where that is not the model itself (compiled),
+        `num_outputs` how many outputs it has, `task_outputs` those of each task (empty where tasks share them),
+        `stages` the tasks of each stage of training, `capacity` how many samples may be stored on all ranks.
         """
         self.model, self.updater, self.transform, self.buffer = model, updater, transform, buffer
         self.network = model if network is None else network
-        self.foreign_outputs = foreign_outputs
+        self.foreign_outputs, self.num_outputs, self.task_outputs = foreign_outputs, num_outputs, task_outputs
+        self.stages, self.capacity, self.seed = stages, capacity, seed
         self.forward_together = not mixes_samples(model)
         self.replayed_samples = 0
 
@@ -52,11 +65,34 @@ class Strategy:
         """The tasks whose data each stage of training uses; after each stage all tasks are tested."""
         return [list(range(t + 1)) if concatenate else [t] for t in range(num_tasks)]
 
-    def before_task(self) -> None:
-        """Called before each stage of training."""
+    def check(self, scenario: Scenario, buffer: dict) -> None:
+        """Raise ValueError for a scenario, or options of the memory, with which the method is not defined."""
 
-    def after_task(self) -> None:
+    def before_task(self, stage: int, samples: Samples) -> None:
+        """Called before each stage of training, with its samples."""
+
+    def training_set(self, stage: int, samples: Samples) -> Samples:
+        """What a stage trains on, asked for after `before_task`."""
+        return samples
+
+    def after_task(self, stage: int, samples: Samples) -> None:
         """Called after each stage of training, before the test."""
+
+    def classifier(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What is tested: from transformed images to a score [B, C] for each output."""
+        return self.model
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of samples that this rank keeps outside the memory."""
+        return 0
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs beside network, optimizer and memory, as it is between two stages."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
 
     def observe(self, batch: Batch) -> torch.Tensor:
         """One training step on new samples; returns the loss, on the device."""
@@ -99,7 +135,10 @@ class Strategy:
         return [(new, [parts[i] for parts in cut]) for i, new in enumerate(split_batch(batch, count))]
 
     def recall(self) -> list[Records]:
-        """The draws requested after the step before: one per entry of `draw_sizes`, or none while there are none."""
+        """The draws requested after the step before: one per entry of `draw_sizes`, or none before the first step.
+
+        A draw is empty (length 0) where its size is 0, or nothing is stored yet.
+        """
         if self.buffer is None:
             return []
         draws = [self.buffer.receive() for _ in range(self.buffer.pending)]
@@ -137,9 +176,21 @@ class Strategy:
 
     def cross_entropy(self, logits: torch.Tensor, y: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Mean cross entropy; where the task is known, over the outputs of each sample's task only."""
-        if self.foreign_outputs is not None:
-            logits = logits.masked_fill(self.foreign_outputs[task], float("-inf"))
-        return F.cross_entropy(logits, y)
+        return F.cross_entropy(self.own_outputs(logits, task), y)
+
+    def mean_cross_entropy(self, logits: torch.Tensor, parts: list[Batch | Records]) -> torch.Tensor:
+        """One mean over the samples of some parts together, from their logits in the same order."""
+        if len(parts) > 1:  # what has no share in the step is left out
+            pieces = logits.split([len(part) for part in parts])
+            logits = torch.cat([piece for piece, part in zip(pieces, parts) if part.share])
+            parts = [part for part in parts if part.share]
+        return mean_of(self.cross_entropy(logits, joined(parts, "y"), joined(parts, "task")), *parts)
+
+    def own_outputs(self, logits: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        """Logits with those of other tasks at minus infinity, where the task is known."""
+        if self.foreign_outputs is None:
+            return logits
+        return logits.masked_fill(self.foreign_outputs[task], float("-inf"))
 
 
 def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
@@ -152,6 +203,11 @@ def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
     if not parts[0].share:
         return mean * 0.0
     return mean * (sum(len(part) for part in parts) / sum(len(part) / part.share for part in parts))
+
+
+def joined(parts: Sequence[Batch | Records], name: str) -> torch.Tensor:
+    """A column of several parts, one after the other."""
+    return parts[0][name] if len(parts) == 1 else torch.cat([part[name] for part in parts])
 
 
 def split_batch(batch: Batch, count: int) -> list[Batch]:

@@ -1,41 +1,65 @@
 """Dark Experience Replay++ (Buzzega et al. 2020, Dark Experience for General Continual Learning, eq. 6).
 
-Records carry the logits that the network gave when they were stored. Two independent draws per step: the first is held
-to its stored logits, the second to its labels. Three separate means; nothing is folded into one batch.
+Two independent draws per step: the network is held to the stored logits of the first and to the labels of the second.
 """
 
 import torch
-import torch.nn.functional as F
 
-from cl.buffers.base import Field, Records
+from cl.buffers.base import Records
 from cl.loader import Batch
-from cl.strategies.base import mean_of
-from cl.strategies.replay import ReplayStrategy, check_weights
+from cl.strategies.base import joined
+from cl.strategies.der import Der, distillation
+from cl.strategies.replay import check_counts, check_weights
 
 
-class Derpp(ReplayStrategy):
-    """CE(f(x), y) + alpha MSE(f(x'), z') + beta CE(f(x''), y''); the MSE is a mean over records and outputs."""
+class Derpp(Der):
+    """CE(f(x), y) + alpha MSE(f(x'), z') + beta CE(f(x''), y''): three separate means.
+
+    `folded`: CE(f([x ; x'']), [y ; y'']) + alpha MSE(f(x'), z'), one mean over new samples and second draw together
+    (Bouvier et al. 2024); it has no beta. `distillation_batch_size`: records of the first draw, None as many as of the
+    second; `distill_from`: the task, counted from 1, with which distillation begins.
+    """
 
     num_draws = 2
 
-    def __init__(self, replay_batch_size: int, alpha: float, beta: float):
-        super().__init__(replay_batch_size)
-        check_weights(alpha=alpha, beta=beta)
-        self.alpha, self.beta = alpha, beta
+    def __init__(
+        self,
+        replay_batch_size: int,
+        alpha: float,
+        beta: float | None,
+        distillation_batch_size: int | None = None,
+        replay_from: int = 1,
+        distill_from: int = 1,
+        folded: bool = False,
+    ):
+        self.distillation_batch_size = replay_batch_size if distillation_batch_size is None else distillation_batch_size
+        self.distill_from = distill_from
+        check_counts(distill_from=distill_from)
+        if distillation_batch_size is not None:
+            check_counts(distillation_batch_size=distillation_batch_size)
+        if folded and beta is not None:
+            raise ValueError("strategy.folded=true has no weight for the second draw: set strategy.beta=null")
+        if not folded:
+            check_weights(beta=beta)
+        super().__init__(replay_batch_size, alpha, replay_from)
+        self.beta, self.folded = beta, folded
 
-    def fields(self, sample_shape: tuple[int, ...], num_outputs: int) -> list[Field]:
-        return [*super().fields(sample_shape, num_outputs), Field("logits", (num_outputs,), torch.float32)]
+    def sizes_of_draws(self, stage: int) -> tuple[int, ...]:
+        distilled = self.distillation_batch_size if stage + 1 >= self.distill_from else 0
+        return (distilled, *super().sizes_of_draws(stage)[1:])
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
-        logits, *replayed = self.forward_each(batch.x, *(draw["x"] for draw in draws))
-        self.new_logits = logits.detach().float()
-        loss = mean_of(self.cross_entropy(logits, batch.y, batch.task), batch)
-        if not draws:
-            return loss
-        (first, second), (first_logits, second_logits) = draws, replayed
-        distillation = mean_of(F.mse_loss(first_logits, first["logits"]), first)
-        rehearsal = mean_of(self.cross_entropy(second_logits, second["y"], second["task"]), second)
-        return loss + self.alpha * distillation + self.beta * rehearsal
-
-    def remember(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return {**super().remember(batch), "logits": self.new_logits}
+        first, second = draws or (None, None)
+        rehearsed = [second] if second else []
+        # Each group goes through the network as a batch of its own.
+        groups = [[batch, *rehearsed]] if self.folded else [[batch], *([part] for part in rehearsed)]
+        if first:
+            groups.append([first])
+        logits = self.forward_each(*(joined(group, "x") for group in groups))
+        self.new_logits = logits[0][: len(batch)].detach().float()
+        loss = self.mean_cross_entropy(logits[0], groups[0])
+        if second and not self.folded:
+            loss = loss + self.beta * self.mean_cross_entropy(logits[1], [second])
+        if first:
+            loss = loss + self.alpha * distillation(logits[-1], first)
+        return loss

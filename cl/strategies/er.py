@@ -7,17 +7,41 @@ import torch
 
 from cl.buffers.base import Records
 from cl.loader import Batch
-from cl.strategies.base import mean_of
+from cl.scenarios import Samples
+from cl.strategies.base import joined, mean_of
 from cl.strategies.replay import ReplayStrategy
+
+WEIGHTINGS = ("together", "by_task")
 
 
 class Er(ReplayStrategy):
-    """CE(f([x ; x']), [y ; y']), (x', y') drawn from the memory."""
+    """CE(f([x ; x']), [y ; y']), (x', y') drawn from the memory.
+
+    `weighting` by_task: in task t, 1/t CE(f(x), y) + (1 - 1/t) CE(f(x'), y') (van de Ven et al. 2022).
+    """
+
+    def __init__(
+        self, replay_batch_size: int, replay_from: int = 1, filling: str = "stream", weighting: str = "together"
+    ):
+        super().__init__(replay_batch_size, replay_from, filling)
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"strategy.weighting={weighting} does not exist; valid: {', '.join(WEIGHTINGS)}")
+        self.weighting, self.task_number = weighting, 1
+
+    def before_task(self, stage: int, samples: Samples) -> None:
+        super().before_task(stage, samples)
+        self.task_number = stage + 1
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
-        if not draws:
+        if not any(draws):
             return super().loss(batch, draws)
-        (replayed,) = draws
-        parts = [part for part in (batch, replayed) if part.share]
-        x, y, task = (torch.cat([part[name] for part in parts]) for name in ("x", "y", "task"))
-        return mean_of(self.cross_entropy(self.forward(x), y, task), *parts)
+        weights = (1 / self.task_number, 1 - 1 / self.task_number)
+        parts, weights = zip(*[(part, weight) for part, weight in zip((batch, *draws), weights) if part.share])
+        x, y, task = (joined(parts, name) for name in ("x", "y", "task"))
+        logits = self.forward(x)
+        if self.weighting == "together":
+            return mean_of(self.cross_entropy(logits, y, task), *parts)
+        sizes = [len(part) for part in parts]
+        columns = zip(logits.split(sizes), y.split(sizes), task.split(sizes))
+        means = [mean_of(self.cross_entropy(*column), part) for part, column in zip(parts, columns)]
+        return sum(weight * mean for weight, mean in zip(weights, means))

@@ -1,18 +1,83 @@
-"""What the methods with draws from a memory share: the size of a draw, checked."""
+"""What the methods with draws from a memory share: how large they are, when they begin, how the memory is filled."""
 
+import torch
+
+from cl import seeding
+from cl.scenarios import Samples
 from cl.strategies.base import Strategy
+
+FILLINGS = ("stream", "task_end")
 
 
 class ReplayStrategy(Strategy):
-    """A strategy with `num_draws` independent draws of `replay_batch_size` records per step."""
+    """A strategy with `num_draws` independent draws of `replay_batch_size` records per step.
 
-    uses_memory = True
+    `replay_from`: the task, counted from 1, with which replay begins. `filling`: "stream" offers every new sample to
+    the memory in the step that trains on it; "task_end" stores, once a task is over, its share of the capacity (that
+    of one task among all), equally many random samples of each of its classes.
+    """
+
+    uses_memory = uses_buffer = True
     num_draws = 1
 
-    def __init__(self, replay_batch_size: int):
-        if replay_batch_size < 1:
-            raise ValueError(f"strategy.replay_batch_size must be at least 1, got {replay_batch_size}")
-        self.draw_sizes = (replay_batch_size,) * self.num_draws
+    def __init__(self, replay_batch_size: int, replay_from: int = 1, filling: str = "stream"):
+        check_counts(replay_batch_size=replay_batch_size, replay_from=replay_from)
+        if filling not in FILLINGS:
+            raise ValueError(f"strategy.filling={filling} does not exist; valid: {', '.join(FILLINGS)}")
+        self.replay_batch_size, self.replay_from, self.filling = replay_batch_size, replay_from, filling
+        self.draw_sizes = self.sizes_of_draws(0)
+
+    def setup(self, *parts, **named) -> None:
+        super().setup(*parts, **named)
+        if self.filling == "task_end" and self.buffer.capacity < len(self.stages):
+            raise ValueError(
+                f"strategy.filling=task_end gives each of {len(self.stages)} tasks the same part of the memory: "
+                f"buffer.capacity={self.buffer.capacity} is too small for that"
+            )
+
+    def sizes_of_draws(self, stage: int) -> tuple[int, ...]:
+        """How many records each draw has in a stage."""
+        return (self.replay_batch_size if stage + 1 >= self.replay_from else 0,) * self.num_draws
+
+    def before_task(self, stage: int, samples: Samples) -> None:
+        self.draw_sizes = self.sizes_of_draws(stage)
+        if stage and self.draw_sizes != self.sizes_of_draws(stage - 1):
+            self.request_anew()
+
+    def after_task(self, stage: int, samples: Samples) -> None:
+        if self.filling == "task_end":
+            self.buffer.add(self.chosen(stage, samples))
+            self.request_anew()
+
+    def request_anew(self) -> None:
+        """Ask for the draws of the next step, in place of those that were asked for before."""
+        for _ in range(self.buffer.pending):
+            self.buffer.receive()
+        for size in self.draw_sizes:
+            self.buffer.request(size)
+
+    def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
+        super().exchange(offers if self.filling == "stream" else [])
+
+    def chosen(self, stage: int, samples: Samples) -> dict[str, torch.Tensor]:
+        """This rank's part of the samples of a task that are stored when it is over."""
+        share = self.buffer.capacity // len(self.stages)
+        order = torch.from_numpy(seeding.generator(self.seed, "filling", stage).permutation(len(samples)))
+        labels = samples.y.cpu()[order]
+        classes = labels.unique().tolist()
+        quotas = [share // len(classes) + (place < share % len(classes)) for place in range(len(classes))]
+        kept = torch.cat([order[labels == label][:quota] for label, quota in zip(classes, quotas)])
+        comm = self.updater.comm
+        # Dealt out in turn, also from task to task, so that every rank's part of the memory has room for them.
+        mine = kept[(comm.rank - stage * share) % comm.size :: comm.size].to(samples.y.device)
+        return {"x": samples.x[mine], "y": samples.y[mine], "task": samples.task[mine]}
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError for an option that must be a whole number of at least 1 and is not."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"strategy.{name} must be a whole number of at least 1, got {value}")
 
 
 def check_weights(**weights: float) -> None:

@@ -2,20 +2,21 @@
 
 import copy
 
+from cl.scenarios import Samples
 from cl.strategies.base import Strategy
 
 
 class Scratch(Strategy):
     """Before each task the weights and the optimizer are set back to what they were at the beginning."""
 
-    def setup(self, **parts) -> None:
-        super().setup(**parts)
+    def setup(self, *parts, **named) -> None:
+        super().setup(*parts, **named)
         self.initial = copy.deepcopy((self.model.state_dict(), self.updater.state_dict()))
 
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
         return super().curriculum(num_tasks, concatenate=True)
 
-    def before_task(self) -> None:
+    def before_task(self, stage: int, samples: Samples) -> None:
         weights, updater = copy.deepcopy(self.initial)
         self.model.load_state_dict(weights)
         self.updater.load_state_dict(updater)

@@ -39,9 +39,11 @@ constexpr Setting SETTINGS[] = {
     // A message of records goes into one segment, to be sent and received by one call each and not put together again.
     {"TCP_TX_SEG_SIZE", "256k"},
     {"TCP_RX_SEG_SIZE", "256k"},
-    // From where it lies TCP would send six pieces at a time, and a message has several for each record.
-    {"ZCOPY_THRESH", "inf"},
+    // Long messages are sent from where their pieces lie, which saves a copy, and by one call each.
+    {"ZCOPY_THRESH", "64k"},
+    {"TCP_MAX_IOV", "64"},
 };
+constexpr size_t MOST_PIECES = 60;  // beside the headers
 
 class UcxTransport final : public Transport {
   public:
@@ -102,9 +104,14 @@ class UcxTransport final : public Transport {
         bool kick = false;
         {
             std::lock_guard lock(mutex_);
-            Sending *sending = new Sending{this, std::move(message), {}};
+            Sending *sending = new Sending{this, std::move(message), {}, {}};
             Message &m = *sending->message;
-            for (const Span &piece : m.body) sending->pieces.push_back({const_cast<void *>(piece.data), piece.bytes});
+            if (m.body.size() > MOST_PIECES) {
+                sending->join();
+            } else {
+                for (const Span &piece : m.body)
+                    sending->pieces.push_back({const_cast<void *>(piece.data), piece.bytes});
+            }
             ucp_request_param_t param{};
             param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_DATATYPE;
             param.cb.send = on_sent;
@@ -174,6 +181,16 @@ class UcxTransport final : public Transport {
         UcxTransport *transport;
         std::unique_ptr<Message> message;
         std::vector<ucp_dt_iov_t> pieces;
+        std::vector<std::byte> joined;
+
+        // One piece in place of many short ones, which would cost a call for every few of them.
+        void join() {
+            for (const Span &piece : message->body) {
+                const auto *begin = static_cast<const std::byte *>(piece.data);
+                joined.insert(joined.end(), begin, begin + piece.bytes);
+            }
+            pieces.assign(1, {joined.data(), joined.size()});
+        }
     };
     // A message whose body is fetched after its header came.
     struct Receipt {

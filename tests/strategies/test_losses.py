@@ -1,64 +1,17 @@
 """The losses of the strategies against numbers worked out by hand, and the order of things in a step."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
+from toys import NEW, NEW_LOSS, SHAPE, batch, cross_entropy, ready, records
 
-from cl.buffers.base import Records
-from cl.buffers.reference import ReferenceBuffer
-from cl.comm import Comm, ReduceOptions
 from cl.loader import Batch
+from cl.strategies.der import Der
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
+from cl.strategies.er_ace import ErAce
 from cl.strategies.finetune import Finetune
-from cl.transforms import BatchTransform
-from cl.updater import Updater
-
-CPU = torch.device("cpu")
-SHAPE, CLASSES = (1, 1, 2), 2
-
-
-def linear(weight=((1.0, 0.0), (0.0, 1.0))) -> nn.Module:
-    """Two pixels straight to two logits: with the identity, the logits are the pixels / 255."""
-    layer = nn.Linear(2, 2, bias=False)
-    layer.weight.data = torch.tensor(weight)
-    return nn.Sequential(nn.Flatten(), layer)
-
-
-def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augment=()):
-    model = model or linear()
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    transform = BatchTransform(list(augment), None, None, 1, CPU)
-    buffer = None
-    if strategy.uses_memory:
-        fields = strategy.fields(SHAPE, CLASSES)
-        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, Comm())
-    strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, foreign_outputs)
-    return strategy
-
-
-def batch(pixels, labels, tasks=None) -> Batch:
-    y = torch.tensor(labels)
-    x = torch.tensor(pixels, dtype=torch.uint8).view(-1, *SHAPE)
-    return Batch(x, y, torch.zeros_like(y) if tasks is None else torch.tensor(tasks))
-
-
-def records(pixels, labels, logits=None) -> Records:
-    content = batch(pixels, labels)
-    columns = {"x": content.x, "y": content.y, "task": content.task}
-    if logits is not None:
-        columns["logits"] = torch.tensor(logits)
-    return Records(columns, torch.ones(len(labels)), torch.arange(len(labels)))
-
-
-def cross_entropy(logits, label) -> float:
-    return math.log(sum(math.exp(value) for value in logits)) - logits[label]
-
-
-NEW = batch([[255, 0], [0, 255]], [0, 0])  # logits (1, 0) and (0, 1)
-NEW_LOSS = (cross_entropy((1, 0), 0) + cross_entropy((0, 1), 0)) / 2
+from cl.strategies.lwf import Lwf
 
 
 def test_finetune_is_the_mean_cross_entropy_of_the_new_samples():
@@ -80,6 +33,82 @@ def test_derpp_is_three_separate_means_on_two_draws():
     squares = [0, 0, 0.25, 0.25, 0, 9]
     expected = NEW_LOSS + 0.3 * sum(squares) / 6 + 0.7 * cross_entropy((1, 1), 1)
     assert ready(Derpp(3, alpha=0.3, beta=0.7)).loss(NEW, [first, second]).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_er_by_task_weighs_two_means_by_the_number_of_tasks():
+    replayed = records([[255, 255], [0, 0], [255, 0]], [0, 1, 1])
+    strategy = ready(Er(3, weighting="by_task"))
+    strategy.before_task(3, None)
+    old = (cross_entropy((1, 1), 0) + cross_entropy((0, 0), 1) + cross_entropy((1, 0), 1)) / 3
+    assert strategy.loss(NEW, [replayed]).item() == pytest.approx(NEW_LOSS / 4 + old * 3 / 4, abs=1e-6)
+
+
+def test_der_holds_the_logits_and_leaves_the_labels_alone():
+    replayed = records([[255, 0], [0, 255]], [1, 0], [[1.0, 2.0], [0.0, 0.0]])
+    expected = NEW_LOSS + 0.3 * (0 + 4 + 0 + 1) / 4
+    assert ready(Der(2, alpha=0.3)).loss(NEW, [replayed]).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_folded_derpp_is_one_mean_over_new_samples_and_second_draw():
+    first, second = records([[255, 0]], [1], [[0.0, 0.0]]), records([[255, 255]], [1], [[9.0, 9.0]])
+    expected = (2 * NEW_LOSS + cross_entropy((1, 1), 1)) / 3 + 0.3 * (1 + 0) / 2
+    strategy = ready(Derpp(1, alpha=0.3, beta=None, folded=True))
+    assert strategy.loss(NEW, [first, second]).item() == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(strategy.remember(NEW)["logits"], torch.eye(2))
+
+
+def test_er_ace_compares_new_samples_with_the_classes_of_their_batch_only():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4, bias=False))
+    weight = model[1].weight.detach()
+    strategy = ready(ErAce(2), model, capacity=10, num_outputs=4)
+
+    def rows(pixels):
+        return (torch.tensor(pixels) / 255 @ weight.T).tolist()
+
+    first = strategy.observe(batch([[255, 0], [0, 255]], [0, 1]))
+    logits = rows([[255, 0], [0, 255]])
+    expected = (cross_entropy(logits[0][:2], 0) + cross_entropy(logits[1][:2], 1)) / 2
+    assert first.item() == pytest.approx(expected, abs=1e-6)
+    new, old = batch([[9, 9]], [2]), records([[255, 0]], [0])
+    strategy.recall = lambda: [old]
+    # one class in the batch: nothing to tell it from; the replayed one against the three seen so far
+    expected = 0 + cross_entropy(rows([[255, 0]])[0][:3], 0)
+    assert strategy.observe(new).item() == pytest.approx(expected, abs=1e-6)
+    resumed = ready(ErAce(2), model, capacity=10, num_outputs=4)
+    resumed.load_state_dict(strategy.state_dict())
+    assert resumed.seen.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("known, weighting", [(False, "together"), (True, "together"), (True, "by_task")])
+def test_lwf_distils_the_network_before_the_task(known, weighting):
+    old, new = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.5, 0.0], [3.0, 0.0], [0.0, 0.0]]), torch.zeros(6, 2)
+    foreign = torch.ones(3, 6, dtype=torch.bool)
+    for task in range(3):
+        foreign[task, 2 * task : 2 * task + 2] = False
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 6, bias=False))
+    strategy = ready(
+        Lwf(alpha=0.7, temperature=2.0, weighting=weighting), model, foreign_outputs=foreign if known else None,
+        num_outputs=6, task_outputs=[range(0, 2), range(2, 4), range(4, 6)], stages=[[0], [1], [2]],
+    )  # fmt: skip
+    model[1].weight.data = old.clone()
+    strategy.before_task(2, None)
+    model[1].weight.data = new.clone()
+    loss = strategy.loss(batch([[255, 0]], [4], [2]), [])
+    teacher = old[:, 0].tolist()  # the logits of the pixels (1, 0); those of the new network are all 0
+
+    def distance(outputs):
+        shares = [2.718281828459045 ** (teacher[output] / 2) for output in outputs]
+        # each -log p is the log of how many outputs there are
+        return 4 * sum(share / sum(shares) * cross_entropy([0] * len(outputs), 0) for share in shares)
+
+    task = cross_entropy([0] * (2 if known else 6), 0)
+    distances = [distance([0, 1]), distance([2, 3])] if known else [distance([0, 1, 2, 3])]
+    expected = task + 0.7 * sum(distances)
+    if weighting == "by_task":
+        expected = task / 3 + 2 / 3 * 0.7 * sum(distances) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    loss.backward()
+    assert strategy.teacher[1].weight.grad is None and torch.equal(strategy.teacher[1].weight, old)
 
 
 @pytest.mark.parametrize("alpha, beta, changes", [(0.0, 0.0, False), (1.0, 0.0, True), (0.0, 1.0, True)])

@@ -1,0 +1,41 @@
+"""Dark Experience Replay (Buzzega et al. 2020, Dark Experience for General Continual Learning, eq. 5 and algorithm 1).
+
+Records carry the logits that the network gave when they were stored; the network is held to them.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from cl.buffers.base import Field, Records
+from cl.loader import Batch
+from cl.strategies.base import mean_of
+from cl.strategies.replay import ReplayStrategy, check_weights
+
+
+class Der(ReplayStrategy):
+    """CE(f(x), y) + alpha MSE(f(x'), z'); the MSE is a mean over records and outputs."""
+
+    def __init__(self, replay_batch_size: int, alpha: float, replay_from: int = 1):
+        super().__init__(replay_batch_size, replay_from)
+        check_weights(alpha=alpha)
+        self.alpha = alpha
+
+    def fields(self, sample_shape: tuple[int, ...], num_outputs: int) -> list[Field]:
+        return [*super().fields(sample_shape, num_outputs), Field("logits", (num_outputs,), torch.float32)]
+
+    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+        draws = [draw for draw in draws if len(draw)]
+        logits, *replayed = self.forward_each(batch.x, *(draw["x"] for draw in draws))
+        self.new_logits = logits.detach().float()
+        loss = mean_of(self.cross_entropy(logits, batch.y, batch.task), batch)
+        for draw, output in zip(draws, replayed):
+            loss = loss + self.alpha * distillation(output, draw)
+        return loss
+
+    def remember(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {**super().remember(batch), "logits": self.new_logits}
+
+
+def distillation(logits: torch.Tensor, draw: Records) -> torch.Tensor:
+    """The mean squared distance between logits [n, C] and those stored with a draw."""
+    return mean_of(F.mse_loss(logits, draw["logits"]), draw)

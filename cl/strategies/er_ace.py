@@ -1,0 +1,49 @@
+"""ER with asymmetric cross entropy (Caccia et al. 2022, New Insights on Reducing Abrupt Representation Change, eq. 4).
+
+New samples compete with the classes of their own batch only, so what was learned before is not pushed away by them.
+"""
+
+import torch
+
+from cl.buffers.base import Records
+from cl.loader import Batch
+from cl.scenarios import Scenario
+from cl.strategies.base import mean_of
+from cl.strategies.replay import ReplayStrategy
+
+
+class ErAce(ReplayStrategy):
+    """CE(f(x), y) over the classes in the batch + CE(f(x'), y') over all classes seen so far."""
+
+    seen: torch.Tensor | None = None  # [C] bool
+
+    def check(self, scenario: Scenario, buffer: dict) -> None:
+        if not scenario.task_outputs:
+            raise ValueError(
+                "strategy=er_ace is defined where tasks bring classes of their own (scenario=class10 and the like); "
+                "here they share them"
+            )
+
+    def observe(self, batch: Batch) -> torch.Tensor:
+        # The batch is that of all ranks and passes together.
+        present = torch.zeros(self.num_outputs, device=batch.y.device)
+        present[batch.y] = 1
+        self.present = self.updater.comm.sum(present) > 0
+        self.seen = self.present if self.seen is None else self.seen | self.present
+        return super().observe(batch)
+
+    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+        draws = [draw for draw in draws if len(draw)]
+        parts = [(batch, self.present), *((draw, self.seen) for draw in draws)]
+        outputs = self.forward_each(*(part["x"] for part, _ in parts))
+        losses = [
+            self.cross_entropy(logits.masked_fill(~classes, float("-inf")), part["y"], part["task"])
+            for logits, (part, classes) in zip(outputs, parts)
+        ]
+        return sum(mean_of(loss, part) for loss, (part, _) in zip(losses, parts))
+
+    def state_dict(self) -> dict:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.seen = state["seen"].to(self.updater.device)

@@ -1,0 +1,50 @@
+"""GDumb (Prabhu et al. 2020, GDumb: A Simple Approach that Questions Our Progress in Continual Learning).
+
+The stream only fills a class-balanced memory; before each test the network is trained anew on the memory alone.
+"""
+
+import torch
+
+from cl import seeding
+from cl.scenarios import Samples, Scenario
+from cl.strategies.base import Strategy
+from cl.strategies.scratch import Scratch
+
+OFFERED = 1000  # samples at a time
+
+
+class Gdumb(Scratch):
+    """CE(f(x'), y') on the records of the memory, from the initial weights, `epochs` times after each task.
+
+    The paper keeps the first samples of each class that fit; here they are a reservoir of the class, so that all of
+    its samples have the same chance.
+    """
+
+    uses_memory = uses_buffer = True
+
+    def check(self, scenario: Scenario, buffer: dict) -> None:
+        if buffer["admission"] != "class_balanced":
+            raise ValueError(
+                f"strategy=gdumb keeps equally many samples of each class: buffer.admission=class_balanced, got "
+                f"{buffer['admission']}"
+            )
+
+    def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
+        return Strategy.curriculum(self, num_tasks, concatenate)
+
+    def before_task(self, stage: int, samples: Samples) -> None:
+        super().before_task(stage, samples)
+        comm = self.updater.comm
+        order = torch.from_numpy(seeding.generator(self.seed, "stream", stage).permutation(len(samples)))
+        for mine in order[comm.rank :: comm.size].to(samples.y.device).split(OFFERED):
+            self.buffer.add({"x": samples.x[mine], "y": samples.y[mine], "task": samples.task[mine]})
+
+    def training_set(self, stage: int, samples: Samples) -> Samples:
+        self.buffer.request(self.capacity)
+        everything = self.buffer.receive()
+        # Each rank draws them in an order of its own; the loader wants one.
+        order = everything.ids.argsort().to(everything["y"].device)
+        return Samples(*(everything[name][order] for name in ("x", "y", "task")))
+
+    def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
+        """What is trained on lies in the memory already."""

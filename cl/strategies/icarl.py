@@ -1,0 +1,148 @@
+"""iCaRL (Rebuffi et al. 2017, iCaRL: Incremental Classifier and Representation Learning).
+
+Each class keeps a list of exemplars, chosen by herding, whose features approximate its mean; a sample is given the
+class of the nearest mean. Samples and exemplars are trained on together, the old outputs held by distillation.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cl.buffers.base import Records
+from cl.loader import Batch
+from cl.scenarios import Samples, Scenario
+from cl.strategies.base import Strategy, mean_of
+
+PART = 500  # images whose features are computed at once
+
+
+class Icarl(Strategy):
+    """Sum over outputs of BCE(f_c(x), t_c), t_c the old network's sigmoid for old classes, else whether y = c.
+
+    Algorithms 1 to 5. After t classes each has `capacity` // t exemplars. The features are what enters the last layer,
+    normalised; exemplars are stored as they were before augmentation, on every rank the same.
+    """
+
+    uses_memory = True
+
+    def check(self, scenario: Scenario, buffer: dict) -> None:
+        if not scenario.task_outputs or scenario.task_known:
+            raise ValueError(
+                "strategy=icarl is defined where tasks bring classes of their own and are not told apart: "
+                "scenario=class10 and the like"
+            )
+
+    def setup(self, *parts, **named) -> None:
+        super().setup(*parts, **named)
+        self.head = last_layer(self.model, self.num_outputs)
+        self.exemplars: dict[int, Samples] = {}  # by class, the best first
+        self.means = torch.empty(0)  # [classes, features], in the order of `exemplars`
+        self.teacher: nn.Module | None = None
+        if self.capacity < self.num_outputs:
+            raise ValueError(
+                f"strategy=icarl needs an exemplar of each class: buffer.capacity={self.capacity} is too small for "
+                f"{self.num_outputs} classes"
+            )
+
+    def before_task(self, stage: int, samples: Samples) -> None:
+        self.teacher = copy.deepcopy(self.model).eval() if self.exemplars else None
+        old = torch.zeros(self.num_outputs, dtype=torch.bool, device=self.updater.device)
+        old[list(self.exemplars)] = True
+        self.old = old
+
+    def training_set(self, stage: int, samples: Samples) -> Samples:
+        parts = [samples, *self.exemplars.values()]
+        return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "task")))
+
+    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+        x = self.transform.train(batch.x)
+        logits = self.network(x)
+        targets = F.one_hot(batch.y, self.num_outputs).to(logits.dtype)
+        if self.teacher is not None:
+            with torch.no_grad():
+                targets = torch.where(self.old, self.teacher(x).sigmoid().to(logits.dtype), targets)
+        return mean_of(F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(batch), batch)
+
+    def after_task(self, stage: int, samples: Samples) -> None:
+        new = sorted(set(samples.y.tolist()) - self.exemplars.keys())
+        quota = self.capacity // (len(self.exemplars) + len(new))
+        kept = {label: part_of(old, slice(quota)) for label, old in self.exemplars.items()}
+        for label in new:
+            own = part_of(samples, samples.y == label)
+            kept[label] = part_of(own, herding(self.features(own.x), quota))
+        self.exemplars = kept
+        self.compute_means()
+
+    def compute_means(self) -> None:
+        self.means = torch.stack([F.normalize(self.features(own.x).mean(0), dim=0) for own in self.exemplars.values()])
+
+    @torch.no_grad()
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, D] of raw images, each of length 1."""
+        was_training = self.model.training
+        self.model.eval()
+        found = torch.cat([self.features_of(self.transform.test(part)) for part in x.split(PART)])
+        self.model.train(was_training)
+        return found
+
+    def features_of(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, D] of transformed images, each of length 1."""
+        entered = []
+        hook = self.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        self.model(images)
+        hook.remove()
+        return F.normalize(entered[0].flatten(1).float())
+
+    def classifier(self):
+        """Scores: minus the squared distance to the mean of each class; of classes that were not seen, the least."""
+
+        def scores(images: torch.Tensor) -> torch.Tensor:
+            near = torch.full((len(images), self.num_outputs), float("-inf"), device=images.device)
+            near[:, list(self.exemplars)] = -torch.cdist(self.features_of(images), self.means).square()
+            return near
+
+        return scores
+
+    @property
+    def nbytes(self) -> int:
+        samples = sum(own.x.nbytes + own.y.nbytes + own.task.nbytes for own in self.exemplars.values())
+        return samples // self.updater.comm.size  # every rank has them all; one copy is counted
+
+    def state_dict(self) -> dict:
+        return {"exemplars": {label: (own.x, own.y, own.task) for label, own in self.exemplars.items()}}
+
+    def load_state_dict(self, state: dict) -> None:
+        device = self.updater.device
+        self.exemplars = {label: Samples(*parts).to(device) for label, parts in state["exemplars"].items()}
+
+
+def herding(features: torch.Tensor, count: int) -> torch.Tensor:
+    """The rows of features [N, D] whose running mean stays nearest to that of all, `count` of them in order.
+
+    Algorithm 4; no row is taken twice.
+    """
+    mean, total = features.mean(0), torch.zeros_like(features[0])
+    left = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    chosen = []
+    for k in range(1, min(count, len(features)) + 1):
+        distances = (mean - (total + features) / k).square().sum(1)
+        best = torch.where(left, distances, torch.inf).argmin()
+        left[best] = False
+        total += features[best]
+        chosen.append(best)
+    return torch.stack(chosen)
+
+
+def part_of(samples: Samples, which: torch.Tensor | slice) -> Samples:
+    """Some of the samples, by mask, indices or slice."""
+    return Samples(samples.x[which], samples.y[which], samples.task[which])
+
+
+def last_layer(model: nn.Module, num_outputs: int) -> nn.Module:
+    """The linear layer that gives the logits; raises ValueError if the network does not end in one."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not layers or layers[-1].out_features != num_outputs:
+        raise ValueError("strategy=icarl takes the features that enter the last linear layer; this backbone has none")
+    return layers[-1]

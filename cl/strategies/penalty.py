@@ -1,0 +1,44 @@
+"""What the methods share that hold every weight near its earlier value, in proportion to its importance."""
+
+from collections.abc import Sequence
+
+import torch
+
+from cl.buffers.base import Records
+from cl.loader import Batch
+from cl.strategies.base import Strategy
+
+
+class PenaltyStrategy(Strategy):
+    """CE(f(x), y) + strength / 2 sum_i importance_i (theta_i - anchor_i)^2.
+
+    The gradient of the penalty is added in closed form once that of the loss is reduced: it is the same on all ranks.
+    The loss that is reported is the first term.
+    """
+
+    changes_gradients = True
+
+    def __init__(self, strength: float):
+        self.strength = strength
+        self.importance: list[torch.Tensor] = []  # of each weight; empty in the first task
+        self.anchor: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def adjust_gradients(self, batch: Batch, draws: Sequence[Records]) -> None:
+        if not self.importance:
+            return
+        weights, gradients = self.updater.weights, self.updater.gradients()
+        distances = torch._foreach_sub(weights, self.anchor)
+        torch._foreach_mul_(distances, self.importance)
+        torch._foreach_add_(gradients, distances, alpha=self.strength)
+
+    def keep_anchor(self) -> None:
+        """Hold the weights near what they are now."""
+        self.anchor = [weight.detach().clone() for weight in self.updater.weights]
+
+    def state_dict(self) -> dict:
+        return {"importance": self.importance, "anchor": self.anchor}
+
+    def load_state_dict(self, state: dict) -> None:
+        device = self.updater.device
+        self.importance, self.anchor = ([value.to(device) for value in state[key]] for key in ("importance", "anchor"))

@@ -1,0 +1,50 @@
+"""Synaptic Intelligence (Zenke et al. 2017, Continual Learning Through Synaptic Intelligence, eq. 3 to 5)."""
+
+import torch
+
+from cl.buffers.base import Records
+from cl.loader import Batch
+from cl.scenarios import Samples
+from cl.strategies.penalty import PenaltyStrategy
+from cl.strategies.replay import check_weights
+
+
+class Si(PenaltyStrategy):
+    """CE(f(x), y) + c sum_i Omega_i (theta_i - theta*_i)^2.
+
+    After each task Omega_i grows by max(0, omega_i) / ((theta_i - theta*_i)^2 + xi), where omega_i is the sum over its
+    steps of -dL/dtheta_i times the step that theta_i made, L the loss without the penalty.
+    """
+
+    def __init__(self, c: float, xi: float):
+        check_weights(c=c)
+        if xi <= 0:
+            raise ValueError(f"strategy.xi must be above 0, got {xi}")
+        super().__init__(strength=2 * c)
+        self.xi = xi
+
+    def before_task(self, stage: int, samples: Samples) -> None:
+        if not self.anchor:
+            self.keep_anchor()
+        self.path = [torch.zeros_like(weight) for weight in self.updater.weights]
+
+    def observe(self, batch: Batch) -> torch.Tensor:
+        before = [weight.detach().clone() for weight in self.updater.weights]
+        loss = super().observe(batch)
+        with torch.no_grad():
+            steps = torch._foreach_sub(before, self.updater.weights)
+            torch._foreach_addcmul_(self.path, self.loss_gradients, steps)
+        return loss
+
+    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+        self.loss_gradients = [gradient.clone() for gradient in self.updater.gradients()]
+        super().adjust_gradients(batch, draws)
+
+    @torch.no_grad()
+    def after_task(self, stage: int, samples: Samples) -> None:
+        grown = [
+            path.clamp(min=0) / ((weight - anchor) ** 2 + self.xi)
+            for path, weight, anchor in zip(self.path, self.updater.weights, self.anchor)
+        ]
+        self.importance = torch._foreach_add(self.importance, grown) if self.importance else grown
+        self.keep_anchor()
