@@ -30,12 +30,12 @@ def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augmen
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     transform = BatchTransform(list(augment), None, None, 1, CPU)
     buffer = None
-    if strategy.uses_memory:
+    if strategy.uses_buffer:
         outputs = more.get("num_outputs", CLASSES)
         fields = strategy.fields(SHAPE, outputs)
         buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, outputs, 0, CPU, Comm())
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), passes=passes)
-    strategy.setup(model, updater, transform, buffer, foreign_outputs, **more)
+    strategy.setup(model, updater, transform, buffer, foreign_outputs, capacity=capacity, **more)
     return strategy
 
 
