@@ -9,7 +9,7 @@ from cl.strategies.penalty import PenaltyStrategy
 from cl.strategies.replay import check_counts, check_weights
 
 LABELS = ("sampled", "true", "all")
-CHUNK_BYTES = 2**28  # of gradients of single samples that are held at once
+CHUNK_BYTES = 2**24  # of gradients of single samples that are held at once: within the caches it is three times faster
 
 
 class Ewc(PenaltyStrategy):
@@ -69,7 +69,7 @@ class Ewc(PenaltyStrategy):
                 probabilities = logits_of(weights, x, task).softmax(1)
             for y, share in self.labels(probabilities, samples.y[part].to(device), uniform):
                 for name, values in gradients(weights, x, y, task).items():
-                    total[name] += torch.einsum("n...,n...,n->...", values, values, share)
+                    total[name] += torch.tensordot(share, values.square_(), 1)
         self.model.train(was_training)
         return [value * (comm.size / len(order)) for value in comm.mean(list(total.values()))]
 
