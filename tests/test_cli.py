@@ -59,13 +59,13 @@ def test_help_shows_the_groups_without_importing_torch(tmp_path):
         [sys.executable, "-X", "importtime", str(ROOT / "run.py"), "--help"], capture_output=True, text=True, timeout=60
     )
     assert shown.returncode == 0
-    for text in ("strategy: derpp, er, finetune", "dataset: cifar10", "scenario: class10", "-m seed=0,1,2"):
+    for text in ("strategy: agem, der, derpp, er, ", "dataset: cifar10", "scenario: class10", "-m seed=0,1,2"):
         assert text in shown.stdout, text
     assert "| torch" not in shown.stderr and "| numpy" not in shown.stderr
 
 
 MISTAKES = {
-    "unknown strategy": (["strategy=derp"], "strategy=derp does not exist (did you mean derpp?); valid: derpp, er, "),
+    "unknown strategy": (["strategy=derp"], "strategy=derp does not exist (did you mean derpp?); valid: agem, der, "),
     "unknown scenario": (["scenario=class20"], "valid: class10, class2, class5, domain5"),
     "typo in a key": (["buffer.capcity=5"], "unknown option buffer.capcity (did you mean capacity?); valid: admission"),
     "typo at the top": (["sed=1"], "unknown option sed (did you mean seed?)"),
@@ -80,7 +80,7 @@ MISTAKES = {
     "value left open": (["dataset=image_folder"], "dataset.root must be given"),
     "unknown model": (["backbone=timm", "backbone.model=resnet19"], "timm has no model 'resnet19'; valid names are"),
     "network for other pictures": (["backbone=timm", "backbone.model=vit_tiny_patch16_224"], "does not take pictures"),
-    "bad number": (["strategy.replay_batch_size=0"], "strategy.replay_batch_size must be at least 1, got 0"),
+    "bad number": (["strategy.replay_batch_size=0"], "replay_batch_size must be a whole number of at least 1, got 0"),
     "bad seed": (["seed=-1"], "seed must be a whole number of 0 or more"),
     "bad epochs": (["epochs=[1,2]"], "epochs has 2 numbers, but there are 5 stages"),
     "no such device": (["device=cuda:99"], "device=cuda:99 cannot be used here"),

@@ -217,22 +217,6 @@ def test_ending_the_command_ends_all_ranks(tmp_path, engine):
     assert_all_end(pids, 30)
 
 
-def test_a_run_with_ranks_is_resumed(tmp_path):
-    if importlib.util.find_spec("horovod") is None:
-        pytest.skip("Horovod is not installed: `make horovod` builds it")
-    options = ("launcher=horovod", "launcher.np=2", "strategy=finetune", "scenario=class2", "backbone.hidden=[32]")
-    process = start(f"output={tmp_path / 'killed'}", *options, "epochs=[1,10]", "progress=false", "pictures=[]")
-    while "task  1/" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    finish(process, timeout=30)
-    assert list((tmp_path / "killed").rglob("resume.pt"))
-    resumed = run(tmp_path / "killed", *options, "epochs=[1,10]")
-    whole = run(tmp_path / "whole", *options, "epochs=[1,10]")
-    assert resumed["accuracy_matrix"] == whole["accuracy_matrix"]
-    assert_same_weights(resumed, whole, 0.0)
-
-
 @pytest.mark.parametrize(
     "engine, overrides, message",
     [

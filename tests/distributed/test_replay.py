@@ -498,10 +498,10 @@ def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_pat
     assert len(list(resume.parent.glob("buffer_00_rank_*.pt"))) == 2
     (first,) = killed.rglob("task_00.pt")
     made = first.stat().st_mtime_ns
-    # One of the runs is resumed in the first folder; all others are made in both from the start.
-    resumed, once = sweep("horovod", 2, ["strategy=er,derpp", "passes=2", "epochs=[1,6]"], killed, whole)
+    # The run is resumed in the first folder and made from the start in the second.
+    resumed, once = sweep("horovod", 2, ["strategy=derpp", "passes=2", "epochs=[1,6]"], killed, whole)
     assert first.stat().st_mtime_ns == made, "the run was not resumed but made anew"
-    assert len(once) == 2
+    assert len(once) == 1
     assert_same(once, resumed)
     for content in once.values():
         assert_replayed_on_all_ranks(content, 2)
