@@ -74,26 +74,24 @@ def run(config) -> Path:
     if comm.is_main:
         check_writable(folder)
 
-    train, test = parts.dataset.load(config["seed"])
-    tasks = parts.scenario.split(train, test, config["seed"])
-    capacity = _capacity(config, parts, len(train))
+    tasks, num_training = load_tasks(config, parts)
+    capacity = _capacity(config, parts, num_training)
     buffer = _buffer(config, parts, capacity) if parts.strategy.uses_buffer else None
-    # The outputs that are not the task's own: for the test always, for training only where the task is known.
-    foreign = _foreign_outputs(parts.scenario, parts.device)
+    evaluator, foreign = make_evaluator(config, parts, tasks)
     parts.strategy.setup(
         model=parts.model,
         updater=parts.updater,
         transform=parts.transform,
         buffer=buffer,
-        foreign_outputs=foreign if parts.scenario.task_known else None,
+        foreign_outputs=foreign if parts.scenario.task_known else None,  # of the test always
         network=torch.compile(parts.model) if config["compile"] else parts.model,
         num_outputs=parts.scenario.num_outputs,
         task_outputs=parts.scenario.task_outputs,
         stages=parts.stages,
         capacity=capacity,
+        initial_weights=lambda number: initial_weights(config, parts, number),
         seed=config["seed"],
     )
-    evaluator = Evaluator(tasks, parts.transform, foreign, config["eval_batch_size"], parts.device, comm)
     if config["overwrite"] and comm.is_main:
         checkpoint.clear(folder, everything=True)
     history = _train(config, folder, parts, tasks, buffer, evaluator)
@@ -135,9 +133,8 @@ def compose(config: dict) -> Components:
             )
         parse_capacity(config["buffer"]["capacity"])
         check_laws(config["buffer"]["admission"], config["buffer"]["draw"], config["buffer"]["candidates"])
-    torch.manual_seed(seeding.derive(config["seed"], "weights"))
     outputs = scenario.num_outputs
-    model = build(config["backbone"], "backbone", sample_shape=dataset.sample_shape, num_outputs=outputs).to(device)
+    model = _network(config, dataset.sample_shape, outputs).to(device)
     # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights follow
     # inside each convolution.
     if config["channels_last"] and comm.engine != "horovod":
@@ -166,6 +163,31 @@ def compose(config: dict) -> Components:
         model=model,
         updater=updater,
     )
+
+
+def load_tasks(config: dict, parts: Components) -> tuple[Tasks, int]:
+    """The tasks of the data, and the number of all training samples."""
+    train, test = parts.dataset.load(config["seed"])
+    return parts.scenario.split(train, test, config["seed"]), len(train)
+
+
+def make_evaluator(config: dict, parts: Components, tasks: Tasks) -> tuple[Evaluator, torch.Tensor | None]:
+    """What tests networks on all tasks, and [T, C] the outputs that are not each task's own."""
+    foreign = _foreign_outputs(parts.scenario, parts.device)
+    return Evaluator(tasks, parts.transform, foreign, config["eval_batch_size"], parts.device, parts.comm), foreign
+
+
+def _network(config: dict, sample_shape: tuple, num_outputs: int, number: int = 0) -> nn.Module:
+    """A network before training; the number tells apart those of one run."""
+    numbers = (number,) if number else ()
+    torch.manual_seed(seeding.derive(config["seed"], "weights", *numbers))
+    return build(config["backbone"], "backbone", sample_shape=sample_shape, num_outputs=num_outputs)
+
+
+def initial_weights(config: dict, parts: Components, number: int = 0) -> dict[str, torch.Tensor]:
+    """The state dict of a network as it is before training: number 0 is that with which a run begins."""
+    network = _network(config, parts.dataset.sample_shape, parts.scenario.num_outputs, number)
+    return {name: value.to(parts.device) for name, value in network.state_dict().items()}
 
 
 def _train(

@@ -66,7 +66,7 @@ def test_same_seed_same_numbers_and_another_seed_others(compose_config):
     assert first == again != other
 
 
-STATEFUL = ["agem", "der", "er_ace", "ewc", "gdumb", "icarl", "lwf", "si"]
+STATEFUL = ["independent", "agem", "der", "er_ace", "ewc", "gdumb", "icarl", "lwf", "si"]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,26 @@ def test_weights_can_be_reset_before_each_task(compose_config):
     assert torch.equal(first, torch.load(kept / "task_00.pt")["model"]["fc1.weight"])
     last, other = (torch.load(path / "task_04.pt")["model"]["fc1.weight"] for path in (folder, kept))
     assert (last - first).norm() < 0.7 * (other - first).norm()  # five tasks' way against one's
+
+
+@pytest.mark.parametrize("init", ["shared", "independent", "previous"])
+def test_independent_networks_begin_where_init_says(compose_config, monkeypatch, init):
+    starts = []
+    train = experiment.Trainer.train
+
+    def watched(trainer, samples, stage, steps):
+        starts.append({name: value.clone() for name, value in trainer.strategy.model.state_dict().items()})
+        return train(trainer, samples, stage, steps)
+
+    monkeypatch.setattr(experiment.Trainer, "train", watched)
+    config = compose_config("strategy=independent", f"strategy.init={init}", "optimizer.momentum=0.9", *QUICK)
+    folder = experiment.run(config)
+    first, second = starts[0]["fc1.weight"], starts[1]["fc1.weight"]
+    before = torch.load(folder / "task_00.pt")["model"]["fc1.weight"]
+    assert torch.equal(first, second) == (init == "shared")
+    assert torch.equal(before, second) == (init == "previous")
+    alone = experiment.initial_weights(plain(config), experiment.compose(plain(config)))
+    assert torch.equal(alone["fc1.weight"], first)
 
 
 def test_steps_in_place_of_epochs(compose_config):

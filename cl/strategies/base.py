@@ -38,18 +38,21 @@ class Strategy:
         task_outputs: Sequence[range] = (),
         stages: Sequence[Sequence[int]] = (),
         capacity: int | None = None,
+        initial_weights: Callable[[int], dict[str, torch.Tensor]] | None = None,
         seed: int = 0,
     ) -> None:
         """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None.
 
         `network` is what computes with the weights of `model` where that is not the model itself (compiled),
         `num_outputs` how many outputs it has, `task_outputs` those of each task (empty where tasks share them),
-        `stages` the tasks of each stage of training, `capacity` how many samples may be stored on all ranks.
+        `stages` the tasks of each stage of training, `capacity` how many samples may be stored on all ranks,
+        `initial_weights` gives state dicts of networks before training: 0 that of this one, others by number.
         """
         self.model, self.updater, self.transform, self.buffer = model, updater, transform, buffer
         self.network = model if network is None else network
         self.foreign_outputs, self.num_outputs, self.task_outputs = foreign_outputs, num_outputs, task_outputs
         self.stages, self.capacity, self.seed = stages, capacity, seed
+        self.initial_weights = initial_weights
         self.forward_together = not mixes_samples(model)
         self.replayed_samples = 0
 

@@ -1,0 +1,31 @@
+"""One network per task, each trained on its own task alone: what merging starts from."""
+
+import copy
+
+from cl.scenarios import Samples
+from cl.strategies.base import Strategy
+
+INITS = ("shared", "independent", "previous")
+
+
+class Independent(Strategy):
+    """CE(f(x), y) on each task, from weights that `init` names; the accuracy matrix has a network per row.
+
+    shared: the same random weights for all tasks; independent: others for each; previous: those of the task before,
+    with its optimizer's state, which otherwise begins anew as well.
+    """
+
+    def __init__(self, init: str = "shared"):
+        if init not in INITS:
+            raise ValueError(f"strategy.init={init} does not exist; valid: {', '.join(INITS)}")
+        self.init = init
+
+    def setup(self, *parts, **named) -> None:
+        super().setup(*parts, **named)
+        self.fresh_updater = copy.deepcopy(self.updater.state_dict())
+
+    def before_task(self, stage: int, samples: Samples) -> None:
+        if self.init == "previous":
+            return
+        self.model.load_state_dict(self.initial_weights(stage if self.init == "independent" else 0))
+        self.updater.load_state_dict(copy.deepcopy(self.fresh_updater))

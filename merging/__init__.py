@@ -1,0 +1,1 @@
+"""Merging: fuse the networks that were trained on one task each."""
