@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
@@ -115,14 +116,14 @@ def published(name: str, *, _root_) -> float:
     return table[capacity][name]
 
 
-def run_job(config) -> float | None:
+def run_job(config, run: Callable | None = None) -> float | None:
     """One job of a command: trains it, or finds it finished, and notes its folder for the table.
 
     Returns the average accuracy, the objective of Hydra's optimising sweepers; None after an error, which is said at
     once: a sweep goes on with its other jobs.
     """
     try:
-        folder = _run_or_find(config)
+        folders = run(config) if run is not None else [_run_or_find(config)]
     except Exception as error:
         if _process != os.getpid():  # a launcher with processes of its own has to be told by the exception
             raise
@@ -130,8 +131,8 @@ def run_job(config) -> float | None:
         return None
     if ranks.rank() > 0:
         return None
-    _finished_runs.append(folder)
-    return json.loads((folder / "results.json").read_text())["average_accuracy"]
+    _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
+    return json.loads((folders[-1] / "results.json").read_text())["average_accuracy"]
 
 
 def _run_or_find(config) -> Path:

@@ -69,7 +69,8 @@ def load(paths: list[Path]) -> list[Group]:
 
 def _about(run: dict) -> dict[str, str]:
     capacity = run["buffer_capacity"]
-    return {key: str(run[key]) for key in ABOUT[:4]} | {"buffer": "-" if capacity is None else str(capacity)}
+    about = {key: str(run[key]) for key in ABOUT[:4]} | {"buffer": "-" if capacity is None else str(capacity)}
+    return about | {"strategy": run["fusion"]} if run["kind"] == "merge" else about
 
 
 def _add_what_differs(groups: list[Group]) -> None:

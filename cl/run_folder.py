@@ -48,13 +48,17 @@ def config_hash(config: dict) -> str:
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
+def benchmark_name(config: dict) -> str:
+    """What runs that can be compared have in common."""
+    return "_".join(_word(config[group]["name"]) for group in ("scenario", "dataset", "backbone"))
+
+
 def run_folder(config: dict) -> Path:
     """The folder of one run."""
-    benchmark = "_".join(_word(config[group]["name"]) for group in ("scenario", "dataset", "backbone"))
     method = _word(config["strategy"]["name"])
     if config["strategy"]["memory"]:
         method += f"_{_word(config['buffer']['capacity'])}"
-    return Path(config["output"]) / benchmark / f"{method}_{config_hash(config)}" / f"seed{config['seed']}"
+    return Path(config["output"]) / benchmark_name(config) / f"{method}_{config_hash(config)}" / f"seed{config['seed']}"
 
 
 def finished_run(config) -> Path | None:

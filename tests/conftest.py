@@ -18,11 +18,11 @@ def resolvers():
 
 @pytest.fixture
 def compose_config(tmp_path):
-    """A function from overrides to the configuration of run.py, with its output below the test's own folder."""
+    """A function from overrides to the configuration of run.py, or `name`.py, with output in the test's own folder."""
 
-    def make(*overrides: str):
+    def make(*overrides: str, name: str = "run"):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("run", [f"output={tmp_path / 'multirun'}", *overrides])
+            return compose(name, [f"output={tmp_path / 'multirun'}", *overrides])
 
     return make
 

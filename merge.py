@@ -1,0 +1,27 @@
+"""Fuse networks that were trained on one task each: the entry point of the merging half of remerge.
+
+    python merge.py fusion=ties
+    python merge.py fusion=avg,task_arithmetic -m seed=0,1,2
+    python merge.py --help
+
+Only Hydra is imported here: torch takes seconds, and `--help` or a typo should not wait for it.
+"""
+
+import hydra
+
+from cl import cli
+
+
+def merge(config):
+    from merging.experiment import run  # imports torch
+
+    return run(config)
+
+
+@hydra.main(config_path="conf", config_name="merge", version_base="1.3")
+def main(config):
+    return cli.run_job(config, merge)
+
+
+if __name__ == "__main__":
+    cli.launch(main)

@@ -1,0 +1,192 @@
+"""Composition root of merging: from a configuration to networks, their fusion, and its results beside the baselines.
+
+Networks are trained by the same code as any other run, and lie in the same folders: what is there is not trained again.
+"""
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from cl import experiment, plots, results
+from cl.build import build
+from cl.experiment import Components
+from cl.history import History
+from cl.run_folder import benchmark_name, check_writable, config_hash, finished_run, plain
+from cl.scenarios import Tasks
+from merging import batch_norm, sources
+from merging.fusion import Fusion, Models
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+# Keys of conf/merge.yaml that conf/run.yaml does not have.
+OWN_KEYS = (
+    "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "batch_norm_samples", "baselines",
+)  # fmt: skip
+WEIGHTINGS = ("uniform", "samples")
+BATCH = 500  # images at a time for batch-norm statistics
+
+
+def run(config) -> list[Path]:
+    """Merge what the configuration (OmegaConf) describes; returns the folders of baselines and, last, of the result."""
+    config = plain(config)
+    own = {key: config[key] for key in OWN_KEYS}
+    base = {key: value for key, value in config.items() if key not in OWN_KEYS}
+    fusion = _check(own, base)
+    parts = experiment.compose(base)
+    folder = merge_folder(config)
+    baselines = [(name, _with_strategy(base, name)) for name in own["baselines"]]
+    for _, baseline in baselines:
+        experiment.compose(baseline)
+    check_writable(folder)
+    finished = [_train(baseline) for _, baseline in baselines]
+    if (folder / "results.json").is_file() and not base["overwrite"]:
+        print(f"finished before: {folder}  (overwrite=true merges anew)")
+        return [*finished, folder]
+    tasks, _ = experiment.load_tasks(base, parts)
+    source = _find_models(own, base, parts, tasks)
+    content = _merge(fusion, own, base, parts, tasks, source, folder)
+    plots.draw_run(folder, content, base["pictures"])
+    results.write_json(folder / "results.json", content)
+    alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
+    print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
+    return [*finished, folder]
+
+
+def merge_folder(config: dict) -> Path:
+    """The folder of a merged network: a function of the configuration, beside the runs on the same benchmark."""
+    shown = {key: value for key, value in config.items() if key != "baselines"}
+    return (
+        Path(config["output"]) / benchmark_name(config) / f"{config['fusion']['name']}_{config_hash(shown)}"
+        / f"seed{config['seed']}"
+    )  # fmt: skip
+
+
+def _check(own: dict, base: dict) -> Fusion:
+    """The fusion; raises ValueError for what cannot work, before anything is trained."""
+    if own["weighting"] not in WEIGHTINGS:
+        raise ValueError(f"weighting={own['weighting']} does not exist; valid: {', '.join(WEIGHTINGS)}")
+    if own["checkpoints"] is not None and own["run"] is not None:
+        raise ValueError("give checkpoints or run, not both")
+    if own["initial"] is not None and own["checkpoints"] is None:
+        raise ValueError("initial=FILE belongs to checkpoints: the networks of a run know what they started from")
+    if own["checkpoints"] is not None and own["weighting"] == "samples":
+        raise ValueError("weighting=samples needs the networks of a run: of files it is not known what they have seen")
+    if base["launcher"]["name"] != "none":
+        raise ValueError(
+            f"launcher={base['launcher']['name']}: merging is one process; train with run.py strategy=independent and "
+            "several ranks, and merge with run=FOLDER"
+        )
+    if own["checkpoints"] is None and own["run"] is None and base["strategy"]["name"] != "independent":
+        raise ValueError(f"merging starts from strategy=independent, got strategy={base['strategy']['name']}")
+    known = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+    for name in own["baselines"]:
+        if name not in known:
+            raise ValueError(f"baselines={name} does not exist; valid: {', '.join(known)}")
+    return build(own["fusion"], "fusion")
+
+
+def _with_strategy(base: dict, name: str) -> dict:
+    """The same configuration with another strategy at its defaults."""
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{name}.yaml"))
+    changed = copy.deepcopy(base)
+    for group, values in node.items() if "strategy" in node else [("strategy", node)]:
+        changed[group] = values if group == "strategy" else changed[group] | values
+    return changed
+
+
+def _train(base: dict) -> Path:
+    config = OmegaConf.create(base)
+    return finished_run(config) or experiment.run(config)
+
+
+def _find_models(own: dict, base: dict, parts: Components, tasks: Tasks) -> sources.Source:
+    if own["checkpoints"] is not None:
+        return sources.from_files(own["checkpoints"], own["initial"])
+    folder = Path(own["run"]) if own["run"] is not None else _train(base)
+    trained = json.loads((folder / "results.json").read_text())["config"] if own["run"] is not None else base
+    strategy = trained["strategy"]
+    shared = strategy["name"] == "independent" and strategy["init"] == "shared"
+    initial = experiment.initial_weights(trained, parts) if shared else None
+    sizes = [tasks.num_training([task]) for task in range(len(tasks))]
+    return sources.from_run(folder, initial, sizes)
+
+
+def _merge(
+    fusion, own: dict, base: dict, parts: Components, tasks: Tasks, source: sources.Source, folder: Path
+) -> dict:
+    """Fuse, test, save; the content of results.json."""
+    network, device = parts.model, parts.device
+    evaluator, _ = experiment.make_evaluator(base, parts, tasks)
+    history = History(*evaluator(network))
+    states = [{name: value.to(device) for name, value in state.items()} for state in source.states]
+    parameters = [name for name, _ in network.named_parameters()]
+    # The network that the configuration describes is one of those compared: a checkpoint of another one is named.
+    names = ["the configured backbone", *source.names]
+    Models([network.state_dict(), *states], [1.0] + [0.0] * len(states), parameters, names=names)
+    alone = []
+    for state in states:
+        network.load_state_dict(state)
+        alone.append(evaluator(network)[0])
+    unlabelled, merge_seconds = 0, 0.0
+    steps = range(len(states)) if own["sequential"] else [len(states) - 1]
+    for last in steps:
+        started = time.perf_counter()
+        chosen = slice(0, last + 1)
+        weights = _weights(own["weighting"], source.num_samples[chosen])
+        models = Models(states[chosen], weights, parameters, source.initial, source.names[chosen])
+        network.load_state_dict(fusion(models))
+        unlabelled += batch_norm.recompute(network, _images(own["batch_norm_samples"], base, parts, tasks, last))
+        merge_seconds += time.perf_counter() - started
+        history.add(*evaluator(network))
+        about = {"tasks": list(range(last + 1)), "accuracy": history.rows[-1], "config": base | own}
+        experiment.checkpoint.save_task(folder, last, network, about)
+    trained = source.results or {}
+    measured = results.measures(history, parts.scenario.task_known)
+    return {
+        "schema": results.SCHEMA,
+        "kind": "merge",
+        "fusion": own["fusion"]["name"],
+        "strategy": base["strategy"]["name"],
+        "scenario": base["scenario"]["name"],
+        "dataset": base["dataset"]["name"],
+        "backbone": base["backbone"]["name"],
+        "buffer": None,
+        "buffer_capacity": None,
+        "seed": base["seed"],
+        "group": config_hash({key: value for key, value in (base | own).items() if key != "baselines"}),
+        "world_size": 1,
+        **measured,
+        "model_accuracies": [sum(row) / len(row) for row in alone],
+        "model_accuracy_matrix": alone,
+        "train_seconds": trained.get("train_seconds", 0.0) + merge_seconds,
+        "merge_seconds": merge_seconds,
+        "eval_seconds": history.eval_seconds,
+        "samples_per_second": None,
+        "replay_wait_seconds": 0.0,
+        "buffer_bytes": sum(value.nbytes for state in source.states for value in state.values()),
+        "peak_memory_bytes": results.peak_memory_bytes(device),
+        "gradient_steps": trained.get("gradient_steps", 0),
+        "labelled_samples": trained.get("labelled_samples", 0),
+        "unlabelled_samples": unlabelled,
+        "versions": results.versions(),
+        "config": base | own,
+    }
+
+
+def _weights(weighting: str, num_samples: list[int | None]) -> list[float]:
+    if weighting == "uniform":
+        return [1 / len(num_samples)] * len(num_samples)
+    return [count / sum(num_samples) for count in num_samples]
+
+
+def _images(count: int, base: dict, parts: Components, tasks: Tasks, last: int):
+    """Batches of training images of the tasks up to `last`, equally many of each, mixed."""
+    share = max(1, count // (last + 1))
+    samples = [tasks.training([task]) for task in range(last + 1)]
+    random = torch.Generator().manual_seed(base["seed"])
+    chosen = torch.cat([own.x[torch.randperm(len(own), generator=random)[:share]] for own in samples])
+    for part in chosen[torch.randperm(len(chosen), generator=random)].split(BATCH):
+        yield parts.transform.test(part.to(parts.device))

@@ -1,0 +1,51 @@
+"""Where the networks to merge come from: a run's folder, files, or a run that is trained for it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from merging.fusion import State
+
+
+@dataclass
+class Source:
+    """Networks, their names, how many samples each was trained on, and the results of the run that made them."""
+
+    names: list[str]
+    states: list[State]
+    num_samples: list[int | None]
+    initial: State | None
+    results: dict | None
+
+
+def from_run(folder: Path, initial: State | None, num_samples: list[int]) -> Source:
+    """The networks after each task of a finished run; `initial` is what they started from, if that is shared.
+
+    Raises FileNotFoundError for a folder that holds no finished run.
+    """
+    if not (folder / "results.json").is_file():
+        raise FileNotFoundError(f"run={folder} is not the folder of a finished run: there is no results.json in it")
+    files = sorted(folder.glob("task_*.pt"))
+    results = json.loads((folder / "results.json").read_text())
+    states = [read(file) for file in files]
+    return Source([str(file) for file in files], states, num_samples, initial, results)
+
+
+def from_files(paths: list[str], initial: str | None) -> Source:
+    """Networks in files, and their common init if there is a file of it."""
+    start = None if initial is None else read(Path(initial))
+    return Source(list(paths), [read(Path(path)) for path in paths], [None] * len(paths), start, None)
+
+
+def read(path: Path) -> State:
+    """The state dict in a checkpoint of remerge; raises ValueError for anything else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        assert all(isinstance(value, torch.Tensor) for value in state.values())
+    except Exception as error:  # torch has no common type for a file that is none of its own
+        raise ValueError(f"{path} is not a checkpoint of remerge: {type(error).__name__}: {error}") from error
+    return state

@@ -1,0 +1,151 @@
+"""Whole merges on the digits: results beside the baselines, what is reused, other sources, and mistakes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from support import ROOT
+from torch import nn
+
+from cl import experiment as training
+from merging import batch_norm, experiment
+
+PLAIN = ("epochs=2", "progress=false", "pictures=[]", "scenario=class2")
+SMALL = (*PLAIN, "backbone.hidden=[32]")
+
+
+@pytest.fixture
+def config_of(compose_config):
+    def make(*overrides: str):
+        return compose_config(*SMALL, "baselines=[]", *overrides, name="merge")
+
+    return make
+
+
+def results_of(config) -> dict:
+    return json.loads((experiment.run(config)[-1] / "results.json").read_text())
+
+
+def test_average_of_task_models_is_tested_like_any_run(config_of):
+    config = config_of()
+    *rest, folder = experiment.run(config)
+    content = json.loads((folder / "results.json").read_text())
+    assert rest == [] and (content["kind"], content["fusion"]) == ("merge", "avg")
+    (trained,) = folder.parent.parent.glob("independent_*/seed0")
+    states = [torch.load(trained / f"task_{t:02d}.pt")["model"] for t in range(2)]
+    merged = torch.load(folder / "task_01.pt")["model"]
+    for name, value in merged.items():
+        assert torch.allclose(value, (states[0][name] + states[1][name]) / 2, atol=1e-7)
+    of_run = json.loads((trained / "results.json").read_text())
+    assert content["model_accuracy_matrix"] == of_run["accuracy_matrix"]
+    for key in ("gradient_steps", "labelled_samples", "untrained_accuracy"):
+        assert content[key] == of_run[key], key
+    assert content["buffer_bytes"] == 2 * sum(value.nbytes for value in merged.values())
+    assert len(content["accuracy_matrix"]) == 1 and content["unlabelled_samples"] == 0
+    network = training.compose(training.plain(compose_run(config))).model
+    network.load_state_dict(merged)
+
+
+def compose_run(config):
+    """The part of a merge's configuration that run.py knows."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create({key: value for key, value in config.items() if key not in experiment.OWN_KEYS})
+
+
+def test_nothing_is_trained_or_merged_twice(config_of, monkeypatch):
+    first = results_of(config_of())
+    monkeypatch.setattr(training, "run", None)
+    assert results_of(config_of()) == first
+    other = results_of(config_of("fusion=ties"))  # another method, the same networks
+    assert other["average_accuracy"] != first["average_accuracy"]
+
+
+def test_merging_after_every_task_fills_the_matrix(config_of):
+    content = results_of(config_of("sequential=true", "scenario=class5", "fusion=ties"))
+    assert len(content["accuracy_matrix"]) == 5
+    assert content["accuracy_matrix"][0] == content["model_accuracy_matrix"][0] != content["accuracy_matrix"][1]
+    assert content["forgetting"] is not None
+
+
+def test_networks_of_a_run_and_of_files(config_of):
+    whole = results_of(config_of("fusion=magmax"))
+    trained = next(experiment.merge_folder(training.plain(config_of())).parent.parent.glob("independent_*/seed0"))
+    assert results_of(config_of("fusion=magmax", f"run={trained}"))["accuracy_matrix"] == whole["accuracy_matrix"]
+    files = [str(trained / f"task_{t:02d}.pt") for t in range(2)]
+    average = results_of(config_of("fusion=avg"))
+    assert results_of(config_of(f"checkpoints=[{','.join(files)}]"))["accuracy_matrix"] == average["accuracy_matrix"]
+    with pytest.raises(ValueError, match="strategy.init=shared"):
+        experiment.run(config_of("fusion=magmax", f"checkpoints=[{','.join(files)}]"))
+    (sampled,) = experiment.run(config_of("fusion=avg", "weighting=samples"))
+    states = [torch.load(file)["model"]["fc1.weight"] for file in (*files, sampled / "task_01.pt")]
+    assert torch.allclose(states[2], (723 * states[0] + 719 * states[1]) / 1442, atol=1e-7)
+    assert not torch.allclose(states[2], (states[0] + states[1]) / 2, atol=1e-6)
+    with pytest.raises(ValueError, match="the configured backbone and .* are of different architectures"):
+        experiment.run(config_of(f"checkpoints=[{','.join(files)}]", "backbone.hidden=[33]"))
+    bad = trained / "bad.pt"
+    state = torch.load(files[0])
+    state["model"]["fc1.weight"][0, 0] = float("inf")
+    torch.save(state, bad)
+    with pytest.raises(ValueError, match="bad.pt has numbers in fc1.weight that are not finite"):
+        experiment.run(config_of(f"checkpoints=[{bad},{files[1]}]"))
+    bad.write_text("no checkpoint")
+    with pytest.raises(ValueError, match="bad.pt is not a checkpoint"):
+        experiment.run(config_of(f"checkpoints=[{bad},{files[1]}]"))
+
+
+def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
+    with pytest.raises(ValueError, match="fusion=ties works on what each model has moved from a common init"):
+        experiment.run(config_of("fusion=ties", "strategy.init=independent"))
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["weighting=size"], "weighting=size does not exist"),
+        (["checkpoints=[a.pt]", "run=b"], "not both"),
+        (["checkpoints=[a.pt]", "weighting=samples"], "weighting=samples needs the networks of a run"),
+        (["initial=a.pt"], "initial=FILE belongs to checkpoints"),
+        (["strategy=er"], "merging starts from strategy=independent, got strategy=er"),
+        (["baselines=[erx]"], "baselines=erx does not exist"),
+        (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
+        (["launcher=horovod"], "merging is one process"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(config_of, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.run(config_of(*overrides))
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_batch_norm_statistics_are_those_of_the_images():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, momentum=0.3), nn.ReLU(), nn.Flatten()).eval()
+    images = torch.randn(40, 1, 6, 6)
+    assert batch_norm.recompute(network, images.split(10)) == 40
+    with torch.no_grad():
+        entered = network[0](images)
+    assert torch.allclose(network[1].running_mean, entered.mean((0, 2, 3)), atol=1e-5)
+    each = torch.stack([network[0](part).var((0, 2, 3)) for part in images.split(10)]).mean(0)
+    assert torch.allclose(network[1].running_var, each, atol=1e-5)
+    assert not network.training and network[1].momentum == 0.3
+    assert batch_norm.recompute(nn.Linear(2, 2), [torch.randn(3, 2)]) == 0
+
+
+def test_merged_networks_with_batch_norm_get_statistics_of_their_own(compose_config):
+    options = ("backbone=timm", "backbone.model=test_resnet", "batch_size=64", "batch_norm_samples=300", "baselines=[]")
+    content = results_of(compose_config(*PLAIN, *options, name="merge"))
+    assert content["unlabelled_samples"] == 300
+
+
+def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_path):
+    words = [*SMALL, "epochs=1", "fusion=avg,magmax", "baselines=[finetune,er]", f"output={tmp_path}", "-m", "seed=0,1"]
+    line = [sys.executable, str(ROOT / "merge.py"), *words]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.rindex("scenario class2") :].splitlines()
+    assert [row.split()[:3] for row in table[3:]] == [
+        ["finetune", "-", "2"], ["er", "200", "2"], ["avg", "-", "2"], ["magmax", "-", "2"],
+    ]  # fmt: skip
