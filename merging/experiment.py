@@ -19,6 +19,7 @@ from cl.run_folder import benchmark_name, check_writable, config_hash, finished_
 from cl.scenarios import Tasks
 from merging import batch_norm, sources
 from merging.fusion import Fusion, Models
+from merging.workshop import Workshop
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys of conf/merge.yaml that conf/run.yaml does not have.
@@ -119,7 +120,7 @@ def _merge(
 ) -> dict:
     """Fuse, test, save; the content of results.json."""
     network, device = parts.model, parts.device
-    evaluator, _ = experiment.make_evaluator(base, parts, tasks)
+    evaluator, foreign = experiment.make_evaluator(base, parts, tasks)
     history = History(*evaluator(network))
     states = [{name: value.to(device) for name, value in state.items()} for state in source.states]
     parameters = [name for name, _ in network.named_parameters()]
@@ -131,13 +132,14 @@ def _merge(
         network.load_state_dict(state)
         alone.append(evaluator(network)[0])
     unlabelled, merge_seconds = 0, 0.0
+    context = Workshop(base, parts, tasks, foreign, history, folder)
     steps = range(len(states)) if own["sequential"] else [len(states) - 1]
     for last in steps:
         started = time.perf_counter()
         chosen = slice(0, last + 1)
         weights = _weights(own["weighting"], source.num_samples[chosen])
         models = Models(states[chosen], weights, parameters, source.initial, source.names[chosen])
-        network.load_state_dict(fusion(models))
+        network.load_state_dict(fusion(models, context))
         unlabelled += batch_norm.recompute(network, _images(own["batch_norm_samples"], base, parts, tasks, last))
         merge_seconds += time.perf_counter() - started
         history.add(*evaluator(network))
@@ -168,8 +170,10 @@ def _merge(
         "replay_wait_seconds": 0.0,
         "buffer_bytes": sum(value.nbytes for state in source.states for value in state.values()),
         "peak_memory_bytes": results.peak_memory_bytes(device),
-        "gradient_steps": trained.get("gradient_steps", 0),
-        "labelled_samples": trained.get("labelled_samples", 0),
+        "gradient_steps": trained.get("gradient_steps", 0) + history.gradient_steps,
+        "labelled_samples": trained.get("labelled_samples", 0) + history.labelled_samples,
+        "merge_gradient_steps": history.gradient_steps,
+        "merge_labelled_samples": history.labelled_samples,
         "unlabelled_samples": unlabelled,
         "versions": results.versions(),
         "config": base | own,

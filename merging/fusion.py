@@ -7,8 +7,12 @@ trained weights; buffers (batch-norm statistics) are averaged, and counters are 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import nn
+
+from cl.scenarios import Samples
 
 State = dict[str, torch.Tensor]
 
@@ -61,12 +65,27 @@ class Models:
         return start, [vector - start for vector in self.vectors()]
 
 
+class Context(Protocol):
+    """What a fusion that needs data is given."""
+
+    network: nn.Module  # of the architecture of the models, free to be used
+
+    def labelled(self, tasks: list[int], per_task: int | None) -> Samples:
+        """Training samples of some tasks, all or so many of each."""
+
+    def train(self, module: nn.Module, samples: Samples, epochs: int) -> None:
+        """Train the parameters of a module that gives logits of images, with the optimizer and schedule of the run."""
+
+    def new_network(self, number: int) -> State:
+        """A network before training, another one for each number."""
+
+
 class Fusion(ABC):
     """Options are constructor arguments."""
 
     @abstractmethod
-    def __call__(self, models: Models) -> State:
-        """The merged network, on the device of the first one."""
+    def __call__(self, models: Models, context: "Context | None" = None) -> State:
+        """The merged network, on the device of the first one; `context` for the methods that need data."""
 
 
 class VectorFusion(Fusion):
@@ -76,7 +95,7 @@ class VectorFusion(Fusion):
     def merge(self, models: Models) -> torch.Tensor:
         """The vector of the merged weights."""
 
-    def __call__(self, models: Models) -> State:
+    def __call__(self, models: Models, context: "Context | None" = None) -> State:
         return unflatten(self.merge(models), models)
 
 
