@@ -64,7 +64,7 @@ def test_cl_never_knows_merging():
 def test_every_configuration_file_composes_and_its_target_exists(compose_config, path):
     group, option = path.parent.name, path.stem
     choice = f"+experiment={option}" if group == "experiment" else f"{group}={option}"
-    config = compose_config(choice)
+    config = compose_config(choice, name="merge" if group == "fusion" else "run")
     assert "#" == path.read_text()[0] or path.read_text().startswith("name:")
     if group == "launcher":  # decides how the command itself is started, before anything is built
         assert {"name", "np"} <= config[group].keys()
