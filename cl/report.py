@@ -30,6 +30,15 @@ MEASURES = (
     ("forward_transfer", "forward %", 100, 2),
     ("train_seconds", "train s", 1, 1),
 )
+# In a table that compares merging with training: what each row was given, in place of the measures over tasks.
+COSTS = (
+    ("mean_model_accuracy", "models alone %", 100, 2),
+    ("labelled_samples", "labelled samples", 1, 0),
+    ("merge_labelled_samples", "of these to merge", 1, 0),
+    ("unlabelled_samples", "unlabelled", 1, 0),
+    ("gradient_steps", "steps", 1, 0),
+    ("buffer_bytes", "stored kB", 1e-3, 0),
+)
 ABOUT = ("scenario", "dataset", "backbone", "strategy", "buffer")
 
 
@@ -41,7 +50,7 @@ class Group:
     label: dict[str, str]  # heading -> value of the columns that name it
 
     def values(self, key: str) -> list[float]:
-        return [run[key] for run in self.runs if run[key] is not None]
+        return [run[key] for run in self.runs if run.get(key) is not None]
 
 
 def load(paths: list[Path]) -> list[Group]:
@@ -103,7 +112,7 @@ def rows(groups: list[Group], fixed: bool = False) -> tuple[list[str], list[list
     if not fixed:
         names = [name for name in names if name == "strategy" or len({g.label.get(name) for g in groups}) > 1]
     names = [name for name in names if any(group.label.get(name) for group in groups)]
-    shown = [measure for measure in MEASURES if any(group.values(measure[0]) for group in groups)]
+    shown = [measure for measure in _measures(groups) if any(group.values(measure[0]) for group in groups)]
     heading = [*names, "seeds", *(heading for _, heading, _, _ in shown)]
     cells = []
     for group in groups:
@@ -112,11 +121,18 @@ def rows(groups: list[Group], fixed: bool = False) -> tuple[list[str], list[list
     return heading, cells
 
 
+def _measures(groups: list[Group]) -> tuple:
+    if not any(run["kind"] == "merge" for group in groups for run in group.runs):
+        return MEASURES
+    return (*MEASURES[:3], *COSTS, MEASURES[-1])
+
+
 def _mean_and_std(values: list[float], factor: float, digits: int) -> str:
     if not values:
         return "-"
     text = f"{factor * statistics.fmean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
+    same = len(set(values)) == 1 and digits == 0
+    return text if len(values) == 1 or same else f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def caption(groups: list[Group]) -> str:
@@ -147,7 +163,7 @@ def as_markdown(groups: list[Group]) -> str:
 def as_csv(groups: list[Group]) -> str:
     """One line per group, all columns, numbers unrounded."""
     out = io.StringIO()
-    keys = [key for key, *_ in MEASURES]
+    keys = [key for key, *_ in dict.fromkeys((*MEASURES, *_measures(groups)))]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*ABOUT, "with", "seeds", *(f"{key}_{what}" for key in keys for what in ("mean", "std"))])
     for group in groups:

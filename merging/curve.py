@@ -5,12 +5,13 @@ network computes for every t, its weights replaced in the call: there are no lay
 """
 
 import math
+from itertools import chain
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from merging.fusion import Context, Fusion, Models, State, weighted_mean
+from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 
 KINDS = ("bezier", "chain")
 INITS = ("linear", "random")
@@ -60,7 +61,7 @@ class Curve(nn.Module):
         return super().train(mode)
 
 
-class CurveFinding(Fusion):
+class CurveFinding(WeightFusion):
     """The middle of a curve between two networks that is trained on the data of their tasks; more are taken in turn.
 
     `bends` inner points, trained for `epochs` on `samples_per_task` labelled samples of each task (None: all). `init`:
@@ -91,7 +92,7 @@ class CurveFinding(Fusion):
         merged = models.states[0]
         for number, state in enumerate(models.states[1:], start=1):
             curve = self.between(merged, state, models, context)
-            tasks = list(range(number + 1))
+            tasks = sorted(set(chain(*models.tasks[: number + 1])))
             context.train(curve, context.labelled(tasks, self.samples_per_task), self.epochs)
             with torch.no_grad():
                 weights = curve.weights(self.at)

@@ -4,12 +4,13 @@ Networks are trained by the same code as any other run, and lie in the same fold
 """
 
 import copy
-import json
+import math
 import time
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
+from torch import nn
+from torch.func import functional_call
 
 from cl import experiment, plots, results
 from cl.build import build
@@ -18,13 +19,14 @@ from cl.history import History
 from cl.run_folder import benchmark_name, check_writable, config_hash, finished_run, plain
 from cl.scenarios import Tasks
 from merging import batch_norm, sources
-from merging.fusion import Fusion, Models
+from merging.fusion import Fusion, Models, State, WeightFusion
 from merging.workshop import Workshop
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys of conf/merge.yaml that conf/run.yaml does not have.
 OWN_KEYS = (
-    "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "batch_norm_samples", "baselines",
+    "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "running", "batch_norm_samples",
+    "finetune_samples", "finetune_epochs", "baselines",
 )  # fmt: skip
 WEIGHTINGS = ("uniform", "samples")
 BATCH = 500  # images at a time for batch-norm statistics
@@ -86,7 +88,13 @@ def _check(own: dict, base: dict) -> Fusion:
     for name in own["baselines"]:
         if name not in known:
             raise ValueError(f"baselines={name} does not exist; valid: {', '.join(known)}")
-    return build(own["fusion"], "fusion")
+    for name in ("finetune_samples", "finetune_epochs"):
+        if own[name] < 0:
+            raise ValueError(f"{name} must be at least 0, got {own[name]}")
+    fusion = build(own["fusion"], "fusion")
+    if own["running"] and not isinstance(fusion, WeightFusion):
+        raise ValueError(f"running=true goes on from merged weights, and fusion={own['fusion']['name']} has none")
+    return fusion
 
 
 def _with_strategy(base: dict, name: str) -> dict:
@@ -105,14 +113,18 @@ def _train(base: dict) -> Path:
 
 def _find_models(own: dict, base: dict, parts: Components, tasks: Tasks) -> sources.Source:
     if own["checkpoints"] is not None:
-        return sources.from_files(own["checkpoints"], own["initial"])
+        return sources.from_files(own["checkpoints"], own["initial"], base)
     folder = Path(own["run"]) if own["run"] is not None else _train(base)
-    trained = json.loads((folder / "results.json").read_text())["config"] if own["run"] is not None else base
-    strategy = trained["strategy"]
-    shared = strategy["name"] == "independent" and strategy["init"] == "shared"
-    initial = experiment.initial_weights(trained, parts) if shared else None
-    sizes = [tasks.num_training([task]) for task in range(len(tasks))]
-    return sources.from_run(folder, initial, sizes)
+    source = sources.from_run(folder, base)
+    if len(source.states) > len(tasks):
+        raise ValueError(
+            f"{folder} has {len(source.states)} networks, scenario={base['scenario']['name']} {len(tasks)} tasks"
+        )
+    trained = source.results["config"]
+    if trained["strategy"]["name"] == "independent" and trained["strategy"]["init"] == "shared":
+        source.initial = experiment.initial_weights(trained, parts)
+    source.num_samples = [tasks.num_training([task]) for task in range(len(source.states))]
+    return source
 
 
 def _merge(
@@ -126,26 +138,49 @@ def _merge(
     parameters = [name for name, _ in network.named_parameters()]
     # The network that the configuration describes is one of those compared: a checkpoint of another one is named.
     names = ["the configured backbone", *source.names]
-    Models([network.state_dict(), *states], [1.0] + [0.0] * len(states), parameters, names=names)
-    alone = []
-    for state in states:
-        network.load_state_dict(state)
-        alone.append(evaluator(network)[0])
-    unlabelled, merge_seconds = 0, 0.0
+    unequal = fusion.unequal_widths
+    Models(
+        [network.state_dict(), *states], [1.0] + [0.0] * len(states), parameters, names=names, unequal_widths=unequal
+    )
+    alone = [evaluator(network, lambda x, state=state: functional_call(network, state, x))[0] for state in states]
     context = Workshop(base, parts, tasks, foreign, history, folder)
-    steps = range(len(states)) if own["sequential"] else [len(states) - 1]
-    for last in steps:
+    merge_seconds = 0.0
+    merged: nn.Module = network
+    for last in range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]:
         started = time.perf_counter()
-        chosen = slice(0, last + 1)
-        weights = _weights(own["weighting"], source.num_samples[chosen])
-        models = Models(states[chosen], weights, parameters, source.initial, source.names[chosen])
-        network.load_state_dict(fusion(models, context))
-        unlabelled += batch_norm.recompute(network, _images(own["batch_norm_samples"], base, parts, tasks, last))
+        chosen, known = states[: last + 1], [[task] for task in range(last + 1)]
+        weights, labels = _weights(own["weighting"], source.num_samples[: last + 1]), source.names[: last + 1]
+        if own["running"] and last:
+            chosen, known = [merged.state_dict(), states[last]], [list(range(last)), [last]]
+            weights, labels = [sum(weights[:last]), weights[last]], ["the networks merged so far", source.names[last]]
+        models = Models(chosen, weights, parameters, source.initial, labels, known, unequal)
+        merged = fusion.network(models, context)
+        tasks_so_far = list(range(last + 1))
+        if batch_norm.has_statistics(merged):
+            batch_norm.recompute(merged, context.images(tasks_so_far, own["batch_norm_samples"]).split(BATCH))
+        if own["finetune_samples"]:
+            memory = context.labelled(tasks_so_far, max(1, own["finetune_samples"] // len(tasks_so_far)))
+            context.train(merged, memory, own["finetune_epochs"])
         merge_seconds += time.perf_counter() - started
-        history.add(*evaluator(network))
-        about = {"tasks": list(range(last + 1)), "accuracy": history.rows[-1], "config": base | own}
-        experiment.checkpoint.save_task(folder, last, network, about)
+        history.add(*evaluator(merged))
+        about = {"tasks": tasks_so_far, "accuracy": history.rows[-1], "config": base | own}
+        experiment.checkpoint.save_task(folder, last, merged, about)
+    return _results(own, base, parts, source, history, context, alone, merge_seconds)
+
+
+def _results(
+    own: dict,
+    base: dict,
+    parts: Components,
+    source: sources.Source,
+    history: History,
+    context: Workshop,
+    alone: list[list[float]],
+    merge_seconds: float,
+) -> dict:
+    """The content of results.json: totals are those of training the networks and of merging them."""
     trained = source.results or {}
+    accuracies = [sum(row) / len(row) for row in alone]
     measured = results.measures(history, parts.scenario.task_known)
     return {
         "schema": results.SCHEMA,
@@ -161,36 +196,34 @@ def _merge(
         "group": config_hash({key: value for key, value in (base | own).items() if key != "baselines"}),
         "world_size": 1,
         **measured,
-        "model_accuracies": [sum(row) / len(row) for row in alone],
+        "model_accuracies": accuracies,
+        "mean_model_accuracy": sum(accuracies) / len(accuracies),
         "model_accuracy_matrix": alone,
         "train_seconds": trained.get("train_seconds", 0.0) + merge_seconds,
         "merge_seconds": merge_seconds,
         "eval_seconds": history.eval_seconds,
         "samples_per_second": None,
         "replay_wait_seconds": 0.0,
-        "buffer_bytes": sum(value.nbytes for state in source.states for value in state.values()),
-        "peak_memory_bytes": results.peak_memory_bytes(device),
+        "buffer_bytes": _kept_bytes(own, parts, source.states),
+        "peak_memory_bytes": results.peak_memory_bytes(parts.device),
         "gradient_steps": trained.get("gradient_steps", 0) + history.gradient_steps,
         "labelled_samples": trained.get("labelled_samples", 0) + history.labelled_samples,
         "merge_gradient_steps": history.gradient_steps,
         "merge_labelled_samples": history.labelled_samples,
-        "unlabelled_samples": unlabelled,
+        "unlabelled_samples": context.unlabelled_samples,
         "versions": results.versions(),
         "config": base | own,
     }
+
+
+def _kept_bytes(own: dict, parts: Components, states: list[State]) -> int:
+    """Of the networks that have to be there for the merge, and of the samples on which it is trained afterwards."""
+    sizes = [sum(value.nbytes for value in state.values()) for state in states]
+    networks = sum(sizes[:2]) if own["running"] else sum(sizes)
+    return networks + own["finetune_samples"] * (math.prod(parts.dataset.sample_shape) + 16)
 
 
 def _weights(weighting: str, num_samples: list[int | None]) -> list[float]:
     if weighting == "uniform":
         return [1 / len(num_samples)] * len(num_samples)
     return [count / sum(num_samples) for count in num_samples]
-
-
-def _images(count: int, base: dict, parts: Components, tasks: Tasks, last: int):
-    """Batches of training images of the tasks up to `last`, equally many of each, mixed."""
-    share = max(1, count // (last + 1))
-    samples = [tasks.training([task]) for task in range(last + 1)]
-    random = torch.Generator().manual_seed(base["seed"])
-    chosen = torch.cat([own.x[torch.randperm(len(own), generator=random)[:share]] for own in samples])
-    for part in chosen[torch.randperm(len(chosen), generator=random)].split(BATCH):
-        yield parts.transform.test(part.to(parts.device))

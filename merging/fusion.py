@@ -4,6 +4,7 @@ A fusion gets state dicts and gives a state dict; what it gets is never changed.
 trained weights; buffers (batch-norm statistics) are averaged, and counters are those of the first network.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Models:
     """What is merged: `states` of equal architecture, and `weights` that sum to one.
 
     `parameters` are the names that are trained, `initial` the network from which all of them were, if there is one.
+    With `unequal_widths` tensors of the same name may differ in size, not in the number of dimensions.
     """
 
     states: Sequence[State]
@@ -29,9 +31,13 @@ class Models:
     parameters: Sequence[str]
     initial: State | None = None
     names: Sequence[str] = ()  # of the models, for errors
+    tasks: Sequence[Sequence[int]] = ()  # that each model was trained on; by default model i on task i
+    unequal_widths: bool = False
 
     def __post_init__(self):
         names = self.names or [f"model {i}" for i in range(len(self.states))]
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "tasks", self.tasks or [[i] for i in range(len(self.states))])
         if not self.states:
             raise ValueError("nothing to merge: expected at least one model")
         if len(self.weights) != len(self.states) or min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
@@ -44,7 +50,7 @@ class Models:
             everything.append(("the common init", self.initial))
         first_name, first = everything[0]
         for name, state in everything[1:]:
-            _check_alike(first_name, first, name, state)
+            _check_alike(first_name, first, name, state, self.unequal_widths)
         for name, state in everything:
             for key, value in state.items():
                 if value.is_floating_point() and not torch.isfinite(value).all():
@@ -56,22 +62,33 @@ class Models:
 
     def task_vectors(self, method: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The vector of the common init, and what each model has moved from there."""
+        start = flatten(self.need_initial(method), self.parameters)
+        return start, [vector - start for vector in self.vectors()]
+
+    def need_initial(self, method: str) -> State:
+        """The common init; raises ValueError where there is none."""
         if self.initial is None:
             raise ValueError(
                 f"fusion={method} works on what each model has moved from a common init, and these have none: "
                 "train them with strategy.init=shared"
             )
-        start = flatten(self.initial, self.parameters)
-        return start, [vector - start for vector in self.vectors()]
+        return self.initial
 
 
 class Context(Protocol):
     """What a fusion that needs data is given."""
 
     network: nn.Module  # of the architecture of the models, free to be used
+    sample_shape: tuple[int, int, int]  # of an image
 
-    def labelled(self, tasks: list[int], per_task: int | None) -> Samples:
+    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
         """Training samples of some tasks, all or so many of each."""
+
+    def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
+        """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
+
+    def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
+        """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
 
     def train(self, module: nn.Module, samples: Samples, epochs: int) -> None:
         """Train the parameters of a module that gives logits of images, with the optimizer and schedule of the run."""
@@ -83,19 +100,40 @@ class Context(Protocol):
 class Fusion(ABC):
     """Options are constructor arguments."""
 
+    unequal_widths = False  # whether the models' layers may differ in width
+
     @abstractmethod
-    def __call__(self, models: Models, context: "Context | None" = None) -> State:
+    def network(self, models: Models, context: Context) -> nn.Module:
+        """What the models are merged into."""
+
+
+class WeightFusion(Fusion):
+    """A fusion into the weights of one network."""
+
+    @abstractmethod
+    def __call__(self, models: Models, context: Context | None = None) -> State:
         """The merged network, on the device of the first one; `context` for the methods that need data."""
 
+    def network(self, models: Models, context: Context) -> nn.Module:
+        network, merged = copy.deepcopy(context.network), self(models, context)
+        for name, value in network.state_dict().items():
+            if value.shape != merged[name].shape:
+                raise ValueError(
+                    f"the merged network has {tuple(merged[name].shape)} in {name}, the configured backbone "
+                    f"{tuple(value.shape)}: give backbone the widths of the anchor, or another fusion.anchor"
+                )
+        network.load_state_dict(merged)
+        return network
 
-class VectorFusion(Fusion):
+
+class VectorFusion(WeightFusion):
     """A fusion of the vectors of trained weights."""
 
     @abstractmethod
     def merge(self, models: Models) -> torch.Tensor:
         """The vector of the merged weights."""
 
-    def __call__(self, models: Models, context: "Context | None" = None) -> State:
+    def __call__(self, models: Models, context: Context | None = None) -> State:
         return unflatten(self.merge(models), models)
 
 
@@ -109,14 +147,20 @@ def unflatten(vector: torch.Tensor, models: Models) -> State:
     first = models.states[0]
     sizes = [first[name].numel() for name in models.parameters]
     parts = dict(zip(models.parameters, vector.split(sizes)))
+    buffers = mean_state(models, [{name: s[name] for name in s if name not in parts} for s in models.states])
+    return {
+        name: parts[name].view_as(value).to(value.dtype) if name in parts else buffers[name]
+        for name, value in first.items()
+    }
+
+
+def mean_state(models: Models, states: Sequence[State]) -> State:
+    """The mean of states with the models' weights; counters are those of the first."""
     merged = {}
-    for name, value in first.items():
-        if name in parts:
-            merged[name] = parts[name].view_as(value).to(value.dtype)
-        elif value.is_floating_point():
-            merged[name] = weighted_mean([state[name].double() for state in models.states], models.weights).to(
-                value.dtype
-            )
+    for name, value in states[0].items():
+        if value.is_floating_point():
+            mean = weighted_mean([state[name].double() for state in states], models.weights)
+            merged[name] = mean.to(value.dtype)
         else:
             merged[name] = value.clone()
     return merged
@@ -128,11 +172,13 @@ def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> 
     return first + sum(weight * (tensor - first) for weight, tensor in zip(weights, tensors))
 
 
-def _check_alike(name: str, state: State, other_name: str, other: State) -> None:
+def _check_alike(name: str, state: State, other_name: str, other: State, unequal_widths: bool) -> None:
     for key in [*state, *(key for key in other if key not in state)]:
-        shapes = [tuple(each[key].shape) if key in each else "nothing" for each in (state, other)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"{name} and {other_name} are of different architectures: {key} is {shapes[0]} in the one and "
-                f"{shapes[1]} in the other"
-            )
+        shapes = [tuple(each[key].shape) if key in each else None for each in (state, other)]
+        if shapes[0] == shapes[1] or unequal_widths and None not in shapes and len(shapes[0]) == len(shapes[1]):
+            continue
+        own, others = (shape if shape is not None else "nothing" for shape in shapes)
+        raise ValueError(
+            f"{name} and {other_name} are of different architectures: {key} is {own} in the one and {others} in the "
+            "other"
+        )

@@ -1,6 +1,7 @@
 """The data and the training loop, for fusions that need them: those of the run."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +16,11 @@ from cl.loader import num_batches
 from cl.progress import Progress
 from cl.results import MetricsFile
 from cl.scenarios import Samples, Tasks
+from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from cl.trainer import Trainer
 from cl.updater import Updater
+from merging.fusion import State
 
 FIRST_STAGE = 1000  # streams of random numbers that no task has
 
@@ -36,10 +39,34 @@ class Workshop:
     ):
         self.config, self.parts, self.tasks, self.history, self.folder = config, parts, tasks, history, folder
         self.foreign_outputs = foreign_outputs if parts.scenario.task_known else None
-        self.network = copy.deepcopy(parts.model)
+        self.network, self.sample_shape = copy.deepcopy(parts.model), parts.dataset.sample_shape
         self.trained = 0
+        self.unlabelled_samples = 0  # that were seen
 
-    def labelled(self, tasks: list[int], per_task: int | None) -> Samples:
+    def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
+        """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
+        share = max(1, count // len(tasks))
+        chosen = self.labelled(tasks, share).x
+        order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
+        self.unlabelled_samples += len(chosen)
+        return self.parts.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
+
+    def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
+        """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
+        network = copy.deepcopy(self.network).to(self.parts.device)
+        network.load_state_dict(state)
+        strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
+        strategy.setup(network, updater, self.parts.transform, None, self.foreign_outputs, seed=self.config["seed"])
+        samples = self.labelled(tasks, per_task)
+        if labels == "true":
+            self.history.labelled_samples += len(samples)
+        else:
+            self.unlabelled_samples += len(samples)
+        names = {id(weight): name for name, weight in network.named_parameters()}
+        fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
+        return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
+
+    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
         """Training samples of some tasks, all or so many of each."""
         if per_task is None:
             return self.tasks.training(tasks).to(self.parts.device)
@@ -55,13 +82,8 @@ class Workshop:
         """Train the parameters of a module that gives logits of images, with the optimizer and schedule of the run."""
         config, parts = self.config, self.parts
         module.to(parts.device).train()
-        optimizer = build(config["optimizer"], "optimizer", params=module.parameters())
-        updater = Updater(
-            optimizer, module, parts.device, parts.comm, ReduceOptions(), config["precision"], config["clip_norm"],
-            config["passes"],
-        )  # fmt: skip
         strategy = Finetune()
-        strategy.setup(module, updater, parts.transform, None, self.foreign_outputs)
+        strategy.setup(module, self.updater(module), parts.transform, None, self.foreign_outputs)
         steps = epochs * num_batches(len(samples), config["batch_size"] * config["passes"])
         progress = Progress("merging", steps, 0, config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
@@ -76,6 +98,14 @@ class Workshop:
         self.trained += 1
         module.eval()
 
-    def new_network(self, number: int) -> dict[str, torch.Tensor]:
+    def updater(self, module: nn.Module) -> Updater:
+        config, parts = self.config, self.parts
+        optimizer = build(config["optimizer"], "optimizer", params=module.parameters())
+        return Updater(
+            optimizer, module, parts.device, parts.comm, ReduceOptions(), config["precision"], config["clip_norm"],
+            config["passes"],
+        )  # fmt: skip
+
+    def new_network(self, number: int) -> State:
         """A network before training, another one for each number."""
         return initial_weights(self.config, self.parts, FIRST_STAGE + number)

@@ -85,6 +85,12 @@ def test_networks_of_a_run_and_of_files(config_of):
     assert not torch.allclose(states[2], (states[0] + states[1]) / 2, atol=1e-6)
     with pytest.raises(ValueError, match="the configured backbone and .* are of different architectures"):
         experiment.run(config_of(f"checkpoints=[{','.join(files)}]", "backbone.hidden=[33]"))
+    with pytest.raises(ValueError, match="task_00.pt was trained with scenario=class2, but this is scenario=class5"):
+        experiment.run(config_of(f"checkpoints=[{','.join(files)}]", "scenario=class5"))
+    with pytest.raises(ValueError, match="was trained with scenario=class2, but this is scenario=domain2"):
+        experiment.run(config_of(f"run={trained}", "scenario=domain5", "scenario.num_tasks=2"))
+    with pytest.raises(FileNotFoundError, match="there is no results.json"):
+        experiment.run(config_of(f"run={trained.parent}"))
     bad = trained / "bad.pt"
     state = torch.load(files[0])
     state["model"]["fc1.weight"][0, 0] = float("inf")
@@ -94,6 +100,56 @@ def test_networks_of_a_run_and_of_files(config_of):
     bad.write_text("no checkpoint")
     with pytest.raises(ValueError, match="bad.pt is not a checkpoint"):
         experiment.run(config_of(f"checkpoints=[{bad},{files[1]}]"))
+
+
+def test_each_network_may_be_merged_with_the_merge_of_those_before(config_of):
+    together = results_of(config_of("sequential=true", "scenario=class5"))
+    one_by_one = results_of(config_of("running=true", "scenario=class5"))
+    assert len(one_by_one["accuracy_matrix"]) == 5
+    for row, other in zip(together["accuracy_matrix"], one_by_one["accuracy_matrix"]):  # of means it is the mean
+        assert row == pytest.approx(other, abs=0.01)
+    assert together["buffer_bytes"] == 5 * one_by_one["buffer_bytes"] / 2
+    other = results_of(config_of("running=true", "scenario=class5", "fusion=magmax"))
+    assert other["accuracy_matrix"] != results_of(config_of("scenario=class5", "fusion=magmax"))["accuracy_matrix"]
+    sampled = results_of(config_of("running=true", "weighting=samples", "scenario=class5"))
+    assert sampled["average_accuracy"] == pytest.approx(together["average_accuracy"], abs=0.02)
+
+
+def test_the_merged_network_may_be_trained_on_a_few_samples(config_of):
+    plain, tuned = results_of(config_of()), results_of(config_of("finetune_samples=60", "finetune_epochs=4"))
+    assert tuned["average_accuracy"] > plain["average_accuracy"] + 0.05
+    assert (tuned["merge_labelled_samples"], tuned["merge_gradient_steps"]) == (240, 24)
+    assert tuned["buffer_bytes"] - plain["buffer_bytes"] == 60 * (64 + 16)
+
+
+@pytest.mark.parametrize(
+    "fusion", ["ot", "rebasin", "fisher", "regmean", "opcm", "ensemble", "dare", "slerp", "task_arithmetic"]
+)
+def test_every_fusion_of_the_task_models_beats_the_models_alone(config_of, fusion):
+    options = {"ot": ["fusion.cost=activations"], "dare": ["fusion.drop=0.1"]}.get(fusion, [])
+    content = results_of(config_of(f"fusion={fusion}", *options))
+    assert content["average_accuracy"] > 0.55 > content["mean_model_accuracy"]  # alone they know one task of two
+    seen = {"ot": 100, "regmean": 1000, "fisher": 723 + 719}.get(fusion, 0)
+    assert content["unlabelled_samples"] == seen and content["merge_labelled_samples"] == 0
+
+
+def test_networks_of_unequal_widths_are_merged_from_files(config_of):
+    files = []
+    for width, task in ((32, 0), (48, 1)):
+        folder = experiment.run(config_of(f"backbone.hidden=[{width}]"))[-1]
+        trained = next(
+            path for path in folder.parent.parent.glob("independent_*/seed0/task_00.pt")
+            if len(torch.load(path)["model"]["fc1.bias"]) == width
+        )  # fmt: skip
+        files.append(trained.with_name(f"task_{task:02d}.pt"))
+    words = f"checkpoints=[{files[0]},{files[1]}]"
+    content = results_of(config_of(words, "fusion=ot"))
+    assert content["model_accuracies"] == pytest.approx([0.49, 0.46], abs=0.04)
+    assert content["average_accuracy"] > 0.5
+    with pytest.raises(ValueError, match="give backbone the widths of the anchor"):
+        experiment.run(config_of(words, "fusion=ot", "fusion.anchor=widest"))
+    with pytest.raises(ValueError, match="are of different architectures: fc1.weight"):
+        experiment.run(config_of(words, "fusion=avg"))
 
 
 def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
@@ -111,6 +167,8 @@ def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
         (["strategy=er"], "merging starts from strategy=independent, got strategy=er"),
         (["baselines=[erx]"], "baselines=erx does not exist"),
         (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
+        (["running=true", "fusion=ensemble"], "running=true goes on from merged weights"),
+        (["finetune_samples=-1"], "finetune_samples must be at least 0"),
         (["launcher=horovod"], "merging is one process"),
     ],
 )

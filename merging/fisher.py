@@ -1,0 +1,39 @@
+"""Fisher-weighted averaging (Matena & Raffel 2022, Merging Models with Fisher-Weighted Averaging, eq. 3)."""
+
+import torch
+
+from cl.strategies.ewc import LABELS
+from merging.fusion import Context, Models, State, WeightFusion, mean_state
+
+
+class Fisher(WeightFusion):
+    """sum_i w_i F_i theta_i / sum_i w_i F_i, F_i the diagonal Fisher information of model i on its own task.
+
+    `samples_per_task` training samples (None: all), with `labels` as in EWC: "sampled" from the model's own prediction,
+    "true", or the expectation over "all". Where no model has any information it is the plain mean.
+    """
+
+    def __init__(self, samples_per_task: int | None = None, labels: str = "all"):
+        if labels not in LABELS:
+            raise ValueError(f"fusion.labels={labels} does not exist; valid: {', '.join(LABELS)}")
+        if samples_per_task is not None and samples_per_task < 1:
+            raise ValueError(f"fusion.samples_per_task must be at least 1, got {samples_per_task}")
+        self.samples_per_task, self.labels = samples_per_task, labels
+
+    def __call__(self, models: Models, context: Context) -> State:
+        fishers = [
+            context.fisher(state, tasks, self.samples_per_task, self.labels)
+            for tasks, state in zip(models.tasks, models.states)
+        ]
+        result = mean_state(models, models.states)
+        return result | {name: _weighted(models, fishers, name, result[name]) for name in models.parameters}
+
+
+def _weighted(models: Models, fishers: list[State], name: str, mean: torch.Tensor) -> torch.Tensor:
+    shares = [weight * fisher[name].double() for weight, fisher in zip(models.weights, fishers)]
+    total = sum(shares)
+    # As a step from the plain mean, which is exact for equal models and stays there where nothing is known.
+    steps = sum(share * (state[name].double() - mean.double()) for share, state in zip(shares, models.states))
+    return (mean.double() + torch.where(total > 0, steps / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)).to(
+        mean.dtype
+    )
