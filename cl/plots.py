@@ -31,11 +31,12 @@ def draw_run(folder: Path, results: dict, formats: list) -> None:
         return
     known = results["measured_with_task_known"]
     matrix = results["task_accuracy_matrix" if known else "accuracy_matrix"]
-    title = f"{results['strategy']}, {results['scenario']} on {results['dataset']}" + (", task known" if known else "")
-    _save(_matrix_figure(matrix, title), folder / "accuracy_matrix", formats)
+    method = results.get("fusion", results["strategy"])
+    title = f"{method}, {results['scenario']} on {results['dataset']}" + (", task known" if known else "")
+    save(_matrix_figure(matrix, title), folder / "accuracy_matrix", formats)
     if results["accuracy_so_far"] is not None:
-        line = {"label": results["strategy"], "mean": results["accuracy_so_far"], "std": None}
-        _save(_curves_figure([line], title), folder / "average_accuracy", formats)
+        line = {"label": method, "mean": results["accuracy_so_far"], "std": None}
+        save(_curves_figure([line], title), folder / "average_accuracy", formats)
 
 
 def draw_overlay(path: Path, lines: list[dict], title: str, formats: list) -> None:
@@ -43,11 +44,11 @@ def draw_overlay(path: Path, lines: list[dict], title: str, formats: list) -> No
 
     A line with a single value (joint training) is drawn as a level.
     """
-    _save(_curves_figure(lines, title), path, formats)
+    save(_curves_figure(lines, title), path, formats)
 
 
 def _matrix_figure(matrix: list, title: str):
-    figure, axes = _figure(1.6 + 0.42 * len(matrix[0]), 1.5 + 0.42 * len(matrix))
+    figure, axes = new_figure(1.6 + 0.42 * len(matrix[0]), 1.5 + 0.42 * len(matrix))
     rows, columns = len(matrix), len(matrix[0])
     image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     if columns <= MOST_NUMBERED_TASKS:
@@ -74,7 +75,7 @@ def _matrix_figure(matrix: list, title: str):
 
 
 def _curves_figure(lines: list[dict], title: str):
-    figure, axes = _figure(4.6 if len(lines) == 1 else 6.0, 3.2)
+    figure, axes = new_figure(4.6 if len(lines) == 1 else 6.0, 3.2)
     stages = max(len(line["mean"]) for line in lines)
     for i, line in enumerate(lines):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
@@ -99,16 +100,18 @@ def _curves_figure(lines: list[dict], title: str):
     return figure
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float, columns: int = 1):
+    """A figure of so many inches with one pair of axes, or an array of them side by side."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.rcParams.update(STYLE)
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return figure, figure.subplots(ncols=columns)
 
 
-def _save(figure, stem: Path, formats: list) -> None:
+def save(figure, stem: Path, formats: list) -> None:
+    """The figure in each of the formats."""
     for name in formats:
         with atomic_write(stem.with_name(f"{stem.name}.{name}")) as file:
             figure.savefig(file, format=name)

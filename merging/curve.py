@@ -4,6 +4,7 @@ Two networks are the ends of a curve w(t), whose inner points are trained so tha
 network computes for every t, its weights replaced in the call: there are no layers of a curve.
 """
 
+import copy
 import math
 from itertools import chain
 
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from cl.scenarios import Samples
+from merging import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 
 KINDS = ("bezier", "chain")
@@ -52,6 +55,12 @@ class Curve(nn.Module):
             found[name] = kept[0][1] if len(kept) == 1 else sum(share * point for share, point in kept)
         return found
 
+    def middle(self) -> State:
+        """The one inner point, or w(0.5) where there are several."""
+        if len(self.inner) > 1:
+            return self.weights(0.5)
+        return {name: weight.detach() for name, weight in zip(self.names, self.inner[0])}
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         t = torch.rand(()).item() if self.training else self.t
         return functional_call(self.network[0], self.weights(t), (x,))
@@ -62,10 +71,12 @@ class Curve(nn.Module):
 
 
 class CurveFinding(WeightFusion):
-    """The middle of a curve between two networks that is trained on the data of their tasks; more are taken in turn.
+    """A point of a curve between two networks that is trained on the data of their tasks; more are taken in turn.
 
     `bends` inner points, trained for `epochs` on `samples_per_task` labelled samples of each task (None: all). `init`:
-    "linear", on the straight line, or "random", new networks. Reported is w(`at`).
+    "linear", on the straight line, or "random", new networks. Merged is w(`at`), or with "best" the point with the
+    lowest loss on a share `held_out` of these samples, which is not trained on. The last curve is measured at `points`
+    values of t on up to `samples` training and all test samples, and with `plane` > 0 the loss around it on a grid.
     """
 
     def __init__(
@@ -75,7 +86,11 @@ class CurveFinding(WeightFusion):
         epochs: int = 10,
         samples_per_task: int | None = None,
         init: str = "linear",
-        at: float = 0.5,
+        at: float | str = 0.5,
+        held_out: float = 0.1,
+        points: int = 61,
+        plane: int = 0,
+        samples: int = 2000,
     ):
         for name, value, valid in (("kind", kind, KINDS), ("init", init, INITS)):
             if value not in valid:
@@ -83,22 +98,57 @@ class CurveFinding(WeightFusion):
         for name, value in (("bends", bends), ("epochs", epochs), ("samples_per_task", samples_per_task or 1)):
             if value < 1:
                 raise ValueError(f"fusion.{name} must be at least 1, got {value}")
-        if not 0 <= at <= 1:
-            raise ValueError(f"fusion.at must lie in [0, 1], got {at}")
+        if at != "best" and (isinstance(at, str) or not 0 <= at <= 1):
+            raise ValueError(f"fusion.at must lie in [0, 1] or be best, got {at}")
+        if not 0 < held_out < 1:
+            raise ValueError(f"fusion.held_out must be a share between 0 and 1, got {held_out}")
+        for name, value, least in (("points", points, 2), ("plane", plane, 2), ("samples", samples, 1)):
+            if value != 0 and value < least or name == "samples" and not value:
+                raise ValueError(f"fusion.{name} must be at least {least}, got {value}")
+        if at == "best" and not points:
+            raise ValueError("fusion.at=best is chosen among fusion.points, got 0")
         self.kind, self.bends, self.epochs, self.init, self.at = kind, bends, epochs, init, at
-        self.samples_per_task = samples_per_task
+        self.samples_per_task, self.held_out = samples_per_task, held_out
+        self.points, self.plane, self.samples = points, plane, samples
 
     def __call__(self, models: Models, context: Context) -> State:
         merged = models.states[0]
         for number, state in enumerate(models.states[1:], start=1):
             curve = self.between(merged, state, models, context)
             tasks = sorted(set(chain(*models.tasks[: number + 1])))
-            context.train(curve, context.labelled(tasks, self.samples_per_task), self.epochs)
-            with torch.no_grad():
-                weights = curve.weights(self.at)
+            samples, held_out = context.labelled(tasks, self.samples_per_task), None
+            if self.at == "best":
+                samples, held_out = context.hold_out(samples, self.held_out)
+            context.train(curve, samples, self.epochs)
+            curve.requires_grad_(False)
+            at = self.at if held_out is None else self.best(curve, context, tasks, held_out)
+            if number == len(models.states) - 1:
+                self.measure(curve, context, tasks, samples, at)
+            weights = curve.weights(at)
             buffers = {name: value for name, value in merged.items() if name not in weights}
             merged = {name: value.detach().clone() for name, value in {**buffers, **weights}.items()}
         return {name: merged[name] for name in models.states[0]}
+
+    def best(self, curve: Curve, context: Context, tasks: list[int], samples: Samples) -> float:
+        """The t of the `points` with the lowest loss."""
+        network = copy.deepcopy(context.network)
+        losses = {}
+        for i in range(self.points):
+            t = i / (self.points - 1)
+            landscape.place(network, curve.weights(t), context, tasks)
+            losses[t] = context.score(network, samples)[0]
+        return min(losses, key=losses.get)
+
+    def measure(self, curve: Curve, context: Context, tasks: list[int], samples: Samples, at: float) -> None:
+        """Tell the context what lies along the curve."""
+        found: dict = {"at": at}
+        train = context.some(samples, self.samples)
+        with context.measuring():
+            if self.points:
+                found |= landscape.along(curve, context, tasks, train, context.testing(tasks), self.points)
+            if self.plane:
+                found["plane"] = landscape.plane(curve, context, tasks, train, self.plane)
+        context.record("curve", found)
 
     def between(self, first: State, last: State, models: Models, context: Context) -> Curve:
         """The curve before training."""

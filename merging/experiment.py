@@ -18,7 +18,7 @@ from cl.experiment import Components
 from cl.history import History
 from cl.run_folder import benchmark_name, check_writable, config_hash, finished_run, plain
 from cl.scenarios import Tasks
-from merging import batch_norm, sources
+from merging import pictures, sources
 from merging.fusion import Fusion, Models, State, WeightFusion
 from merging.workshop import Workshop
 
@@ -29,7 +29,6 @@ OWN_KEYS = (
     "finetune_samples", "finetune_epochs", "baselines",
 )  # fmt: skip
 WEIGHTINGS = ("uniform", "samples")
-BATCH = 500  # images at a time for batch-norm statistics
 
 
 def run(config) -> list[Path]:
@@ -52,6 +51,9 @@ def run(config) -> list[Path]:
     source = _find_models(own, base, parts, tasks)
     content = _merge(fusion, own, base, parts, tasks, source, folder)
     plots.draw_run(folder, content, base["pictures"])
+    if "t" in content.get("curve", {}):
+        title = f"{own['fusion']['kind']} between networks, {base['scenario']['name']} on {base['dataset']['name']}"
+        pictures.draw_curve(folder, content["curve"], title, base["pictures"])
     results.write_json(folder / "results.json", content)
     alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
     print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
@@ -143,7 +145,7 @@ def _merge(
         [network.state_dict(), *states], [1.0] + [0.0] * len(states), parameters, names=names, unequal_widths=unequal
     )
     alone = [evaluator(network, lambda x, state=state: functional_call(network, state, x))[0] for state in states]
-    context = Workshop(base, parts, tasks, foreign, history, folder)
+    context = Workshop(base, parts, tasks, foreign, history, folder, own["batch_norm_samples"])
     merge_seconds = 0.0
     merged: nn.Module = network
     for last in range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]:
@@ -156,8 +158,7 @@ def _merge(
         models = Models(chosen, weights, parameters, source.initial, labels, known, unequal)
         merged = fusion.network(models, context)
         tasks_so_far = list(range(last + 1))
-        if batch_norm.has_statistics(merged):
-            batch_norm.recompute(merged, context.images(tasks_so_far, own["batch_norm_samples"]).split(BATCH))
+        context.settle(merged, tasks_so_far)
         if own["finetune_samples"]:
             memory = context.labelled(tasks_so_far, max(1, own["finetune_samples"] // len(tasks_so_far)))
             context.train(merged, memory, own["finetune_epochs"])
@@ -165,7 +166,7 @@ def _merge(
         history.add(*evaluator(merged))
         about = {"tasks": tasks_so_far, "accuracy": history.rows[-1], "config": base | own}
         experiment.checkpoint.save_task(folder, last, merged, about)
-    return _results(own, base, parts, source, history, context, alone, merge_seconds)
+    return _results(own, base, parts, source, history, context, alone, merge_seconds - context.measure_seconds)
 
 
 def _results(
@@ -211,6 +212,7 @@ def _results(
         "merge_gradient_steps": history.gradient_steps,
         "merge_labelled_samples": history.labelled_samples,
         "unlabelled_samples": context.unlabelled_samples,
+        **context.recorded,
         "versions": results.versions(),
         "config": base | own,
     }

@@ -6,7 +6,8 @@ trained weights; buffers (batch-norm statistics) are averaged, and counters are 
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,6 +93,30 @@ class Context(Protocol):
 
     def train(self, module: nn.Module, samples: Samples, epochs: int) -> None:
         """Train the parameters of a module that gives logits of images, with the optimizer and schedule of the run."""
+
+    def testing(self, tasks: Sequence[int]) -> Samples:
+        """The test samples of some tasks."""
+
+    def some(self, samples: Samples, count: int) -> Samples:
+        """Up to so many of them, at random."""
+
+    def hold_out(self, samples: Samples, share: float) -> tuple[Samples, Samples]:
+        """The others, and a random share of them."""
+
+    def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
+        """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
+
+    def settle(self, network: nn.Module, tasks: Sequence[int]) -> None:
+        """Take a network's batch-norm statistics anew from images of some tasks, if it has any."""
+
+    def measuring(self) -> AbstractContextManager:
+        """Within it, the time does not count as merging."""
+
+    def progress(self, label: str, items: Sequence) -> Iterator:
+        """The items, with a progress bar."""
+
+    def record(self, name: str, content: dict) -> None:
+        """An entry of results.json."""
 
     def new_network(self, number: int) -> State:
         """A network before training, another one for each number."""

@@ -1,10 +1,14 @@
 """The data and the training loop, for fusions that need them: those of the run."""
 
 import copy
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cl import seeding
@@ -20,8 +24,10 @@ from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from cl.trainer import Trainer
 from cl.updater import Updater
+from merging import batch_norm
 from merging.fusion import State
 
+BATCH = 500  # images at a time for batch-norm statistics
 FIRST_STAGE = 1000  # streams of random numbers that no task has
 
 
@@ -36,12 +42,17 @@ class Workshop:
         foreign_outputs: torch.Tensor | None,
         history: History,
         folder: Path,
+        batch_norm_samples: int,
     ):
         self.config, self.parts, self.tasks, self.history, self.folder = config, parts, tasks, history, folder
         self.foreign_outputs = foreign_outputs if parts.scenario.task_known else None
         self.network, self.sample_shape = copy.deepcopy(parts.model), parts.dataset.sample_shape
         self.trained = 0
         self.unlabelled_samples = 0  # that were seen
+        self.batch_norm_samples = batch_norm_samples
+        self.measure_seconds = 0.0
+        self.recorded: dict[str, dict] = {}
+        self._settling: dict[tuple, torch.Tensor] = {}
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
         """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
@@ -73,10 +84,9 @@ class Workshop:
         chosen = []
         for task in tasks:
             samples = self.tasks.training([task])
-            order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))[:per_task]
-            chosen.append(Samples(samples.x[order], samples.y[order], samples.task[order]))
-        columns = (torch.cat([getattr(part, name) for part in chosen]) for name in ("x", "y", "task"))
-        return Samples(*columns).to(self.parts.device)
+            order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
+            chosen.append(_taken(samples, order[:per_task]))
+        return joined(chosen).to(self.parts.device)
 
     def train(self, module: nn.Module, samples: Samples, epochs: int) -> None:
         """Train the parameters of a module that gives logits of images, with the optimizer and schedule of the run."""
@@ -106,6 +116,77 @@ class Workshop:
             config["passes"],
         )  # fmt: skip
 
+    def testing(self, tasks: Sequence[int]) -> Samples:
+        """The test samples of some tasks."""
+        return joined([self.tasks.testing(task, self.parts.device) for task in tasks])
+
+    def some(self, samples: Samples, count: int) -> Samples:
+        """Up to so many of them, at random."""
+        return _taken(samples, self._order(samples)[:count])
+
+    def hold_out(self, samples: Samples, share: float) -> tuple[Samples, Samples]:
+        """The others, and a random share of them."""
+        order = self._order(samples)
+        count = max(1, round(share * len(samples)))
+        return _taken(samples, order[count:]), _taken(samples, order[:count])
+
+    def _order(self, samples: Samples) -> np.ndarray:
+        return seeding.generator(self.config["seed"], "merging order").permutation(len(samples))
+
+    @torch.no_grad()
+    def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
+        """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
+        network.to(self.parts.device).eval()
+        loss = correct = torch.zeros((), device=self.parts.device)
+        size = self.config["eval_batch_size"]
+        for x, y, task in zip(samples.x.split(size), samples.y.split(size), samples.task.split(size)):
+            logits = network(self.parts.transform.test(x)).float()
+            if self.foreign_outputs is not None:
+                logits = logits.masked_fill(self.foreign_outputs[task], float("-inf"))
+            loss = loss + F.cross_entropy(logits, y, reduction="sum")
+            correct = correct + (logits.argmax(1) == y).sum()
+        return loss.item() / len(samples), correct.item() / len(samples)
+
+    def settle(self, network: nn.Module, tasks: Sequence[int]) -> None:
+        """Take a network's batch-norm statistics anew from images of some tasks, if it has any."""
+        if not batch_norm.has_statistics(network):
+            return
+        key = tuple(tasks)
+        if key not in self._settling:  # the same images for every network
+            self._settling[key] = self.images(tasks, self.batch_norm_samples)
+        batch_norm.recompute(network, self._settling[key].split(BATCH))
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within it, the time does not count as merging."""
+        started = time.perf_counter()
+        yield
+        self.measure_seconds += time.perf_counter() - started
+
+    def progress(self, label: str, items: Sequence) -> Iterator:
+        """The items, with a progress bar."""
+        bar = Progress(label, len(items), 0, self.config["progress"])
+        try:
+            for item in items:
+                yield item
+                bar.step()
+        finally:
+            bar.close()
+
+    def record(self, name: str, content: dict) -> None:
+        """An entry of results.json."""
+        self.recorded[name] = content
+
     def new_network(self, number: int) -> State:
         """A network before training, another one for each number."""
         return initial_weights(self.config, self.parts, FIRST_STAGE + number)
+
+
+def joined(parts: list[Samples]) -> Samples:
+    """Several parts, one after the other."""
+    return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "task")))
+
+
+def _taken(samples: Samples, order: np.ndarray) -> Samples:
+    chosen = torch.from_numpy(order).to(samples.y.device)
+    return Samples(samples.x[chosen], samples.y[chosen], samples.task[chosen])

@@ -1,12 +1,14 @@
 """Curves between two networks: their ends, their shape, and what training their inner points does."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
+from matplotlib import image
 from torch import nn
 
-from merging import experiment
+from merging import experiment, landscape
 from merging.curve import Curve, CurveFinding
 
 
@@ -74,12 +76,9 @@ def test_training_draws_another_point_each_time():
 
 
 OPTIONS = (
-    "scenario=class2", "progress=false", "pictures=[]", "baselines=[]", "backbone.hidden=[32]",
-    "epochs=3",
+    "scenario=class2", "progress=false", "pictures=[]", "baselines=[]", "backbone.hidden=[32]", "epochs=3",
 )  # fmt: skip
-
-
-CURVE = ("fusion=curve", "fusion.epochs=4")
+CURVE = ("fusion=curve", "fusion.epochs=4", "fusion.points=5", "fusion.plane=0")
 
 
 def merged(compose_config, *overrides) -> dict:
@@ -110,8 +109,86 @@ def test_a_curve_of_several_bends_few_samples_and_random_points(compose_config):
 
 
 def test_an_end_of_the_curve_is_the_network_there(compose_config):
-    found = merged(compose_config, "fusion=curve", "fusion.at=0.0", "fusion.epochs=1")
+    found = merged(compose_config, *CURVE, "fusion.at=0.0", "fusion.epochs=1")
     assert found["accuracy_matrix"][0] == found["model_accuracy_matrix"][0]
+    along = found["curve"]
+    for t, model in ((0, 0), (-1, 1)):  # of both tasks' test samples together, of which there are nearly as many
+        assert along["test_accuracy"][t] == along["line_test_accuracy"][t]
+        assert along["test_accuracy"][t] == pytest.approx(found["model_accuracies"][model], abs=0.005)
+
+
+def test_the_best_point_is_chosen_on_samples_that_were_not_trained_on(compose_config):
+    words = (*CURVE, "fusion.at=best", "fusion.held_out=0.25", "fusion.points=9")
+    found = merged(compose_config, *words)
+    assert found["merge_labelled_samples"] == 4 * (1442 - round(0.25 * 1442))
+    assert found["curve"]["at"] in [i / 8 for i in range(2, 7)]  # not near an end, where one task is unknown
+    same = merged(compose_config, *words, f"fusion.at={found['curve']['at']}")
+    assert same["curve"]["at"] == found["curve"]["at"] and same["accuracy_matrix"] != found["accuracy_matrix"]
+
+
+@dataclass
+class Plain:
+    """What measuring asks for: the loss is half the squared norm of the weights, the accuracy its first entry."""
+
+    network: nn.Module
+    settled: int = 0
+
+    def settle(self, network, tasks):
+        self.settled += 1
+
+    def score(self, network, samples):
+        weights = torch.cat([value.flatten() for value in network.state_dict().values()])
+        return weights.double().square().sum().item() / 2, weights[0].item()
+
+    def progress(self, label, items):
+        yield from items
+
+
+def plain_curve(kind, *points):
+    network = nn.Linear(1, 1)
+    states = [{"weight": torch.tensor([[x]]), "bias": torch.tensor([y])} for x, y in points]
+    return Curve(network, states, ["weight", "bias"], kind).requires_grad_(False), Plain(network)
+
+
+def test_measures_along_a_curve_worked_out_by_hand():
+    made, context = plain_curve("chain", (0.0, 0.0), (0.0, 3.0), (4.0, 3.0))
+    found = landscape.along(made, context, [0], None, None, points=9)
+    assert (found["length"], found["distance"]) == (pytest.approx(7.0), pytest.approx(5.0))
+    assert found["test_accuracy"] == [0, 0, 0, 0, 0, 1, 2, 3, 4]
+    assert found["line_test_accuracy"] == pytest.approx([i / 2 for i in range(9)])
+    assert found["train_loss"][2] == pytest.approx(1.5**2 / 2) and found["line_train_loss"][4] == pytest.approx(3.125)
+    # 3 of its length at accuracy 0, then 4 at 2 in the mean
+    assert found["arc_average"]["test_accuracy"] == pytest.approx(8 / 7)
+    assert context.settled == 18
+
+
+def test_the_arc_average_of_a_bezier_curve_is_by_length_not_by_t():
+    made, context = plain_curve("bezier", (0.0, 0.0), (0.0, 0.0), (4.0, 0.0))  # x = 4 t^2: slow at first
+    found = landscape.along(made, context, [0], None, None, points=201)
+    assert sum(found["test_accuracy"]) / 201 == pytest.approx(4 / 3, abs=0.02)
+    assert found["arc_average"]["test_accuracy"] == pytest.approx(2.0, abs=1e-6)
+
+
+def test_the_plane_goes_through_ends_and_control_point():
+    made, context = plain_curve("bezier", (1.0, 1.0), (2.0, 4.0), (5.0, 1.0))
+    found = landscape.plane(made, context, [0], None, side=5)
+    assert found["points"]["last network"] == pytest.approx((4.0, 0.0))
+    assert found["points"]["control point"] == pytest.approx((1.0, 3.0), abs=1e-6)
+    for y, row in zip(found["y"], found["loss"]):
+        for x, loss in zip(found["x"], row):
+            assert loss == pytest.approx(((1 + x) ** 2 + (1 + y) ** 2) / 2, rel=1e-5)
+    assert found["path"][30] == pytest.approx((0.25 * 4 + 0.5 * 1, 0.5 * 3), abs=1e-6)
+    assert min(found["x"]) < -0.5 and max(found["x"]) > 4.5 and max(found["y"]) > 3.5
+
+
+def test_pictures_of_the_curve_and_its_plane_are_drawn(compose_config):
+    config = compose_config(*OPTIONS, *CURVE, "fusion.plane=4", "pictures=[png]", name="merge")
+    folder = experiment.run(config)[-1]
+    for name in ("curve", "curve_plane"):
+        picture = image.imread(folder / f"{name}.png")
+        assert picture.shape[0] > 400 and picture[..., :3].std() > 0.1
+    found = json.loads((folder / "results.json").read_text())["curve"]
+    assert len(found["plane"]["loss"]) == 4 and len(found["t"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -119,6 +196,8 @@ def test_an_end_of_the_curve_is_the_network_there(compose_config):
     [
         ({"kind": "spline"}, "kind=spline"), ({"init": "zero"}, "init=zero"), ({"bends": 0}, "bends"),
         ({"epochs": 0}, "epochs"), ({"at": 1.5}, "at must lie"), ({"samples_per_task": -1}, "samples_per_task"),
+        ({"at": "middle"}, "or be best"), ({"held_out": 1.0}, "held_out"), ({"points": 1}, "points"),
+        ({"plane": -1}, "plane"), ({"samples": 0}, "samples"), ({"at": "best", "points": 0}, "chosen among"),
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(options, word):
