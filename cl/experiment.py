@@ -214,11 +214,13 @@ def _train(
         strategy, parts.schedule, config["batch_size"], seed, parts.device, config["log_interval"], history, progress,
         metrics, parts.logger, comm,
     )  # fmt: skip
+    if config["optimizer_state"] == "epoch":
+        trainer.each_epoch = lambda: updater.load_state_dict(copy.deepcopy(fresh_updater))
     parts.logger.start(folder, config)
     model.train()
     try:
         for stage in range(first, len(parts.stages)):
-            if config["optimizer_state"] == "reset":
+            if config["optimizer_state"] != "keep":
                 updater.load_state_dict(fresh_updater)
             if fresh_model is not None:
                 model.load_state_dict(fresh_model)
@@ -384,9 +386,9 @@ def _check_numbers(config: dict) -> None:
             raise ValueError(f"{key} must be a whole number of at least 1, got {config[key]}")
     if not isinstance(config["seed"], int) or config["seed"] < 0:
         raise ValueError(f"seed must be a whole number of 0 or more, got {config['seed']}")
-    for key in ("optimizer_state", "model_state"):
-        if config[key] not in ("keep", "reset"):
-            raise ValueError(f"{key} must be keep or reset, got {config[key]}")
+    for key, valid in (("optimizer_state", ("keep", "reset", "epoch")), ("model_state", ("keep", "reset"))):
+        if config[key] not in valid:
+            raise ValueError(f"{key} must be {', '.join(valid[:-1])} or {valid[-1]}, got {config[key]}")
     if config["batch_norm"] not in ("rank0", "average"):
         raise ValueError(f"batch_norm must be rank0 or average, got {config['batch_norm']}")
     plots.check_formats(config["pictures"])

@@ -291,6 +291,41 @@ class InstanceIncremental(Scenario):
         return Tasks(train, test, *parts, [None] * self.num_tasks)
 
 
+class Skewed(Scenario):
+    """Two tasks of unequal size: the first has one class whole and a share of the others, the second the rest.
+
+    `first_share` of the samples of the other classes together, in the order of the file, belongs to the first task, and
+    so do all of `whole_class`; with None no class is special. Both are tested on the whole test split.
+    """
+
+    def __init__(self, num_tasks: int, whole_class: int | None, first_share: float, concatenate: bool = False):
+        super().__init__(num_tasks, concatenate)
+        if num_tasks != 2:
+            raise ValueError(f"a skewed scenario has two tasks, got scenario.num_tasks={num_tasks}")
+        if not 0 < first_share < 1:
+            raise ValueError(f"scenario.first_share must be a share between 0 and 1, got {first_share}")
+        self.whole_class, self.first_share = whole_class, first_share
+
+    def plan(self, dataset: Dataset) -> None:
+        if self.whole_class is not None and not 0 <= self.whole_class < dataset.num_classes:
+            raise ValueError(
+                f"scenario.whole_class must be a label from 0 to {dataset.num_classes - 1}, got {self.whole_class}"
+            )
+        self.num_outputs = dataset.num_classes
+
+    def split(self, train: Split, test: Split, seed: int) -> Tasks:
+        labels = train.y.numpy()
+        whole = labels == self.whole_class if self.whole_class is not None else np.zeros(len(labels), dtype=bool)
+        others = np.flatnonzero(~whole)
+        count = int(self.first_share * len(others))
+        if not 0 < count < len(others):
+            raise ValueError(f"scenario.first_share={self.first_share} of {len(others)} samples leaves a task empty")
+        first = np.sort(np.concatenate([np.flatnonzero(whole), others[:count]]))
+        parts = [Part(indices, labels[indices]) for indices in (first, others[count:])]
+        everything = Part(np.arange(len(test)), test.y.numpy())
+        return Tasks(train, test, parts, [everything, everything], [None, None])
+
+
 def _parts(split: Split, make_scenario, task_of: np.ndarray | None = None) -> list[Part]:
     """The tasks of a continuum scenario over the indices of a split."""
     from continuum.datasets import InMemoryDataset

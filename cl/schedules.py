@@ -58,6 +58,22 @@ class Cosine(Schedule):
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
 
 
+class Linear(Schedule):
+    """1 until `start`, then linearly to `final` at `end`, both shares of the training (Garipov et al. 2018, A.1)."""
+
+    def __init__(self, start: float = 0.5, end: float = 0.9, final: float = 0.01, warmup: float = 0.0):
+        super().__init__(warmup)
+        if not 0 <= start < end <= 1:
+            raise ValueError(f"schedule.start and schedule.end must be rising shares in [0, 1], got {start} and {end}")
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
+        self.fall, self.end, self.final = start, end, final
+
+    def after_warmup(self, progress: float) -> float:
+        done = (progress - self.fall) / (self.end - self.fall)
+        return 1 - (1 - self.final) * min(1.0, max(0.0, done))
+
+
 class MultiStep(Schedule):
     """Times `gamma` at each milestone, a share of the task's training."""
 

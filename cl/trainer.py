@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +35,7 @@ class Trainer:
     metrics: MetricsFile | None  # None on all ranks but the first
     logger: NoLogger
     comm: Comm = field(default_factory=Comm)
+    each_epoch: Callable[[], None] | None = None  # called before each of them
 
     def __post_init__(self):
         self.base_rates = [group["lr"] for group in self._groups]
@@ -57,6 +59,8 @@ class Trainer:
         meter = _Meter(self.device)
         step, loss = 0, math.nan
         for epoch in range(-(-steps // epoch_steps)):
+            if self.each_epoch is not None:
+                self.each_epoch()
             batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks)
             for batch in itertools.islice(batches, steps - step):
                 if not self.schedule.is_constant:

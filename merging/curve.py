@@ -12,12 +12,14 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from cl.build import build
 from cl.scenarios import Samples
 from merging import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 
 KINDS = ("bezier", "chain")
 INITS = ("linear", "random")
+STARTS = ("model", "average")
 
 
 class Curve(nn.Module):
@@ -74,9 +76,12 @@ class CurveFinding(WeightFusion):
     """A point of a curve between two networks that is trained on the data of their tasks; more are taken in turn.
 
     `bends` inner points, trained for `epochs` on `samples_per_task` labelled samples of each task (None: all). `init`:
-    "linear", on the straight line, or "random", new networks. Merged is w(`at`), or with "best" the point with the
-    lowest loss on a share `held_out` of these samples, which is not trained on. The last curve is measured at `points`
-    values of t on up to `samples` training and all test samples, and with `plane` > 0 the loss around it on a grid.
+    "linear", on the straight line, or "random", new networks. `start`: the curve begins with the first "model", or the
+    "average" of both. `schedule` of the learning rate: a configuration, or None for that of the run.
+
+    Merged is w(`at`), or with "best" the point with the lowest loss on a share `held_out` of these samples, which is
+    not trained on. The last curve is measured at `points` values of t on up to `samples` training and all test samples,
+    and with `plane` > 0 the loss around it on a grid.
     """
 
     def __init__(
@@ -86,13 +91,15 @@ class CurveFinding(WeightFusion):
         epochs: int = 10,
         samples_per_task: int | None = None,
         init: str = "linear",
+        start: str = "model",
+        schedule: dict | None = None,
         at: float | str = 0.5,
         held_out: float = 0.1,
         points: int = 61,
         plane: int = 0,
         samples: int = 2000,
     ):
-        for name, value, valid in (("kind", kind, KINDS), ("init", init, INITS)):
+        for name, value, valid in (("kind", kind, KINDS), ("init", init, INITS), ("start", start, STARTS)):
             if value not in valid:
                 raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
         for name, value in (("bends", bends), ("epochs", epochs), ("samples_per_task", samples_per_task or 1)):
@@ -110,16 +117,20 @@ class CurveFinding(WeightFusion):
         self.kind, self.bends, self.epochs, self.init, self.at = kind, bends, epochs, init, at
         self.samples_per_task, self.held_out = samples_per_task, held_out
         self.points, self.plane, self.samples = points, plane, samples
+        self.start, self.schedule = start, None if schedule is None else build(schedule, "fusion.schedule")
 
     def __call__(self, models: Models, context: Context) -> State:
         merged = models.states[0]
         for number, state in enumerate(models.states[1:], start=1):
+            if self.start == "average":
+                mean = {name: weighted_mean([merged[name], state[name]], [0.5, 0.5]) for name in models.parameters}
+                merged = merged | mean
             curve = self.between(merged, state, models, context)
             tasks = sorted(set(chain(*models.tasks[: number + 1])))
             samples, held_out = context.labelled(tasks, self.samples_per_task), None
             if self.at == "best":
                 samples, held_out = context.hold_out(samples, self.held_out)
-            context.train(curve, samples, self.epochs)
+            context.train(curve, samples, self.epochs, self.schedule)
             curve.requires_grad_(False)
             at = self.at if held_out is None else self.best(curve, context, tasks, held_out)
             if number == len(models.states) - 1:

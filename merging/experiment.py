@@ -25,7 +25,7 @@ from merging.workshop import Workshop
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys of conf/merge.yaml that conf/run.yaml does not have.
 OWN_KEYS = (
-    "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "running", "batch_norm_samples",
+    "protocol", "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "running", "batch_norm_samples",
     "finetune_samples", "finetune_epochs", "baselines",
 )  # fmt: skip
 WEIGHTINGS = ("uniform", "samples")

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cl.scenarios import Samples
+from cl.schedules import Schedule
 
 State = dict[str, torch.Tensor]
 
@@ -91,8 +92,11 @@ class Context(Protocol):
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
         """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
 
-    def train(self, module: nn.Module, samples: Samples, epochs: int) -> None:
-        """Train the parameters of a module that gives logits of images, with the optimizer and schedule of the run."""
+    def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
+        """Train the parameters of a module that gives logits of images, with the optimizer of the run.
+
+        `schedule`: that of the learning rate, None for the run's.
+        """
 
     def testing(self, tasks: Sequence[int]) -> Samples:
         """The test samples of some tasks."""

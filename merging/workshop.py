@@ -20,6 +20,7 @@ from cl.loader import num_batches
 from cl.progress import Progress
 from cl.results import MetricsFile
 from cl.scenarios import Samples, Tasks
+from cl.schedules import Schedule
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from cl.trainer import Trainer
@@ -88,8 +89,11 @@ class Workshop:
             chosen.append(_taken(samples, order[:per_task]))
         return joined(chosen).to(self.parts.device)
 
-    def train(self, module: nn.Module, samples: Samples, epochs: int) -> None:
-        """Train the parameters of a module that gives logits of images, with the optimizer and schedule of the run."""
+    def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
+        """Train the parameters of a module that gives logits of images, with the optimizer of the run.
+
+        `schedule`: that of the learning rate, None for the run's.
+        """
         config, parts = self.config, self.parts
         module.to(parts.device).train()
         strategy = Finetune()
@@ -98,8 +102,8 @@ class Workshop:
         progress = Progress("merging", steps, 0, config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
         trainer = Trainer(
-            strategy, parts.schedule, config["batch_size"], config["seed"], parts.device, config["log_interval"],
-            self.history, progress, metrics, parts.logger, parts.comm,
+            strategy, schedule or parts.schedule, config["batch_size"], config["seed"], parts.device,
+            config["log_interval"], self.history, progress, metrics, parts.logger, parts.comm,
         )  # fmt: skip
         try:
             trainer.train(samples, FIRST_STAGE + self.trained, steps)

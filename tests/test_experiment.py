@@ -270,6 +270,15 @@ def test_schedule_and_optimizer_reset_act(compose_config):
     config.optimizer_state = "reset"
     reset = results_of(config)["accuracy_matrix"]
     assert keep[0] == reset[0] and keep[1:] != reset[1:]
+    config.epochs = 2
+    config.optimizer_state = "reset"
+    reset = results_of(config)["accuracy_matrix"]
+    config.optimizer_state = "epoch"
+    assert results_of(config)["accuracy_matrix"] != reset
+    config.optimizer.momentum = 0.0  # then there is no state
+    each = results_of(config)["accuracy_matrix"]
+    config.optimizer_state = "keep"
+    assert results_of(config)["accuracy_matrix"] == each
 
 
 def test_a_diverged_run_says_so_and_leaves_no_results(compose_config):

@@ -17,6 +17,7 @@ from cl.scenarios import (
     InstanceIncremental,
     Permuted,
     Rotated,
+    Skewed,
     TaskIncremental,
 )
 
@@ -504,3 +505,32 @@ def test_every_shipped_scenario_builds_and_splits_the_digits(file, digits):
             assert samples.x.dtype == torch.uint8 and samples.x.is_contiguous()
             assert tuple(samples.x.shape[1:]) == dataset.sample_shape
             assert 0 <= samples.y.min() and samples.y.max() < scenario.num_outputs
+
+
+def test_a_skewed_scenario_gives_one_class_whole_and_a_share_of_the_others_in_order():
+    tasks = tasks_of(Skewed(2, whole_class=4, first_share=0.1))
+    first, second = (tasks.training([task]) for task in range(2))
+    others = [number for number, label in enumerate(TRAIN_LABELS) if label != 4]
+    whole = [number for number, label in enumerate(TRAIN_LABELS) if label == 4]
+    count = len(others) // 10
+    assert ids(first) == sorted(whole + others[:count]) and ids(second) == others[count:]
+    for part in (first, second):
+        assert part.y.tolist() == [TRAIN_LABELS[number] for number in ids(part)]
+    for task in range(2):
+        assert ids(tasks.testing(task, CPU)) == [FIRST_TEST_ID + i for i in range(len(TEST_LABELS))]
+    plain = tasks_of(Skewed(2, whole_class=None, first_share=0.25))
+    assert ids(plain.training([0])) == list(range(len(TRAIN_LABELS) // 4))
+    together = tasks_of(Skewed(2, whole_class=4, first_share=0.1)).training([0, 1])
+    assert sorted(ids(together)) == list(range(len(TRAIN_LABELS)))
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"num_tasks": 3}, "two tasks"), ({"first_share": 1.0}, "first_share"), ({"whole_class": 10}, "whole_class"),
+        ({"first_share": 0.001}, "leaves a task empty"),
+    ],
+)  # fmt: skip
+def test_a_skewed_scenario_that_cannot_be_is_named(options, word):
+    with pytest.raises(ValueError, match=word):
+        tasks_of(Skewed(**({"num_tasks": 2, "whole_class": 4, "first_share": 0.1} | options)))

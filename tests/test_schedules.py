@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cl.build import build
-from cl.schedules import Constant, Cosine, MultiStep
+from cl.schedules import Constant, Cosine, Linear, MultiStep
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 HALF_ROOT = 2**0.5 / 2
@@ -21,6 +21,13 @@ TABLE = [
     (Constant(warmup=0.2), 0.1, 0.5),
     (Constant(warmup=0.2), 0.2, 1.0),
     (Constant(warmup=0.2), 0.9, 1.0),
+    (Linear(), 0.0, 1.0),
+    (Linear(), 0.5, 1.0),
+    (Linear(), 0.7, 0.505),
+    (Linear(), 0.9, 0.01),
+    (Linear(), 1.0, 0.01),
+    (Linear(start=0.0, end=1.0, final=0.0, warmup=0.2), 0.1, 0.5),
+    (Linear(start=0.0, end=1.0, final=0.0, warmup=0.2), 0.4, 0.6),
     (Cosine(), 0.0, 1.0),
     (Cosine(), 0.25, (1 + HALF_ROOT) / 2),
     (Cosine(), 1 / 3, 0.75),
@@ -59,7 +66,9 @@ def test_factors_are_those_of_the_table(schedule, progress, factor):
     assert schedule.factor(progress) == pytest.approx(factor, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [Constant(warmup=0.3), Cosine(warmup=0.3), MultiStep([0.8], warmup=0.3)])
+@pytest.mark.parametrize(
+    "schedule", [Constant(warmup=0.3), Cosine(warmup=0.3), Linear(warmup=0.3), MultiStep([0.8], warmup=0.3)]
+)
 def test_the_warm_up_rises_in_a_straight_line_and_meets_the_schedule_without_a_jump(schedule):
     for i in range(30):
         assert schedule.factor(i / 100) == pytest.approx(i / 30)
@@ -79,6 +88,7 @@ def test_without_a_warm_up_the_rate_never_rises_and_never_is_negative(schedule):
         (Constant(), True),
         (Constant(warmup=0.1), False),
         (Cosine(), False),
+        (Linear(), False),
         (MultiStep([0.5]), False),
     ],
 )
@@ -95,6 +105,8 @@ def test_only_a_rate_that_never_changes_is_called_constant(schedule, constant):
         (lambda: Cosine(warmup=1.5), "schedule.warmup"),
         (lambda: MultiStep([0.5], warmup=5), "schedule.warmup"),
         (lambda: Cosine(final=-0.1), "schedule.final"),
+        (lambda: Linear(final=1.1), "schedule.final"),
+        (lambda: Linear(start=0.9, end=0.5), "schedule.start and schedule.end"),
         (lambda: Cosine(final=1.1), "schedule.final"),
         (lambda: MultiStep([]), "schedule.milestones"),
         (lambda: MultiStep([0.9, 0.7]), "schedule.milestones"),

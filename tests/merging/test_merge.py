@@ -1,5 +1,6 @@
 """Whole merges on the digits: results beside the baselines, what is reused, other sources, and mistakes."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -150,6 +151,37 @@ def test_networks_of_unequal_widths_are_merged_from_files(config_of):
         experiment.run(config_of(words, "fusion=ot", "fusion.anchor=widest"))
     with pytest.raises(ValueError, match="are of different architectures: fc1.weight"):
         experiment.run(config_of(words, "fusion=avg"))
+
+
+def test_the_published_protocol_sets_each_quirk_and_the_fair_one_none(config_of):
+    words = ("scenario=skewed2", "strategy.init=independent", "fusion=curve", "fusion.points=2", "fusion.plane=0")
+    published, fair = config_of(*words, "protocol=published"), config_of(*words)
+    assert (published.optimizer_state, fair.optimizer_state) == ("epoch", "keep")
+    assert (published.fusion.init, published.fusion.start, published.fusion.schedule.name) == (
+        "random", "average", "linear",
+    )  # fmt: skip
+    assert (fair.fusion.init, fair.fusion.start, fair.fusion.schedule) == ("linear", "model", None)
+    transport = config_of("fusion=ot", "protocol=published").fusion
+    assert (transport.cost, transport.anchor, transport.samples) == ("activations", "random", 100)
+    contents = [results_of(config) for config in (published, fair)]
+    assert contents[0]["average_accuracy"] != contents[1]["average_accuracy"]
+    for content in contents:
+        assert content["accuracy_matrix"][0][0] == content["accuracy_matrix"][0][1]  # both tests are the whole split
+    folders = [experiment.merge_folder(training.plain(config)) for config in (published, fair)]
+    tables = [csv.DictReader((folder / "metrics.csv").open()) for folder in folders]
+    rates = [{row["learning_rate"] for row in table} for table in tables]
+    assert len(rates[0]) > 1 and len(rates[1]) == 1
+
+
+@pytest.mark.parametrize("start", ["model", "average"])
+def test_a_curve_may_begin_at_the_average(config_of, start):
+    content = results_of(
+        config_of("fusion=curve", f"fusion.start={start}", "fusion.points=3", "fusion.epochs=1", "fusion.plane=0")
+    )
+    average = results_of(config_of("fusion=avg"))["average_accuracy"]
+    first = content["curve"]["test_accuracy"][0]
+    expected = average if start == "average" else content["model_accuracies"][0]
+    assert first == pytest.approx(expected, abs=0.01)
 
 
 def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
