@@ -20,6 +20,7 @@ from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 KINDS = ("bezier", "chain")
 INITS = ("linear", "random")
 STARTS = ("model", "average")
+ENDS = ("models", "untrained")
 
 
 class Curve(nn.Module):
@@ -77,7 +78,8 @@ class CurveFinding(WeightFusion):
 
     `bends` inner points, trained for `epochs` on `samples_per_task` labelled samples of each task (None: all). `init`:
     "linear", on the straight line, or "random", new networks. `start`: the curve begins with the first "model", or the
-    "average" of both. `schedule` of the learning rate: a configuration, or None for that of the run.
+    "average" of both; `ends`: between the "models", or, to see what they matter, between "untrained" networks. `schedule`
+    of the learning rate: a configuration, or None for that of the run.
 
     Merged is w(`at`), or with "best" the point with the lowest loss on a share `held_out` of these samples, which is
     not trained on. The last curve is measured at `points` values of t on up to `samples` training and all test samples,
@@ -92,6 +94,7 @@ class CurveFinding(WeightFusion):
         samples_per_task: int | None = None,
         init: str = "linear",
         start: str = "model",
+        ends: str = "models",
         schedule: dict | None = None,
         at: float | str = 0.5,
         held_out: float = 0.1,
@@ -99,7 +102,9 @@ class CurveFinding(WeightFusion):
         plane: int = 0,
         samples: int = 2000,
     ):
-        for name, value, valid in (("kind", kind, KINDS), ("init", init, INITS), ("start", start, STARTS)):
+        for name, value, valid in (
+            ("kind", kind, KINDS), ("init", init, INITS), ("start", start, STARTS), ("ends", ends, ENDS),
+        ):  # fmt: skip
             if value not in valid:
                 raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
         for name, value in (("bends", bends), ("epochs", epochs), ("samples_per_task", samples_per_task or 1)):
@@ -117,11 +122,18 @@ class CurveFinding(WeightFusion):
         self.kind, self.bends, self.epochs, self.init, self.at = kind, bends, epochs, init, at
         self.samples_per_task, self.held_out = samples_per_task, held_out
         self.points, self.plane, self.samples = points, plane, samples
-        self.start, self.schedule = start, None if schedule is None else build(schedule, "fusion.schedule")
+        self.start, self.ends, self.schedule = (
+            start,
+            ends,
+            None if schedule is None else build(schedule, "fusion.schedule"),
+        )
 
     def __call__(self, models: Models, context: Context) -> State:
-        merged = models.states[0]
-        for number, state in enumerate(models.states[1:], start=1):
+        states = list(models.states)
+        if self.ends == "untrained":
+            states = [context.new_network(self.bends + 1 + number) for number in range(len(states))]
+        merged = states[0]
+        for number, state in enumerate(states[1:], start=1):
             if self.start == "average":
                 mean = {name: weighted_mean([merged[name], state[name]], [0.5, 0.5]) for name in models.parameters}
                 merged = merged | mean
@@ -133,12 +145,12 @@ class CurveFinding(WeightFusion):
             context.train(curve, samples, self.epochs, self.schedule)
             curve.requires_grad_(False)
             at = self.at if held_out is None else self.best(curve, context, tasks, held_out)
-            if number == len(models.states) - 1:
+            if number == len(states) - 1:
                 self.measure(curve, context, tasks, samples, at)
             weights = curve.weights(at)
             buffers = {name: value for name, value in merged.items() if name not in weights}
             merged = {name: value.detach().clone() for name, value in {**buffers, **weights}.items()}
-        return {name: merged[name] for name in models.states[0]}
+        return {name: merged[name] for name in states[0]}
 
     def best(self, curve: Curve, context: Context, tasks: list[int], samples: Samples) -> float:
         """The t of the `points` with the lowest loss."""

@@ -117,6 +117,19 @@ def test_an_end_of_the_curve_is_the_network_there(compose_config):
         assert along["test_accuracy"][t] == pytest.approx(found["model_accuracies"][model], abs=0.005)
 
 
+def test_between_untrained_networks_the_trained_ones_do_not_matter(compose_config):
+    words = (*CURVE, "fusion.ends=untrained", "fusion.epochs=1")
+    found = merged(compose_config, *words, "strategy.init=shared")
+    others = merged(compose_config, *words, "strategy.init=independent")
+    assert found["model_accuracy_matrix"] != others["model_accuracy_matrix"]
+    assert (
+        found["accuracy_matrix"]
+        == others["accuracy_matrix"]
+        != merged(compose_config, *CURVE, "fusion.epochs=1")["accuracy_matrix"]
+    )
+    assert found["curve"]["test_accuracy"][0] < 0.3  # an end knows nothing
+
+
 def test_the_best_point_is_chosen_on_samples_that_were_not_trained_on(compose_config):
     words = (*CURVE, "fusion.at=best", "fusion.held_out=0.25", "fusion.points=9")
     found = merged(compose_config, *words)
