@@ -78,8 +78,8 @@ class CurveFinding(WeightFusion):
 
     `bends` inner points, trained for `epochs` on `samples_per_task` labelled samples of each task (None: all). `init`:
     "linear", on the straight line, or "random", new networks. `start`: the curve begins with the first "model", or the
-    "average" of both; `ends`: between the "models", or, to see what they matter, between "untrained" networks. `schedule`
-    of the learning rate: a configuration, or None for that of the run.
+    "average" of both; `ends`: between the "models", or, to see what they matter, between "untrained" networks.
+    `schedule` of the learning rate: a configuration, or None for that of the run.
 
     Merged is w(`at`), or with "best" the point with the lowest loss on a share `held_out` of these samples, which is
     not trained on. The last curve is measured at `points` values of t on up to `samples` training and all test samples,

@@ -120,7 +120,7 @@ def test_an_end_of_the_curve_is_the_network_there(compose_config):
 def test_between_untrained_networks_the_trained_ones_do_not_matter(compose_config):
     words = (*CURVE, "fusion.ends=untrained", "fusion.epochs=1")
     found = merged(compose_config, *words, "strategy.init=shared")
-    others = merged(compose_config, *words, "strategy.init=independent")
+    others = merged(compose_config, *words, "strategy.init=previous")
     assert found["model_accuracy_matrix"] != others["model_accuracy_matrix"]
     assert (
         found["accuracy_matrix"]
