@@ -23,6 +23,35 @@ STARTS = ("model", "average")
 ENDS = ("models", "untrained")
 
 
+class _Mixture(torch.autograd.Function):
+    """sum_i shares_i points_i, written into `out`; in the gradient the inner points have `slopes` for shares."""
+
+    @staticmethod
+    def forward(ctx, out, shares, slopes, first, last, *inner):
+        ctx.slopes = slopes
+        torch.mul(first, shares[0], out=out)
+        for share, point in zip(shares[1:], (*inner, last)):
+            out.add_(point, alpha=share)
+        return out.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return *[None] * 5, *(gradient if slope == 1 else slope * gradient for slope in ctx.slopes)
+
+
+class _Slope(torch.autograd.Function):
+    """x, with the gradient times `slope`."""
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.slope = slope
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.slope * gradient, None
+
+
 class Curve(nn.Module):
     """A network whose weights are a point of a curve; the inner points are its parameters.
 
@@ -40,6 +69,7 @@ class Curve(nn.Module):
             nn.ParameterList([nn.Parameter(point[name].detach().clone()) for name in names]) for point in points[1:-1]
         )
         self.t = 0.5
+        self._drawn: list[torch.Tensor] = []  # the weights of a training step
 
     def coefficients(self, t: float) -> list[float]:
         """The share of each point in w(t); their sum is one."""
@@ -65,8 +95,27 @@ class Curve(nn.Module):
         return {name: weight.detach() for name, weight in zip(self.names, self.inner[0])}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        t = torch.rand(()).item() if self.training else self.t
-        return functional_call(self.network[0], self.weights(t), (x,))
+        if self.training:
+            return self.step(torch.rand(()).item(), x)
+        return functional_call(self.network[0], self.weights(self.t), (x,))
+
+    def step(self, t: float, x: torch.Tensor) -> torch.Tensor:
+        """The outputs at t for one step of training; its weights are gone with the next.
+
+        A fully connected network takes as long to read its weights as to multiply with them. So w(t) is written where
+        that of the step before was, and a single inner point's share goes into the gradient of the outputs, of which
+        there are few, not of the weights.
+        """
+        first, last = self.ends
+        if not self._drawn:
+            self._drawn = [torch.empty_like(first[name]) for name in self.names]
+        shares = self.coefficients(t)
+        slope, slopes = (shares[1], [1]) if len(self.inner) == 1 else (1, shares[1:-1])
+        weights = {
+            name: _Mixture.apply(out, shares, slopes, first[name], last[name], *inner)
+            for name, out, *inner in zip(self.names, self._drawn, *self.inner)
+        }
+        return _Slope.apply(functional_call(self.network[0], weights, (x,)), slope)
 
     def train(self, mode: bool = True) -> "Curve":
         self.network[0].train(mode)

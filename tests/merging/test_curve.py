@@ -67,6 +67,25 @@ def test_only_the_inner_points_are_trained():
     assert all(weight.grad is None for weight in made.network[0].parameters())
 
 
+@pytest.mark.parametrize("kind", ["bezier", "chain"])
+@pytest.mark.parametrize("bends", [1, 2, 3])
+def test_a_training_step_has_the_outputs_and_gradients_of_its_point(kind, bends):
+    made, _ = curve(kind, *range(bends + 2))
+    x = torch.randn(6, 3)
+
+    def gradients(outputs):
+        made.zero_grad(set_to_none=True)
+        outputs.square().sum().backward()
+        return [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in made.parameters()]
+
+    for t in (0.1, 0.5, 0.9):
+        made.t = t
+        plain, step = made(x), made.step(t, x)
+        assert torch.allclose(step, plain, atol=1e-6)
+        assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(gradients(step), gradients(plain)))
+    assert not any(gradient.any() for gradient in gradients(made.step(0.0, x)))
+
+
 def test_training_draws_another_point_each_time():
     made, _ = curve("bezier", 0, 1, 2)
     x = torch.randn(5, 3)
