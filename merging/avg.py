@@ -1,12 +1,10 @@
 """Averaging of weights: sum_i lambda_i theta_i."""
 
-import torch
-
-from merging.fusion import Models, VectorFusion, weighted_mean
+from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 
-class Avg(VectorFusion):
+class Avg(WeightFusion):
     """The weighted mean of the models' weights."""
 
-    def merge(self, models: Models) -> torch.Tensor:
-        return weighted_mean(models.vectors(), models.weights)
+    def __call__(self, models: Models, context: Context | None = None) -> State:
+        return mean_state(models, models.states)

@@ -3,14 +3,14 @@
 import torch
 
 from cl import seeding
-from merging.fusion import Models, VectorFusion
-from merging.task_arithmetic import combine
-from merging.ties import elect_and_merge, trim
+from merging.fusion import EntryFusion, Models, flatten
+from merging.task_arithmetic import combine, scales_of
+from merging.ties import elect_and_merge, smallest_kept, trim
 
 THEN = ("task_arithmetic", "ties")
 
 
-class Dare(VectorFusion):
+class Dare(EntryFusion):
     """Each entry of tau_i is dropped with probability `drop`, the others are divided by 1 - `drop`; then `then` merges.
 
     `keep` (%) and `scale` are those of the method that follows.
@@ -26,15 +26,32 @@ class Dare(VectorFusion):
             raise ValueError(f"fusion.then={then} does not exist; valid: {', '.join(THEN)}")
         self.drop, self.then, self.keep, self.scale, self.seed = drop, then, keep, scale, seed
 
-    def merge(self, models: Models) -> torch.Tensor:
-        start, moved = models.task_vectors("dare")
-        dropped = [self.thin(vector, number) for number, vector in enumerate(moved)]
-        if self.then == "ties":
-            merged = elect_and_merge([trim(vector, self.keep) for vector in dropped])
-            return start + (1.0 if self.scale is None else self.scale) * merged
-        return start + combine(dropped, models, self.scale)
+    def rule(self, models: Models):
+        start = flatten(models.need_initial("dare"), models.parameters)
+        stays = [self.draw(len(start), number) for number in range(len(models.states))]
+        scales, limits = scales_of(models, self.scale), [0.0] * len(stays)
+        if self.then == "ties" and self.keep < 100:
+            for i, state in enumerate(models.states):
+                moved = flatten(state, models.parameters).sub_(start)
+                limits[i] = smallest_kept(self.thin(moved, stays[i]), self.keep)
+        done = 0
 
-    def thin(self, vector: torch.Tensor, number: int) -> torch.Tensor:
+        def merge(start: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+            nonlocal done
+            place = slice(done, done + start.numel())
+            done = place.stop
+            dropped = [self.thin(part - start, mask[place].view_as(part)) for part, mask in zip(parts, stays)]
+            if self.then == "ties":
+                trimmed = [trim(vector, limit) for vector, limit in zip(dropped, limits)]
+                return start + (1.0 if self.scale is None else self.scale) * elect_and_merge(trimmed)
+            return start + combine(dropped, scales)
+
+        return merge
+
+    def draw(self, count: int, number: int) -> torch.Tensor:
+        """Which entries of a model's task vector stay."""
         random = torch.Generator().manual_seed(seeding.derive(self.seed, "dare", number))
-        stays = torch.rand(len(vector), generator=random).to(vector.device) >= self.drop
-        return torch.where(stays, vector / (1 - self.drop), 0.0)
+        return torch.rand(count, generator=random) >= self.drop
+
+    def thin(self, moved: torch.Tensor, stays: torch.Tensor) -> torch.Tensor:
+        return torch.where(stays.to(moved.device), moved / (1 - self.drop), 0.0)

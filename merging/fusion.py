@@ -1,12 +1,12 @@
 """The contract of a fusion: from several networks of one architecture to one.
 
-A fusion gets state dicts and gives a state dict; what it gets is never changed. Most methods work on the vector of all
-trained weights; buffers (batch-norm statistics) are averaged, and counters are those of the first network.
+A fusion gets state dicts and gives a state dict; what it gets is never changed. Buffers (batch-norm statistics) are
+averaged, and counters are those of the first network.
 """
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,7 @@ from cl.scenarios import Samples
 from cl.schedules import Schedule
 
 State = dict[str, torch.Tensor]
+BLOCK = 2**17  # weights that are merged at a time: of ten models, a few MB
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,6 @@ class Models:
             for key, value in state.items():
                 if value.is_floating_point() and not torch.isfinite(value).all():
                     raise ValueError(f"{name} has numbers in {key} that are not finite: it cannot be merged")
-
-    def vectors(self) -> list[torch.Tensor]:
-        """The trained weights of each model as one vector."""
-        return [flatten(state, self.parameters) for state in self.states]
-
-    def task_vectors(self, method: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The vector of the common init, and what each model has moved from there."""
-        start = flatten(self.need_initial(method), self.parameters)
-        return start, [vector - start for vector in self.vectors()]
 
     def need_initial(self, method: str) -> State:
         """The common init; raises ValueError where there is none."""
@@ -155,50 +147,76 @@ class WeightFusion(Fusion):
         return network
 
 
-class VectorFusion(WeightFusion):
-    """A fusion of the vectors of trained weights."""
+class EntryFusion(WeightFusion):
+    """A fusion of every trained weight by itself; buffers are averaged.
+
+    It is worked out in blocks, so that each model is read from memory once, whatever the method does with it.
+    """
 
     @abstractmethod
-    def merge(self, models: Models) -> torch.Tensor:
-        """The vector of the merged weights."""
+    def rule(self, models: Models) -> Callable[[torch.Tensor | None, list[torch.Tensor]], torch.Tensor]:
+        """What gives a block of merged weights from the same block of the common init, None without one, and of each
+        model. It is called for block after block, in order, with single precision or better."""
 
     def __call__(self, models: Models, context: Context | None = None) -> State:
-        return unflatten(self.merge(models), models)
+        rule, merged = self.rule(models), buffers(models)
+        for name in models.parameters:
+            out = merged[name] = torch.empty_like(models.states[0][name])
+            tensors = [out, *(state[name] for state in models.states)]
+            if models.initial is not None:
+                tensors.append(models.initial[name])
+            for block, *parts in blocks(tensors):
+                parts = [widened(part) for part in parts]
+                start = parts.pop() if models.initial is not None else None
+                block.copy_(rule(start, parts))
+        return {name: merged[name] for name in models.states[0]}
+
+
+def blocks(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Views of the same entries of tensors of one shape, few enough for a processor's cache."""
+    if tensors[0].is_cpu and all(tensor.is_contiguous() for tensor in tensors):
+        return zip(*(tensor.detach().view(-1).split(BLOCK) for tensor in tensors))
+    return iter([tuple(tensor.detach() for tensor in tensors)])
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """In single precision or better."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def flatten(state: State, names: Sequence[str]) -> torch.Tensor:
-    """The tensors of these names as one vector, in double precision: sums of many models keep their last digits."""
-    return torch.cat([state[name].detach().reshape(-1).double() for name in names])
+    """The tensors of these names as one vector, in single precision or better."""
+    return torch.cat([widened(state[name].detach()).reshape(-1) for name in names])
 
 
-def unflatten(vector: torch.Tensor, models: Models) -> State:
-    """A state with these trained weights, averaged buffers, and the counters of the first model."""
-    first = models.states[0]
-    sizes = [first[name].numel() for name in models.parameters]
-    parts = dict(zip(models.parameters, vector.split(sizes)))
-    buffers = mean_state(models, [{name: s[name] for name in s if name not in parts} for s in models.states])
-    return {
-        name: parts[name].view_as(value).to(value.dtype) if name in parts else buffers[name]
-        for name, value in first.items()
-    }
+def buffers(models: Models) -> State:
+    """The mean of what is not trained; counters are those of the first model."""
+    names = [name for name in models.states[0] if name not in set(models.parameters)]
+    return mean_state(models, [{name: state[name] for name in names} for state in models.states])
 
 
 def mean_state(models: Models, states: Sequence[State]) -> State:
     """The mean of states with the models' weights; counters are those of the first."""
-    merged = {}
-    for name, value in states[0].items():
-        if value.is_floating_point():
-            mean = weighted_mean([state[name].double() for state in states], models.weights)
-            merged[name] = mean.to(value.dtype)
-        else:
-            merged[name] = value.clone()
-    return merged
+    return {
+        name: weighted_mean([state[name] for state in states], models.weights)
+        if value.is_floating_point()
+        else value.clone()
+        for name, value in states[0].items()
+    }
 
 
 def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """sum_i weights_i tensors_i; equal tensors give themselves."""
-    first = tensors[0]
-    return first + sum(weight * (tensor - first) for weight, tensor in zip(weights, tensors))
+    mean = torch.empty_like(tensors[0])
+    for block, *parts in blocks([mean, *tensors]):
+        total = weights[0]
+        running = widened(parts[0]).clone()
+        for part, weight in zip(parts[1:], weights[1:]):
+            total += weight
+            if weight:
+                running.lerp_(widened(part), weight / total)
+        block.copy_(running)
+    return mean
 
 
 def _check_alike(name: str, state: State, other_name: str, other: State, unequal_widths: bool) -> None:

@@ -2,17 +2,23 @@
 
 import torch
 
-from merging.fusion import Models, VectorFusion
+from merging.fusion import EntryFusion, Models
 
 
-class Magmax(VectorFusion):
+class Magmax(EntryFusion):
     """theta_0 + scale times, entry by entry, the task vector of largest magnitude."""
 
     def __init__(self, scale: float = 1.0):
         self.scale = scale
 
-    def merge(self, models: Models) -> torch.Tensor:
-        start, moved = models.task_vectors("magmax")
-        stacked = torch.stack(moved)
-        largest = stacked.abs().argmax(0, keepdim=True)
-        return start + self.scale * stacked.gather(0, largest)[0]
+    def rule(self, models: Models):
+        models.need_initial("magmax")
+
+        def merge(start: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+            largest = parts[0] - start
+            for part in parts[1:]:
+                moved = part - start
+                largest = torch.where(moved.abs() > largest.abs(), moved, largest)
+            return start + self.scale * largest
+
+        return merge

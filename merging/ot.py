@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from merging.alignment import Plan, apply_plans, check_widths, sweep
-from merging.fusion import Context, Models, State, WeightFusion, mean_state
+from merging.fusion import Context, Models, State, WeightFusion, mean_state, widened
 from merging.responses import responses
 from merging.structure import Group, Structure, trace
 
@@ -96,8 +96,11 @@ class Ot(WeightFusion):
         cost = squared_distances(model, anchor).cpu().numpy()
         masses = [self.mass(rows) for rows in (model, anchor)]
         plan = transport(cost, *masses, self.solver, self.reg, self.reg_marginal)
-        if plan.shape[0] == plan.shape[1] and ((plan > 0).sum(0) == 1).all() and ((plan > 0).sum(1) == 1).all():
-            return Plan(order=torch.from_numpy(plan.argmax(0)))
+        own, other = np.nonzero(plan)
+        if len(own) == len(model) == len(anchor) == len(np.unique(other)):  # a permutation: each has one partner
+            order = np.empty_like(own)
+            order[other] = own
+            return Plan(order=torch.from_numpy(order))
         return Plan(mass=torch.from_numpy(plan))
 
     def mass(self, rows: torch.Tensor) -> np.ndarray:
@@ -111,8 +114,8 @@ class Ot(WeightFusion):
 
 
 def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """[n, m] between the rows of [n, d] and [m, d], in double precision."""
-    first, second = first.double(), second.double()
+    """[n, m] between the rows of [n, d] and [m, d]."""
+    first, second = widened(first), widened(second)
     squares = first.square().sum(1)[:, None] + second.square().sum(1)
     return torch.addmm(squares, first, second.T, alpha=-2).clamp_(min=0)
 

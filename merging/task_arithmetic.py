@@ -2,20 +2,29 @@
 
 import torch
 
-from merging.fusion import Models, VectorFusion
+from merging.fusion import EntryFusion, Models
 
 
-class TaskArithmetic(VectorFusion):
+class TaskArithmetic(EntryFusion):
     """tau_i is what model i has moved from the common init; `scale` None: the models' weights, so 1/n for each of n."""
 
     def __init__(self, scale: float | None = None):
         self.scale = scale
 
-    def merge(self, models: Models) -> torch.Tensor:
-        start, moved = models.task_vectors("task_arithmetic")
-        return start + combine(moved, models, self.scale)
+    def rule(self, models: Models):
+        models.need_initial("task_arithmetic")
+        scales = scales_of(models, self.scale)
+        return lambda start, parts: start + combine([part - start for part in parts], scales)
 
 
-def combine(moved: list[torch.Tensor], models: Models, scale: float | None) -> torch.Tensor:
-    """The task vectors added up, each times `scale` or its model's weight."""
-    return sum((weight if scale is None else scale) * vector for weight, vector in zip(models.weights, moved))
+def scales_of(models: Models, scale: float | None) -> list[float]:
+    """The factor of each task vector: `scale`, or its model's weight."""
+    return [weight if scale is None else scale for weight in models.weights]
+
+
+def combine(moved: list[torch.Tensor], scales: list[float]) -> torch.Tensor:
+    """The task vectors added up, each times its factor."""
+    total = moved[0] * scales[0]
+    for vector, scale in zip(moved[1:], scales[1:]):
+        total.add_(vector, alpha=scale)
+    return total

@@ -67,9 +67,31 @@ def test_two_different_models_give_a_third_one(fusion):
     assert merged["1.num_batches_tracked"] == 1
 
 
+@pytest.mark.parametrize("fusion", [*ALL, Ties(keep=30), Dare(then="ties", keep=30)])
+def test_merging_in_blocks_is_merging_at_once(fusion, monkeypatch):
+    given = models(1, 2)
+    whole = fusion(given)
+    monkeypatch.setattr("merging.fusion.BLOCK", 5)
+    assert all(torch.equal(value, whole[name]) for name, value in fusion(given).items())
+    for state in (*given.states, given.initial):  # an order in memory that cannot be cut into blocks
+        state["4.weight"] = state["4.weight"].T.contiguous().T
+    assert all(torch.allclose(value, whole[name]) for name, value in fusion(given).items())
+
+
+def test_half_precision_is_merged_in_single_precision():
+    rows = [[1.0, 3.0], [1.0, 3.001], [1.0, 3.002]]
+    given = Models([{"w": torch.tensor(row, dtype=torch.bfloat16)} for row in rows], [0.5, 0.25, 0.25], ["w"])
+    merged = Avg()(given)["w"]
+    assert merged.dtype == torch.bfloat16 and merged.tolist() == [1.0, 3.0]
+    wide = Avg()(
+        Models([{"w": torch.full((1,), 1.0 + i / 128, dtype=torch.bfloat16)} for i in range(3)], [1 / 3] * 3, ["w"])
+    )
+    assert wide["w"].item() == 1 + 1 / 128
+
+
 def test_average_follows_the_weights():
     merged = Avg()(small([1.0, 2.0], [3.0, -2.0], [5.0, 0.0], weights=[0.5, 0.25, 0.25]))
-    assert merged["w"].tolist() == [2.5, 0.5]
+    assert merged["w"].tolist() == pytest.approx([2.5, 0.5], rel=1e-6)
     assert torch.equal(Avg()(small([1.1, 7.3], [3.0, -2.0], weights=[1.0, 0.0]))["w"], torch.tensor([1.1, 7.3]))
 
 
