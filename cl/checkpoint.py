@@ -21,10 +21,15 @@ from cl.strategies.base import Strategy
 from cl.updater import Updater
 
 
+def task_file(folder: Path, stage: int) -> Path:
+    """Where the network after a stage lies."""
+    return folder / f"task_{stage:02d}.pt"
+
+
 def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
     """The network after a stage of training, on the CPU, with readable metadata."""
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    save_tensors(folder / f"task_{stage:02d}.pt", {"model": weights, "stage": stage, **about})
+    save_tensors(task_file(folder, stage), {"model": weights, "stage": stage, **about})
 
 
 def save_resume(
@@ -58,7 +63,7 @@ def load_resume(
     found = None
     if comm.is_main and (folder / "resume.pt").is_file():
         state = torch.load(folder / "resume.pt", map_location="cpu", weights_only=True)
-        task = torch.load(folder / f"task_{state['stage']:02d}.pt", map_location="cpu", weights_only=True)
+        task = torch.load(task_file(folder, state["stage"]), map_location="cpu", weights_only=True)
         found = state | {"model": task["model"]}
     found = comm.broadcast(found)
     if found is None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,10 @@ TORCH_THREADS = torch.get_num_threads()  # before any run has changed it
 SMALL_NETWORK = 300_000
 
 
+# The weights with which a stage starts, from its number and the history so far.
+Start = Callable[[int, History], dict[str, torch.Tensor]]
+
+
 @dataclass
 class Components:
     """What a run is made of, checked, before any data is there."""
@@ -57,10 +62,11 @@ class Components:
     updater: Updater
 
 
-def run(config) -> Path:
+def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     """Train what the configuration (OmegaConf) describes, or go on with it; returns the run's folder.
 
-    With several ranks every one of them calls this; rank 0 alone writes.
+    With several ranks every one of them calls this; rank 0 alone writes. `make_start` is for a strategy that asks for
+    the weights of each stage; it is given components, tasks, the outputs that are not each task's own, and the folder.
     """
     settings = config
     config = plain(config)
@@ -94,7 +100,10 @@ def run(config) -> Path:
     )
     if config["overwrite"] and comm.is_main:
         checkpoint.clear(folder, everything=True)
-    history = _train(config, folder, parts, tasks, buffer, evaluator)
+    if parts.strategy.needs_start and make_start is None:
+        raise ValueError(parts.strategy.needs_start)
+    start = make_start(parts, tasks, foreign, folder) if parts.strategy.needs_start else None
+    history = _train(config, folder, parts, tasks, buffer, evaluator, start)
     memory = _memory(parts.strategy, buffer, capacity, comm)
     if comm.is_main:
         content = _results(config, parts, memory, history)
@@ -191,8 +200,9 @@ def initial_weights(config: dict, parts: Components, number: int = 0) -> dict[st
 
 
 def _train(
-    config: dict, folder: Path, parts: Components, tasks: Tasks, buffer: ReplayBuffer | None, evaluator: Evaluator
-) -> History:
+    config: dict, folder: Path, parts: Components, tasks: Tasks, buffer: ReplayBuffer | None, evaluator: Evaluator,
+    start: Start | None,
+) -> History:  # fmt: skip
     """All stages of training that are not done yet, each followed by the test and a checkpoint."""
     model, updater, strategy, comm, seed = parts.model, parts.updater, parts.strategy, parts.comm, config["seed"]
     fresh_updater = updater.state_dict()
@@ -226,6 +236,8 @@ def _train(
                 model.load_state_dict(fresh_model)
             samples = tasks.training(parts.stages[stage]).to(parts.device)
             strategy.before_task(stage, samples)
+            if start is not None:
+                model.load_state_dict(start(stage, history))
             training_set = strategy.training_set(stage, samples)
             progress.expect(steps_of(stage, len(training_set)) - steps[stage])
             loss = trainer.train(training_set, stage, steps_of(stage, len(training_set)))

@@ -6,6 +6,7 @@ Networks are trained by the same code as any other run, and lie in the same fold
 import copy
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -37,6 +38,9 @@ def run(config) -> list[Path]:
     own = {key: config[key] for key in OWN_KEYS}
     base = {key: value for key, value in config.items() if key not in OWN_KEYS}
     fusion = _check(own, base)
+    if base["strategy"].get("init") == "merged":  # then the networks are others with each fusion
+        options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
+        base["strategy"] = base["strategy"] | {"fusion": own["fusion"] | options}
     parts = experiment.compose(base)
     folder = merge_folder(config)
     baselines = [(name, _with_strategy(base, name)) for name in own["baselines"]]
@@ -48,7 +52,7 @@ def run(config) -> list[Path]:
         print(f"finished before: {folder}  (overwrite=true merges anew)")
         return [*finished, folder]
     tasks, _ = experiment.load_tasks(base, parts)
-    source = _find_models(own, base, parts, tasks)
+    source = _find_models(fusion, own, base, parts, tasks)
     content = _merge(fusion, own, base, parts, tasks, source, folder)
     plots.draw_run(folder, content, base["pictures"])
     if "t" in content.get("curve", {}):
@@ -108,22 +112,44 @@ def _with_strategy(base: dict, name: str) -> dict:
     return changed
 
 
-def _train(base: dict) -> Path:
+def _train(base: dict, make_start=None) -> Path:
     config = OmegaConf.create(base)
-    return finished_run(config) or experiment.run(config)
+    return finished_run(config) or experiment.run(config, make_start)
 
 
-def _find_models(own: dict, base: dict, parts: Components, tasks: Tasks) -> sources.Source:
+def _make_start(fusion: Fusion, own: dict, base: dict, parts: Components, tasks: Tasks, foreign, folder: Path):
+    """For strategy.init=merged: what gives the merge of the networks so far, which is kept beside them."""
+    kept = folder / "merged"
+
+    def start(stage: int, history: History) -> State:
+        source = sources.Source([], [], [], experiment.initial_weights(base, parts), None)
+        if stage == 0:
+            return source.initial
+        for task in range(stage):
+            file = experiment.checkpoint.task_file(folder, task)
+            source.add(str(file), sources.read(file, base), tasks.num_training([task]))
+        context = Workshop(base, parts, tasks, foreign, history, kept, own["batch_norm_samples"])
+        before = None
+        if own["running"] and stage > 1:
+            before = sources.read(experiment.checkpoint.task_file(kept, stage - 2), base)
+        merged = _fuse(fusion, own, source.to(parts.device), stage - 1, before, context)
+        experiment.checkpoint.save_task(kept, stage - 1, merged, {"config": base | own})
+        return merged.state_dict()
+
+    return start
+
+
+def _find_models(fusion: Fusion, own: dict, base: dict, parts: Components, tasks: Tasks) -> sources.Source:
     if own["checkpoints"] is not None:
         return sources.from_files(own["checkpoints"], own["initial"], base)
-    folder = Path(own["run"]) if own["run"] is not None else _train(base)
+    folder = Path(own["run"]) if own["run"] is not None else _train(base, partial(_make_start, fusion, own, base))
     source = sources.from_run(folder, base)
     if len(source.states) > len(tasks):
         raise ValueError(
             f"{folder} has {len(source.states)} networks, scenario={base['scenario']['name']} {len(tasks)} tasks"
         )
     trained = source.results["config"]
-    if trained["strategy"]["name"] == "independent" and trained["strategy"]["init"] == "shared":
+    if trained["strategy"].get("init", "previous") != "independent":  # whatever happened since, it started there
         source.initial = experiment.initial_weights(trained, parts)
     source.num_samples = [tasks.num_training([task]) for task in range(len(source.states))]
     return source
@@ -136,37 +162,44 @@ def _merge(
     network, device = parts.model, parts.device
     evaluator, foreign = experiment.make_evaluator(base, parts, tasks)
     history = History(*evaluator(network))
-    states = [{name: value.to(device) for name, value in state.items()} for state in source.states]
+    source = source.to(device)
+    states = source.states
     parameters = [name for name, _ in network.named_parameters()]
     # The network that the configuration describes is one of those compared: a checkpoint of another one is named.
-    names = ["the configured backbone", *source.names]
-    unequal = fusion.unequal_widths
-    Models(
-        [network.state_dict(), *states], [1.0] + [0.0] * len(states), parameters, names=names, unequal_widths=unequal
-    )
+    names, weights = ["the configured backbone", *source.names], [1.0] + [0.0] * len(states)
+    Models([network.state_dict(), *states], weights, parameters, names=names, unequal_widths=fusion.unequal_widths)
     alone = [evaluator(network, lambda x, state=state: functional_call(network, state, x))[0] for state in states]
     context = Workshop(base, parts, tasks, foreign, history, folder, own["batch_norm_samples"])
     merge_seconds = 0.0
-    merged: nn.Module = network
+    merged: nn.Module | None = None
     for last in range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]:
         started = time.perf_counter()
-        chosen, known = states[: last + 1], [[task] for task in range(last + 1)]
-        weights, labels = _weights(own["weighting"], source.num_samples[: last + 1]), source.names[: last + 1]
-        if own["running"] and last:
-            chosen, known = [merged.state_dict(), states[last]], [list(range(last)), [last]]
-            weights, labels = [sum(weights[:last]), weights[last]], ["the networks merged so far", source.names[last]]
-        models = Models(chosen, weights, parameters, source.initial, labels, known, unequal)
-        merged = fusion.network(models, context)
-        tasks_so_far = list(range(last + 1))
-        context.settle(merged, tasks_so_far)
-        if own["finetune_samples"]:
-            memory = context.labelled(tasks_so_far, max(1, own["finetune_samples"] // len(tasks_so_far)))
-            context.train(merged, memory, own["finetune_epochs"])
+        before = merged.state_dict() if own["running"] and merged is not None else None
+        merged = _fuse(fusion, own, source, last, before, context)
         merge_seconds += time.perf_counter() - started
         history.add(*evaluator(merged))
-        about = {"tasks": tasks_so_far, "accuracy": history.rows[-1], "config": base | own}
+        about = {"tasks": list(range(last + 1)), "accuracy": history.rows[-1], "config": base | own}
         experiment.checkpoint.save_task(folder, last, merged, about)
     return _results(own, base, parts, source, history, context, alone, merge_seconds - context.measure_seconds)
+
+
+def _fuse(
+    fusion: Fusion, own: dict, source: sources.Source, last: int, before: State | None, context: Workshop
+) -> nn.Module:
+    """The networks up to number `last` as one, or with `before`, what those up to the last were, this and the last."""
+    weights, tasks = _weights(own["weighting"], source.num_samples[: last + 1]), list(range(last + 1))
+    states, names, known = source.states[: last + 1], source.names[: last + 1], [[task] for task in tasks]
+    if before is not None:
+        states, names, known = [before, states[last]], ["the networks merged so far", names[last]], [tasks[:-1], [last]]
+        weights = [sum(weights[:last]), weights[last]]
+    parameters = [name for name, _ in context.network.named_parameters()]
+    models = Models(states, weights, parameters, source.initial, names, known, fusion.unequal_widths)
+    merged = fusion.network(models, context)
+    context.settle(merged, tasks)
+    if own["finetune_samples"]:
+        memory = context.labelled(tasks, max(1, own["finetune_samples"] // len(tasks)))
+        context.train(merged, memory, own["finetune_epochs"])
+    return merged
 
 
 def _results(

@@ -1,7 +1,7 @@
 """Where the networks to merge come from: a run's folder, files, or a run that is trained for it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,18 @@ class Source:
     num_samples: list[int | None]
     initial: State | None
     results: dict | None
+
+    def add(self, name: str, state: State, num_samples: int) -> None:
+        self.names.append(name)
+        self.states.append(state)
+        self.num_samples.append(num_samples)
+
+    def to(self, device: torch.device) -> "Source":
+        def moved(state: State) -> State:
+            return {name: value.to(device) for name, value in state.items()}
+
+        initial = None if self.initial is None else moved(self.initial)
+        return replace(self, states=[moved(state) for state in self.states], initial=initial)
 
 
 def from_run(folder: Path, config: dict) -> Source:

@@ -24,6 +24,7 @@ class Strategy:
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
     uses_buffer = False  # whether it stores them in the replay memory
     changes_gradients = False  # whether `adjust_gradients` does anything
+    needs_start = ""  # for a method whose stages start from weights that it is given: what to say where there are none
     draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step; 0: none in this stage
 
     def setup(

@@ -5,20 +5,23 @@ import copy
 from cl.scenarios import Samples
 from cl.strategies.base import Strategy
 
-INITS = ("shared", "independent", "previous")
+INITS = ("shared", "independent", "previous", "merged")
 
 
 class Independent(Strategy):
     """CE(f(x), y) on each task, from weights that `init` names; the accuracy matrix has a network per row.
 
     shared: the same random weights for all tasks; independent: others for each; previous: those of the task before,
-    with its optimizer's state, which otherwise begins anew as well.
+    with its optimizer's state, which otherwise begins anew as well; merged: the networks so far merged by `fusion`,
+    which python merge.py sets.
     """
 
-    def __init__(self, init: str = "shared"):
+    def __init__(self, init: str = "shared", fusion: dict | None = None):
         if init not in INITS:
             raise ValueError(f"strategy.init={init} does not exist; valid: {', '.join(INITS)}")
         self.init = init
+        if init == "merged":
+            self.needs_start = "strategy.init=merged starts each network from the merge of those before: use merge.py"
 
     def setup(self, *parts, **named) -> None:
         super().setup(*parts, **named)
@@ -27,5 +30,6 @@ class Independent(Strategy):
     def before_task(self, stage: int, samples: Samples) -> None:
         if self.init == "previous":
             return
-        self.model.load_state_dict(self.initial_weights(stage if self.init == "independent" else 0))
+        if self.init != "merged":
+            self.model.load_state_dict(self.initial_weights(stage if self.init == "independent" else 0))
         self.updater.load_state_dict(copy.deepcopy(self.fresh_updater))

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from support import ROOT
 from torch import nn
 
 from cl import experiment as training
+from cl.trainer import Trainer
 from merging import batch_norm, experiment
 
 PLAIN = ("epochs=2", "progress=false", "pictures=[]", "scenario=class2")
@@ -114,6 +116,59 @@ def test_each_network_may_be_merged_with_the_merge_of_those_before(config_of):
     assert other["accuracy_matrix"] != results_of(config_of("scenario=class5", "fusion=magmax"))["accuracy_matrix"]
     sampled = results_of(config_of("running=true", "weighting=samples", "scenario=class5"))
     assert sampled["average_accuracy"] == pytest.approx(together["average_accuracy"], abs=0.02)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_each_network_may_start_from_the_merge_of_those_before(config_of, monkeypatch, running):
+    words = ("scenario=class5", "strategy.init=merged", f"running={running}", "epochs=1", "buffer.capacity=50")
+    curve = ("fusion=curve", "fusion.epochs=1", "fusion.points=0", "fusion.plane=0", "fusion.samples_per_task=30")
+    config = config_of(*words, *curve)
+    folder = experiment.run(config)[-1]
+    (trained,) = folder.parent.parent.glob("independent_*/seed0")
+    content, of_run = (json.loads((each / "results.json").read_text()) for each in (folder, trained))
+    # a curve between n networks and one more sees 30 samples of each of n + 1 tasks; anew for all, or only the last
+    curves = [30 * 2, 30 * 3, 30 * 4, 30 * 5]
+    merges = curves if running else [sum(curves[: n + 1]) for n in range(4)]
+    assert of_run["labelled_samples"] == 1442 + sum(merges[:3])
+    assert content["labelled_samples"] - of_run["labelled_samples"] == sum(curves)
+
+    def kept(name, task):
+        return torch.load(trained / name / f"task_{task:02d}.pt")["model"]
+
+    assert all(torch.equal(value, kept("", 0)[name]) for name, value in kept("merged", 0).items())
+    assert not any(torch.equal(value, kept("", 1)[name]) for name, value in kept("merged", 1).items())
+    assert len(list((trained / "merged").glob("task_*.pt"))) == 4
+
+    # killed in the fourth task, it goes on to the same bits
+    again = config_of(*words, *curve, f"output={config.output}/again")
+    train, calls = Trainer.train, []
+
+    def dying(self, *arguments):
+        calls.append(arguments[1])
+        if calls[-1] == 3:
+            raise KeyboardInterrupt
+        return train(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(again)
+    monkeypatch.setattr(Trainer, "train", train)
+    second = results_of(again)
+    for key in ("accuracy_matrix", "model_accuracy_matrix", "gradient_steps", "labelled_samples"):
+        assert second[key] == content[key], key
+
+
+def test_the_average_as_the_start_of_every_task(config_of):
+    config = config_of("scenario=class5", "strategy.init=merged", "epochs=1", "optimizer.lr=1e-12")
+    experiment.run(config)
+    shared = config_of("scenario=class5", "strategy.init=shared", "epochs=1", "optimizer.lr=1e-12")
+    experiment.run(shared)
+    first, second = (
+        torch.load(path)["model"] for path in sorted(Path(config.output).rglob("independent_*/seed0/task_04.pt"))
+    )
+    assert all(torch.allclose(value, second[name], atol=1e-6) for name, value in first.items())  # nothing ever moved
+    with pytest.raises(ValueError, match="strategy.init=merged starts each network from the merge.*use merge.py"):
+        training.run(compose_run(config_of("strategy.init=merged", "seed=1")))
 
 
 def test_the_merged_network_may_be_trained_on_a_few_samples(config_of):
