@@ -2,9 +2,11 @@
 
     python -m cl.report multirun/class10_digits_mlp
     python -m cl.report multirun/*/er_* --output er
+    python -m cl.report multirun/skewed2_mnist_mlp --published docs/published/skewed_mnist.yaml
 
 Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
-deviation), prints the table and writes report.md, report.csv and report.png. Needs no torch.
+deviation), prints the table and writes report.md, report.csv and report.png. Beside merged networks there is a row for
+each of those that were merged; beside published figures, how far off they are. Needs no torch.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 from cl import plots
 from cl.atomic import atomic_write
 from cl.metrics import FORMULAS
+from cl.published import Published
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (
@@ -32,13 +35,13 @@ MEASURES = (
 )
 # In a table that compares merging with training: what each row was given, in place of the measures over tasks.
 COSTS = (
-    ("mean_model_accuracy", "models alone %", 100, 2),
     ("labelled_samples", "labelled samples", 1, 0),
     ("merge_labelled_samples", "of these to merge", 1, 0),
     ("unlabelled_samples", "unlabelled", 1, 0),
     ("gradient_steps", "steps", 1, 0),
     ("buffer_bytes", "stored kB", 1e-3, 0),
 )
+MODELS_SHOWN = 5  # of more networks than these the mean has a row, not each
 ABOUT = ("scenario", "dataset", "backbone", "strategy", "buffer")
 
 
@@ -68,12 +71,31 @@ def load(paths: list[Path]) -> list[Group]:
     for file in files:
         try:
             run = json.loads(file.read_text())
-            by_group.setdefault(run["kind"] + run["group"], []).append(run)
+            for each in (run, *_models_alone(run)):
+                of_group = by_group.setdefault(each["kind"] + each["group"], [])
+                if run is each or each["seed"] not in {other["seed"] for other in of_group}:
+                    of_group.append(each)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error
     groups = [Group(runs, _about(runs[0])) for runs in by_group.values()]
     _add_what_differs(groups)
     return groups
+
+
+def _models_alone(run: dict) -> list[dict]:
+    """The networks that were merged, each as if it were a run; fusions of the same ones have the same."""
+    values = run.get("model_accuracies", [])
+    names = [f"network {number} alone" for number in range(1, len(values) + 1)]
+    if len(values) > MODELS_SHOWN:
+        names, values = [f"a network alone (mean of {len(values)})"], [sum(values) / len(values)]
+    told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "config")}
+    return [
+        told | {
+            "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name, "buffer_capacity": None,
+            "accuracy_so_far": None, "average_accuracy": value,
+        }
+        for name, value in zip(names, values)
+    ]  # fmt: skip
 
 
 def _about(run: dict) -> dict[str, str]:
@@ -106,18 +128,27 @@ def _flat(node: dict, prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-def rows(groups: list[Group], fixed: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Heading and printed cells; a column that says the same in every row is left out unless `fixed`."""
+def rows(groups: list[Group], published: Published | None = None) -> tuple[list[str], list[list[str]]]:
+    """Heading and printed cells; a column that says the same in every row is left out."""
     names = [*ABOUT, "with"]
-    if not fixed:
-        names = [name for name in names if name == "strategy" or len({g.label.get(name) for g in groups}) > 1]
+    names = [name for name in names if name == "strategy" or len({g.label.get(name) for g in groups}) > 1]
     names = [name for name in names if any(group.label.get(name) for group in groups)]
     shown = [measure for measure in _measures(groups) if any(group.values(measure[0]) for group in groups)]
-    heading = [*names, "seeds", *(heading for _, heading, _, _ in shown)]
-    cells = []
-    for group in groups:
-        measured = [_mean_and_std(group.values(key), factor, digits) for key, _, factor, digits in shown]
-        cells.append([*(group.label.get(name, "") for name in names), str(len(group.runs)), *measured])
+    heading = [*names, "seeds"]
+    cells = [[*(group.label.get(name, "") for name in names), str(len(group.runs))] for group in groups]
+    for key, title, factor, digits in shown:
+        heading.append(title)
+        for group, row in zip(groups, cells):
+            row.append(_mean_and_std(group.values(key), factor, digits))
+        if published is None or key not in published.measures:
+            continue
+        heading += ["published", "off by, in its std"]
+        for group, row in zip(groups, cells):
+            figure = published.of(group.runs[0]["config"], group.label, key)
+            row += ["-", "-"] if figure is None else [
+                f"{figure.mean:.{digits}f} ± {figure.std:.{digits}f}",
+                f"{(factor * statistics.fmean(group.values(key)) - figure.mean) / figure.std:+.1f}",
+            ]  # fmt: skip
     return heading, cells
 
 
@@ -141,22 +172,24 @@ def caption(groups: list[Group]) -> str:
     return ", ".join(common)
 
 
-def as_text(groups: list[Group]) -> str:
+def as_text(groups: list[Group], published: Published | None = None) -> str:
     """The table in aligned columns, for a terminal."""
-    heading, cells = rows(groups)
+    heading, cells = rows(groups, published)
     widths = [max(map(len, column)) for column in zip(heading, *cells)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (heading, *cells)]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join([caption(groups), *lines])
 
 
-def as_markdown(groups: list[Group]) -> str:
+def as_markdown(groups: list[Group], published: Published | None = None) -> str:
     """The table in Markdown, with the formulas of its measures."""
-    heading, cells = rows(groups)
+    heading, cells = rows(groups, published)
     lines = [caption(groups), "", "| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     lines += ["| " + " | ".join(row) + " |" for row in cells]
     lines += ["", "Mean ± sample standard deviation over seeds. A[i,j]: accuracy on task j after training on task i."]
     lines += [f"- {name.replace('_', ' ')}: {formula}" for name, formula in FORMULAS.items()]
+    if published is not None:
+        lines += ["", f"Published: {published.source}"]
     return "\n".join(lines) + "\n"
 
 
@@ -193,19 +226,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m cl.report", description="tables and plots of finished runs")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, or results.json files")
     parser.add_argument("--output", type=Path, help="folder for the report (default: the common folder of the paths)")
+    parser.add_argument("--published", type=Path, help="file with published figures, to stand beside these")
     parser.add_argument("--format", default="png", choices=plots.FORMATS, help="of the plot (default: png)")
     arguments = parser.parse_args()
     try:
         groups = load(arguments.paths)
+        published = None if arguments.published is None else Published.read(arguments.published)
         output = arguments.output or Path(os.path.commonpath([path.absolute() for path in arguments.paths]))
         output = output.parent if output.is_file() else output
-        for name, text in (("report.md", as_markdown(groups)), ("report.csv", as_csv(groups))):
+        for name, text in (("report.md", as_markdown(groups, published)), ("report.csv", as_csv(groups))):
             with atomic_write(output / name, "w") as file:
                 file.write(text)
         plots.draw_overlay(output / "report", curves(groups), caption(groups), [arguments.format])
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(as_text(groups))
+    print(as_text(groups, published))
     print(f"\nwritten: report.md, report.csv, report.{arguments.format} in {os.path.relpath(output)}")
 
 

@@ -228,6 +228,7 @@ def _results(
         "buffer_capacity": None,
         "seed": base["seed"],
         "group": config_hash({key: value for key, value in (base | own).items() if key != "baselines"}),
+        "models_group": config_hash(base | {key: own[key] for key in ("run", "checkpoints")}),
         "world_size": 1,
         **measured,
         "model_accuracies": accuracies,

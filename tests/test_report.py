@@ -106,3 +106,56 @@ def test_pictures_are_written_in_every_format(tmp_path):
     joint = run | {"accuracy_matrix": [[0.9, 0.8]], "accuracy_so_far": None}
     plots.draw_run(tmp_path / "joint", joint, ["png"])
     assert [file.name for file in (tmp_path / "joint").iterdir()] == ["accuracy_matrix.png"]
+
+
+def merged(folder, seed, fusion="avg", accuracies=(0.5, 0.7), **more):
+    return write(
+        folder, "independent", seed, group=fusion, capacity=None, so_far=None, kind="merge", fusion=fusion,
+        models_group="m", model_accuracies=list(accuracies), **more,
+    )  # fmt: skip
+
+
+def test_each_merged_network_has_a_row_once(tmp_path):
+    for seed in range(2):
+        for fusion in ("avg", "ties"):
+            merged(tmp_path / fusion, seed, fusion, (0.5 + seed / 10, 0.7), accuracy=0.8)
+    heading, cells = report.rows(report.load([tmp_path]))
+    table = {row[0]: row for row in cells}
+    assert list(table) == ["avg", "network 1 alone", "network 2 alone", "ties"]
+    accuracy = heading.index("accuracy %")
+    assert table["network 1 alone"][accuracy] == "55.00 ± 7.07" and table["network 2 alone"][accuracy] == "70.00 ± 0.00"
+    assert table["network 1 alone"][heading.index("seeds")] == "2" and table["avg"][accuracy] == "80.00 ± 0.00"
+    merged(tmp_path / "many", 0, "magmax", [0.1 * number for number in range(1, 8)])
+    _, cells = report.rows(report.load([tmp_path / "many"]))
+    assert [row[0] for row in cells] == ["magmax", "a network alone (mean of 7)"] and "40.00" in cells[1]
+
+
+def test_published_figures_stand_beside_the_runs_that_they_are_of(tmp_path):
+    for seed, accuracy in enumerate((0.4, 0.6)):
+        write(tmp_path, seed=seed, accuracy=accuracy, lr=0.1)
+        write(tmp_path, seed=seed, accuracy=accuracy, lr=0.3, group="g2")
+    file = tmp_path / "figures.yaml"
+    file.write_text(
+        "source: a paper\nrows:\n"
+        "- {where: {strategy: er, optimizer.lr: 0.3, buffer: 200}, average_accuracy: [55, 2.5]}\n"
+        "- {where: {strategy: der}, average_accuracy: [1, 1]}"
+    )
+    published = report.Published.read(file)
+    heading, cells = report.rows(report.load([tmp_path]), published)
+    at = heading.index("published")
+    assert heading[at - 1 : at + 2] == ["accuracy %", "published", "off by, in its std"]
+    assert [row[at - 1 : at + 2] for row in cells] == [
+        ["50.00 ± 14.14", "-", "-"],
+        ["50.00 ± 14.14", "55.00 ± 2.50", "-2.0"],
+    ]
+    assert "Published: a paper" in report.as_markdown(report.load([tmp_path]), published)
+    for text in ("rows: 3", "source: x\nrows: [{where: {a: 1}, forgetting: [1, 0]}]", "source: [", "rows: []"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="figures.yaml has no published figures as cl/published.py"):
+            report.Published.read(file)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "published").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_shipped_figures_can_be_read(file):
+    published = report.Published.read(file)
+    assert published.source and len(published.rows) >= 4
