@@ -71,7 +71,7 @@ def load(paths: list[Path]) -> list[Group]:
     for file in files:
         try:
             run = json.loads(file.read_text())
-            for each in (run, *_models_alone(run)):
+            for each in (*_models_alone(run), run):
                 of_group = by_group.setdefault(each["kind"] + each["group"], [])
                 if run is each or each["seed"] not in {other["seed"] for other in of_group}:
                     of_group.append(each)

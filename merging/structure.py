@@ -126,7 +126,8 @@ class _Walk:
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self.layout[node] = (self.new_group(_channels(node), fixed=True), 1)
+            if "tensor_meta" in node.meta:  # not an optional argument that no image is given to
+                self.layout[node] = (self.new_group(_channels(node), fixed=True), 1)
         elif node.op == "output":
             for source in node.all_input_nodes:
                 self.root(self.layout[source][0]).fixed = True
@@ -232,9 +233,13 @@ class _Walk:
             group.axes.append(axis)
 
     def no_rule(self, node: fx.Node, what: str | None = None) -> ValueError:
-        kind = type(self.modules[node.target]).__name__ if node.op == "call_module" else node.target
+        within = list(node.meta.get("nn_module_stack", {}))[-1:]  # the layer whose code it is, innermost last
+        if node.op == "call_module":
+            place, kind = str(node.target), type(self.modules[node.target]).__name__
+        else:
+            place, kind = within[0] if within else "the network", getattr(node.target, "__name__", node.target)
         return ValueError(
-            f"neurons cannot be aligned through {node.name} ({what or kind}): methods that align them work on fully "
+            f"neurons cannot be aligned through {place} ({what or kind}): methods that align them work on fully "
             "connected networks, convolutions, batch-norm, pooling and residual connections"
         )
 

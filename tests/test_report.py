@@ -121,13 +121,13 @@ def test_each_merged_network_has_a_row_once(tmp_path):
             merged(tmp_path / fusion, seed, fusion, (0.5 + seed / 10, 0.7), accuracy=0.8)
     heading, cells = report.rows(report.load([tmp_path]))
     table = {row[0]: row for row in cells}
-    assert list(table) == ["avg", "network 1 alone", "network 2 alone", "ties"]
+    assert list(table) == ["network 1 alone", "network 2 alone", "avg", "ties"]
     accuracy = heading.index("accuracy %")
     assert table["network 1 alone"][accuracy] == "55.00 ± 7.07" and table["network 2 alone"][accuracy] == "70.00 ± 0.00"
     assert table["network 1 alone"][heading.index("seeds")] == "2" and table["avg"][accuracy] == "80.00 ± 0.00"
     merged(tmp_path / "many", 0, "magmax", [0.1 * number for number in range(1, 8)])
     _, cells = report.rows(report.load([tmp_path / "many"]))
-    assert [row[0] for row in cells] == ["magmax", "a network alone (mean of 7)"] and "40.00" in cells[1]
+    assert [row[0] for row in cells] == ["a network alone (mean of 7)", "magmax"] and "40.00" in cells[0]
 
 
 def test_published_figures_stand_beside_the_runs_that_they_are_of(tmp_path):

@@ -254,9 +254,9 @@ def distance(first: dict, second: dict) -> float:
     "name, shape, layer",
     [
         ("test_vit", (1, 160, 160), "VisionTransformer"),
-        ("test_convnext", (1, 64, 64), "stem_1"),
+        ("test_convnext", (1, 64, 64), "stem.1"),
         ("densenet121", (1, 32, 32), "cat"),
-        ("resnext50_32x4d", (1, 32, 32), "layer1_0_conv2 .a convolution in 32 groups"),
+        ("resnext50_32x4d", (1, 32, 32), "layer1.0.conv2 .a convolution in 32 groups"),
     ],
 )
 def test_networks_without_a_rule_name_the_layer(name, shape, layer):

@@ -189,6 +189,26 @@ def test_every_fusion_of_the_task_models_beats_the_models_alone(config_of, fusio
     assert content["unlabelled_samples"] == seen and content["merge_labelled_samples"] == 0
 
 
+VIT = (
+    "backbone=timm", "backbone.model=vit_tiny_patch16_224", "scenario=class2", "epochs=5", "optimizer.lr=0.05",
+    "progress=false", "pictures=[]", "baselines=[]", "+backbone.options.img_size=8", "+backbone.options.patch_size=4",
+    "+backbone.options.depth=2", "+backbone.options.embed_dim=48",
+)  # fmt: skip
+
+
+def test_transformers_are_merged_by_what_needs_no_alignment_and_the_rest_says_so(compose_config):
+    alone = None
+    for fusion in ("avg", "task_arithmetic", "ties", "magmax", "fisher", "regmean", "opcm"):
+        content = results_of(compose_config(*VIT, f"fusion={fusion}", name="merge"))
+        alone = alone or max(content["model_accuracies"])
+        assert content["average_accuracy"] > 0.3, fusion  # ten classes
+        if fusion == "regmean":
+            assert content["average_accuracy"] > alone
+    for fusion in ("ot", "rebasin"):
+        with pytest.raises(ValueError, match=r"cannot be aligned through patch_embed \(flatten\)"):
+            experiment.run(compose_config(*VIT, f"fusion={fusion}", name="merge"))
+
+
 def test_networks_of_unequal_widths_are_merged_from_files(config_of):
     files = []
     for width, task in ((32, 0), (48, 1)):
@@ -291,6 +311,7 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.rindex("scenario class2") :].splitlines()
-    assert [row.split()[:3] for row in table[3:]] == [
-        ["finetune", "-", "2"], ["er", "200", "2"], ["avg", "-", "2"], ["magmax", "-", "2"],
+    assert [row.split("  ")[0].strip() for row in table[3:]] == [
+        "finetune", "er", "network 1 alone", "network 2 alone", "avg", "magmax",
     ]  # fmt: skip
+    assert all(" 2 " in row for row in table[3:])  # seeds
