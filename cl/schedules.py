@@ -1,35 +1,43 @@
 """Learning-rate schedules as pure functions of the share of a task's training that is done.
 
 Shares in place of steps hold for any length of training, and start anew with every task by themselves. torch's
-schedulers count steps and keep state that would have to be saved and reset.
+schedulers count steps and keep state that would have to be saved and reset. Places may also be given in epochs.
 """
 
 import math
 from abc import ABC, abstractmethod
 
+CYCLES = ("triangular", "triangular2", "exp_range")
+TINY = 1e-9  # of a step: a milestone's own step is past it, however its share is rounded
+
 
 class Schedule(ABC):
-    """Factor on the learning rate; `warmup` is the share over which it rises linearly (Goyal et al. 2017).
+    """Factor on the learning rate; over `warmup` it rises linearly (Goyal et al. 2017).
 
-    It rises from `start`: 0, or the share of the learning rate that one rank would have where it is scaled with ranks.
+    `warmup` and all other places in the training: a share below 1, or a number of epochs, 1 or more. The rise begins
+    with `start`: 0, or the share of the learning rate that one rank would have where it is scaled with ranks.
     """
 
     is_constant = False
     start = 0.0
 
     def __init__(self, warmup: float):
-        if not 0 <= warmup < 1:
-            raise ValueError(f"schedule.warmup must be a share in [0, 1), got {warmup}")
+        if warmup < 0:
+            raise ValueError(f"schedule.warmup must be a share in [0, 1) or a number of epochs, got {warmup}")
         self.warmup = warmup
 
-    def factor(self, progress: float) -> float:
-        """At `progress` in [0, 1], the share of the task's steps that are done."""
-        if progress < self.warmup:
-            return self.start + (1 - self.start) * progress / self.warmup
-        return self.after_warmup(progress)
+    def factor(self, progress: float, epochs: float = 1.0, steps: int = 1) -> float:
+        """At `progress` in [0, 1], the share of the task's steps that are done.
+
+        `epochs` and `steps`: how many the task has, for what is given in them.
+        """
+        rise = share(self.warmup, epochs)
+        if progress < rise:
+            return self.start + (1 - self.start) * progress / rise
+        return self.after_warmup(progress, epochs, steps)
 
     @abstractmethod
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
         """The factor once the warm-up is over."""
 
 
@@ -40,7 +48,7 @@ class Constant(Schedule):
         super().__init__(warmup)
         self.is_constant = warmup == 0
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
         return 1.0
 
 
@@ -53,13 +61,14 @@ class Cosine(Schedule):
             raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
         self.final = final
 
-    def after_warmup(self, progress: float) -> float:
-        done = (progress - self.warmup) / (1 - self.warmup)
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
+        rise = min(share(self.warmup, epochs), progress)
+        done = (progress - rise) / (1 - rise) if rise < 1 else 1.0
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
 
 
 class Linear(Schedule):
-    """1 until `start`, then linearly to `final` at `end`, both shares of the training (Garipov et al. 2018, A.1)."""
+    """1 until `start`, then linearly to `final` at `end`, both shares (Garipov et al. 2018, A.1)."""
 
     def __init__(self, start: float = 0.5, end: float = 0.9, final: float = 0.01, warmup: float = 0.0):
         super().__init__(warmup)
@@ -69,21 +78,78 @@ class Linear(Schedule):
             raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
         self.fall, self.end, self.final = start, end, final
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
         done = (progress - self.fall) / (self.end - self.fall)
         return 1 - (1 - self.final) * min(1.0, max(0.0, done))
 
 
-class MultiStep(Schedule):
-    """Times `gamma` at each milestone, a share of the task's training."""
+class Step(Schedule):
+    """Times `gamma` each time that `every` more is done."""
 
-    def __init__(self, milestones: list, gamma: float = 0.1, warmup: float = 0.0):
+    def __init__(self, every: float = 0.3, gamma: float = 0.1, warmup: float = 0.0):
         super().__init__(warmup)
-        if not milestones or list(milestones) != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < 1:
-            raise ValueError(f"schedule.milestones must be rising shares between 0 and 1, got {milestones}")
-        if gamma <= 0:
+        for name, value in (("every", every), ("gamma", gamma)):
+            if value <= 0:
+                raise ValueError(f"schedule.{name} must be above 0, got {value}")
+        self.every, self.gamma = every, gamma
+
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
+        return self.gamma ** math.floor(progress / share(self.every, epochs) + TINY)
+
+
+class MultiStep(Schedule):
+    """Times `gamma` at each milestone; with a list, the factor is `gamma[i]` from milestone i on."""
+
+    def __init__(self, milestones: list, gamma: float | list = 0.1, warmup: float = 0.0):
+        super().__init__(warmup)
+        rising = list(milestones) == sorted(set(milestones)) and milestones
+        if not rising or milestones[0] <= 0 or milestones[0] < 1 <= milestones[-1]:
+            raise ValueError(
+                f"schedule.milestones must be rising shares between 0 and 1, or rising epochs, got {milestones}"
+            )
+        if isinstance(gamma, list) and len(gamma) != len(milestones):
+            raise ValueError(f"schedule.gamma needs one factor for each of {len(milestones)} milestones, got {gamma}")
+        if min(gamma if isinstance(gamma, list) else [gamma]) <= 0:
             raise ValueError(f"schedule.gamma must be above 0, got {gamma}")
         self.milestones, self.gamma = milestones, gamma
 
-    def after_warmup(self, progress: float) -> float:
-        return self.gamma ** sum(progress >= milestone for milestone in self.milestones)
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
+        passed = sum(progress >= share(milestone, epochs) - TINY for milestone in self.milestones)
+        if isinstance(self.gamma, list):
+            return self.gamma[passed - 1] if passed else 1.0
+        return self.gamma**passed
+
+
+class Cyclic(Schedule):
+    """Up from `low` to 1 and down again, over and over (Smith 2017, Cyclical Learning Rates for Training Neural
+    Networks).
+
+    `half_cycle` is the number of steps from `low` to the top. `mode`: "triangular", "triangular2" (each cycle half as
+    high as the one before) or "exp_range" (height times `gamma` at every step).
+    """
+
+    def __init__(
+        self, low: float = 0.2, half_cycle: int = 100, mode: str = "exp_range", gamma: float = 0.99985,
+        warmup: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(warmup)
+        if not 0 <= low <= 1:
+            raise ValueError(f"schedule.low must be a share in [0, 1], got {low}")
+        if half_cycle < 1:
+            raise ValueError(f"schedule.half_cycle must be at least 1 step, got {half_cycle}")
+        if mode not in CYCLES:
+            raise ValueError(f"schedule.mode={mode} does not exist; valid: {', '.join(CYCLES)}")
+        if not 0 < gamma <= 1:
+            raise ValueError(f"schedule.gamma must lie in (0, 1], got {gamma}")
+        self.low, self.half_cycle, self.mode, self.gamma = low, half_cycle, mode, gamma
+
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
+        step = progress * steps
+        cycle, place = divmod(step / self.half_cycle, 2)
+        scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma**step}[self.mode]
+        return self.low + (1 - self.low) * scale * (1 - abs(place - 1))
+
+
+def share(place: float, epochs: float) -> float:
+    """The share of the training at which a place is that is given as one, or as a number of epochs."""
+    return place if place < 1 else place / epochs

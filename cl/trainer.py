@@ -64,7 +64,7 @@ class Trainer:
             batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks)
             for batch in itertools.islice(batches, steps - step):
                 if not self.schedule.is_constant:
-                    self._set_rate((step + 0.5) / steps)
+                    self._set_rate((step + 0.5) / steps, steps / epoch_steps, steps)
                 meter.count(self.strategy.observe(batch), len(batch) if batch.share else 0)
                 step += 1
                 self.progress.step()
@@ -73,8 +73,8 @@ class Trainer:
         self.history.train_seconds += time.perf_counter() - started
         return loss
 
-    def _set_rate(self, progress: float) -> None:
-        factor = self.schedule.factor(progress)
+    def _set_rate(self, progress: float, epochs: float, steps: int) -> None:
+        factor = self.schedule.factor(progress, epochs, steps)
         for group, rate in zip(self._groups, self.base_rates):
             group["lr"] = rate * factor
 

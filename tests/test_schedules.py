@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cl.build import build
-from cl.schedules import Constant, Cosine, Linear, MultiStep
+from cl.schedules import Constant, Cosine, Cyclic, Linear, MultiStep, Step
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 HALF_ROOT = 2**0.5 / 2
@@ -61,6 +61,38 @@ TABLE = [
 ]
 
 
+IN_EPOCHS = [
+    # schedule, progress, factor: of a task of 30 epochs with 10 steps each
+    (Constant(warmup=5), 1 / 12, 0.5),
+    (Constant(warmup=5), 1 / 6, 1.0),
+    (Cosine(warmup=6), 0.6, 0.5),
+    (Step(every=0.25, gamma=0.5), 0.24, 1.0),
+    (Step(every=0.25, gamma=0.5), 0.25, 0.5),
+    (Step(every=0.25, gamma=0.5), 0.99, 0.125),
+    (Step(every=10), 0.33, 1.0),
+    (Step(every=10), 1 / 3, 0.1),
+    (Step(every=10), 0.7, 0.01),
+    (MultiStep([21, 26, 28], gamma=[0.5, 0.05, 0.01]), 0.69, 1.0),
+    (MultiStep([21, 26, 28], gamma=[0.5, 0.05, 0.01]), 0.7, 0.5),
+    (MultiStep([21, 26, 28], gamma=[0.5, 0.05, 0.01]), 27 / 30, 0.05),
+    (MultiStep([21, 26, 28], gamma=[0.5, 0.05, 0.01]), 1.0, 0.01),
+    (MultiStep([21, 40]), 1.0, 0.1),
+    (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 0.0, 0.2),
+    (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 25 / 300, 0.6),
+    (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 50 / 300, 1.0),
+    (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 100 / 300, 0.2),
+    (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 150 / 300, 1.0),
+    (Cyclic(low=0.2, half_cycle=50, mode="triangular2"), 150 / 300, 0.6),
+    (Cyclic(low=0.2, half_cycle=50, mode="triangular2"), 250 / 300, 0.4),
+    (Cyclic(low=0.2, half_cycle=50, mode="exp_range", gamma=0.99), 50 / 300, 0.2 + 0.8 * 0.99**50),
+]
+
+
+@pytest.mark.parametrize("schedule, progress, factor", IN_EPOCHS)
+def test_factors_of_places_that_are_given_in_epochs_or_steps(schedule, progress, factor):
+    assert schedule.factor(progress, epochs=30, steps=300) == pytest.approx(factor, rel=1e-9)
+
+
 @pytest.mark.parametrize("schedule, progress, factor", TABLE)
 def test_factors_are_those_of_the_table(schedule, progress, factor):
     assert schedule.factor(progress) == pytest.approx(factor, rel=1e-12, abs=1e-12)
@@ -101,9 +133,6 @@ def test_only_a_rate_that_never_changes_is_called_constant(schedule, constant):
     "make, message",
     [
         (lambda: Constant(warmup=-0.1), "schedule.warmup"),
-        (lambda: Constant(warmup=1.0), "schedule.warmup"),
-        (lambda: Cosine(warmup=1.5), "schedule.warmup"),
-        (lambda: MultiStep([0.5], warmup=5), "schedule.warmup"),
         (lambda: Cosine(final=-0.1), "schedule.final"),
         (lambda: Linear(final=1.1), "schedule.final"),
         (lambda: Linear(start=0.9, end=0.5), "schedule.start and schedule.end"),
@@ -113,7 +142,16 @@ def test_only_a_rate_that_never_changes_is_called_constant(schedule, constant):
         (lambda: MultiStep([0.0, 0.5]), "schedule.milestones"),
         (lambda: MultiStep([0.5, 1.0]), "schedule.milestones"),
         (lambda: MultiStep([-0.5]), "schedule.milestones"),
-        (lambda: MultiStep([30, 60]), "schedule.milestones"),  # epochs or steps in place of shares
+        (lambda: MultiStep([0.5, 3]), "schedule.milestones"),  # a share and an epoch
+        (lambda: MultiStep([60, 30]), "schedule.milestones"),
+        (lambda: MultiStep([0.5], gamma=[0.1, 0.01]), "one factor for each of 1"),
+        (lambda: MultiStep([0.5], gamma=[0.0]), "schedule.gamma"),
+        (lambda: Step(every=0.0), "schedule.every"),
+        (lambda: Step(gamma=0.0), "schedule.gamma"),
+        (lambda: Cyclic(low=1.5), "schedule.low"),
+        (lambda: Cyclic(half_cycle=0), "schedule.half_cycle"),
+        (lambda: Cyclic(mode="round"), "schedule.mode=round"),
+        (lambda: Cyclic(gamma=0.0), "schedule.gamma"),
         (lambda: MultiStep([0.5, 0.5]), "schedule.milestones"),  # does not rise
         (lambda: build({"_target_": "cl.schedules.MultiStep", "milestones": 0.5}, "schedule"), "schedule.milestones"),
         (lambda: MultiStep([0.5], gamma=-0.1), "schedule.gamma"),  # the rate would turn negative
