@@ -36,6 +36,24 @@ def mlp(
     return network
 
 
+def mnistnet(sample_shape: tuple[int, int, int], num_outputs: int) -> nn.Module:
+    """Two 3x3 convolutions (32, 64), each with max-pooling, and two fully connected layers, with dropout.
+
+    Raises ValueError for pictures of less than 10 pixels, of which nothing would be left.
+    """
+    channels, height, width = sample_shape
+    sides = [((side - 2) // 2 - 2) // 2 for side in (height, width)]
+    if min(sides) < 1:
+        raise ValueError(f"backbone=mnistnet needs pictures of at least 10x10 pixels, got {height}x{width}")
+    layers = OrderedDict(
+        conv1=nn.Conv2d(channels, 32, 3), pool1=nn.MaxPool2d(2), relu1=nn.ReLU(),
+        conv2=nn.Conv2d(32, 64, 3), drop2=nn.Dropout2d(), pool2=nn.MaxPool2d(2), relu2=nn.ReLU(),
+        flatten=nn.Flatten(), fc1=nn.Linear(64 * sides[0] * sides[1], 50), relu3=nn.ReLU(), drop3=nn.Dropout(),
+        fc2=nn.Linear(50, num_outputs),
+    )  # fmt: skip
+    return nn.Sequential(layers)
+
+
 def timm_model(
     sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: str | None, options: dict
 ) -> nn.Module:
@@ -77,10 +95,14 @@ def _timm(sample_shape: tuple[int, int, int], num_outputs: int, model: str, opti
             f"backbone.options must not have {', '.join(sorted(taken))}: channels and classes follow the data set, and "
             "weights come from a file (backbone.pretrained)"
         )
+    if timm.get_pretrained_cfg(model).fixed_input_size:  # as transformers, whose positions are weights
+        options = {"img_size": sample_shape[1:]} | options
     try:
         return timm.create_model(model, in_chans=sample_shape[0], num_classes=num_outputs, **options)
     except TypeError as error:
         raise ValueError(f"backbone.options={options}: timm's {model} does not take them ({error})") from error
+    except AssertionError as error:  # timm's own, of sizes that do not go together
+        raise ValueError(f"timm's {model} does not take pictures of {sample_shape[1:]}: {error}") from error
 
 
 def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = ()) -> None:

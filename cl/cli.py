@@ -173,6 +173,10 @@ def one_line(error: Exception, arguments: list[str]) -> str:
     """What went wrong and what is valid, in one line, for the user's and Hydra's errors alike."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if group.endswith("/regime"):
+            return (
+                f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"
+            )
         return f"{group}={name} does not exist{_did_you_mean(name, error.options)}; valid: {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read the argument {error.override!r}: {_first_line(error)}"

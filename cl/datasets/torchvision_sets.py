@@ -7,6 +7,8 @@ import numpy as np
 
 from cl.datasets.base import Dataset, Split, split_of
 
+EMNIST_CLASSES = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
+
 
 class _TorchvisionSet(Dataset):
     """A data set of torchvision with `data` and `targets` in memory."""
@@ -19,6 +21,7 @@ class _TorchvisionSet(Dataset):
     ):
         super().__init__(validation, mean, std, augment)
         self.root, self.download = Path(root).expanduser(), download
+        self.options: dict = {}  # further arguments of torchvision's class
 
     def check(self) -> None:
         """Raise FileNotFoundError that names the folder which is expected, unless it is to be downloaded."""
@@ -35,8 +38,10 @@ class _TorchvisionSet(Dataset):
         try:
             if self.download:
                 self._remove_damaged()  # torchvision fetches what is missing, but not every damaged file
-            parts = [factory(self.root, train=train, download=self.download) for train in (True, False)]
-            train, test = (split_of(np.asarray(part.data), part.targets) for part in parts)
+            parts = [
+                factory(root=self.root, train=train, download=self.download, **self.options) for train in (True, False)
+            ]
+            train, test = (self.part(split_of(np.asarray(part.data), part.targets)) for part in parts)
         except Exception as error:  # a damaged file raises whatever its reader stumbles over, AssertionError included
             damaged = ", ".join(path.name for path in self.damaged()) or "none of them by itself"
             raise ValueError(
@@ -44,6 +49,10 @@ class _TorchvisionSet(Dataset):
                 f"missing: {damaged}; dataset.download=true fetches them anew"
             ) from error
         return train, test
+
+    def part(self, split: Split) -> Split:
+        """A split as it is used."""
+        return split
 
     @abstractmethod
     def damaged(self) -> list[Path]:
@@ -54,17 +63,17 @@ class _TorchvisionSet(Dataset):
             path.unlink(missing_ok=True)
 
 
-class Mnist(_TorchvisionSet):
-    """60,000 and 10,000 handwritten digits, 1x28x28 (LeCun et al. 1998)."""
+class _Idx(_TorchvisionSet):
+    """Grey pictures of 28x28 pixels in MNIST's four IDX files."""
 
-    torchvision_name, folder = "MNIST", "MNIST/raw"
-    num_classes, sample_shape = 10, (1, 28, 28)
+    sample_shape = (1, 28, 28)
+    prefixes = ("train", "t10k")  # of the files' names
 
     def damaged(self) -> list[Path]:
         from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
         found = []
-        for part in ("train", "t10k"):
+        for part in self.prefixes:
             paths = [self.root / self.folder / f"{part}-{name}" for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
             lengths = set()
             for path in paths:
@@ -75,6 +84,44 @@ class Mnist(_TorchvisionSet):
             if len(lengths) > 1:  # whole, but not of one data set
                 found += paths
         return found
+
+
+class Mnist(_Idx):
+    """60,000 and 10,000 handwritten digits, 1x28x28 (LeCun et al. 1998)."""
+
+    torchvision_name, folder, num_classes = "MNIST", "MNIST/raw", 10
+
+
+class FashionMnist(_Idx):
+    """60,000 and 10,000 pieces of clothing in 10 classes, 1x28x28 (Xiao et al. 2017)."""
+
+    torchvision_name, folder, num_classes = "FashionMNIST", "FashionMNIST/raw", 10
+
+
+class Kmnist(_Idx):
+    """60,000 and 10,000 cursive Japanese characters in 10 classes, 1x28x28 (Clanuwat et al. 2018)."""
+
+    torchvision_name, folder, num_classes = "KMNIST", "KMNIST/raw", 10
+
+
+class Emnist(_Idx):
+    """Handwritten digits and letters, 1x28x28, upright (Cohen et al. 2017); `split` says which and how grouped."""
+
+    torchvision_name, folder = "EMNIST", "EMNIST/raw"
+
+    def __init__(
+        self, split: str, root: str, download: bool, validation: float, mean: list | None, std: list | None,
+        augment: list,
+    ):  # fmt: skip
+        if split not in EMNIST_CLASSES:
+            raise ValueError(f"dataset.split={split} does not exist; valid: {', '.join(EMNIST_CLASSES)}")
+        super().__init__(root, download, validation, mean, std, augment)
+        self.num_classes, self.prefixes = EMNIST_CLASSES[split], (f"emnist-{split}-train", f"emnist-{split}-test")
+        self.split = self.options["split"] = split
+
+    def part(self, split: Split) -> Split:
+        """The files have the pictures transposed, and count the letters from 1."""
+        return Split(split.x.transpose(2, 3).contiguous(), split.y - (1 if self.split == "letters" else 0))
 
 
 class _Cifar(_TorchvisionSet):

@@ -21,6 +21,12 @@ def _idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
+def idx():
+    """The bytes of an IDX file with an array."""
+    return _idx
+
+
+@pytest.fixture
 def write_mnist():
     """Writes MNIST's four files below a root; returns the folder that they are in."""
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from cl.datasets.torchvision_sets import Cifar10, Cifar100, Mnist
+from cl.datasets.torchvision_sets import Cifar10, Cifar100, Emnist, FashionMnist, Kmnist, Mnist
 
 DRAW = np.random.default_rng(0)
 CIFAR10_FILES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
 
-def make(factory, root, download: bool = False):
-    return factory(root=str(root), download=download, validation=0.0, mean=None, std=None, augment=[])
+def make(factory, root, download: bool = False, **more):
+    return factory(root=str(root), download=download, validation=0.0, mean=None, std=None, augment=[], **more)
 
 
 def images(count: int, *shape: int) -> np.ndarray:
@@ -55,6 +55,35 @@ def test_mnist_comes_back_bit_by_bit(small_mnist, tmp_path):
     _, parts = small_mnist
     for split, (pictures, labels) in zip(make(Mnist, tmp_path).load(seed=0), parts.values()):
         assert_equal(split, pictures[:, None], labels)
+
+
+@pytest.mark.parametrize("factory", [FashionMnist, Kmnist])
+def test_the_sets_in_the_format_of_mnist_come_back_bit_by_bit(small_mnist, tmp_path, factory):
+    folder, parts = small_mnist
+    shutil.copytree(folder, tmp_path / "other" / factory.folder)
+    for split, (pictures, labels) in zip(make(factory, tmp_path / "other").load(seed=0), parts.values()):
+        assert_equal(split, pictures[:, None], labels)
+    with pytest.raises(FileNotFoundError, match=factory.folder):
+        make(factory, tmp_path / "nowhere").check()
+
+
+@pytest.mark.parametrize("split, classes, first", [("balanced", 47, 0), ("letters", 26, 1), ("digits", 10, 0)])
+def test_emnist_is_turned_upright_and_its_letters_counted_from_0(tmp_path, idx, split, classes, first):
+    folder = tmp_path / "EMNIST" / "raw"
+    folder.mkdir(parents=True)
+    parts = [(images(n, 28, 28), DRAW.integers(first, first + classes, n)) for n in (9, 5)]
+    for name, (pictures, labels) in zip(("train", "test"), parts):
+        (folder / f"emnist-{split}-{name}-images-idx3-ubyte").write_bytes(idx(pictures))
+        (folder / f"emnist-{split}-{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+    dataset = make(Emnist, tmp_path, split=split)
+    assert dataset.num_classes == classes
+    for found, (pictures, labels) in zip(dataset.load(seed=0), parts):
+        assert_equal(found, pictures.transpose(0, 2, 1)[:, None], labels - first)
+    (folder / f"emnist-{split}-test-labels-idx1-ubyte").unlink()
+    with pytest.raises(ValueError, match=f"damaged or missing: emnist-{split}-test-labels-idx1-ubyte"):
+        dataset.load(seed=0)
+    with pytest.raises(ValueError, match="dataset.split=capital does not exist; valid: balanced"):
+        make(Emnist, tmp_path, split="capital")
 
 
 def test_cifar10_comes_back_bit_by_bit_and_in_the_order_of_its_files(small_cifar10, tmp_path):
