@@ -23,6 +23,7 @@ from cl import plots
 from cl.atomic import atomic_write
 from cl.metrics import FORMULAS
 from cl.published import Published
+from cl.run_folder import MERGE_KEYS
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (
@@ -88,7 +89,8 @@ def _models_alone(run: dict) -> list[dict]:
     names = [f"network {number} alone" for number in range(1, len(values) + 1)]
     if len(values) > MODELS_SHOWN:
         names, values = [f"a network alone (mean of {len(values)})"], [sum(values) / len(values)]
-    told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "config")}
+    told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed")}
+    told["config"] = {key: value for key, value in run["config"].items() if key not in MERGE_KEYS}
     return [
         told | {
             "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name, "buffer_capacity": None,
@@ -113,11 +115,16 @@ def _add_what_differs(groups: list[Group]) -> None:
         if len(same) == 1:
             continue
         settings = [dict(_flat(group.runs[0]["config"])) for group in same]
-        keys = sorted({key for setting in settings for key in setting} - {"seed"})
+        keys = sorted(key for key in set().union(*settings) if _tells_apart(key))
         differ = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings}) > 1]
         for group, setting in zip(same, settings):
-            shown = [f"{key}={setting.get(key)}" for key in differ if key.split(".")[0] not in ("output", "logger")]
-            group.label["with"] = " ".join(shown)
+            group.label["with"] = " ".join(f"{key}={setting[key]}" for key in differ if key in setting)
+
+
+def _tells_apart(key: str) -> bool:
+    """Not what says nothing about the numbers, or says what another key says as well."""
+    first, last = key.split(".")[0], key.split(".")[-1]
+    return first not in ("output", "logger", "baselines", "protocol") and last not in ("seed", "_target_")
 
 
 def _flat(node: dict, prefix: str = ""):

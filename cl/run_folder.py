@@ -21,6 +21,11 @@ from cl.ranks import world_size
 NOT_IDENTITY = (
     "seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval", "launcher",
 )  # fmt: skip
+# Keys of conf/merge.yaml that conf/run.yaml does not have.
+MERGE_KEYS = (
+    "protocol", "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "running", "batch_norm_samples",
+    "finetune_samples", "finetune_epochs", "baselines",
+)  # fmt: skip
 
 
 def plain(config) -> dict:

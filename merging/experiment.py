@@ -17,30 +17,25 @@ from cl import experiment, plots, results
 from cl.build import build
 from cl.experiment import Components
 from cl.history import History
-from cl.run_folder import benchmark_name, check_writable, config_hash, finished_run, plain
+from cl.run_folder import MERGE_KEYS, benchmark_name, check_writable, config_hash, finished_run, plain
 from cl.scenarios import Tasks
 from merging import pictures, sources
 from merging.fusion import Fusion, Models, State, WeightFusion
 from merging.workshop import Workshop
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-# Keys of conf/merge.yaml that conf/run.yaml does not have.
-OWN_KEYS = (
-    "protocol", "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "running", "batch_norm_samples",
-    "finetune_samples", "finetune_epochs", "baselines",
-)  # fmt: skip
 WEIGHTINGS = ("uniform", "samples")
 
 
 def run(config) -> list[Path]:
     """Merge what the configuration (OmegaConf) describes; returns the folders of baselines and, last, of the result."""
     config = plain(config)
-    own = {key: config[key] for key in OWN_KEYS}
-    base = {key: value for key, value in config.items() if key not in OWN_KEYS}
+    own = {key: config[key] for key in MERGE_KEYS}
+    base = {key: value for key, value in config.items() if key not in MERGE_KEYS}
     fusion = _check(own, base)
     if base["strategy"].get("init") == "merged":  # then the networks are others with each fusion
         options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
-        base["strategy"] = base["strategy"] | {"fusion": own["fusion"] | options}
+        base["strategy"] = base["strategy"] | {"fusion": _seedless(own["fusion"]) | options}
     parts = experiment.compose(base)
     folder = merge_folder(config)
     baselines = [(name, _with_strategy(base, name)) for name in own["baselines"]]
@@ -66,11 +61,18 @@ def run(config) -> list[Path]:
 
 def merge_folder(config: dict) -> Path:
     """The folder of a merged network: a function of the configuration, beside the runs on the same benchmark."""
-    shown = {key: value for key, value in config.items() if key != "baselines"}
-    return (
-        Path(config["output"]) / benchmark_name(config) / f"{config['fusion']['name']}_{config_hash(shown)}"
-        / f"seed{config['seed']}"
-    )  # fmt: skip
+    method = f"{config['fusion']['name']}_{_hash(config)}"
+    return Path(config["output"]) / benchmark_name(config) / method / f"seed{config['seed']}"
+
+
+def _hash(config: dict) -> str:
+    """What names a merge without its seed; the baselines beside it are no part of it."""
+    kept = {key: value for key, value in config.items() if key != "baselines"}
+    return config_hash(kept | {"fusion": _seedless(config["fusion"])})
+
+
+def _seedless(fusion: dict) -> dict:
+    return {key: value for key, value in fusion.items() if key != "seed"}
 
 
 def _check(own: dict, base: dict) -> Fusion:
@@ -227,7 +229,7 @@ def _results(
         "buffer": None,
         "buffer_capacity": None,
         "seed": base["seed"],
-        "group": config_hash({key: value for key, value in (base | own).items() if key != "baselines"}),
+        "group": _hash(base | own),
         "models_group": config_hash(base | {key: own[key] for key in ("run", "checkpoints")}),
         "world_size": 1,
         **measured,

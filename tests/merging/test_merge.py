@@ -12,6 +12,7 @@ from support import ROOT
 from torch import nn
 
 from cl import experiment as training
+from cl.run_folder import MERGE_KEYS
 from cl.trainer import Trainer
 from merging import batch_norm, experiment
 
@@ -55,7 +56,13 @@ def compose_run(config):
     """The part of a merge's configuration that run.py knows."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.create({key: value for key, value in config.items() if key not in experiment.OWN_KEYS})
+    return OmegaConf.create({key: value for key, value in config.items() if key not in MERGE_KEYS})
+
+
+def test_the_seeds_of_a_method_with_random_numbers_are_one_group(config_of):
+    first, second = (results_of(config_of("fusion=dare", f"seed={seed}")) for seed in (0, 1))
+    assert first["group"] == second["group"] and first["accuracy_matrix"] != second["accuracy_matrix"]
+    assert first["config"]["fusion"]["seed"] == 0 and second["config"]["fusion"]["seed"] == 1
 
 
 def test_nothing_is_trained_or_merged_twice(config_of, monkeypatch):
