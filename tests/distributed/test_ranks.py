@@ -79,7 +79,10 @@ def alone(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("strategy, ranks", [("finetune", 2), ("joint", 2), ("finetune", 4)])
+@pytest.mark.parametrize(
+    "engine, strategy, ranks", [("torchrun", "finetune", 2), ("horovod", "joint", 2), ("horovod", "finetune", 4)],
+    indirect=["engine"],
+)  # fmt: skip
 def test_ranks_with_small_batches_equal_one_process_with_a_large_one(tmp_path, engine, alone, strategy, ranks):
     # 74 steps of 20 samples, the last of an epoch ragged (721 samples a task: one for the first rank, none for the
     # others), on weights of about 0.1

@@ -471,7 +471,7 @@ def assert_replayed_on_all_ranks(content: dict, ranks: int) -> None:
     assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10 > 0
 
 
-@pytest.mark.parametrize("launcher, ranks, strategy", [("torchrun", 2, "er"), ("torchrun", 4, "derpp")])
+@pytest.mark.parametrize("launcher, ranks, strategy", [("torchrun", 3, "derpp")])
 def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, launcher, ranks, strategy):
     once, again = sweep(
         launcher, ranks, [f"strategy={strategy}", "epochs=[1,1]"], tmp_path / "once", tmp_path / "again"
