@@ -3,6 +3,7 @@
 matplotlib is imported when something is drawn, and without pyplot: no window, no global state.
 """
 
+import textwrap
 from pathlib import Path
 
 from cl.atomic import atomic_write
@@ -15,6 +16,7 @@ STYLE = {
 # Okabe & Ito 2008: told apart also by readers who do not see red and green
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*"
+LABEL_WIDTH = 48  # characters of a line in a legend
 MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
 
 
@@ -75,16 +77,19 @@ def _matrix_figure(matrix: list, title: str):
 
 
 def _curves_figure(lines: list[dict], title: str):
-    figure, axes = new_figure(4.6 if len(lines) == 1 else 6.0, 3.2)
+    labels = [textwrap.fill(line["label"], LABEL_WIDTH) for line in lines]
+    rows = [row for label in labels for row in label.splitlines()]
+    legend = 0.0 if len(lines) == 1 else max(1.4, 0.3 + 0.068 * max(map(len, rows)))  # inches
+    figure, axes = new_figure(4.6 + legend, max(3.2, 0.5 + 0.16 * len(rows)))
     stages = max(len(line["mean"]) for line in lines)
     for i, line in enumerate(lines):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
         mean = [100 * value for value in line["mean"]]
         if len(mean) == 1 < stages:
-            axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2, label=line["label"])
+            axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2, label=labels[i])
             continue
         x = list(range(1, len(mean) + 1))
-        axes.plot(x, mean, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=line["label"])
+        axes.plot(x, mean, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=labels[i])
         if line["std"] is not None:
             low, high = ([m + sign * 100 * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
