@@ -241,7 +241,7 @@ def _results(
         "eval_seconds": history.eval_seconds,
         "samples_per_second": None,
         "replay_wait_seconds": 0.0,
-        "buffer_bytes": _kept_bytes(own, parts, source.states),
+        "buffer_bytes": _kept_bytes(own, parts, source.states, context.samples_kept),
         "peak_memory_bytes": results.peak_memory_bytes(parts.device),
         "gradient_steps": trained.get("gradient_steps", 0) + history.gradient_steps,
         "labelled_samples": trained.get("labelled_samples", 0) + history.labelled_samples,
@@ -254,11 +254,11 @@ def _results(
     }
 
 
-def _kept_bytes(own: dict, parts: Components, states: list[State]) -> int:
-    """Of the networks that have to be there for the merge, and of the samples on which it is trained afterwards."""
+def _kept_bytes(own: dict, parts: Components, states: list[State], samples: int) -> int:
+    """Of the networks and the samples that have to be there for the merge."""
     sizes = [sum(value.nbytes for value in state.values()) for state in states]
     networks = sum(sizes[:2]) if own["running"] else sum(sizes)
-    return networks + own["finetune_samples"] * (math.prod(parts.dataset.sample_shape) + 16)
+    return networks + samples * (math.prod(parts.dataset.sample_shape) + 16)
 
 
 def _weights(weighting: str, num_samples: list[int | None]) -> list[float]:

@@ -50,6 +50,7 @@ class Workshop:
         self.network, self.sample_shape = copy.deepcopy(parts.model), parts.dataset.sample_shape
         self.trained = 0
         self.unlabelled_samples = 0  # that were seen
+        self.samples_kept = 0  # for the merge that asked for most of them
         self.batch_norm_samples = batch_norm_samples
         self.measure_seconds = 0.0
         self.recorded: dict[str, dict] = {}
@@ -81,13 +82,16 @@ class Workshop:
     def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
         """Training samples of some tasks, all or so many of each."""
         if per_task is None:
-            return self.tasks.training(tasks).to(self.parts.device)
-        chosen = []
-        for task in tasks:
-            samples = self.tasks.training([task])
-            order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
-            chosen.append(_taken(samples, order[:per_task]))
-        return joined(chosen).to(self.parts.device)
+            samples = self.tasks.training(tasks)
+        else:
+            samples = joined([self.some_of(task, per_task) for task in tasks])
+        self.samples_kept = max(self.samples_kept, len(samples))
+        return samples.to(self.parts.device)
+
+    def some_of(self, task: int, count: int) -> Samples:
+        samples = self.tasks.training([task])
+        order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
+        return _taken(samples, order[:count])
 
     def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
         """Train the parameters of a module that gives logits of images, with the optimizer of the run.

@@ -110,6 +110,7 @@ def test_the_middle_of_a_curve_knows_both_tasks(compose_config):
     found = merged(compose_config, *CURVE)
     assert found["average_accuracy"] > average["average_accuracy"] + 0.1
     assert found["merge_labelled_samples"] == 4 * (723 + 719)
+    assert found["buffer_bytes"] - average["buffer_bytes"] == (723 + 719) * (64 + 16)
     assert found["gradient_steps"] - found["merge_gradient_steps"] == average["gradient_steps"]
     again = merged(compose_config, *CURVE, f"output={compose_config().output}/again")
     assert again["accuracy_matrix"] == found["accuracy_matrix"]

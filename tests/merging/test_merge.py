@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support import ROOT
@@ -253,6 +254,28 @@ def test_the_published_protocol_sets_each_quirk_and_the_fair_one_none(config_of)
     tables = [csv.DictReader((folder / "metrics.csv").open()) for folder in folders]
     rates = [{row["learning_rate"] for row in table} for table in tables]
     assert len(rates[0]) > 1 and len(rates[1]) == 1
+
+
+def test_the_table_on_colour_pictures_is_one_word_and_runs_on_a_folder_of_them(compose_config, tmp_path):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 4)):
+        for label in range(5):
+            folder = tmp_path / "pictures" / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                picture = random.integers(0, 40, (32, 32, 3)) + 43 * label
+                Image.fromarray(picture.astype(np.uint8)).save(folder / f"{number}.png")
+    config = compose_config(
+        "+experiment=skewed_cifar10", "protocol=published", "fusion=ot", "dataset=image_folder", "baselines=[]",
+        f"dataset.root={tmp_path / 'pictures'}", f"dataset.cache={tmp_path / 'cache'}", "backbone.hidden=[20,10]",
+        "epochs=2", "batch_size=16", "progress=false", "pictures=[]", name="merge",
+    )  # fmt: skip
+    content = results_of(config)
+    assert content["config"]["dataset"]["mean"] == [0.4914, 0.4822, 0.4465]
+    assert content["labelled_samples"] == 2 * 150 and content["unlabelled_samples"] == 50 + 42  # all that the first has
+    assert len(content["model_accuracies"]) == 2
 
 
 @pytest.mark.parametrize("start", ["model", "average"])
