@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from support import ROOT
 
@@ -89,3 +90,25 @@ def test_data_sets_know_their_shape_before_anything_is_loaded(name, tmp_path):
     node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml"))
     dataset = build(node, "dataset")
     assert isinstance(dataset, Dataset) and dataset.num_classes >= 10 and len(dataset.sample_shape) == 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "backbone").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_backbone_brings_an_optimizer_and_a_schedule_that_can_be_built(compose_config, path):
+    choice = [f"backbone={path.stem}"] + (["backbone.model=resnet18"] if path.stem == "timm" else [])
+    config = OmegaConf.to_container(compose_config(*choice), resolve=True)
+    weights = torch.nn.Parameter(torch.zeros(3))
+    optimizer = build(config["optimizer"], "optimizer", params=[weights])
+    weights.grad = torch.ones(3)
+    optimizer.step()
+    assert config["optimizer"]["name"] in {file.stem for file in (ROOT / "conf" / "optimizer").glob("*.yaml")}
+    assert weights.abs().min() > 0
+    schedule = build(config["schedule"], "schedule")
+    assert 0 < schedule.factor(0.5, epochs=30, steps=300) <= 1
+    others = compose_config(*choice, "optimizer=adam", "schedule=cosine")
+    assert (others.optimizer.name, others.schedule.name) == ("adam", "cosine")
+
+
+def test_no_regime_is_without_its_backbone():
+    backbones = {path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml")}
+    for group in ("optimizer", "schedule"):
+        assert {path.stem for path in (ROOT / "conf" / group / "regime").glob("*.yaml")} == backbones

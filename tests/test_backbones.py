@@ -51,6 +51,30 @@ def test_an_mlp_computes_what_its_layers_say():
     assert network(torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)).item() == 24.0
 
 
+@pytest.mark.parametrize("shape, outputs", [((1, 28, 28), 10), ((3, 32, 32), 7), ((1, 10, 12), 2)])
+def test_mnistnet_takes_pictures_of_any_size_from_ten_pixels_on(shape, outputs):
+    network = build({"_target_": "cl.backbones.mnistnet"}, "backbone", sample_shape=shape, num_outputs=outputs)
+    assert network(torch.rand(3, *shape)).shape == (3, outputs)
+    if shape == (1, 28, 28):
+        assert network.fc1.in_features == 1600
+    x = torch.rand(2, *shape)
+    assert not torch.equal(network(x), network(x))  # dropout
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+def test_mnistnet_refuses_smaller_pictures():
+    with pytest.raises(ValueError, match="at least 10x10 pixels, got 8x8"):
+        build({"_target_": "cl.backbones.mnistnet"}, "backbone", sample_shape=(1, 8, 8), num_outputs=10)
+
+
+def test_a_transformer_is_made_for_the_size_of_the_pictures():
+    node = {"_target_": "cl.backbones.timm_model", "model": "vit_tiny_patch16_224", "pretrained": None}
+    node["options"] = {"depth": 1, "embed_dim": 24, "patch_size": 8}
+    network = build(node, "backbone", sample_shape=(3, 32, 32), num_outputs=5)
+    assert network.pos_embed.shape[1] == 16 + 1 and network(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+
+
 @pytest.mark.parametrize(
     "init, bound", [("torch", lambda i, o: 1 / math.sqrt(i)), ("xavier", lambda i, o: math.sqrt(6 / (i + o)))]
 )
