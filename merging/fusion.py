@@ -210,12 +210,13 @@ def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> 
     mean = torch.empty_like(tensors[0])
     for block, *parts in blocks([mean, *tensors]):
         total = weights[0]
-        running = widened(parts[0]).clone()
+        running = block.copy_(parts[0]) if widened(block) is block else widened(parts[0]).clone()
         for part, weight in zip(parts[1:], weights[1:]):
             total += weight
             if weight:
                 running.lerp_(widened(part), weight / total)
-        block.copy_(running)
+        if running is not block:
+            block.copy_(running)
     return mean
 
 
