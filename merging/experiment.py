@@ -33,7 +33,7 @@ def run(config) -> list[Path]:
     own = {key: config[key] for key in MERGE_KEYS}
     base = {key: value for key, value in config.items() if key not in MERGE_KEYS}
     fusion = _check(own, base)
-    if base["strategy"].get("init") == "merged":  # then the networks are others with each fusion
+    if _starts_merged(base):  # then the networks are others with each fusion
         options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
         base["strategy"] = base["strategy"] | {"fusion": _seedless(own["fusion"]) | options}
     parts = experiment.compose(base)
@@ -100,9 +100,14 @@ def _check(own: dict, base: dict) -> Fusion:
         if own[name] < 0:
             raise ValueError(f"{name} must be at least 0, got {own[name]}")
     fusion = build(own["fusion"], "fusion")
-    if own["running"] and not isinstance(fusion, WeightFusion):
-        raise ValueError(f"running=true goes on from merged weights, and fusion={own['fusion']['name']} has none")
+    for asked, what in ((own["running"], "running=true"), (_starts_merged(base), "strategy.init=merged")):
+        if asked and not isinstance(fusion, WeightFusion):
+            raise ValueError(f"{what} goes on from merged weights, and fusion={own['fusion']['name']} has none")
     return fusion
+
+
+def _starts_merged(base: dict) -> bool:
+    return base["strategy"].get("init") == "merged"
 
 
 def _with_strategy(base: dict, name: str) -> dict:
@@ -134,6 +139,7 @@ def _make_start(fusion: Fusion, own: dict, base: dict, parts: Components, tasks:
         before = None
         if own["running"] and stage > 1:
             before = sources.read(experiment.checkpoint.task_file(kept, stage - 2), base)
+            before = {name: value.to(parts.device) for name, value in before.items()}
         merged = _fuse(fusion, own, source.to(parts.device), stage - 1, before, context)
         experiment.checkpoint.save_task(kept, stage - 1, merged, {"config": base | own})
         return merged.state_dict()

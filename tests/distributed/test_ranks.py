@@ -35,7 +35,15 @@ def horovod_has_mpi() -> bool:
 def start(*overrides, env=None) -> subprocess.Popen:
     line = [sys.executable, str(ROOT / "run.py"), *map(str, overrides)]
     environment = {**os.environ, **(env or {})}
-    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=_heed_interrupts,
+    )  # fmt: skip
+
+
+def _heed_interrupts() -> None:
+    """A shell has what it starts in the background ignore them, and that is inherited: tests may run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen, timeout: float = 120) -> tuple[int, str, str]:

@@ -305,6 +305,7 @@ def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
         (["baselines=[erx]"], "baselines=erx does not exist"),
         (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
         (["running=true", "fusion=ensemble"], "running=true goes on from merged weights"),
+        (["strategy.init=merged", "fusion=ensemble"], "strategy.init=merged goes on from merged weights"),
         (["finetune_samples=-1"], "finetune_samples must be at least 0"),
         (["launcher=horovod"], "merging is one process"),
     ],

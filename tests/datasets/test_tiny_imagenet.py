@@ -1,0 +1,61 @@
+"""Tiny ImageNet: the layout of its archive, labels of the validation pictures, and what is said when one is gone."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cl.datasets.tiny_imagenet import TinyImageNet
+
+IDS = [f"n{number:08d}" for number in range(200)]
+
+
+def shade(label: int) -> int:
+    return 20 + label
+
+
+def write(path, label: int, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.full((64, 64, 3), shade(label), dtype=np.uint8)).convert(mode)
+    picture.save(path, "JPEG", quality=95)
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "tiny-imagenet-200"
+    for label, name in enumerate(reversed(IDS)):  # written in another order than they are numbered
+        write(folder / "train" / name / "images" / f"{name}_0.JPEG", 199 - label, "L" if label == 3 else "RGB")
+    lines = []
+    for number, label in enumerate((7, 199, 0, 7)):
+        write(folder / "val" / "images" / f"val_{number}.JPEG", label)
+        lines.append(f"val_{number}.JPEG\t{IDS[label]}\t0\t0\t62\t62")
+    (folder / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def dataset(root) -> TinyImageNet:
+    return TinyImageNet(str(root), str(root / "cache"), 0.0, None, None, [])
+
+
+def test_pictures_and_labels_are_those_of_the_archive(root):
+    made = dataset(root)
+    made.check()
+    train, test = made.load(seed=0)
+    assert train.x.shape == (200, 3, 64, 64) and made.sample_shape == (3, 64, 64) and made.num_classes == 200
+    assert train.y.tolist() == list(range(200)) and test.y.tolist() == [7, 199, 0, 7]
+    for split in (train, test):  # JPEG may be off by one
+        assert all(abs(int(x.float().mean().round()) - shade(int(y))) <= 1 for x, y in zip(split.x, split.y))
+    assert len(list((root / "cache").iterdir())) == 2
+
+
+def test_what_is_missing_is_named_with_the_command_that_fetches_it(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match="tiny-imagenet-200/train: .*fetch it with `curl"):
+        dataset(tmp_path / "nowhere").check()
+    (root / "tiny-imagenet-200" / "val" / "images" / "val_2.JPEG").unlink()
+    with pytest.raises(ValueError, match="is not whole: .*val_2.JPEG"):
+        dataset(root).load(seed=0)
+    gone = root / "tiny-imagenet-200" / "train" / IDS[5]
+    (gone / "images" / f"{IDS[5]}_0.JPEG").unlink()
+    (gone / "images").rmdir()
+    gone.rmdir()
+    with pytest.raises(ValueError, match="199 class folders in place of 200"):
+        dataset(root).check()
