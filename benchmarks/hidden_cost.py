@@ -30,7 +30,7 @@ from cl.launch import start_ranks
 from cl.loader import num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.schedules import Constant
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
@@ -65,7 +65,7 @@ def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float
     strategy = Er(half) if replay else Finetune()
     buffer = None
     if replay:
-        fields = strategy.fields(shape, CLASSES)
+        fields = strategy.fields(shape, (CLASSES,))
         buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, comm)
         past = samples(2 * CAPACITY, shape)
         buffer.add({"x": past.x, "y": past.y, "task": past.task})

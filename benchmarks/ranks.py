@@ -33,7 +33,7 @@ from cl.loader import epoch_batches, num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
 from cl.results import MetricsFile
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.schedules import Constant
 from cl.strategies.finetune import Finetune
 from cl.trainer import Trainer

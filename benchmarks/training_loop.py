@@ -32,7 +32,7 @@ from cl.loader import num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
 from cl.results import MetricsFile
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.schedules import Constant
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
@@ -89,7 +89,7 @@ def bare_derpp(new: Samples, replayed: Samples, batch_size: int) -> float:
 def remerge(strategy, new: Samples, batch_size: int, folder: Path) -> float:
     model, optimizer = network()
     transform = BatchTransform([], None, None, SHAPE[0], CPU)
-    fields = strategy.fields(SHAPE, CLASSES)
+    fields = strategy.fields(SHAPE, (CLASSES,))
     buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, Comm())
     strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, None)
     progress = Progress("", len(new) // batch_size, 0, True)

@@ -132,7 +132,8 @@ def run_job(config, run: Callable | None = None) -> float | None:
     if ranks.rank() > 0:
         return None
     _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
-    return json.loads((folders[-1] / "results.json").read_text())["average_accuracy"]
+    content = json.loads((folders[-1] / "results.json").read_text())
+    return content.get("average_accuracy", content.get("average_error"))
 
 
 def _run_or_find(config) -> Path:

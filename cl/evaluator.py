@@ -1,4 +1,4 @@
-"""Accuracy on every task's test samples: with and without the task known, from one forward pass."""
+"""What a network achieves on every task's test samples: with and without the task known, from one forward pass."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from cl.comm import Comm
+from cl.loader import in_order
+from cl.objectives import Objective
 from cl.scenarios import Tasks
 from cl.transforms import BatchTransform
 
 
 class Evaluator:
-    """Tests a network on all tasks.
+    """Tests a network on all tasks by the measures of `objective`.
 
-    `foreign_outputs` [T, C] bool: for each task the outputs that are not its own; None where tasks share their labels.
     The batches are shared out to the ranks of `comm`, every rank gets the result.
     """
 
@@ -21,41 +22,37 @@ class Evaluator:
         self,
         tasks: Tasks,
         transform: BatchTransform,
-        foreign_outputs: torch.Tensor | None,
+        objective: Objective,
         batch_size: int,
         device: torch.device,
         comm: Comm,
     ):
         self.comm = comm
-        self.tasks, self.transform, self.foreign_outputs = tasks, transform, foreign_outputs
+        self.tasks, self.transform, self.objective = tasks, transform, objective
         self.batch_size, self.device = batch_size, device
 
     @torch.no_grad()
     def __call__(
         self, model: nn.Module, classifier: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> tuple[list[float], list[float] | None]:
-        """Accuracies in [0, 1] per task: over all outputs, and over the task's own (None where they are shared).
+        """Means per task: accuracies in [0, 1] over all outputs and over the task's own (None where they are shared).
 
-        `classifier` is what gives the scores of images, with the help of `model`; None: the network itself.
+        Where there are targets in place of labels: the mean error, and None. `classifier` is what gives the outputs for
+        images, with the help of `model`; None: the network itself.
         """
         classifier = classifier or model
         was_training = model.training
         model.eval()
-        correct = torch.zeros(2, len(self.tasks), dtype=torch.int64, device=self.device)
+        sums = torch.zeros(self.objective.measures, len(self.tasks), dtype=torch.float64, device=self.device)
         totals = []
         for task_id in range(len(self.tasks)):
             samples = self.tasks.testing(task_id, self.device)
             totals.append(len(samples))
-            batches = list(zip(samples.x.split(self.batch_size), samples.y.split(self.batch_size)))
             # Whole batches are shared out, not samples: each is computed as one rank alone would compute it, so the
-            # counts are the same at any number of ranks.
-            for x, y in batches[self.comm.rank :: self.comm.size]:
-                logits = classifier(self.transform.test(x))
-                correct[0, task_id] += (logits.argmax(1) == y).sum()
-                if self.foreign_outputs is not None:
-                    logits = logits.masked_fill(self.foreign_outputs[task_id], float("-inf"))
-                    correct[1, task_id] += (logits.argmax(1) == y).sum()
+            # sums are the same at any number of ranks.
+            for batch in in_order(samples, self.batch_size, self.comm.rank, self.comm.size):
+                for row, values in enumerate(self.objective.measure(classifier(self.transform.test(batch.x)), batch)):
+                    sums[row, task_id] += values.sum()
         model.train(was_training)
-        correct = self.comm.sum(correct)
-        rows = [[hits / total for hits, total in zip(row, totals)] for row in correct.tolist()]
-        return rows[0], rows[1] if self.foreign_outputs is not None else None
+        rows = [[total / count for total, count in zip(row, totals)] for row in self.comm.sum(sums).tolist()]
+        return rows[0], rows[1] if len(rows) > 1 else None

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cl import checkpoint, plots, ranks, results, seeding
+from cl import checkpoint, plots, ranks, reconstructions, results, seeding
 from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
 from cl.build import build, locate
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
@@ -24,12 +24,14 @@ from cl.evaluator import Evaluator
 from cl.history import History
 from cl.loader import num_batches
 from cl.loggers import NoLogger
+from cl.objectives import AbsoluteError, Labels, Objective
 from cl.progress import Progress
 from cl.results import MetricsFile
 from cl.run_folder import check_writable, config_hash, finished_run, plain, run_folder
 from cl.scenarios import Scenario, Tasks
 from cl.schedules import Schedule
 from cl.strategies.base import Strategy
+from cl.streaming import Workers
 from cl.trainer import Trainer
 from cl.transforms import BatchTransform
 from cl.updater import Updater
@@ -51,6 +53,7 @@ class Components:
     comm: Comm
     device: torch.device
     dataset: Dataset
+    loader: Workers  # of what stays in files
     scenario: Scenario
     strategy: Strategy
     stages: list[list[int]]  # the tasks whose data each stage of training uses
@@ -81,23 +84,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         check_writable(folder)
 
     tasks, num_training = load_tasks(config, parts)
-    capacity = _capacity(config, parts, num_training)
-    buffer = _buffer(config, parts, capacity) if parts.strategy.uses_buffer else None
+    buffer, capacity = equip(config, parts, num_training)
     evaluator, foreign = make_evaluator(config, parts, tasks)
-    parts.strategy.setup(
-        model=parts.model,
-        updater=parts.updater,
-        transform=parts.transform,
-        buffer=buffer,
-        foreign_outputs=foreign if parts.scenario.task_known else None,  # of the test always
-        network=torch.compile(parts.model) if config["compile"] else parts.model,
-        num_outputs=parts.scenario.num_outputs,
-        task_outputs=parts.scenario.task_outputs,
-        stages=parts.stages,
-        capacity=capacity,
-        initial_weights=lambda number: initial_weights(config, parts, number),
-        seed=config["seed"],
-    )
     if config["overwrite"] and comm.is_main:
         checkpoint.clear(folder, everything=True)
     if parts.strategy.needs_start and make_start is None:
@@ -108,11 +96,15 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     if comm.is_main:
         content = _results(config, parts, memory, history)
         plots.draw_run(folder, content, config["pictures"])
+        if parts.scenario.targets:
+            title = f"{config['strategy']['name']}, after the last of {len(parts.stages)} stages"
+            reconstructions.draw(folder, parts.model, evaluator, title, config["pictures"])
         results.write_json(folder / "results.json", content)
         checkpoint.clear(folder, everything=False)
         parts.logger.finish(content)
     if buffer is not None:
         buffer.close()
+    parts.loader.close()
     return folder
 
 
@@ -129,11 +121,17 @@ def compose(config: dict) -> Components:
     scenario = build(config["scenario"], "scenario")
     scenario.plan(dataset)
     strategy = build(config["strategy"], "strategy")
+    if strategy.needs_labels and scenario.targets:
+        raise ValueError(
+            f"strategy={config['strategy']['name']} is defined by labels, and scenario={config['scenario']['name']} "
+            f"has targets to compute ({', '.join(scenario.targets)})"
+        )
     strategy.check(scenario, config["buffer"])
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
-        dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"]
-    )
+        dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"],
+        dataset.crop, dataset.sample_dtype,
+    )  # fmt: skip
     if strategy.uses_memory:
         if strategy.uses_buffer and comm.size > 1 and not locate(config["buffer"], "buffer").serves_ranks:
             raise ValueError(
@@ -142,14 +140,13 @@ def compose(config: dict) -> Components:
             )
         parse_capacity(config["buffer"]["capacity"])
         check_laws(config["buffer"]["admission"], config["buffer"]["draw"], config["buffer"]["candidates"])
-    outputs = scenario.num_outputs
-    model = _network(config, dataset.sample_shape, outputs).to(device)
+    model = _network(config, dataset, scenario).to(device)
     # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights follow
     # inside each convolution.
     if config["channels_last"] and comm.engine != "horovod":
         model = model.to(memory_format=torch.channels_last)
     _set_threads(config["threads"], model, comm.local_size)
-    _check_model(config["backbone"]["name"], model, transform, dataset.sample_shape, outputs, device)
+    _check_model(config["backbone"]["name"], model, transform, dataset, scenario, device)
     schedule = build(config["schedule"], "schedule")
     optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
     _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["passes"])
@@ -162,6 +159,7 @@ def compose(config: dict) -> Components:
         comm=comm,
         device=device,
         dataset=dataset,
+        loader=build(config["loader"], "loader", device=device, local_ranks=comm.local_size),
         scenario=scenario,
         strategy=strategy,
         stages=stages,
@@ -176,26 +174,57 @@ def compose(config: dict) -> Components:
 
 def load_tasks(config: dict, parts: Components) -> tuple[Tasks, int]:
     """The tasks of the data, and the number of all training samples."""
-    train, test = parts.dataset.load(config["seed"])
+    train, test = parts.dataset.load(config["seed"], parts.loader)
     return parts.scenario.split(train, test, config["seed"]), len(train)
+
+
+def equip(config: dict, parts: Components, num_training: int) -> tuple[ReplayBuffer | None, int | None]:
+    """Hand the strategy what it works on; returns the memory and its capacity, None for a strategy without."""
+    capacity = _capacity(config, parts, num_training)
+    buffer = _buffer(config, parts, capacity) if parts.strategy.uses_buffer else None
+    foreign = _foreign_outputs(parts.scenario, parts.device) if parts.scenario.task_known else None
+    parts.strategy.setup(
+        model=parts.model,
+        updater=parts.updater,
+        transform=parts.transform,
+        buffer=buffer,
+        foreign_outputs=foreign,
+        network=torch.compile(parts.model) if config["compile"] else parts.model,
+        num_outputs=parts.scenario.num_outputs,
+        task_outputs=parts.scenario.task_outputs,
+        stages=parts.stages,
+        capacity=capacity,
+        initial_weights=lambda number: initial_weights(config, parts, number),
+        seed=config["seed"],
+        objective=_objective(parts, foreign),
+    )
+    return buffer, capacity
 
 
 def make_evaluator(config: dict, parts: Components, tasks: Tasks) -> tuple[Evaluator, torch.Tensor | None]:
     """What tests networks on all tasks, and [T, C] the outputs that are not each task's own."""
     foreign = _foreign_outputs(parts.scenario, parts.device)
-    return Evaluator(tasks, parts.transform, foreign, config["eval_batch_size"], parts.device, parts.comm), foreign
+    objective = _objective(parts, foreign)
+    return Evaluator(tasks, parts.transform, objective, config["eval_batch_size"], parts.device, parts.comm), foreign
 
 
-def _network(config: dict, sample_shape: tuple, num_outputs: int, number: int = 0) -> nn.Module:
+def _objective(parts: Components, foreign_outputs: torch.Tensor | None) -> Objective:
+    """What the scenario asks of the network."""
+    targets = parts.scenario.targets
+    return AbsoluteError(targets) if targets else Labels(foreign_outputs)
+
+
+def _network(config: dict, dataset: Dataset, scenario: Scenario, number: int = 0) -> nn.Module:
     """A network before training; the number tells apart those of one run."""
     numbers = (number,) if number else ()
     torch.manual_seed(seeding.derive(config["seed"], "weights", *numbers))
-    return build(config["backbone"], "backbone", sample_shape=sample_shape, num_outputs=num_outputs)
+    shapes = {"sample_shape": dataset.input_shape, "num_outputs": scenario.num_outputs}
+    return build(config["backbone"], "backbone", **shapes)
 
 
 def initial_weights(config: dict, parts: Components, number: int = 0) -> dict[str, torch.Tensor]:
     """The state dict of a network as it is before training: number 0 is that with which a run begins."""
-    network = _network(config, parts.dataset.sample_shape, parts.scenario.num_outputs, number)
+    network = _network(config, parts.dataset, parts.scenario, number)
     return {name: value.to(parts.device) for name, value in network.state_dict().items()}
 
 
@@ -210,7 +239,8 @@ def _train(
     resumed = checkpoint.load_resume(folder, model, updater, strategy, buffer, comm)
     if resumed is None and comm.is_main:
         results.write_config(folder / "config.yaml", config)
-    first, history = resumed or (0, History(*evaluator(model)))
+    measure = "error" if parts.scenario.targets else "accuracy"
+    first, history = resumed or (0, History(*evaluator(model), measure=measure))
 
     def steps_of(stage: int, num_samples: int) -> int:
         epoch = num_batches(num_samples, config["batch_size"] * config["passes"], comm.size)
@@ -248,29 +278,30 @@ def _train(
             row, known_row = evaluator(model, strategy.classifier())
             history.add(row, known_row)
             history.eval_seconds += time.perf_counter() - started
-            parts.logger.log({"stage": stage, **{f"accuracy/task_{j:02d}": value for j, value in enumerate(row)}})
+            parts.logger.log({"stage": stage, **{f"{measure}/task_{j:02d}": value for j, value in enumerate(row)}})
             if comm.is_main:
-                about = {"tasks": parts.stages[stage], "accuracy": row, "config": config}
+                about = {"tasks": parts.stages[stage], history.measure: row, "config": config}
                 checkpoint.save_task(folder, stage, model, about)
             checkpoint.save_resume(folder, stage, updater, strategy, buffer, history, comm)
             if comm.is_main:
-                progress.line(_stage_line(label, stage, parts.stages, loss, row, known_row))
+                progress.line(_stage_line(label, stage, parts.stages, loss, history))
     finally:
         progress.close()
     return history
 
 
-def _stage_line(
-    label: str, stage: int, stages: list[list[int]], loss: float, row: list[float], known_row: list[float] | None
-) -> str:
-    """The line of one stage: accuracies are means over the tasks seen so far."""
+def _stage_line(label: str, stage: int, stages: list[list[int]], loss: float, history: History) -> str:
+    """The line of one stage: accuracies, or errors, are means over the tasks seen so far."""
     seen = sorted({task for tasks in stages[: stage + 1] for task in tasks})
-    line = f"{label}  task {stage + 1:2}/{len(stages)}  loss {loss:6.4f}  accuracy so far {_mean_of(row, seen):5.1f} %"
-    return line + (f"  task known {_mean_of(known_row, seen):5.1f} %" if known_row else "")
+    line = f"{label}  task {stage + 1:2}/{len(stages)}  loss {loss:6.4f}  "
+    if history.measure == "error":
+        return line + f"error so far {_mean_of(history.rows[-1], seen):.4f}"
+    line += f"accuracy so far {100 * _mean_of(history.rows[-1], seen):5.1f} %"
+    return line + (f"  task known {100 * _mean_of(history.known_rows[-1], seen):5.1f} %" if history.known_rows else "")
 
 
 def _mean_of(row: list[float], tasks: list[int]) -> float:
-    return 100 * sum(row[task] for task in tasks) / len(tasks)
+    return sum(row[task] for task in tasks) / len(tasks)
 
 
 def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | None, comm: Comm) -> dict:
@@ -311,16 +342,18 @@ def _capacity(config: dict, parts: Components, num_training: int) -> int | None:
     """How many samples may be stored on all ranks together; None for a strategy that stores none."""
     if not parts.strategy.uses_memory:
         return None
-    return total_capacity(config["buffer"]["capacity"], num_training, parts.scenario.num_outputs)
+    return total_capacity(config["buffer"]["capacity"], num_training, parts.scenario.num_labels)
 
 
 def _buffer(config: dict, parts: Components, capacity: int) -> ReplayBuffer:
-    outputs = parts.scenario.num_outputs
+    dataset, scenario = parts.dataset, parts.scenario
     return build(
         config["buffer"] | {"capacity": capacity},
         "buffer",
-        fields=parts.strategy.fields(parts.dataset.sample_shape, outputs),
-        num_classes=outputs,
+        fields=parts.strategy.fields(
+            dataset.sample_shape, scenario.output_shape, dataset.sample_dtype, scenario.targets
+        ),
+        num_classes=scenario.num_labels,
         seed=config["seed"],
         device=parts.device,
         comm=parts.comm,
@@ -417,14 +450,19 @@ def _epochs(epochs: int | list[int], stages: int) -> list[int]:
 
 
 def _check_model(
-    name: str, model: nn.Module, transform: BatchTransform, sample_shape: tuple, outputs: int, device: torch.device
+    name: str, model: nn.Module, transform: BatchTransform, dataset: Dataset, scenario: Scenario, device: torch.device
 ) -> None:
     """One pass of an empty picture: a network that does not fit the pictures is named before any data is loaded."""
+    sample_shape, outputs = dataset.sample_shape, scenario.output_shape
     try:
         with torch.no_grad():
-            shape = model.eval()(transform.test(torch.zeros(1, *sample_shape, dtype=torch.uint8, device=device))).shape
+            empty = torch.zeros(1, *sample_shape, dtype=dataset.sample_dtype, device=device)
+            shape = model.eval()(transform.test(empty)).shape
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"backbone {name} does not take pictures of shape {sample_shape}: {reason}") from error
-    if shape != (1, outputs):
-        raise ValueError(f"backbone {name} gives outputs of shape {tuple(shape[1:])}, expected ({outputs},)")
+    if shape[1:] != outputs:
+        raise ValueError(
+            f"backbone {name} gives outputs of shape {tuple(shape[1:])}, expected {outputs} for "
+            + (f"the targets {', '.join(scenario.targets)}" if scenario.targets else "the classes")
+        )

@@ -1,19 +1,19 @@
-"""Batches of one epoch from tensors in memory: an order by seed, task and epoch, every sample exactly once."""
+"""Batches of one epoch: an order by seed, task and epoch, every sample exactly once."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from cl import seeding
-from cl.scenarios import Samples
+from cl.samples import Samples
 
 GATHER_BYTES = 2**20
 
 
 @dataclass(slots=True)
 class Batch:
-    """New samples, raw: `x` [B, C, H, W] uint8, `y` [B] int64, `task` [B] int64.
+    """New samples, raw: `x` [B, C, H, W], `y` [B] int64, `task` [B] int64, and what `targets` they have.
 
     `share` is what the mean over these samples weighs in the mean over the whole step: 1 for a batch that is the step;
     with several ranks, ranks * B / samples of all ranks, so that the mean over ranks is the mean over samples.
@@ -23,13 +23,18 @@ class Batch:
     y: torch.Tensor
     task: torch.Tensor
     share: float = 1.0
+    targets: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """A column by the name that it has in a record."""
-        return getattr(self, name)
+        return self.targets[name] if name in self.targets else getattr(self, name)
+
+    def columns(self) -> dict[str, torch.Tensor]:
+        """Everything by the name that it has in a record."""
+        return {"x": self.x, "y": self.y, "task": self.task, **self.targets}
 
 
 def epoch_batches(
@@ -39,26 +44,57 @@ def epoch_batches(
 
     The order is the same on every rank, and so is the number of steps. A rank for which nothing is left in the last
     step gets a sample of another rank with share 0: it has to take part in the exchange of gradients.
-    Samples are gathered for many batches at once, which then are slices: a gather per batch costs more than its bytes.
     """
     order = seeding.generator(seed, "order", task_id, epoch).permutation(len(samples))
     whole = len(samples) // (batch_size * ranks) * batch_size * ranks
     # Of each step, rank r takes the r-th run of batch_size samples; of a ragged step, every ranks-th sample.
     mine = order[:whole].reshape(-1, ranks, batch_size)[:, rank].reshape(-1)
     left = order[whole:]
-    device = samples.y.device
-    sample_bytes = samples.x[0].numel() * samples.x.element_size()
-    batches = max(1, GATHER_BYTES // (sample_bytes * batch_size))
-    for chosen in torch.from_numpy(mine).to(device).split(batches * batch_size) if len(mine) else ():
-        columns = (column.index_select(0, chosen).split(batch_size) for column in (samples.x, samples.y, samples.task))
-        for x, y, task in zip(*columns):
-            yield Batch(x, y, task)
+    chosen = list(torch.from_numpy(mine).to(samples.y.device).split(batch_size)) if len(mine) else []
+    shares = [1.0] * len(chosen)
     if len(left):
         own = left[rank::ranks]
-        share = ranks * len(own) / len(left)
-        chosen = torch.from_numpy(own if len(own) else left[:1]).to(device)
-        columns = (column.index_select(0, chosen) for column in (samples.x, samples.y, samples.task))
-        yield Batch(*columns, share=share)
+        shares.append(ranks * len(own) / len(left))
+        chosen.append(torch.from_numpy(own if len(own) else left[:1]).to(samples.y.device))
+    for batch, share in zip(_gathered(samples, chosen), shares):
+        batch.share = share
+        yield batch
+
+
+def in_order(samples: Samples, batch_size: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+    """The samples as they are, without augmentation or shuffling; of their batches this rank's, every `ranks`-th."""
+    starts = range(rank * batch_size, len(samples), ranks * batch_size)
+    parts = [slice(start, min(start + batch_size, len(samples))) for start in starts]
+    if isinstance(samples.x, torch.Tensor):
+        for part in parts:
+            yield _batch({name: column[part] for name, column in samples.columns().items()})
+    else:
+        yield from _gathered(samples, [torch.arange(part.start, part.stop) for part in parts])
+
+
+def _gathered(samples: Samples, chosen: Sequence[torch.Tensor]) -> Iterator[Batch]:
+    """The samples at some indices, batch by batch."""
+    columns = samples.columns()
+    if not isinstance(samples.x, torch.Tensor):
+        del columns["x"]
+        for x, part in zip(samples.x.stream(chosen), chosen):
+            part = part.to(samples.y.device)
+            yield _batch({"x": x} | {name: column.index_select(0, part) for name, column in columns.items()})
+        return
+    # Gathered for many batches at once, which then are slices: a gather per batch costs more than its bytes.
+    sample_bytes = samples.x[0].numel() * samples.x.element_size()
+    at_once = max(1, GATHER_BYTES // (sample_bytes * len(chosen[0]))) if chosen else 1
+    for first in range(0, len(chosen), at_once):
+        parts = chosen[first : first + at_once]
+        indices, sizes = torch.cat(list(parts)), [len(part) for part in parts]
+        pieces = [column.index_select(0, indices).split(sizes) for column in columns.values()]
+        for batch in zip(*pieces):
+            yield _batch(dict(zip(columns, batch)))
+
+
+def _batch(columns: dict[str, torch.Tensor]) -> Batch:
+    x, y, task = (columns.pop(name) for name in ("x", "y", "task"))
+    return Batch(x, y, task, targets=columns)
 
 
 def num_batches(num_samples: int, batch_size: int, ranks: int = 1) -> int:

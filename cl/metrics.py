@@ -14,6 +14,14 @@ FORMULAS = {
     "forward_transfer": "mean over j>1 of A[j-1,j] - A0[j], A0: the untrained network",
     "learning_accuracy": "mean over j of A[j,j]",
 }
+# Of scenarios that measure an error.
+ERROR_FORMULAS = {
+    "average_error": "mean over j of E[T,j]",
+    "error_forgetting": "mean over j<T of E[T,j] - min over i<T of E[i,j]",
+    "error_backward_transfer": "mean over j<T of E[j,j] - E[T,j]",
+    "error_forward_transfer": "mean over j>1 of E0[j] - E[j-1,j], E0: the untrained network",
+    "learning_error": "mean over j of E[j,j]",
+}
 
 
 def average_accuracy(matrix: Matrix) -> float:

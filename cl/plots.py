@@ -28,38 +28,41 @@ def check_formats(formats: list) -> None:
 
 
 def draw_run(folder: Path, results: dict, formats: list) -> None:
-    """accuracy_matrix and, where a run has several stages, average_accuracy, in each of the formats."""
+    """accuracy_matrix and, where a run has several stages, average_accuracy (or of errors), in each of the formats."""
     if not formats:
         return
+    measure = "error" if "error_matrix" in results else "accuracy"
     known = results["measured_with_task_known"]
-    matrix = results["task_accuracy_matrix" if known else "accuracy_matrix"]
+    matrix = results[f"{'task_' if known else ''}{measure}_matrix"]
     method = results.get("fusion", results["strategy"])
     title = f"{method}, {results['scenario']} on {results['dataset']}" + (", task known" if known else "")
-    save(_matrix_figure(matrix, title), folder / "accuracy_matrix", formats)
-    if results["accuracy_so_far"] is not None:
-        line = {"label": method, "mean": results["accuracy_so_far"], "std": None}
-        save(_curves_figure([line], title), folder / "average_accuracy", formats)
+    save(_matrix_figure(matrix, title, measure), folder / f"{measure}_matrix", formats)
+    if results[f"{measure}_so_far"] is not None:
+        line = {"label": method, "mean": results[f"{measure}_so_far"], "std": None}
+        save(_curves_figure([line], title, measure), folder / f"average_{measure}", formats)
 
 
-def draw_overlay(path: Path, lines: list[dict], title: str, formats: list) -> None:
-    """Average accuracy over tasks of several methods; a line has `label`, `mean` and `std` (or None), one per stage.
+def draw_overlay(path: Path, lines: list[dict], title: str, formats: list, measure: str = "accuracy") -> None:
+    """Mean accuracy (or error) over tasks of several methods; a line has `label`, `mean`, `std` or None, one per stage.
 
     A line with a single value (joint training) is drawn as a level.
     """
-    save(_curves_figure(lines, title), path, formats)
+    save(_curves_figure(lines, title, measure), path, formats)
 
 
-def _matrix_figure(matrix: list, title: str):
+def _matrix_figure(matrix: list, title: str, measure: str):
     figure, axes = new_figure(1.6 + 0.42 * len(matrix[0]), 1.5 + 0.42 * len(matrix))
     rows, columns = len(matrix), len(matrix[0])
-    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    # Of errors as of accuracies, what is good is light.
+    most = 1 if measure == "accuracy" else max(map(max, matrix))
+    colours = "viridis" if measure == "accuracy" else "viridis_r"
+    image = axes.imshow(matrix, vmin=0, vmax=most, cmap=colours, aspect="auto")
     if columns <= MOST_NUMBERED_TASKS:
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
-                axes.text(
-                    j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7,
-                    color="black" if value > 0.6 else "white",
-                )  # fmt: skip
+                light = value > 0.6 if measure == "accuracy" else value < 0.4 * most
+                text = f"{100 * value:.0f}" if measure == "accuracy" else f"{value:.2f}"
+                axes.text(j, i, text, ha="center", va="center", fontsize=7, color="black" if light else "white")
     if rows == columns > 1:  # left of and below the steps: tasks that were trained on
         steps_x = [x - 0.5 for i in range(1, rows) for x in (i, i)]
         steps_y = [y - 0.5 for i in range(1, rows) for y in (i - 1, i)]
@@ -67,37 +70,41 @@ def _matrix_figure(matrix: list, title: str):
     every = range(0, columns, max(1, columns // MOST_NUMBERED_TASKS))
     axes.set_xticks(list(every), [str(j + 1) for j in every])
     axes.set_yticks([i for i in every if i < rows], [str(i + 1) for i in every if i < rows] if rows > 1 else ["all"])
-    axes.set_xlabel("accuracy on task")
+    axes.set_xlabel(f"{measure} on task")
     axes.set_ylabel("after training on task")
     axes.set_title(title)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], format=lambda value, _: f"{100 * value:.0f} %")
+    if measure == "accuracy":
+        bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], format=lambda value, _: f"{100 * value:.0f} %")
+    else:
+        bar = figure.colorbar(image, ax=axes)
     bar.outline.set_visible(False)
     return figure
 
 
-def _curves_figure(lines: list[dict], title: str):
+def _curves_figure(lines: list[dict], title: str, measure: str):
     labels = [textwrap.fill(line["label"], LABEL_WIDTH) for line in lines]
     rows = [row for label in labels for row in label.splitlines()]
     legend = 0.0 if len(lines) == 1 else max(1.4, 0.3 + 0.068 * max(map(len, rows)))  # inches
     figure, axes = new_figure(4.6 + legend, max(3.2, 0.5 + 0.16 * len(rows)))
     stages = max(len(line["mean"]) for line in lines)
+    factor = 100 if measure == "accuracy" else 1
     for i, line in enumerate(lines):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
-        mean = [100 * value for value in line["mean"]]
+        mean = [factor * value for value in line["mean"]]
         if len(mean) == 1 < stages:
             axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2, label=labels[i])
             continue
         x = list(range(1, len(mean) + 1))
         axes.plot(x, mean, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=labels[i])
         if line["std"] is not None:
-            low, high = ([m + sign * 100 * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
+            low, high = ([m + sign * factor * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.set_xlim(0.8, stages + 0.2)
-    axes.set_ylim(0, 101)
+    axes.set_ylim(0, 101 if measure == "accuracy" else None)
     axes.set_xticks(range(1, stages + 1, max(1, stages // MOST_NUMBERED_TASKS)))
     axes.set_xlabel("tasks trained on")
-    axes.set_ylabel("accuracy, mean over these tasks (%)")
+    axes.set_ylabel(f"{measure}, mean over these tasks" + (" (%)" if measure == "accuracy" else ""))
     axes.set_title(title)
     axes.grid(alpha=0.25, linewidth=0.6)
     if len(lines) > 1:
@@ -105,14 +112,14 @@ def _curves_figure(lines: list[dict], title: str):
     return figure
 
 
-def new_figure(width: float, height: float, columns: int = 1):
-    """A figure of so many inches with one pair of axes, or an array of them side by side."""
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1):
+    """A figure of so many inches with one pair of axes, or an array of them: side by side, or [rows, columns]."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.rcParams.update(STYLE)
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(ncols=columns)
+    return figure, figure.subplots(rows, columns, squeeze=rows == 1)
 
 
 def save(figure, stem: Path, formats: list) -> None:

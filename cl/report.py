@@ -21,17 +21,21 @@ from pathlib import Path
 
 from cl import plots
 from cl.atomic import atomic_write
-from cl.metrics import FORMULAS
+from cl.metrics import ERROR_FORMULAS, FORMULAS
 from cl.published import Published
 from cl.run_folder import MERGE_KEYS
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (
     ("average_accuracy", "accuracy %", 100, 2),
+    ("average_error", "error", 1, 4),
     ("task_average_accuracy", "task known %", 100, 2),
     ("forgetting", "forgetting %", 100, 2),
     ("backward_transfer", "backward %", 100, 2),
     ("forward_transfer", "forward %", 100, 2),
+    ("error_forgetting", "forgetting", 1, 4),
+    ("error_backward_transfer", "backward", 1, 4),
+    ("error_forward_transfer", "forward", 1, 4),
     ("train_seconds", "train s", 1, 1),
 )
 # In a table that compares merging with training: what each row was given, in place of the measures over tasks.
@@ -162,7 +166,9 @@ def rows(groups: list[Group], published: Published | None = None) -> tuple[list[
 def _measures(groups: list[Group]) -> tuple:
     if not any(run["kind"] == "merge" for group in groups for run in group.runs):
         return MEASURES
-    return (*MEASURES[:3], *COSTS, MEASURES[-1])
+    names = ("average_accuracy", "task_average_accuracy", "forgetting")
+    kept = [measure for measure in MEASURES if measure[0] in names]
+    return (*kept, *COSTS, MEASURES[-1])
 
 
 def _mean_and_std(values: list[float], factor: float, digits: int) -> str:
@@ -193,8 +199,11 @@ def as_markdown(groups: list[Group], published: Published | None = None) -> str:
     heading, cells = rows(groups, published)
     lines = [caption(groups), "", "| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     lines += ["| " + " | ".join(row) + " |" for row in cells]
-    lines += ["", "Mean ± sample standard deviation over seeds. A[i,j]: accuracy on task j after training on task i."]
-    lines += [f"- {name.replace('_', ' ')}: {formula}" for name, formula in FORMULAS.items()]
+    errors = any(group.values("average_error") for group in groups)
+    matrix = "E[i,j]: error" if errors else "A[i,j]: accuracy"
+    lines += ["", f"Mean ± sample standard deviation over seeds. {matrix} on task j after training on task i."]
+    formulas = ERROR_FORMULAS if errors else FORMULAS
+    lines += [f"- {name.replace('_', ' ')}: {formula}" for name, formula in formulas.items()]
     if published is not None:
         lines += ["", f"Published: {published.source}"]
     return "\n".join(lines) + "\n"
@@ -220,12 +229,17 @@ def curves(groups: list[Group]) -> list[dict]:
     names = [name for name in (*ABOUT, "with") if len({g.label.get(name) for g in groups}) > 1] or ["strategy"]
     lines = []
     for group in groups:
-        series = [run["accuracy_so_far"] or [run["average_accuracy"]] for run in group.runs]
+        series = [_so_far(run) for run in group.runs]
         points = list(zip(*series))
         std = [statistics.stdev(point) for point in points] if len(series) > 1 else None
         label = " ".join(group.label[name] for name in names if group.label.get(name, "-") != "-")
         lines.append({"label": label, "mean": [statistics.fmean(point) for point in points], "std": std})
     return lines
+
+
+def _so_far(run: dict) -> list[float]:
+    of = "error" if "average_error" in run else "accuracy"
+    return run[f"{of}_so_far"] or [run[f"average_{of}"]]
 
 
 def main() -> None:
@@ -238,13 +252,16 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         groups = load(arguments.paths)
+        measures = {"error" if "average_error" in run else "accuracy" for group in groups for run in group.runs}
+        if len(measures) > 1:
+            raise ValueError("some of these runs measure an accuracy and others an error: make a report of each kind")
         published = None if arguments.published is None else Published.read(arguments.published)
         output = arguments.output or Path(os.path.commonpath([path.absolute() for path in arguments.paths]))
         output = output.parent if output.is_file() else output
         for name, text in (("report.md", as_markdown(groups, published)), ("report.csv", as_csv(groups))):
             with atomic_write(output / name, "w") as file:
                 file.write(text)
-        plots.draw_overlay(output / "report", curves(groups), caption(groups), [arguments.format])
+        plots.draw_overlay(output / "report", curves(groups), caption(groups), [arguments.format], *measures)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(as_text(groups, published))

@@ -27,6 +27,8 @@ def measures(history: History, task_known: bool) -> dict:
     Transfer and forgetting are taken from the matrix that the scenario asks for: with the task known in
     task-incremental scenarios, without in all others.
     """
+    if history.measure == "error":
+        return _error_measures(history)
     matrix, task_matrix = history.rows, history.known_rows or None
     own, untrained = (task_matrix, history.untrained_known) if task_known else (matrix, history.untrained)
     return {
@@ -41,6 +43,24 @@ def measures(history: History, task_known: bool) -> dict:
         "accuracy_so_far": metrics.accuracy_so_far(own),
         "untrained_accuracy": untrained,
         "measured_with_task_known": task_known,
+    }
+
+
+def _error_measures(history: History) -> dict:
+    """The same of errors: the sign of each measure is turned, so that more forgetting and less transfer are worse."""
+    negative = [[-value for value in row] for row in history.rows]
+    so_far = metrics.accuracy_so_far(negative)
+    learning = metrics.learning_accuracy(negative)
+    return {
+        "error_matrix": history.rows,
+        "average_error": metrics.average_accuracy(history.rows),
+        "error_forgetting": metrics.forgetting(negative),
+        "error_backward_transfer": metrics.backward_transfer(negative),
+        "error_forward_transfer": metrics.forward_transfer(negative, [-value for value in history.untrained]),
+        "learning_error": None if learning is None else -learning,
+        "error_so_far": None if so_far is None else [-value for value in so_far],
+        "untrained_error": history.untrained,
+        "measured_with_task_known": False,
     }
 
 

@@ -41,6 +41,9 @@ def identity(config: dict) -> dict:
     """The part of a configuration that decides a run's numbers; a buffer that is not used is no part of it."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     kept["ranks"] = world_size(config)
+    # Workers decode alike however many there are; other loaders give other pixels.
+    if kept.pop("loader")["name"] != "workers":
+        kept["loader"] = config["loader"]["name"]
     if not config["strategy"]["memory"]:
         kept.pop("buffer")
     else:

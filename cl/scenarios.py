@@ -15,22 +15,9 @@ import torch
 
 from cl import seeding
 from cl.datasets.base import Dataset, Split
+from cl.samples import Samples, joined
+from cl.streaming import FileImages
 from cl.transforms import permute_pixels, rotate
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples with their task: `x` [N, C, H, W] uint8, `y` [N] int64, `task` [N] int64."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    task: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: torch.device) -> "Samples":
-        return Samples(self.x.to(device), self.y.to(device), self.task.to(device))
 
 
 @dataclass(frozen=True)
@@ -54,10 +41,7 @@ class Tasks:
 
     def training(self, task_ids: list[int]) -> Samples:
         """The training samples of some tasks together."""
-        parts = [self._gather(self._train, self._train_parts[i], i) for i in task_ids]
-        if len(parts) == 1:
-            return parts[0]
-        return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "task")))
+        return joined([self._gather(self._train, self._train_parts[i], i) for i in task_ids])
 
     def num_training(self, task_ids: list[int]) -> int:
         """How many training samples some tasks have, without gathering them."""
@@ -68,21 +52,23 @@ class Tasks:
         return self._gather(self._test, self._test_parts[task_id], task_id).to(device)
 
     def _gather(self, split: Split, part: Part, task_id: int) -> Samples:
-        x = split.x.index_select(0, torch.from_numpy(part.indices))
-        if self._transforms[task_id] is not None:
-            x = self._transforms[task_id](x)
+        chosen = torch.from_numpy(part.indices)
+        x, transform = split.x[chosen], self._transforms[task_id]
+        if transform is not None:
+            x = x.changed(transform) if isinstance(x, FileImages) else transform(x)
         y = torch.tensor(part.labels)
-        return Samples(x, y, torch.full_like(y, task_id))
+        return Samples(x, y, torch.full_like(y, task_id), {name: of[chosen] for name, of in split.targets.items()})
 
 
 class Scenario(ABC):
     """A way to make `num_tasks` tasks; `concatenate` joins each task's training data with those of all before.
 
     After `plan`: `num_outputs`, the size of the classifier, and `task_outputs`, for each task the outputs that are its
-    own (empty where the tasks share their labels).
+    own (empty where the tasks share their labels). `targets`: what is to be computed in place of labels, by shape.
     """
 
     task_known = False  # whether training and the scenario's own accuracy are told the task of a sample
+    targets: dict[str, tuple[int, ...]] = {}
 
     def __init__(self, num_tasks: int, concatenate: bool):
         if num_tasks < 1:
@@ -90,6 +76,16 @@ class Scenario(ABC):
         self.num_tasks, self.concatenate = num_tasks, concatenate
         self.num_outputs = 0
         self.task_outputs: list[range] = []
+
+    @property
+    def num_labels(self) -> int:
+        """How many different labels the samples have; the memory counts by them."""
+        return self.num_outputs
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """What the network gives for one sample."""
+        return (self.num_outputs,)
 
     @abstractmethod
     def plan(self, dataset: Dataset) -> None:
@@ -219,6 +215,32 @@ class DomainIncremental(ClassIncremental):
 
     def _relabel(self, parts: list[Part]) -> list[Part]:
         return [Part(part.indices, part.labels - task * self.num_outputs) for task, part in enumerate(parts)]
+
+
+class Reconstruction(ClassIncremental):
+    """Each task brings scans of its own, and asks for the same targets; a label says from which scan a sample is.
+
+    A network has one output channel for each target. Scans are grouped as classes are (`ClassIncremental`).
+    """
+
+    def __init__(self, num_tasks: int, scan_order: str | list | None = None, concatenate: bool = False):
+        super().__init__(num_tasks, class_order=scan_order, concatenate=concatenate)
+
+    @property
+    def num_labels(self) -> int:
+        return self.num_classes
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        _, height, width = next(iter(self.targets.values()))
+        return (self.num_outputs, height, width)
+
+    def plan(self, dataset: Dataset) -> None:
+        if not dataset.target_shapes:
+            raise ValueError("scenario=reconstruction needs targets: dataset=ptycho or ptycho_synthetic has them")
+        super().plan(dataset)
+        self.targets = dataset.target_shapes
+        self.num_outputs, self.task_outputs = len(self.targets), []
 
 
 class _Transformed(Scenario):

@@ -15,7 +15,7 @@ from cl.loader import epoch_batches, num_batches
 from cl.loggers import NoLogger
 from cl.progress import Progress
 from cl.results import MetricsFile
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.schedules import Schedule
 from cl.strategies.base import Strategy
 

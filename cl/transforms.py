@@ -7,15 +7,26 @@ alike; per-sample calls cost more than the training step of a small network.
 import torch
 import torch.nn.functional as F
 
-AUGMENTATIONS = ("crop", "flip")
+from cl.augmentations import center_crop, rand_augment, random_resized_crop
+
 ROTATION_CHUNK = 4096  # images rotated at once: bounds the float copy that interpolation needs
+# Each step: a function of uint8 images, the side that the network takes, and the generator.
+AUGMENTATIONS = {
+    "crop": lambda x, side, generator: random_crop(x, x.shape[-1] // 8, generator),
+    "flip": lambda x, side, generator: random_flip(x, generator),
+    "resized_crop": lambda x, side, generator: random_resized_crop(x, side, generator),
+    "rand_augment": lambda x, side, generator: rand_augment(x, generator),
+}
 
 
 class BatchTransform:
-    """uint8 images [B, C, H, W] to float32: augmentation (training only), scaling to [0, 1], normalisation.
+    """Images [B, C, H, W] to float32: augmentation (training only), the centre, scaling to [0, 1], normalisation.
 
-    `augment` names the steps: `crop` (random crop after zero padding by an eighth of the side: 4 pixels of 32) and
-    `flip` (horizontal, with probability one half). Random numbers come from a generator of its own, see `reseed`.
+    `augment` names the steps: `crop` (random crop after zero padding by an eighth of the side: 4 pixels of 32), `flip`
+    (horizontal, with probability one half), `resized_crop` (8 to 100 % of the area, of any place) and `rand_augment`
+    (two operations of medium strength). Random numbers come from a generator of its own, see `reseed`. `side`: of the
+    square that is left of each picture, the centre in tests; None: all of it. Images that are float32 are not
+    pixels: they are not scaled to [0, 1], and have no augmentation.
     """
 
     def __init__(
@@ -26,23 +37,28 @@ class BatchTransform:
         channels: int,
         device: torch.device,
         channels_last: bool = False,
+        side: int | None = None,
+        dtype: torch.dtype = torch.uint8,
     ):
         unknown = [name for name in augment if name not in AUGMENTATIONS]
         if unknown:
             raise ValueError(f"dataset.augment has unknown steps {unknown}; valid: {', '.join(AUGMENTATIONS)}")
+        if augment and dtype != torch.uint8:
+            raise ValueError(f"dataset.augment={augment} is for pictures; samples that are no pictures need []")
         if (mean is None) != (std is None):
             raise ValueError("dataset.mean and dataset.std belong together: give both or neither")
         if mean is not None and not len(mean) == len(std) == channels:
             raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}): {mean}, {std}")
         if std is not None and min(std) <= 0:
             raise ValueError(f"dataset.std must be above 0, got {std}")
-        self.steps, self.channels_last = tuple(augment), channels_last
+        self.steps, self.channels_last, self.side = tuple(augment), channels_last, side
         self.generator = torch.Generator(device)
         # (x / 255 - mean) / std as one multiplication and one addition
-        self.scale, self.shift = 1 / 255, None
+        full = 255 if dtype == torch.uint8 else 1
+        self.scale, self.shift = 1 / full, None
         if mean is not None:
             mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
-            self.scale, self.shift = 1 / (255 * std), -mean / std
+            self.scale, self.shift = 1 / (full * std), -mean / std
 
     def reseed(self, seed: int) -> None:
         """Start the random numbers of the augmentation anew (at each task: nothing has to be saved between tasks)."""
@@ -51,15 +67,18 @@ class BatchTransform:
     def train(self, x: torch.Tensor) -> torch.Tensor:
         """With augmentation."""
         for step in self.steps:
-            x = random_crop(x, x.shape[-1] // 8, self.generator) if step == "crop" else random_flip(x, self.generator)
+            x = AUGMENTATIONS[step](x, self.side or x.shape[-1], self.generator)
         return self.test(x)
 
     def test(self, x: torch.Tensor) -> torch.Tensor:
         """Without augmentation."""
-        x = x.float().mul_(self.scale)
+        if self.side is not None:
+            x = center_crop(x, self.side)
+        x = x.to(torch.float32, copy=True).mul_(self.scale)
         if self.shift is not None:
             x = x.add_(self.shift)
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return x.contiguous(memory_format=layout)
 
 
 def random_crop(x: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from cl.build import build
-from cl.scenarios import Samples
+from cl.samples import Samples
 from merging import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 

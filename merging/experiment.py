@@ -37,6 +37,10 @@ def run(config) -> list[Path]:
         options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
         base["strategy"] = base["strategy"] | {"fusion": _seedless(own["fusion"]) | options}
     parts = experiment.compose(base)
+    if parts.scenario.targets:
+        raise ValueError(
+            f"networks are merged by what they classify, and scenario={base['scenario']['name']} has no labels"
+        )
     folder = merge_folder(config)
     baselines = [(name, _with_strategy(base, name)) for name in own["baselines"]]
     for _, baseline in baselines:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.schedules import Schedule
 
 State = dict[str, torch.Tensor]

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import nn
 
-from cl.scenarios import Samples
+from cl.samples import Samples
 from merging.fusion import Context, State, flatten, weighted_mean
 
 MARGIN = 0.25  # of the plane around the three points, as a share of their largest distance in x or y

@@ -16,10 +16,12 @@ from cl.build import build
 from cl.comm import ReduceOptions
 from cl.experiment import Components, initial_weights
 from cl.history import History
-from cl.loader import num_batches
+from cl.loader import in_order, num_batches
+from cl.objectives import own_outputs
 from cl.progress import Progress
 from cl.results import MetricsFile
-from cl.scenarios import Samples, Tasks
+from cl.samples import Samples, joined
+from cl.scenarios import Tasks
 from cl.schedules import Schedule
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
@@ -47,7 +49,7 @@ class Workshop:
     ):
         self.config, self.parts, self.tasks, self.history, self.folder = config, parts, tasks, history, folder
         self.foreign_outputs = foreign_outputs if parts.scenario.task_known else None
-        self.network, self.sample_shape = copy.deepcopy(parts.model), parts.dataset.sample_shape
+        self.network, self.sample_shape = copy.deepcopy(parts.model), parts.dataset.input_shape
         self.trained = 0
         self.unlabelled_samples = 0  # that were seen
         self.samples_kept = 0  # for the merge that asked for most of them
@@ -59,7 +61,7 @@ class Workshop:
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
         """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
         share = max(1, count // len(tasks))
-        chosen = self.labelled(tasks, share).x
+        chosen = self.labelled(tasks, share).loaded().x
         order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
         self.unlabelled_samples += len(chosen)
         return self.parts.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
@@ -147,12 +149,11 @@ class Workshop:
         network.to(self.parts.device).eval()
         loss = correct = torch.zeros((), device=self.parts.device)
         size = self.config["eval_batch_size"]
-        for x, y, task in zip(samples.x.split(size), samples.y.split(size), samples.task.split(size)):
-            logits = network(self.parts.transform.test(x)).float()
-            if self.foreign_outputs is not None:
-                logits = logits.masked_fill(self.foreign_outputs[task], float("-inf"))
-            loss = loss + F.cross_entropy(logits, y, reduction="sum")
-            correct = correct + (logits.argmax(1) == y).sum()
+        for batch in in_order(samples, size):
+            logits = network(self.parts.transform.test(batch.x)).float()
+            logits = own_outputs(logits, self.foreign_outputs, batch.task)
+            loss = loss + F.cross_entropy(logits, batch.y, reduction="sum")
+            correct = correct + (logits.argmax(1) == batch.y).sum()
         return loss.item() / len(samples), correct.item() / len(samples)
 
     def settle(self, network: nn.Module, tasks: Sequence[int]) -> None:
@@ -190,11 +191,5 @@ class Workshop:
         return initial_weights(self.config, self.parts, FIRST_STAGE + number)
 
 
-def joined(parts: list[Samples]) -> Samples:
-    """Several parts, one after the other."""
-    return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "task")))
-
-
 def _taken(samples: Samples, order: np.ndarray) -> Samples:
-    chosen = torch.from_numpy(order).to(samples.y.device)
-    return Samples(samples.x[chosen], samples.y[chosen], samples.task[chosen])
+    return samples.part(torch.from_numpy(order).to(samples.y.device))

@@ -7,6 +7,7 @@ from torch import nn
 from cl.comm import Comm
 from cl.datasets.base import Split
 from cl.evaluator import Evaluator
+from cl.objectives import Labels
 from cl.scenarios import Part, Tasks
 from cl.transforms import BatchTransform
 
@@ -28,7 +29,7 @@ def evaluator(foreign, batch_size) -> Evaluator:
     split = Split(x, torch.from_numpy(y))
     parts = [Part(np.arange(0, 3), y[:3]), Part(np.arange(3, 5), y[3:])]
     tasks = Tasks(split, split, parts, parts, [None, None])
-    return Evaluator(tasks, BatchTransform([], None, None, 1, CPU), foreign, batch_size, CPU, Comm())
+    return Evaluator(tasks, BatchTransform([], None, None, 1, CPU), Labels(foreign), batch_size, CPU, Comm())
 
 
 def test_both_accuracies_at_every_batch_size():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cl.loader import epoch_batches, num_batches
-from cl.scenarios import Samples
+from cl.samples import Samples
 
 
 def numbered(count: int) -> Samples:

@@ -10,7 +10,7 @@ from cl import experiment
 from cl.comm import Comm, ReduceOptions
 from cl.loader import Batch, epoch_batches, num_batches
 from cl.run_folder import plain, run_folder
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.schedules import Constant
 from cl.strategies.base import mean_of, split_batch
 from cl.updater import Updater

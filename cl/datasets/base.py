@@ -1,43 +1,65 @@
 """What every data set gives: its shape before anything is loaded, then two splits of contiguous uint8 images."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from cl import seeding
+from cl.streaming import FileImages, Workers
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of one split: `x` [N, C, H, W] uint8 and `y` [N] int64, both contiguous."""
+    """Samples of one split: `x` [N, C, H, W] uint8 or float32, `y` [N] int64, and `targets` of N rows by name.
 
-    x: torch.Tensor
+    x is a contiguous tensor, or pictures that stay in their files.
+    """
+
+    x: torch.Tensor | FileImages
     y: torch.Tensor
+    targets: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
-        assert self.x.dtype == torch.uint8 and self.x.ndim == 4 and self.x.is_contiguous(), (self.x.dtype, self.x.shape)
+        assert self.x.dtype in (torch.uint8, torch.float32) and len(self.x.shape) == 4, (self.x.dtype, self.x.shape)
+        assert isinstance(self.x, FileImages) or self.x.is_contiguous()
         assert self.y.dtype == torch.int64 and self.y.shape == self.x.shape[:1], (self.y.dtype, self.y.shape)
+        assert all(len(column) == len(self.y) for column in self.targets.values()), self.targets.keys()
 
     def __len__(self) -> int:
         return len(self.y)
 
+    def part(self, which: torch.Tensor) -> "Split":
+        """The samples at some indices; no file is read."""
+        return Split(self.x[which], self.y[which], {name: column[which] for name, column in self.targets.items()})
+
 
 class Dataset(ABC):
-    """A data set for classification.
+    """Labelled samples, or samples with targets that are to be computed from them.
 
     A subclass knows `num_classes` and `sample_shape` (C, H, W) without loading, so that an impossible combination
-    fails early; `check` looks whether the files are there, `read` loads them.
+    fails early; `check` looks whether the files are there, `read` loads them. Where there are targets, `target_shapes`
+    has the shape of each, and the label of a sample says only where it comes from.
     """
 
     num_classes: int
     sample_shape: tuple[int, int, int]
+    sample_dtype = torch.uint8
+    target_shapes: dict[str, tuple[int, ...]] = {}
 
-    def __init__(self, validation: float, mean: list | None, std: list | None, augment: list):
+    def __init__(self, validation: float, mean: list | None, std: list | None, augment: list, crop: int | None = None):
+        """`crop`: side of the square that the network is given of each picture; None: all of it."""
         if not 0 <= validation < 1:
             raise ValueError(f"dataset.validation must be a share in [0, 1), got {validation}")
-        self.validation, self.mean, self.std, self.augment = validation, mean, std, augment
+        self.validation, self.mean, self.std, self.augment, self.crop = validation, mean, std, augment, crop
+        self.loader: Workers | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """What the network is given."""
+        channels, height, width = self.sample_shape
+        return (channels, height, width) if self.crop is None else (channels, self.crop, self.crop)
 
     @abstractmethod
     def check(self) -> None:
@@ -47,12 +69,15 @@ class Dataset(ABC):
     def read(self) -> tuple[Split, Split]:
         """The official training and test splits."""
 
-    def load(self, seed: int) -> tuple[Split, Split]:
+    def load(self, seed: int, loader: Workers | None = None) -> tuple[Split, Split]:
         """Training and test split; with `validation` set, both are parts of the official training split.
+
+        `loader` decodes what stays in files.
 
         The part held out is drawn by `seed`. The official test split is then not used at all: what is chosen on the
         validation part has not seen it.
         """
+        self.loader = loader
         train, test = self.read()
         if self.validation == 0:
             return train, test
@@ -61,7 +86,7 @@ class Dataset(ABC):
         if not 0 < held_out < len(train):
             raise ValueError(f"dataset.validation={self.validation} of {len(train)} samples leaves an empty part")
         parts = (np.sort(order[held_out:]), np.sort(order[:held_out]))
-        rest, validation = (Split(train.x[part], train.y[part]) for part in map(torch.from_numpy, parts))
+        rest, validation = (train.part(torch.from_numpy(part)) for part in parts)
         return rest, validation
 
 

@@ -1,7 +1,8 @@
-"""One's own pictures: <root>/train/<class>/*.jpg and <root>/test/<class>/*.png, decoded once and cached.
+"""One's own pictures: <root>/train/<class>/*.jpg and <root>/test/<class>/*.png, in memory or streamed from the files.
 
-Decoding takes far longer than training a small network, so the decoded uint8 images are kept in the user's cache
-folder, keyed by everything they depend on: the files (name, size, time of change), the size and the channels.
+Decoding takes far longer than training a small network, so what fits into memory is decoded once: the uint8 images are
+kept in the user's cache folder, keyed by everything they depend on: the files (name, size, time of change), the size
+and the channels. What does not fit stays in its files, and every epoch decodes it anew.
 """
 
 import hashlib
@@ -10,16 +11,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cl.atomic import atomic_write
 from cl.datasets.base import Dataset, Split, split_of
+from cl.decoding import Decoder
+from cl.streaming import FileImages
+
+IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
+CACHE_VERSION = 2  # of the pixels that decoding gives
 
 
 class ImageFolder(Dataset):
-    """Pictures in one folder per class, the shorter side scaled to `size` pixels and the centre square kept.
+    """Pictures in one folder per class, the centre square of each scaled to `size` pixels.
 
-    Raises ValueError for a layout that does not fit (no train/ or test/, no class, other classes in test/) and for a
-    picture that cannot be decoded, which it names.
+    `stream`: whether the pictures stay in their files; "auto": if those of a split take more than 2 GiB. `crop`: side
+    of what the network is given of them, None for the whole square. Raises ValueError for a layout that does not fit
+    (no train/ or test/, no class, other classes in test/) and for a picture that cannot be decoded, which it names.
     """
 
     def __init__(
@@ -27,21 +35,26 @@ class ImageFolder(Dataset):
         root: str,
         size: int,
         channels: int,
+        crop: int | None,
+        stream: bool | str,
         cache: str | None,
         validation: float,
         mean: list | None,
         std: list | None,
         augment: list,
     ):
-        super().__init__(validation, mean, std, augment)
+        super().__init__(validation, mean, std, augment, crop)
         if channels not in (1, 3):
             raise ValueError(f"dataset.channels must be 1 (grey) or 3 (colour), got {channels}")
         if size < 1:
             raise ValueError(f"dataset.size must be at least 1 pixel, got {size}")
-        self.root, self.size = Path(root).expanduser(), size
-        self.mode = "L" if channels == 1 else "RGB"
+        if crop is not None and not 1 <= crop <= size:
+            raise ValueError(f"dataset.crop must lie between 1 and dataset.size={size}, got {crop}")
+        if stream not in (True, False, "auto"):
+            raise ValueError(f"dataset.stream must be true, false or auto, got {stream}")
+        self.root, self.stream, self.decoder = Path(root).expanduser(), stream, Decoder(channels, size)
         self.cache = Path(cache).expanduser() if cache else _user_cache()
-        self.sample_shape = (channels, size, size)
+        self.sample_shape = self.decoder.shape
         self.classes = self._find_classes()
         self.num_classes = len(self.classes)
 
@@ -80,34 +93,23 @@ class ImageFolder(Dataset):
 
     def _split(self, part: str) -> Split:
         paths, labels = self._files(part)
+        if self.stream is True or self.stream == "auto" and len(paths) * np.prod(self.sample_shape) > IN_MEMORY:
+            names = np.array([os.fsencode(path) for path in paths])
+            return Split(FileImages(names, self.decoder, self.loader), torch.tensor(labels))
         cached = self.cache / f"{self.root.name}-{part}-{self._key(paths)}.npy"
         if cached.is_file():
             return split_of(np.load(cached), labels)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow frees the interpreter lock while it decodes
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding frees the interpreter lock
             images = np.stack(list(pool.map(self._decode, paths)))
         with atomic_write(cached) as file:
             np.save(file, images)
         return split_of(images, labels)
 
     def _decode(self, path: str) -> np.ndarray:
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith("I;16"):  # convert() would cut off what is above 255
-                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                image = ImageOps.exif_transpose(image).convert(self.mode)
-        except Exception as error:  # Pillow raises many types for a damaged file, SyntaxError among them
-            raise ValueError(f"cannot decode the picture {path}: {error}") from error
-        size = self.size
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        return np.asarray(image.crop((left, top, left + size, top + size)))
+        return self.decoder(path).permute(1, 2, 0).numpy()
 
     def _key(self, paths: list[str]) -> str:
-        digest = hashlib.sha256(f"{self.mode} {self.size}".encode())
+        digest = hashlib.sha256(f"{self.decoder} {CACHE_VERSION}".encode())
         for path in paths:
             status = os.stat(path)
             digest.update(f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode())

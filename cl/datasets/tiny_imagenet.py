@@ -18,7 +18,8 @@ class TinyImageNet(ImageFolder):
     def __init__(
         self, root: str, cache: str | None, validation: float, mean: list | None, std: list | None, augment: list
     ):
-        super().__init__(str(Path(root).expanduser() / FOLDER), 64, 3, cache, validation, mean, std, augment)
+        folder = str(Path(root).expanduser() / FOLDER)
+        super().__init__(folder, 64, 3, None, False, cache, validation, mean, std, augment)
         self.num_classes = 200
 
     def check(self) -> None:

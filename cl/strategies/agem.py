@@ -28,7 +28,7 @@ class Agem(ReplayStrategy):
             return
         (replayed,) = draws
         parts = split_records(replayed, min(self.updater.passes, len(replayed)))
-        reference = self.updater.gradient(lambda part: self.mean_cross_entropy(self.forward(part["x"]), [part]), parts)
+        reference = self.updater.gradient(lambda part: self.mean_loss(self.forward(part["x"]), [part]), parts)
         project(self.updater.gradients(), reference)
 
 

@@ -13,7 +13,9 @@ from torch import nn
 from cl.backbones import mixes_samples
 from cl.buffers.base import Field, Records, ReplayBuffer
 from cl.loader import Batch
-from cl.scenarios import Samples, Scenario
+from cl.objectives import Labels, Objective, own_outputs
+from cl.samples import Samples
+from cl.scenarios import Scenario
 from cl.transforms import BatchTransform
 from cl.updater import Updater
 
@@ -21,6 +23,7 @@ from cl.updater import Updater
 class Strategy:
     """Plain training on the new samples. Options are constructor arguments; `setup` brings what they work on."""
 
+    needs_labels = False  # whether its loss or its memory is about classes
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
     uses_buffer = False  # whether it stores them in the replay memory
     changes_gradients = False  # whether `adjust_gradients` does anything
@@ -41,6 +44,7 @@ class Strategy:
         capacity: int | None = None,
         initial_weights: Callable[[int], dict[str, torch.Tensor]] | None = None,
         seed: int = 0,
+        objective: Objective | None = None,
     ) -> None:
         """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None.
 
@@ -48,21 +52,30 @@ class Strategy:
         `num_outputs` how many outputs it has, `task_outputs` those of each task (empty where tasks share them),
         `stages` the tasks of each stage of training, `capacity` how many samples may be stored on all ranks,
         `initial_weights` gives state dicts of networks before training: 0 that of this one, others by number.
+        `objective` is what outputs are held to; None: the labels, by cross entropy.
         """
         self.model, self.updater, self.transform, self.buffer = model, updater, transform, buffer
         self.network = model if network is None else network
         self.foreign_outputs, self.num_outputs, self.task_outputs = foreign_outputs, num_outputs, task_outputs
         self.stages, self.capacity, self.seed = stages, capacity, seed
         self.initial_weights = initial_weights
+        self.objective = objective or Labels(foreign_outputs)
         self.forward_together = not mixes_samples(model)
         self.replayed_samples = 0
 
-    def fields(self, sample_shape: tuple[int, ...], num_outputs: int) -> list[Field]:
-        """What a record of the memory holds."""
+    def fields(
+        self,
+        sample_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        dtype: torch.dtype = torch.uint8,
+        targets: dict[str, tuple[int, ...]] | None = None,
+    ) -> list[Field]:
+        """What a record of the memory holds, from the shapes of a sample, of an output and of each target."""
         return [
-            Field("x", sample_shape, torch.uint8),
+            Field("x", sample_shape, dtype),
             Field("y", (), torch.int64),
             Field("task", (), torch.int64),
+            *(Field(name, shape, torch.float32) for name, shape in (targets or {}).items()),
         ]
 
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
@@ -156,14 +169,14 @@ class Strategy:
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
         """The scalar to minimise on new samples and replayed records."""
-        return mean_of(self.cross_entropy(self.forward(batch.x), batch.y, batch.task), batch)
+        return mean_of(self.objective.loss(self.forward(batch.x), batch), batch)
 
     def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
         """Change the gradients between backward and the optimizer step."""
 
     def remember(self, batch: Batch) -> dict[str, torch.Tensor]:
         """What is offered to the memory: the samples as they were before augmentation."""
-        return {"x": batch.x, "y": batch.y, "task": batch.task}
+        return batch.columns()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of raw samples, augmented afresh."""
@@ -182,19 +195,17 @@ class Strategy:
         """Mean cross entropy; where the task is known, over the outputs of each sample's task only."""
         return F.cross_entropy(self.own_outputs(logits, task), y)
 
-    def mean_cross_entropy(self, logits: torch.Tensor, parts: list[Batch | Records]) -> torch.Tensor:
-        """One mean over the samples of some parts together, from their logits in the same order."""
+    def mean_loss(self, outputs: torch.Tensor, parts: list[Batch | Records]) -> torch.Tensor:
+        """One mean over the samples of some parts together, from their outputs in the same order."""
         if len(parts) > 1:  # what has no share in the step is left out
-            pieces = logits.split([len(part) for part in parts])
-            logits = torch.cat([piece for piece, part in zip(pieces, parts) if part.share])
+            pieces = outputs.split([len(part) for part in parts])
+            outputs = torch.cat([piece for piece, part in zip(pieces, parts) if part.share])
             parts = [part for part in parts if part.share]
-        return mean_of(self.cross_entropy(logits, joined(parts, "y"), joined(parts, "task")), *parts)
+        return mean_of(self.objective.loss(outputs, Together(parts)), *parts)
 
     def own_outputs(self, logits: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Logits with those of other tasks at minus infinity, where the task is known."""
-        if self.foreign_outputs is None:
-            return logits
-        return logits.masked_fill(self.foreign_outputs[task], float("-inf"))
+        return own_outputs(logits, self.foreign_outputs, task)
 
 
 def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
@@ -209,6 +220,16 @@ def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
     return mean * (sum(len(part) for part in parts) / sum(len(part) / part.share for part in parts))
 
 
+class Together:
+    """Several parts as if they were one: its columns are theirs, one after the other."""
+
+    def __init__(self, parts: Sequence[Batch | Records]):
+        self.parts = parts
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return joined(self.parts, name)
+
+
 def joined(parts: Sequence[Batch | Records], name: str) -> torch.Tensor:
     """A column of several parts, one after the other."""
     return parts[0][name] if len(parts) == 1 else torch.cat([part[name] for part in parts])
@@ -217,20 +238,21 @@ def joined(parts: Sequence[Batch | Records], name: str) -> torch.Tensor:
 def split_batch(batch: Batch, count: int) -> list[Batch]:
     """A batch in `count` parts of nearly equal length, each with its share."""
     return [
-        Batch(batch.x[part], batch.y[part], batch.task[part], batch.share * share)
+        Batch(batch.x[part], batch.y[part], batch.task[part], batch.share * share, _rows(batch.targets, part))
         for part, share in _parts(len(batch), count)
     ]
 
 
 def split_records(records: Records, count: int) -> list[Records]:
     """The same for a draw; with fewer records than parts, some parts are a record with share 0."""
-    columns = records.columns
     return [
-        Records(
-            {name: column[part] for name, column in columns.items()}, records.weight[part], records.ids[part], share
-        )
+        Records(_rows(records.columns, part), records.weight[part], records.ids[part], share)
         for part, share in _parts(len(records), count)
     ]
+
+
+def _rows(columns: dict[str, torch.Tensor], part: slice) -> dict[str, torch.Tensor]:
+    return {name: column[part] for name, column in columns.items()}
 
 
 def _parts(length: int, count: int) -> list[tuple[slice, float]]:

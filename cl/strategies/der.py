@@ -20,14 +20,15 @@ class Der(ReplayStrategy):
         check_weights(alpha=alpha)
         self.alpha = alpha
 
-    def fields(self, sample_shape: tuple[int, ...], num_outputs: int) -> list[Field]:
-        return [*super().fields(sample_shape, num_outputs), Field("logits", (num_outputs,), torch.float32)]
+    def fields(self, sample_shape: tuple[int, ...], output_shape: tuple[int, ...], *other, **named) -> list[Field]:
+        logits = Field("logits", output_shape, torch.float32)
+        return [*super().fields(sample_shape, output_shape, *other, **named), logits]
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
         draws = [draw for draw in draws if len(draw)]
         logits, *replayed = self.forward_each(batch.x, *(draw["x"] for draw in draws))
         self.new_logits = logits.detach().float()
-        loss = mean_of(self.cross_entropy(logits, batch.y, batch.task), batch)
+        loss = mean_of(self.objective.loss(logits, batch), batch)
         for draw, output in zip(draws, replayed):
             loss = loss + self.alpha * distillation(output, draw)
         return loss
@@ -37,5 +38,5 @@ class Der(ReplayStrategy):
 
 
 def distillation(logits: torch.Tensor, draw: Records) -> torch.Tensor:
-    """The mean squared distance between logits [n, C] and those stored with a draw."""
+    """The mean squared distance between outputs [n, ...] and those stored with a draw."""
     return mean_of(F.mse_loss(logits, draw["logits"]), draw)

@@ -57,9 +57,9 @@ class Derpp(Der):
             groups.append([first])
         logits = self.forward_each(*(joined(group, "x") for group in groups))
         self.new_logits = logits[0][: len(batch)].detach().float()
-        loss = self.mean_cross_entropy(logits[0], groups[0])
+        loss = self.mean_loss(logits[0], groups[0])
         if second and not self.folded:
-            loss = loss + self.beta * self.mean_cross_entropy(logits[1], [second])
+            loss = loss + self.beta * self.mean_loss(logits[1], [second])
         if first:
             loss = loss + self.alpha * distillation(logits[-1], first)
         return loss

@@ -7,8 +7,8 @@ import torch
 
 from cl.buffers.base import Records
 from cl.loader import Batch
-from cl.scenarios import Samples
-from cl.strategies.base import joined, mean_of
+from cl.samples import Samples
+from cl.strategies.base import Together, joined, mean_of
 from cl.strategies.replay import ReplayStrategy
 
 WEIGHTINGS = ("together", "by_task")
@@ -37,11 +37,9 @@ class Er(ReplayStrategy):
             return super().loss(batch, draws)
         weights = (1 / self.task_number, 1 - 1 / self.task_number)
         parts, weights = zip(*[(part, weight) for part, weight in zip((batch, *draws), weights) if part.share])
-        x, y, task = (joined(parts, name) for name in ("x", "y", "task"))
-        logits = self.forward(x)
+        outputs = self.forward(joined(parts, "x"))
         if self.weighting == "together":
-            return mean_of(self.cross_entropy(logits, y, task), *parts)
-        sizes = [len(part) for part in parts]
-        columns = zip(logits.split(sizes), y.split(sizes), task.split(sizes))
-        means = [mean_of(self.cross_entropy(*column), part) for part, column in zip(parts, columns)]
+            return mean_of(self.objective.loss(outputs, Together(parts)), *parts)
+        pieces = outputs.split([len(part) for part in parts])
+        means = [mean_of(self.objective.loss(piece, part), part) for piece, part in zip(pieces, parts)]
         return sum(weight * mean for weight, mean in zip(weights, means))

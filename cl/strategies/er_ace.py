@@ -15,6 +15,7 @@ from cl.strategies.replay import ReplayStrategy
 class ErAce(ReplayStrategy):
     """CE(f(x), y) over the classes in the batch + CE(f(x'), y') over all classes seen so far."""
 
+    needs_labels = True
     seen: torch.Tensor | None = None  # [C] bool
 
     def check(self, scenario: Scenario, buffer: dict) -> None:

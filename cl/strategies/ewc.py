@@ -4,7 +4,7 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from cl import seeding
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.strategies.penalty import PenaltyStrategy
 from cl.strategies.replay import check_counts, check_weights
 
@@ -20,6 +20,8 @@ class Ewc(PenaltyStrategy):
     prediction, the "true" label (the empirical Fisher), or the expectation over "all" outputs, which costs as many
     times more as there are.
     """
+
+    needs_labels = True
 
     def __init__(self, lambda_: float, gamma: float, fisher_labels: str = "sampled", fisher_samples: int | None = None):
         check_weights(lambda_=lambda_)
@@ -64,10 +66,11 @@ class Ewc(PenaltyStrategy):
         gradients = vmap(grad(log_probability), in_dims=(None, 0, 0, 0))
         chunk = max(1, CHUNK_BYTES // sum(weight.nbytes for weight in weights.values()))
         for part, uniform in zip(mine.split(chunk), numbers.split(chunk)) if len(mine) else ():
-            x, task = self.transform.test(samples.x[part].to(device)), samples.task[part].to(device)
+            some = samples.part(part).loaded().to(device)
+            x, task = self.transform.test(some.x), some.task
             with torch.no_grad():
                 probabilities = logits_of(weights, x, task).softmax(1)
-            for y, share in self.labels(probabilities, samples.y[part].to(device), uniform):
+            for y, share in self.labels(probabilities, some.y, uniform):
                 for name, values in gradients(weights, x, y, task).items():
                     total[name] += torch.tensordot(share, values.square_(), 1)
         self.model.train(was_training)

@@ -6,7 +6,8 @@ The stream only fills a class-balanced memory; before each test the network is t
 import torch
 
 from cl import seeding
-from cl.scenarios import Samples, Scenario
+from cl.samples import Samples, of_columns
+from cl.scenarios import Scenario
 from cl.strategies.base import Strategy
 from cl.strategies.scratch import Scratch
 
@@ -37,14 +38,14 @@ class Gdumb(Scratch):
         comm = self.updater.comm
         order = torch.from_numpy(seeding.generator(self.seed, "stream", stage).permutation(len(samples)))
         for mine in order[comm.rank :: comm.size].to(samples.y.device).split(OFFERED):
-            self.buffer.add({"x": samples.x[mine], "y": samples.y[mine], "task": samples.task[mine]})
+            self.buffer.add(samples.part(mine).loaded().columns())
 
     def training_set(self, stage: int, samples: Samples) -> Samples:
         self.buffer.request(self.capacity)
         everything = self.buffer.receive()
         # Each rank draws them in an order of its own; the loader wants one.
         order = everything.ids.argsort().to(everything["y"].device)
-        return Samples(*(everything[name][order] for name in ("x", "y", "task")))
+        return of_columns(everything.columns).part(order)
 
     def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
         """What is trained on lies in the memory already."""

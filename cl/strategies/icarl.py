@@ -12,7 +12,8 @@ from torch import nn
 
 from cl.buffers.base import Records
 from cl.loader import Batch
-from cl.scenarios import Samples, Scenario
+from cl.samples import Samples, joined
+from cl.scenarios import Scenario
 from cl.strategies.base import Strategy, mean_of
 
 PART = 500  # images whose features are computed at once
@@ -25,6 +26,7 @@ class Icarl(Strategy):
     normalised; exemplars are stored as they were before augmentation, on every rank the same.
     """
 
+    needs_labels = True
     uses_memory = True
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
@@ -53,8 +55,12 @@ class Icarl(Strategy):
         self.old = old
 
     def training_set(self, stage: int, samples: Samples) -> Samples:
-        parts = [samples, *self.exemplars.values()]
-        return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "y", "task")))
+        if not isinstance(samples.x, torch.Tensor):
+            raise ValueError(
+                "strategy=icarl takes the features of all samples of a task at once, and cannot stream them from "
+                "files: set dataset.stream=false"
+            )
+        return joined([samples, *self.exemplars.values()])
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
         x = self.transform.train(batch.x)
@@ -68,10 +74,10 @@ class Icarl(Strategy):
     def after_task(self, stage: int, samples: Samples) -> None:
         new = sorted(set(samples.y.tolist()) - self.exemplars.keys())
         quota = self.capacity // (len(self.exemplars) + len(new))
-        kept = {label: part_of(old, slice(quota)) for label, old in self.exemplars.items()}
+        kept = {label: old.part(slice(quota)) for label, old in self.exemplars.items()}
         for label in new:
-            own = part_of(samples, samples.y == label)
-            kept[label] = part_of(own, herding(self.features(own.x), quota))
+            own = samples.part(samples.y == label)
+            kept[label] = own.part(herding(self.features(own.x), quota))
         self.exemplars = kept
         self.compute_means()
 
@@ -133,11 +139,6 @@ def herding(features: torch.Tensor, count: int) -> torch.Tensor:
         total += features[best]
         chosen.append(best)
     return torch.stack(chosen)
-
-
-def part_of(samples: Samples, which: torch.Tensor | slice) -> Samples:
-    """Some of the samples, by mask, indices or slice."""
-    return Samples(samples.x[which], samples.y[which], samples.task[which])
 
 
 def last_layer(model: nn.Module, num_outputs: int) -> nn.Module:

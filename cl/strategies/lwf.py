@@ -6,7 +6,7 @@ import torch
 
 from cl.buffers.base import Records
 from cl.loader import Batch
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.strategies.base import Strategy, mean_of
 from cl.strategies.er import WEIGHTINGS
 from cl.strategies.replay import check_weights
@@ -19,6 +19,8 @@ class Lwf(Strategy):
     where the task is known, for each of them on its own and added up; where tasks share their outputs, over all.
     `weighting` by_task: in task t, 1/t CE + (1 - 1/t) alpha KD, KD as a mean over the tasks (van de Ven et al. 2022).
     """
+
+    needs_labels = True
 
     def __init__(self, alpha: float, temperature: float, weighting: str = "together"):
         check_weights(alpha=alpha)

@@ -3,7 +3,7 @@
 import torch
 
 from cl import seeding
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.strategies.base import Strategy
 
 FILLINGS = ("stream", "task_end")
@@ -70,7 +70,7 @@ class ReplayStrategy(Strategy):
         comm = self.updater.comm
         # Dealt out in turn, also from task to task, so that every rank's part of the memory has room for them.
         mine = kept[(comm.rank - stage * share) % comm.size :: comm.size].to(samples.y.device)
-        return {"x": samples.x[mine], "y": samples.y[mine], "task": samples.task[mine]}
+        return samples.part(mine).loaded().columns()
 
 
 def check_counts(**counts: int) -> None:

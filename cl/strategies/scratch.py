@@ -2,7 +2,7 @@
 
 import copy
 
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.strategies.base import Strategy
 
 

@@ -4,7 +4,7 @@ import torch
 
 from cl.buffers.base import Records
 from cl.loader import Batch
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.strategies.penalty import PenaltyStrategy
 from cl.strategies.replay import check_weights
 

@@ -29,6 +29,8 @@ def make(root: Path, size: int = 8, channels: int = 3, cache: Path | None = None
         root=str(root),
         size=size,
         channels=channels,
+        crop=None,
+        stream=False,
         cache=str(cache or root.parent / "cache"),
         validation=0.0,
         mean=None,
@@ -111,16 +113,17 @@ def test_a_picture_whose_shorter_side_fits_is_cropped_at_its_centre_and_not_chan
 
 
 @pytest.mark.parametrize("portrait", [False, True], ids=["landscape", "portrait"])
-def test_a_larger_picture_is_scaled_by_its_shorter_side(tmp_path, portrait):
-    # A ramp of two levels per pixel along the longer side, a fourth as large when scaled. Pixel j is the mean over a
-    # neighbourhood symmetric about 4j + 1.5, and the mean of a ramp is its value there: 8j + 3. Of j = 0..15 the crop
-    # keeps 4..11, which are too far inside for the border to matter.
+def test_the_centre_square_of_a_larger_picture_is_scaled(tmp_path, portrait):
+    # A ramp of two levels per pixel along the longer side; of its 64 pixels the square keeps 16..47, a fourth as many
+    # when scaled. Pixel j is the mean over a neighbourhood symmetric about 16 + 4j + 1.5, and the mean of a ramp is its
+    # value there: 8j + 35. At the border the neighbourhood is cut off.
     ramp = np.repeat(np.arange(0, 128, 2, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, axis=2)
-    expected = np.broadcast_to(8 * np.arange(4, 12) + 3, (8, 8))
+    expected = np.broadcast_to(8 * np.arange(1, 7) + 35, (8, 6))
     if portrait:
         ramp, expected = ramp.transpose(1, 0, 2), expected.T
     got = only(tmp_path, np.ascontiguousarray(ramp), size=8)
-    assert all(np.array_equal(channel, expected) for channel in got)
+    inside = got[:, 1:-1] if portrait else got[:, :, 1:-1]
+    assert all(np.array_equal(channel, expected) for channel in inside)
 
 
 def test_scaling_down_averages_and_does_not_pick_pixels(tmp_path):
@@ -278,7 +281,7 @@ def test_two_folders_of_one_name_have_caches_of_their_own(tmp_path):
 
 def test_the_cache_is_in_the_users_cache_folder_by_default(pets, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    ImageFolder(str(pets), 8, 3, None, 0.0, None, None, []).load(seed=0)
+    ImageFolder(str(pets), 8, 3, None, False, None, 0.0, None, None, []).load(seed=0)
     assert len(list((tmp_path / "home" / "remerge").glob("pets-*.npy"))) == 2
     assert not list(pets.rglob("*.npy"))
 

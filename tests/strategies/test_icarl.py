@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from toys import batch, ready, samples
 
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.strategies.icarl import Icarl, herding, last_layer
 
 STAGES, OUTPUTS = [[0], [1]], [range(0, 2), range(2, 4)]

@@ -9,7 +9,7 @@ from cl.buffers.base import Records
 from cl.buffers.reference import ReferenceBuffer
 from cl.comm import Comm, ReduceOptions
 from cl.loader import Batch
-from cl.scenarios import Samples
+from cl.samples import Samples
 from cl.transforms import BatchTransform
 from cl.updater import Updater
 
@@ -32,7 +32,7 @@ def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augmen
     buffer = None
     if strategy.uses_buffer:
         outputs = more.get("num_outputs", CLASSES)
-        fields = strategy.fields(SHAPE, outputs)
+        fields = strategy.fields(SHAPE, (outputs,))
         buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, outputs, 0, CPU, Comm())
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), passes=passes)
     strategy.setup(model, updater, transform, buffer, foreign_outputs, capacity=capacity, **more)
