@@ -130,8 +130,13 @@ def compose(config: dict) -> Components:
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"],
-        dataset.crop, dataset.sample_dtype,
+        dataset.crop, config["mixing"]["mixup"], config["mixing"]["cutmix"], dataset.sample_dtype,
     )  # fmt: skip
+    if transform.mixes and (scenario.targets or not strategy.mixable):
+        raise ValueError(
+            f"mixing={config['mixing']} needs a loss that is one cross entropy over new and replayed samples: "
+            f"strategy={config['strategy']['name']} with scenario={config['scenario']['name']} has others"
+        )
     if strategy.uses_memory:
         if strategy.uses_buffer and comm.size > 1 and not locate(config["buffer"], "buffer").serves_ranks:
             raise ValueError(

@@ -35,6 +35,21 @@ class Labels(Objective):
     def loss(self, outputs: torch.Tensor, columns) -> torch.Tensor:
         return F.cross_entropy(own_outputs(outputs, self.foreign_outputs, columns["task"]), columns["y"])
 
+    def mixed_loss(self, outputs: torch.Tensor, columns, partner: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The mean of weight CE(f(x), y) + (1 - weight) CE(f(x), y of the partner), for mixed images.
+
+        `partner` [B]: with which other one each sample was mixed, `weight` [B]: its own share.
+        """
+        own, others = (
+            F.cross_entropy(
+                own_outputs(outputs, self.foreign_outputs, columns["task"][which]),
+                columns["y"][which],
+                reduction="none",
+            )
+            for which in (slice(None), partner)
+        )
+        return (weight * own + (1 - weight) * others).mean()
+
     def measure(self, outputs: torch.Tensor, columns) -> list[torch.Tensor]:
         found = [outputs.argmax(1) == columns["y"]]
         if self.foreign_outputs is not None:

@@ -39,9 +39,9 @@ def _draw_row(row, sample: Samples, output: torch.Tensor, names: tuple[str, ...]
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    row[0].imshow(sample.x[0, 0].float().cpu().log1p(), cmap="gray")  # the centre outshines the rest
+    row[0].imshow(sample.x[0, 0].float().cpu().log1p().numpy(), cmap="gray")  # the centre outshines the rest
     for number, name in enumerate(names):
         true = sample.targets[name][0, 0].cpu()
         scale = {"vmin": true.min().item(), "vmax": true.max().item(), "cmap": "viridis"}
-        row[1 + 2 * number].imshow(true, **scale)
-        row[2 + 2 * number].imshow(output[number], **scale)
+        row[1 + 2 * number].imshow(true.numpy(), **scale)
+        row[2 + 2 * number].imshow(output[number].numpy(), **scale)

@@ -7,7 +7,7 @@ alike; per-sample calls cost more than the training step of a small network.
 import torch
 import torch.nn.functional as F
 
-from cl.augmentations import center_crop, rand_augment, random_resized_crop
+from cl.augmentations import center_crop, mix, rand_augment, random_resized_crop
 
 ROTATION_CHUNK = 4096  # images rotated at once: bounds the float copy that interpolation needs
 # Each step: a function of uint8 images, the side that the network takes, and the generator.
@@ -24,9 +24,9 @@ class BatchTransform:
 
     `augment` names the steps: `crop` (random crop after zero padding by an eighth of the side: 4 pixels of 32), `flip`
     (horizontal, with probability one half), `resized_crop` (8 to 100 % of the area, of any place) and `rand_augment`
-    (two operations of medium strength). Random numbers come from a generator of its own, see `reseed`. `side`: of the
-    square that is left of each picture, the centre in tests; None: all of it. Images that are float32 are not
-    pixels: they are not scaled to [0, 1], and have no augmentation.
+    (two operations of medium strength). `mixup` and `cutmix`: see `mixed`. Random numbers come from a generator of its
+    own, see `reseed`. `side`: of the square that is left of each picture, the centre in tests; None: all of it. Images
+    that are float32 are not pixels: they are not scaled to [0, 1], and have no augmentation.
     """
 
     def __init__(
@@ -38,6 +38,8 @@ class BatchTransform:
         device: torch.device,
         channels_last: bool = False,
         side: int | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         dtype: torch.dtype = torch.uint8,
     ):
         unknown = [name for name in augment if name not in AUGMENTATIONS]
@@ -51,6 +53,9 @@ class BatchTransform:
             raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}): {mean}, {std}")
         if std is not None and min(std) <= 0:
             raise ValueError(f"dataset.std must be above 0, got {std}")
+        if min(mixup, cutmix) < 0:
+            raise ValueError(f"mixing.mixup and mixing.cutmix must be 0 or more, got {mixup} and {cutmix}")
+        self.mixup, self.cutmix = mixup, cutmix
         self.steps, self.channels_last, self.side = tuple(augment), channels_last, side
         self.generator = torch.Generator(device)
         # (x / 255 - mean) / std as one multiplication and one addition
@@ -69,6 +74,15 @@ class BatchTransform:
         for step in self.steps:
             x = AUGMENTATIONS[step](x, self.side or x.shape[-1], self.generator)
         return self.test(x)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def mixed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Transformed images mixed; with which other one each, and the share that is its own (`augmentations.mix`)."""
+        return mix(x, self.generator, self.mixup, self.cutmix)
 
     def test(self, x: torch.Tensor) -> torch.Tensor:
         """Without augmentation."""

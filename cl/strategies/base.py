@@ -24,6 +24,7 @@ class Strategy:
     """Plain training on the new samples. Options are constructor arguments; `setup` brings what they work on."""
 
     needs_labels = False  # whether its loss or its memory is about classes
+    mixable = False  # whether all of its loss on labels is one mean, so that images can be mixed (mixup, CutMix)
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
     uses_buffer = False  # whether it stores them in the replay memory
     changes_gradients = False  # whether `adjust_gradients` does anything
@@ -169,7 +170,16 @@ class Strategy:
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
         """The scalar to minimise on new samples and replayed records."""
-        return mean_of(self.objective.loss(self.forward(batch.x), batch), batch)
+        return mean_of(self.fitted([batch]), batch)
+
+    def fitted(self, parts: list[Batch | Records]) -> torch.Tensor:
+        """The mean loss over some parts together, from one forward pass; images are mixed where that is asked for."""
+        columns = parts[0] if len(parts) == 1 else Together(parts)
+        x = self.transform.train(columns["x"])
+        if not self.transform.mixes:
+            return self.objective.loss(self.network(x), columns)
+        x, partner, weight = self.transform.mixed(x)
+        return self.objective.mixed_loss(self.network(x), columns, partner, weight)
 
     def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
         """Change the gradients between backward and the optimizer step."""

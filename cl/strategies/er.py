@@ -8,7 +8,7 @@ import torch
 from cl.buffers.base import Records
 from cl.loader import Batch
 from cl.samples import Samples
-from cl.strategies.base import Together, joined, mean_of
+from cl.strategies.base import joined, mean_of
 from cl.strategies.replay import ReplayStrategy
 
 WEIGHTINGS = ("together", "by_task")
@@ -27,6 +27,7 @@ class Er(ReplayStrategy):
         if weighting not in WEIGHTINGS:
             raise ValueError(f"strategy.weighting={weighting} does not exist; valid: {', '.join(WEIGHTINGS)}")
         self.weighting, self.task_number = weighting, 1
+        self.mixable = weighting == "together"
 
     def before_task(self, stage: int, samples: Samples) -> None:
         super().before_task(stage, samples)
@@ -37,9 +38,9 @@ class Er(ReplayStrategy):
             return super().loss(batch, draws)
         weights = (1 / self.task_number, 1 - 1 / self.task_number)
         parts, weights = zip(*[(part, weight) for part, weight in zip((batch, *draws), weights) if part.share])
-        outputs = self.forward(joined(parts, "x"))
         if self.weighting == "together":
-            return mean_of(self.objective.loss(outputs, Together(parts)), *parts)
+            return mean_of(self.fitted(parts), *parts)
+        outputs = self.forward(joined(parts, "x"))
         pieces = outputs.split([len(part) for part in parts])
         means = [mean_of(self.objective.loss(piece, part), part) for piece, part in zip(pieces, parts)]
         return sum(weight * mean for weight, mean in zip(weights, means))

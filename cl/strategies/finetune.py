@@ -5,3 +5,5 @@ from cl.strategies.base import Strategy
 
 class Finetune(Strategy):
     """The step of the base class as it is."""
+
+    mixable = True

@@ -16,6 +16,8 @@ class Independent(Strategy):
     which python merge.py sets.
     """
 
+    mixable = True
+
     def __init__(self, init: str = "shared", fusion: dict | None = None):
         if init not in INITS:
             raise ValueError(f"strategy.init={init} does not exist; valid: {', '.join(INITS)}")

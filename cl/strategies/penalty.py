@@ -16,7 +16,7 @@ class PenaltyStrategy(Strategy):
     The loss that is reported is the first term.
     """
 
-    changes_gradients = True
+    changes_gradients = mixable = True
 
     def __init__(self, strength: float):
         self.strength = strength

@@ -9,6 +9,8 @@ from cl.strategies.base import Strategy
 class Scratch(Strategy):
     """Before each task the weights and the optimizer are set back to what they were at the beginning."""
 
+    mixable = True
+
     def setup(self, *parts, **named) -> None:
         super().setup(*parts, **named)
         self.initial = copy.deepcopy((self.model.state_dict(), self.updater.state_dict()))

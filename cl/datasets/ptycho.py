@@ -1,0 +1,112 @@
+"""Ptychography: diffraction patterns of scans, and the amplitude and phase of the object that made them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cl import seeding
+from cl.datasets.base import Dataset, Split
+
+PATTERNS, OBJECT = "cropped_exp_diffr_data.npy", "patched_psi.npy"
+HOLD_OUT_SEED = 0  # of the test patches: they are the same for every seed of a run
+
+
+class Reconstructed(Dataset):
+    """A data set of scans: `x` [N, 1, H, W] magnitudes of the diffraction, targets `amplitude` and `phase` alike.
+
+    The label of a sample is the place of its scan. `held_out`: share of each scan's patches that is the test split.
+    """
+
+    sample_dtype = torch.float32
+
+    def __init__(
+        self, scans: int, size: int, held_out: float, validation: float, mean: list | None, std: list | None,
+        augment: list,
+    ):  # fmt: skip
+        super().__init__(validation, mean, std, augment)
+        if augment:
+            raise ValueError(
+                f"dataset.augment={augment}: a changed diffraction pattern belongs to another object; it must be []"
+            )
+        if scans < 1 or size < 1:
+            raise ValueError(f"dataset.scans and dataset.size must be at least 1, got {scans} and {size}")
+        if not 0 < held_out < 1:
+            raise ValueError(f"dataset.held_out must be a share between 0 and 1, got {held_out}")
+        self.num_classes, self.held_out = scans, held_out
+        self.sample_shape = (1, size, size)
+        self.target_shapes = {"amplitude": self.sample_shape, "phase": self.sample_shape}
+
+    def scan(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """The diffraction magnitudes [n, H, W] and the complex object patches [n, H, W] of a scan."""
+        raise NotImplementedError
+
+    def read(self) -> tuple[Split, Split]:
+        parts: tuple[list, list] = ([], [])
+        for place in range(self.num_classes):
+            patterns, patches = self.scan(place)
+            order = seeding.generator(HOLD_OUT_SEED, "held out", place).permutation(len(patterns))
+            count = max(1, round(self.held_out * len(order)))
+            if count >= len(order):
+                raise ValueError(f"scan {place} has {len(order)} patches: none would be left to train on")
+            for part, chosen in zip(parts, (np.sort(order[count:]), np.sort(order[:count]))):
+                part.append((patterns[chosen], patches[chosen], np.full(len(chosen), place)))
+        train, test = (_split(*(np.concatenate(column) for column in zip(*part))) for part in parts)
+        return train, test
+
+
+class Ptycho(Reconstructed):
+    """Scans in folders with a number in their names, each with the two files of `patched` objects and patterns.
+
+    The first `scans` of them, by number. Patches whose mean square phase is below `void` are left out: there is no
+    object in them. Raises FileNotFoundError for missing files, ValueError for damaged ones.
+    """
+
+    def __init__(
+        self, root: str, scans: int, size: int, void: float, held_out: float, validation: float, mean: list | None,
+        std: list | None, augment: list,
+    ):  # fmt: skip
+        super().__init__(scans, size, held_out, validation, mean, std, augment)
+        self.root, self.void = Path(root).expanduser(), void
+        self.folders: list[Path] = []
+
+    def check(self) -> None:
+        found = [path for path in self.root.glob("*") if path.is_dir() and re.search(r"\d+", path.name)]
+        found.sort(key=lambda path: (int(re.findall(r"\d+", path.name)[-1]), path.name))
+        if len(found) < self.num_classes:
+            raise FileNotFoundError(
+                f"{self.root} has {len(found)} folders of scans, and dataset.scans={self.num_classes} are asked for: "
+                f"dataset.root needs one numbered folder for each, with {PATTERNS} and {OBJECT}"
+            )
+        self.folders = found[: self.num_classes]
+        for folder in self.folders:
+            patterns, patches = (self._open(folder / name) for name in (PATTERNS, OBJECT))
+            expected = (len(patterns), *self.sample_shape[1:])
+            if patterns.shape != expected or patches.shape != expected or not np.iscomplexobj(patches):
+                raise ValueError(
+                    f"{folder} has patterns of shape {patterns.shape} and {patches.dtype} patches of {patches.shape}: "
+                    f"both should be (patches, {expected[1]}, {expected[2]}) and the patches complex; see dataset.size"
+                )
+
+    def _open(self, path: Path) -> np.ndarray:
+        if not path.is_file():
+            raise FileNotFoundError(f"no {path}: a folder of a scan needs {PATTERNS} and {OBJECT}")
+        try:
+            return np.load(path, mmap_mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def scan(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        folder = self.folders[place]
+        patterns, patches = (np.array(self._open(folder / name)) for name in (PATTERNS, OBJECT))
+        kept = np.square(np.angle(patches)).mean((1, 2)) >= self.void
+        if kept.sum() < 2:
+            raise ValueError(f"{folder}: {kept.sum()} of {len(kept)} patches are above dataset.void={self.void}")
+        return patterns[kept], patches[kept]
+
+
+def _split(patterns: np.ndarray, patches: np.ndarray, labels: np.ndarray) -> Split:
+    columns = (patterns, np.abs(patches), np.angle(patches))
+    x, amplitude, phase = (torch.from_numpy(column.astype(np.float32)).unsqueeze(1) for column in columns)
+    return Split(x, torch.from_numpy(labels), {"amplitude": amplitude, "phase": phase})
