@@ -1,11 +1,13 @@
 """Data sets in the files that torchvision reads and downloads."""
 
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cl.datasets.base import Dataset, Split, split_of
+from cl.downloads import fetch
 
 EMNIST_CLASSES = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
 
@@ -35,15 +37,13 @@ class _TorchvisionSet(Dataset):
         from torchvision import datasets
 
         factory = getattr(datasets, self.torchvision_name)
+        if self.download:
+            fetch(self.root, self.folder, partial(self._fetch, factory), self.damaged)
         try:
-            if self.download:
-                self._remove_damaged()  # torchvision fetches what is missing, but not every damaged file
-            parts = [
-                factory(root=self.root, train=train, download=self.download, **self.options) for train in (True, False)
-            ]
+            parts = [factory(root=self.root, train=train, **self.options) for train in (True, False)]
             train, test = (self.part(split_of(np.asarray(part.data), part.targets)) for part in parts)
         except Exception as error:  # a damaged file raises whatever its reader stumbles over, AssertionError included
-            damaged = ", ".join(path.name for path in self.damaged()) or "none of them by itself"
+            damaged = ", ".join(path.name for path in self.damaged(self.root)) or "none of them by itself"
             raise ValueError(
                 f"the {self.torchvision_name} files in {self.root / self.folder} cannot be read ({error}); damaged or "
                 f"missing: {damaged}; dataset.download=true fetches them anew"
@@ -55,12 +55,18 @@ class _TorchvisionSet(Dataset):
         return split
 
     @abstractmethod
-    def damaged(self) -> list[Path]:
-        """The files that are missing or cannot be read."""
+    def damaged(self, root: Path) -> list[Path]:
+        """The files below a folder that are missing or cannot be read."""
 
-    def _remove_damaged(self) -> None:
-        for path in self.damaged():
-            path.unlink(missing_ok=True)
+    def _fetch(self, factory, root: Path) -> None:
+        try:
+            factory(root=root, train=True, download=True, **self.options)
+        except (OSError, RuntimeError) as error:  # RuntimeError: torchvision's word for a wrong checksum
+            places = [factory.url] if "url" in vars(factory) else factory.mirrors
+            raise OSError(
+                f"{self.torchvision_name} could not be downloaded ({error}); tried {', '.join(places)}. Fetch it "
+                f"where there is a network, and put it into {self.root / self.folder}"
+            ) from error
 
 
 class _Idx(_TorchvisionSet):
@@ -69,12 +75,12 @@ class _Idx(_TorchvisionSet):
     sample_shape = (1, 28, 28)
     prefixes = ("train", "t10k")  # of the files' names
 
-    def damaged(self) -> list[Path]:
+    def damaged(self, root: Path) -> list[Path]:
         from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
         found = []
         for part in self.prefixes:
-            paths = [self.root / self.folder / f"{part}-{name}" for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+            paths = [root / self.folder / f"{part}-{name}" for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
             lengths = set()
             for path in paths:
                 try:
@@ -127,11 +133,11 @@ class Emnist(_Idx):
 class _Cifar(_TorchvisionSet):
     """The two CIFAR sets; torchvision knows the checksum of each of their files."""
 
-    def damaged(self) -> list[Path]:
+    def damaged(self, root: Path) -> list[Path]:
         from torchvision import datasets
         from torchvision.datasets.utils import check_integrity
 
-        factory, folder = getattr(datasets, self.torchvision_name), self.root / self.folder
+        factory, folder = getattr(datasets, self.torchvision_name), root / self.folder
         files = [*factory.train_list, *factory.test_list, (factory.meta["filename"], factory.meta["md5"])]
         return [folder / name for name, md5 in files if not check_integrity(folder / name, md5)]
 

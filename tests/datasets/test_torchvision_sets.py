@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ def test_download_fetches_a_damaged_mnist_file_anew_as_the_error_says(small_mnis
 
     def fetch(url, download_root, filename, md5):
         name = filename.removesuffix(".gz")
-        (folder / name).write_bytes(whole[name])
+        (Path(download_root) / name).write_bytes(whole[name])
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fetch)
     assert len(make(Mnist, tmp_path, download=True).read()[0]) == 12
