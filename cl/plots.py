@@ -101,7 +101,7 @@ def _curves_figure(lines: list[dict], title: str, measure: str):
             low, high = ([m + sign * factor * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.set_xlim(0.8, stages + 0.2)
-    axes.set_ylim(0, 101 if measure == "accuracy" else None)
+    axes.set_ylim(0, 101 if measure == "accuracy" else 1.05 * axes.get_ylim()[1])
     axes.set_xticks(range(1, stages + 1, max(1, stages // MOST_NUMBERED_TASKS)))
     axes.set_xlabel("tasks trained on")
     axes.set_ylabel(f"{measure}, mean over these tasks" + (" (%)" if measure == "accuracy" else ""))

@@ -20,13 +20,13 @@ def draw(folder: Path, model: torch.nn.Module, evaluator: Evaluator, title: str,
     model.eval()
     tasks = range(min(MOST_TASKS, len(evaluator.tasks)))
     names = evaluator.objective.targets
-    figure, axes = plots.new_figure(1.3 * (1 + 2 * len(names)), 0.6 + 1.25 * len(tasks), 1 + 2 * len(names), len(tasks))
+    figure, axes = plots.new_figure(1.3 * (1 + 2 * len(names)), 0.8 + 1.25 * len(tasks), 1 + 2 * len(names), len(tasks))
     for row, task in zip(axes, tasks):
         sample = evaluator.tasks.testing(task, evaluator.device).part(slice(1)).loaded()
         outputs = model(evaluator.transform.test(sample.x))
         _draw_row(row, sample, outputs[0].cpu(), names)
         row[0].set_ylabel(f"task {task + 1}")
-    headings = ["input", *(f"{name}, {which}" for name in names for which in ("true", "computed"))]
+    headings = ["input", *(f"{name}\n{which}" for name in names for which in ("true", "computed"))]
     for pair, heading in zip(axes[0], headings):
         pair.set_title(heading)
     figure.suptitle(title, fontsize=10)

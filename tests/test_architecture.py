@@ -85,11 +85,20 @@ def test_a_strategy_file_says_whether_it_has_a_memory(compose_config, path):
     assert build(node, "strategy").uses_memory is node["memory"]
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "cifar100"])
-def test_data_sets_know_their_shape_before_anything_is_loaded(name, tmp_path):
-    node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml"))
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "dataset").glob("*.yaml")), ids=lambda path: path.stem)
+def test_data_sets_know_their_shape_and_what_is_missing_before_anything_is_loaded(path, tmp_path):
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    if "root" in node:
+        node["root"] = str(tmp_path)
+    if path.stem == "image_folder":  # its classes are those of its folders
+        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+            build(node, "dataset")
+        return
     dataset = build(node, "dataset")
-    assert isinstance(dataset, Dataset) and dataset.num_classes >= 10 and len(dataset.sample_shape) == 3
+    assert isinstance(dataset, Dataset) and dataset.num_classes >= 10 and len(dataset.input_shape) == 3
+    if "root" in node:
+        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+            dataset.check()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "backbone").glob("*.yaml")), ids=lambda path: path.stem)
