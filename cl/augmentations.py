@@ -99,9 +99,9 @@ def rand_augment(x: torch.Tensor, generator: torch.Generator, num_ops: int = 2, 
         drawn = torch.randint(2 * len(OPERATIONS), (len(x),), generator=generator, device=x.device)
         changed = x.clone()
         for choice in drawn.unique().tolist():
-            which = (drawn == choice).nonzero()[:, 0]
             name, sign = OPERATIONS[choice // 2], 1 if choice % 2 else -1
-            changed[which] = operate(x[which], name, sign, magnitude)
+            which = (drawn == choice).nonzero()[:, 0]
+            changed.index_copy_(0, which, operate(x.index_select(0, which), name, sign, magnitude))
         x = changed
     return x
 
