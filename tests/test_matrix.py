@@ -15,7 +15,13 @@ from cl.run_folder import plain
 
 BACKBONES = sorted(path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml"))
 # Data sets of the tests; the others are pictures of 32 pixels.
-FITTING = {"mlp": "digits", "ptychonn": "ptycho_synthetic"}
+FITTING = {
+    "mlp": "digits",
+    "mlpnet": "digits",
+    "mlplarge": "digits",
+    "mlphuge": "digits",
+    "ptychonn": "ptycho_synthetic",
+}
 MORE = {
     "convnext": ["+backbone.options.depths=[1,1,1,1]"],  # of 36 blocks 4, which are as many kinds
     "timm": ["backbone.model=resnet10t"],
