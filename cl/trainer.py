@@ -37,9 +37,6 @@ class Trainer:
     comm: Comm = field(default_factory=Comm)
     each_epoch: Callable[[], None] | None = None  # called before each of them
 
-    def __post_init__(self):
-        self.base_rates = [group["lr"] for group in self._groups]
-
     @property
     def _groups(self) -> list[dict]:
         return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
@@ -75,7 +72,7 @@ class Trainer:
 
     def _set_rate(self, progress: float, epochs: float, steps: int) -> None:
         factor = self.schedule.factor(progress, epochs, steps)
-        for group, rate in zip(self._groups, self.base_rates):
+        for group, rate in zip(self._groups, self.strategy.updater.base_rates):
             group["lr"] = rate * factor
 
     def _log(self, meter: "_Meter", stage: int, epoch: int) -> float:

@@ -38,6 +38,8 @@ class Updater:
             raise ValueError(f"clip_norm must be above 0, or null, got {clip_norm}")
         self.optimizer = comm.distribute(optimizer, model, passes, reduce)
         self.comm, self.device, self.clip_norm, self.passes = comm, device, clip_norm, passes
+        # Before a schedule or a checkpoint has changed them.
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
