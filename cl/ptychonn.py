@@ -40,6 +40,8 @@ def ptychonn(sample_shape: tuple[int, int, int], num_outputs: int, widths: list,
             f"backbone=ptychonn gives amplitude and phase, and {num_outputs} outputs are asked for: it belongs to "
             "scenario=reconstruction"
         )
+    if not widths or any(type(width) is not int or width < 1 for width in widths):
+        raise ValueError(f"backbone.widths must be at least one whole number of channels, got {widths}")
     part = 2 ** len(widths)
     if height % part or width % part:
         raise ValueError(

@@ -51,7 +51,7 @@ class Reconstructed(Dataset):
             if count >= len(order):
                 raise ValueError(f"scan {place} has {len(order)} patches: none would be left to train on")
             for part, chosen in zip(parts, (np.sort(order[count:]), np.sort(order[:count]))):
-                part.append((patterns[chosen], patches[chosen], np.full(len(chosen), place)))
+                part.append((*columns_of(patterns[chosen], patches[chosen]), np.full(len(chosen), place)))
         train, test = (_split(*(np.concatenate(column) for column in zip(*part))) for part in parts)
         return train, test
 
@@ -83,30 +83,44 @@ class Ptycho(Reconstructed):
         for folder in self.folders:
             patterns, patches = (self._open(folder / name) for name in (PATTERNS, OBJECT))
             expected = (len(patterns), *self.sample_shape[1:])
-            if patterns.shape != expected or patches.shape != expected or not np.iscomplexobj(patches):
+            real = not np.iscomplexobj(patterns)
+            if patterns.shape != expected or patches.shape != expected or not np.iscomplexobj(patches) or not real:
                 raise ValueError(
-                    f"{folder} has patterns of shape {patterns.shape} and {patches.dtype} patches of {patches.shape}: "
-                    f"both should be (patches, {expected[1]}, {expected[2]}) and the patches complex; see dataset.size"
+                    f"{folder} has {patterns.dtype} patterns of shape {patterns.shape} and {patches.dtype} patches of "
+                    f"{patches.shape}: both should be (patches, {expected[1]}, {expected[2]}), the patterns real and "
+                    "the patches complex; see dataset.size"
                 )
 
     def _open(self, path: Path) -> np.ndarray:
         if not path.is_file():
             raise FileNotFoundError(f"no {path}: a folder of a scan needs {PATTERNS} and {OBJECT}")
         try:
-            return np.load(path, mmap_mode="r")
+            array = np.load(path, mmap_mode="r")
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+        if not isinstance(array, np.ndarray) or array.ndim == 0:
+            raise ValueError(f"{path} cannot be read: it holds no array of patches")
+        return array
 
     def scan(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        if not self.folders:
+            self.check()
         folder = self.folders[place]
         patterns, patches = (np.array(self._open(folder / name)) for name in (PATTERNS, OBJECT))
+        for name, array in ((PATTERNS, patterns), (OBJECT, patches)):
+            if not np.isfinite(array).all():
+                raise ValueError(f"{folder / name} is damaged: it has values that are not finite")
         kept = np.square(np.angle(patches)).mean((1, 2)) >= self.void
         if kept.sum() < 2:
             raise ValueError(f"{folder}: {kept.sum()} of {len(kept)} patches are above dataset.void={self.void}")
         return patterns[kept], patches[kept]
 
 
-def _split(patterns: np.ndarray, patches: np.ndarray, labels: np.ndarray) -> Split:
-    columns = (patterns, np.abs(patches), np.angle(patches))
-    x, amplitude, phase = (torch.from_numpy(column.astype(np.float32)).unsqueeze(1) for column in columns)
+def columns_of(patterns: np.ndarray, patches: np.ndarray) -> list[np.ndarray]:
+    """Magnitudes, amplitudes and phases as float32: scan by scan, so that wider types are never there of all scans."""
+    return [column.astype(np.float32) for column in (patterns, np.abs(patches), np.angle(patches))]
+
+
+def _split(magnitudes: np.ndarray, amplitude: np.ndarray, phase: np.ndarray, labels: np.ndarray) -> Split:
+    x, amplitude, phase = (torch.from_numpy(column).unsqueeze(1) for column in (magnitudes, amplitude, phase))
     return Split(x, torch.from_numpy(labels), {"amplitude": amplitude, "phase": phase})

@@ -7,19 +7,22 @@ from cl.datasets.ptycho import Reconstructed
 
 PROBE_WIDTH = 0.3  # standard deviation of the probe's amplitude, in sides of a patch
 PROBE_CURVATURE = 4.0  # radians of its phase at the middle of a side
-PHASE = (0.8, 2.0)  # radians behind the thickest place of an object: the least and the most of any scan
-ABSORPTION = (0.2, 1.2)  # the amplitude there is exp(-absorption)
-LENGTHS = (0.15, 0.4)  # over which objects are smooth, in sides: the least and the most of any scan
+# Of the materials: wide enough that what is right for one is wrong for another, and a network that goes on to other
+# scans forgets. With phases of one sign only it forgets less.
+PHASE = (-np.pi / 2, np.pi / 2)  # radians behind the thickest place of an object: the least and the most of any scan
+ABSORPTION = (0.1, 1.5)  # the amplitude there is exp(-absorption)
+LENGTHS = (0.25, 0.5)  # over which objects are smooth, in sides; of shorter ones hundreds of samples teach too little
 
 
 class PtychoSynthetic(Reconstructed):
     """`patterns` random objects for each of `scans` scans, their diffraction in the far field.
 
-    An object is of one material, of smoothly varying thickness: where it is thick it absorbs and delays the wave, so
-    that the diffraction, which does not change with the phase of everything together, determines both. Each scan has a
-    material of its own, a length over which the thickness is smooth and a direction in which it is stretched, so that a
-    network has to learn every one of them. `photons`: of each pattern, from which its counts are drawn (Poisson); None
-    for patterns without noise. `seed` is that of the data: it is the same for every seed of a run.
+    An object is of one material, of smoothly varying thickness: where it is thick it absorbs and delays or advances the
+    wave, so that the diffraction, which does not change with the phase of everything together, determines both. Each
+    scan has a material of its own, a length over which the thickness is smooth and a direction in which it is
+    stretched, so that a network has to learn every one of them. `photons`: of each pattern, from which its counts are
+    drawn (Poisson); None for patterns without noise. `seed` is that of the data: it is the same for every seed of a
+    run.
     """
 
     def __init__(

@@ -146,3 +146,41 @@ def test_wrong_options(options, message):
 def test_patterns_are_not_augmented():
     with pytest.raises(ValueError, match="belongs to another object"):
         PtychoSynthetic(2, 5, 16, None, 0, 0.5, 0.0, None, None, ["flip"])
+
+
+def test_patches_are_either_trained_on_or_tested_on(tmp_path):
+    patterns, _ = write_scan(tmp_path / "204", 20)
+    train, test = files(tmp_path, 1).load(3)  # loads without a check before
+    sums = [split.x.sum((1, 2, 3)).tolist() for split in (train, test)]
+    assert len(sums[0]) == 15 and len(sums[1]) == 5 and not set(sums[0]) & set(sums[1])
+    assert sorted(sums[0] + sums[1]) == pytest.approx(sorted(patterns.sum((1, 2)).tolist()))
+    assert torch.equal(files(tmp_path, 1).load(8)[1].x, test.x)
+
+
+def test_values_that_cannot_be_are_named_with_their_file(tmp_path):
+    patterns, patches = write_scan(tmp_path / "204", 6)
+    for name, array in ((PATTERNS, patterns), (OBJECT, patches)):
+        damaged = array.copy()
+        damaged[2, 3, 3] = np.nan
+        np.save(tmp_path / "204" / name, damaged)
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            files(tmp_path, 1).load(0)
+        np.save(tmp_path / "204" / name, array)
+    np.save(tmp_path / "204" / PATTERNS, patches)
+    with pytest.raises(ValueError, match="the patterns real"):
+        files(tmp_path, 1).check()
+    with open(tmp_path / "204" / PATTERNS, "wb") as archive:
+        np.savez(archive, patterns)
+    with pytest.raises(ValueError, match="holds no array"):
+        files(tmp_path, 1).check()
+    np.save(tmp_path / "204" / PATTERNS, np.float32(1))
+    with pytest.raises(ValueError, match="holds no array"):
+        files(tmp_path, 1).check()
+
+
+def test_a_shifted_object_turns_the_phase_of_a_far_field_only():
+    patches = random_patches(3)
+    moved = np.roll(patches, (2, 5), axis=(1, 2))
+    plane = np.ones((16, 16))
+    assert np.allclose(diffraction(moved, plane), diffraction(patches, plane))
+    assert not np.allclose(diffraction(moved, probe(16)), diffraction(patches, probe(16)))
