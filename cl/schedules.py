@@ -124,15 +124,19 @@ class Cyclic(Schedule):
     """Up from `low` to 1 and down again, over and over (Smith 2017, Cyclical Learning Rates for Training Neural
     Networks).
 
-    `half_cycle` is the number of steps from `low` to the top. `mode`: "triangular", "triangular2" (each cycle half as
-    high as the one before) or "exp_range" (height times `gamma` at every step).
+    `half_cycle` is the number of steps from `low` to the top, `half_cycle_epochs` that of epochs where it is given.
+    `mode`: "triangular", "triangular2" (each cycle half as high as the one before) or "exp_range" (height times `gamma`
+    at every step).
     """
 
     def __init__(
         self, low: float = 0.2, half_cycle: int = 100, mode: str = "exp_range", gamma: float = 0.99985,
-        warmup: float = 0.0,
+        warmup: float = 0.0, half_cycle_epochs: float | None = None,
     ):  # fmt: skip
         super().__init__(warmup)
+        if half_cycle_epochs is not None and half_cycle_epochs <= 0:
+            raise ValueError(f"schedule.half_cycle_epochs must be above 0 or null, got {half_cycle_epochs}")
+        self.half_cycle_epochs = half_cycle_epochs
         if not 0 <= low <= 1:
             raise ValueError(f"schedule.low must be a share in [0, 1], got {low}")
         if half_cycle < 1:
@@ -145,7 +149,8 @@ class Cyclic(Schedule):
 
     def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
         step = progress * steps
-        cycle, place = divmod(step / self.half_cycle, 2)
+        half = self.half_cycle if self.half_cycle_epochs is None else self.half_cycle_epochs * steps / epochs
+        cycle, place = divmod(step / half, 2)
         scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma**step}[self.mode]
         return self.low + (1 - self.low) * scale * (1 - abs(place - 1))
 

@@ -17,6 +17,11 @@ from cl.decoding import Decoder
 Request = tuple[Decoder, list[bytes]]
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 class Workers:
     """Worker processes that live as long as the run.
 
@@ -26,7 +31,7 @@ class Workers:
 
     def __init__(self, workers: int | str, prefetch: int, device: torch.device, local_ranks: int = 1):
         if workers == "auto":
-            workers = max(1, len(os.sched_getaffinity(0)) // local_ranks)
+            workers = max(1, processors() // local_ranks)
         if not isinstance(workers, int) or workers < 0:
             raise ValueError(f"loader.workers must be auto or a whole number of 0 or more, got {workers!r}")
         if prefetch < 1:
@@ -138,7 +143,7 @@ class FileImages:
 
     def load(self) -> torch.Tensor:
         """All of them, decoded by threads of this process: for a few samples at any time."""
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding frees the interpreter lock
+        with ThreadPoolExecutor(processors()) as pool:  # decoding frees the interpreter lock
             found = list(pool.map(self.decoder, self.paths.tolist()))
         return self._finished(torch.stack(found).to(self.device))
 

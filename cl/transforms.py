@@ -115,7 +115,7 @@ def random_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def permute_pixels(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Images [N, C, H, W] with their C*H*W values in the given order."""
-    return x.flatten(1).index_select(1, order).view_as(x)
+    return x.flatten(1).index_select(1, order.to(x.device)).view_as(x)
 
 
 def rotate(x: torch.Tensor, degrees: float) -> torch.Tensor:

@@ -82,6 +82,8 @@ IN_EPOCHS = [
     (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 50 / 300, 1.0),
     (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 100 / 300, 0.2),
     (Cyclic(low=0.2, half_cycle=50, mode="triangular"), 150 / 300, 1.0),
+    (Cyclic(low=0.2, half_cycle_epochs=5, mode="triangular"), 25 / 300, 0.6),  # 30 epochs of 10 steps
+    (Cyclic(low=0.2, half_cycle_epochs=5, mode="triangular"), 50 / 300, 1.0),
     (Cyclic(low=0.2, half_cycle=50, mode="triangular2"), 150 / 300, 0.6),
     (Cyclic(low=0.2, half_cycle=50, mode="triangular2"), 250 / 300, 0.4),
     (Cyclic(low=0.2, half_cycle=50, mode="exp_range", gamma=0.99), 50 / 300, 0.2 + 0.8 * 0.99**50),
@@ -149,6 +151,7 @@ def test_only_a_rate_that_never_changes_is_called_constant(schedule, constant):
         (lambda: Step(every=0.0), "schedule.every"),
         (lambda: Step(gamma=0.0), "schedule.gamma"),
         (lambda: Cyclic(low=1.5), "schedule.low"),
+        (lambda: Cyclic(half_cycle_epochs=0), "schedule.half_cycle_epochs"),
         (lambda: Cyclic(half_cycle=0), "schedule.half_cycle"),
         (lambda: Cyclic(mode="round"), "schedule.mode=round"),
         (lambda: Cyclic(gamma=0.0), "schedule.gamma"),

@@ -16,7 +16,7 @@ import torch
 from cl.atomic import atomic_write
 from cl.datasets.base import Dataset, Split, split_of
 from cl.decoding import Decoder
-from cl.streaming import FileImages
+from cl.streaming import FileImages, processors
 
 IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
 CACHE_VERSION = 2  # of the pixels that decoding gives
@@ -99,7 +99,7 @@ class ImageFolder(Dataset):
         cached = self.cache / f"{self.root.name}-{part}-{self._key(paths)}.npy"
         if cached.is_file():
             return split_of(np.load(cached), labels)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding frees the interpreter lock
+        with ThreadPoolExecutor(processors()) as pool:  # decoding frees the interpreter lock
             images = np.stack(list(pool.map(self._decode, paths)))
         with atomic_write(cached) as file:
             np.save(file, images)
