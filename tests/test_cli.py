@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,17 +94,31 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments, message", MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_clear_line_with_status_1_and_nothing_written(tmp_path, arguments, message):
-    (tmp_path / "file").write_text("")
-    arguments = [argument.replace("FILE", str(tmp_path / "file")) for argument in arguments]
-    if not any(argument.startswith("output=") for argument in arguments):
-        arguments.append(f"output={tmp_path / 'out'}")
-    done = command(*arguments)
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory):
+    """By mistake the folder of its command and what will come of it; two run at a time, as most of it is importing."""
+
+    def start(arguments: list[str]):
+        folder = tmp_path_factory.mktemp("mistake")
+        (folder / "file").write_text("")
+        arguments = [argument.replace("FILE", str(folder / "file")) for argument in arguments]
+        if not any(argument.startswith("output=") for argument in arguments):
+            arguments.append(f"output={folder / 'out'}")
+        return folder, pool.submit(command, *arguments)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: start(arguments) for name, (arguments, _) in MISTAKES.items()}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_clear_line_with_status_1_and_nothing_written(mistaken, name):
+    folder, running = mistaken[name]
+    done = running.result()
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
-    assert message in done.stderr
-    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+    assert MISTAKES[name][1] in done.stderr
+    assert [path.name for path in folder.rglob("*")] == ["file"]
 
 
 def test_a_mistake_in_a_sweep_is_said_once(tmp_path):
