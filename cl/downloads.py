@@ -19,12 +19,14 @@ def fetch(root: Path, folder: str, download: Callable[[Path], None], damaged: Ca
     damaged. Where there are none nothing is fetched. Raises ValueError where what was fetched is damaged too.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root / f".{folder.split('/')[0]}.lock"):
+    name = folder.split("/")[0]
+    with locked(root / f".{name}.lock"):
         if not damaged(root):
             return
-        for left in root.glob(f"{ASIDE}*"):  # by a process that was killed: whoever holds the lock is alone
+        # By a process that was killed: whoever holds the lock is alone with these, other data sets have their own.
+        for left in root.glob(f"{ASIDE}{name}.*"):
             shutil.rmtree(left)
-        aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=root))
+        aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{name}.", dir=root))
         try:
             download(aside)
             wrong = damaged(aside)

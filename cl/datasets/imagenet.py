@@ -9,10 +9,6 @@ from cl.datasets.image_folder import ImageFolder
 NUM_CLASSES = 1000
 IDENTIFIER = re.compile(r"n\d{8}")
 LISTS = Path(__file__).resolve().parent.parent.parent / "conf" / "class_lists"
-FETCH = (
-    "ImageNet is given to those who register at https://image-net.org; of its archives, "
-    "torchvision.datasets.ImageNet(PATH, split) with split train and val makes this layout"
-)
 
 
 class ImageNet(ImageFolder):
@@ -37,29 +33,48 @@ class ImageNet(ImageFolder):
         self.num_classes = NUM_CLASSES if self.listed is None else len(self.listed)
 
     def check(self) -> None:
+        expected = self.listed
         for part in ("train", "val"):
             folder = self.root / part
             if not folder.is_dir():
                 raise FileNotFoundError(
-                    f"no {folder}: dataset.root and dataset.folder name the folder of train/ and val/; {FETCH}"
+                    f"no {folder}: dataset.root and dataset.folder name the folder of train/ and val/. {self._remedy()}"
                 )
-            found = _identifiers(folder)
-            if not found:
-                raise ValueError(f"{folder} has no folder for each class (n01440764 and so on): {FETCH}")
-            missing = sorted(set(self.listed or []) - set(found))
-            if missing:
-                raise ValueError(f"{folder} lacks {len(missing)} of {self.num_classes} classes, {missing[0]} first")
+            found, loose = _entries(folder)
+            if part == "val" and loose or not found:
+                what = f"has pictures outside of them ({loose})" if loose else "has none"
+                raise ValueError(
+                    f"{folder} needs a folder for each class (n01440764 and so on) and {what}: move it away, and have "
+                    f"it made anew. {self._remedy()}"
+                )
             if self.listed is None and len(found) != NUM_CLASSES:
                 raise ValueError(
                     f"{folder} has {len(found)} classes in place of {NUM_CLASSES}; for a part of them name it with "
                     "dataset.class_list"
                 )
-        self.classes = self.listed or _identifiers(self.root / "train")
+            expected = expected or found
+            missing = sorted(set(expected) - set(found))
+            if missing:
+                raise ValueError(f"{folder} lacks {len(missing)} of {self.num_classes} classes, {missing[0]} first")
+        self.classes = expected
+
+    def _remedy(self) -> str:
+        make = (
+            f"from torchvision.datasets import ImageNet; [ImageNet('{self.root}', part) for part in ('train', 'val')]"
+        )
+        return (
+            "ImageNet is given to those who register at https://image-net.org: put ILSVRC2012_img_train.tar, "
+            f'ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz into {self.root} and run `python -c "{make}"`; '
+            "with blurred faces, unpack train_blurred.tar.gz and val_blurred.tar.gz there and rename the folders train "
+            "and val"
+        )
 
     def _find_classes(self) -> list[str]:
         return []  # their number is known without looking
 
     def _files(self, part: str) -> tuple[list[str], list[int]]:
+        if not self.classes:
+            self.check()
         folder = self.root / ("train" if part == "train" else "val")
         paths: list[str] = []
         labels: list[int] = []
@@ -89,6 +104,9 @@ def read_class_list(name: str) -> list[str]:
     return found
 
 
-def _identifiers(folder: Path) -> list[str]:
+def _entries(folder: Path) -> tuple[list[str], str | None]:
+    """The ids of the class folders, sorted, and a picture that lies beside them, as in the archive of val/, or None."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if IDENTIFIER.fullmatch(entry.name))
+        names = [entry.name for entry in entries]
+    loose = min((name for name in names if name.endswith(".JPEG")), default=None)
+    return sorted(name for name in names if IDENTIFIER.fullmatch(name)), loose

@@ -1,5 +1,6 @@
 """Data sets in the files that torchvision reads and downloads."""
 
+import socket
 from abc import abstractmethod
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from cl.datasets.base import Dataset, Split, split_of
 from cl.downloads import fetch
 
 EMNIST_CLASSES = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
+SILENCE = 60.0  # seconds without a byte after which a server is given up: others wait for who downloads
 
 
 class _TorchvisionSet(Dataset):
@@ -37,7 +39,8 @@ class _TorchvisionSet(Dataset):
         from torchvision import datasets
 
         factory = getattr(datasets, self.torchvision_name)
-        if self.download:
+        # Looked at before the lock is taken: a folder that cannot be written to may hold all that is needed.
+        if self.download and self.damaged(self.root):
             fetch(self.root, self.folder, partial(self._fetch, factory), self.damaged)
         try:
             parts = [factory(root=self.root, train=train, **self.options) for train in (True, False)]
@@ -59,14 +62,21 @@ class _TorchvisionSet(Dataset):
         """The files below a folder that are missing or cannot be read."""
 
     def _fetch(self, factory, root: Path) -> None:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(SILENCE)  # torchvision sets none
         try:
             factory(root=root, train=True, download=True, **self.options)
-        except (OSError, RuntimeError) as error:  # RuntimeError: torchvision's word for a wrong checksum
+        except Exception as error:  # a wrong checksum is a RuntimeError, an archive that is cut off an EOFError
             places = [factory.url] if "url" in vars(factory) else factory.mirrors
+            options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+            name = self.torchvision_name
             raise OSError(
-                f"{self.torchvision_name} could not be downloaded ({error}); tried {', '.join(places)}. Fetch it "
-                f"where there is a network, and put it into {self.root / self.folder}"
+                f"{name} could not be downloaded ({error}); tried {', '.join(places)}. Where there is a network, "
+                f"`python -c \"from torchvision.datasets import {name}; {name}('data', download=True{options})\"` "
+                f"fetches it: copy data/{self.folder} to {self.root / self.folder}"
             ) from error
+        finally:
+            socket.setdefaulttimeout(before)
 
 
 class _Idx(_TorchvisionSet):

@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from functools import partial
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
+from cl.datasets import torchvision_sets
 from cl.datasets.torchvision_sets import Mnist
+from cl.downloads import fetch
 
 FILES = [f"{part}-{name}" for part in ("train", "t10k") for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 PROCESS = multiprocessing.get_context("fork")  # a new interpreter would import torch for seconds
@@ -80,6 +83,13 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
     assert len(mnist(tmp_path / "data").read()[0]) == 12 and not server["asked"]
 
 
+def test_where_all_is_there_nothing_is_written(tmp_path, write_mnist):
+    pictures = np.zeros((3, 28, 28), dtype=np.uint8), np.arange(3)
+    write_mnist(tmp_path, {"train": pictures, "test": pictures})
+    assert len(mnist(tmp_path).read()[0]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]  # no lock: it might be read-only
+
+
 def test_a_damaged_file_is_fetched_anew(server, tmp_path):
     mnist(tmp_path).read()
     (tmp_path / "MNIST" / "raw" / FILES[2]).write_bytes(b"cut off")
@@ -115,12 +125,41 @@ def test_a_killed_download_leaves_nothing_in_place(server, tmp_path):
     assert time.monotonic() - started < 15 and not left_aside(tmp_path)
 
 
+def test_another_data_set_that_is_downloaded_at_the_same_time_is_left_alone(server, tmp_path):
+    server["held"] = FILES[3]
+    process = PROCESS.Process(target=lambda: os._exit(len(mnist(tmp_path).read()[0])))
+    process.start()
+    assert server["holding"].wait(30)
+    place = Path("OTHER") / "file"
+
+    def download(aside: Path) -> None:
+        (aside / place).parent.mkdir()
+        (aside / place).write_text("whole")
+
+    fetch(tmp_path, "OTHER", download, lambda root: [] if (root / place).is_file() else [root / place])
+    server["go"].set()
+    process.join(30)
+    assert process.exitcode == 12 and (tmp_path / place).read_text() == "whole"
+
+
 def test_a_wrong_checksum_and_no_network_are_named(server, tmp_path, monkeypatch):
     wrong = [(f"{name}.gz", "0" * 32) for name in FILES]
     monkeypatch.setattr(datasets.MNIST, "resources", wrong)
-    with pytest.raises(OSError, match=r"(?s)MNIST could not be downloaded.*tried http://127.*put it into .*MNIST/raw"):
+    with pytest.raises(
+        OSError,
+        match=r"(?s)MNIST could not be downloaded.*tried http://127.*MNIST\('data', download=True\).*to .*/MNIST/raw",
+    ):
         mnist(tmp_path).read()
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(OSError, match="(?s)could not be downloaded.*tried http://127.0.0.1:9/"):
         mnist(tmp_path).read()
+    assert not (tmp_path / "MNIST").exists() and not left_aside(tmp_path)
+
+
+def test_a_server_that_falls_silent_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision_sets, "SILENCE", 0.3)
+    server["held"] = FILES[1]
+    with pytest.raises(OSError, match="MNIST could not be downloaded .*timed out"):
+        mnist(tmp_path).read()
+    assert socket.getdefaulttimeout() is None
     assert not (tmp_path / "MNIST").exists() and not left_aside(tmp_path)

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 from support import ROOT
 
+from cl.build import build
 from cl.datasets import imagenet
 from cl.datasets.core50 import Core50
 from cl.datasets.imagenet import ImageNet, read_class_list
+from cl.run_folder import plain
 
 IDS = ["n00000003", "n00000001", "n00000002"]  # in another order than they are numbered
 
@@ -67,19 +69,43 @@ def test_the_network_is_given_a_crop(root):
 
 
 def test_what_is_missing_is_named(root):
-    with pytest.raises(FileNotFoundError, match="(?s)elsewhere/imagenet/train: .*image-net.org"):
+    with pytest.raises(FileNotFoundError, match="(?s)elsewhere/imagenet/train: .*image-net.org") as error:
         dataset(root / "elsewhere").check()
+    for remedy in ("ILSVRC2012_img_val.tar", "ImageNet('", "val_blurred.tar.gz"):
+        assert remedy in str(error.value)
     (root / "mine.txt").write_text("n00000001\nn00000009\n")
     with pytest.raises(ValueError, match="train lacks 1 of 2 classes, n00000009"):
         dataset(root, class_list=str(root / "mine.txt")).check()
+    (root / "imagenet" / "val" / "n00000002").rename(root / "imagenet" / "val" / "n00000004")
+    with pytest.raises(ValueError, match="val lacks 1 of 3 classes, n00000002"):
+        dataset(root).check()
     shutil.rmtree(root / "imagenet" / "train" / "n00000002")
     with pytest.raises(ValueError, match="2 classes in place of 3"):
         dataset(root).check()
-    shutil.rmtree(root / "imagenet" / "val")
+
+
+@pytest.mark.parametrize("arranged", ["none", "some"])
+def test_pictures_of_the_validation_archive_that_are_not_arranged_by_class(root, arranged):
+    if arranged == "none":
+        shutil.rmtree(root / "imagenet" / "val")
     write(root / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG", 9)
     (root / "mine.txt").write_text("n00000001\n")
-    with pytest.raises(ValueError, match="(?s)val has no folder for each class.*torchvision.datasets.ImageNet"):
+    with pytest.raises(ValueError, match="(?s)/val needs .*ILSVRC2012_val_00000001.JPEG.*move it away.*torchvision"):
         dataset(root, class_list=str(root / "mine.txt")).check()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_was_not_checked_is_read_as_well(root, stream):
+    assert [len(split) for split in dataset(root, stream=stream).load(0)] == [9, 3]
+
+
+@pytest.mark.parametrize(
+    "name, classes, side", [("imagenet", 1000, 224), ("imagenet_blurred", 1000, 224), ("imagenet100", 100, 224),
+                            ("imagenet100_small", 100, 64), ("core50", 50, 128)]
+)  # fmt: skip
+def test_the_options_that_are_shipped(compose_config, name, classes, side):
+    made = build(plain(compose_config(f"dataset={name}", "backbone=resnet18"))["dataset"], "dataset")
+    assert (made.num_classes, made.input_shape) == (classes, (3, side, side))
 
 
 @pytest.mark.parametrize(
@@ -97,8 +123,8 @@ def test_the_lists_that_are_shipped():
     known = set(ImageNetInfo().label_names())
     for path in (ROOT / "conf" / "class_lists").glob("*.txt"):
         assert set(read_class_list(path.name)) <= known
-    assert len(read_class_list("imagenet100.txt")) == 100
-    with pytest.raises(FileNotFoundError, match="one of imagenet100.txt"):
+        assert len(read_class_list(path.name)) == 100
+    with pytest.raises(FileNotFoundError, match="one of imagenet100.txt, imagenet_first100.txt"):
         read_class_list("imagenet101.txt")
 
 
