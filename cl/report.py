@@ -270,7 +270,11 @@ def main() -> None:
     """Entry point of `python -m cl.report`."""
     parser = argparse.ArgumentParser(prog="python -m cl.report", description="tables and plots of finished runs")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, or results.json files")
-    parser.add_argument("--output", type=Path, help="folder for the report (default: the one path that is given, else the current folder)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for the report (default: the one path that is given, else the current folder)",
+    )
     parser.add_argument("--published", type=Path, help="file with published figures, to stand beside these")
     parser.add_argument("--format", default="png", choices=plots.FORMATS, help="of the plot (default: png)")
     arguments = parser.parse_args()
