@@ -34,7 +34,6 @@ class Gdumb(Scratch):
         return Strategy.curriculum(self, num_tasks, concatenate)
 
     def before_task(self, stage: int, samples: Samples) -> None:
-        super().before_task(stage, samples)
         comm = self.updater.comm
         order = torch.from_numpy(seeding.generator(self.seed, "stream", stage).permutation(len(samples)))
         for mine in order[comm.rank :: comm.size].to(samples.y.device).split(OFFERED):

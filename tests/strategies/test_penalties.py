@@ -25,7 +25,7 @@ def squared_gradients(model: nn.Module, x: torch.Tensor, label: int) -> list[tor
 
 def test_fisher_with_true_labels_is_the_mean_of_squared_gradients():
     model = network()
-    found = ready(Ewc(1.0, 1.0, "true"), model).fisher(0, DATA)
+    found = ready(Ewc(1.0, 1.0, "empirical"), model).fisher(0, DATA)
     assert model.training
     model.eval()
     each = [squared_gradients(model, x, int(y)) for x, y in zip(DATA.x, DATA.y)]
@@ -65,14 +65,14 @@ def test_fisher_with_sampled_labels_is_that_of_all_outputs_on_average():
 def test_fisher_where_the_task_is_known_sees_its_outputs_only():
     foreign = torch.tensor([[False, False, True, True], [True, True, False, False]])
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4, bias=False))
-    for labels in ("true", "sampled", "all"):
+    for labels in ("empirical", "sampled", "all"):
         (found,) = ready(Ewc(1.0, 1.0, labels), model, foreign_outputs=foreign).fisher(0, DATA)
         assert found[:2].sum() > 0 and found[2:].abs().sum() == 0 and torch.isfinite(found).all()
 
 
 def test_fewer_samples_for_the_fisher():
     model = network()
-    few = ready(Ewc(1.0, 1.0, "true", fisher_samples=3), model).fisher(0, DATA)
+    few = ready(Ewc(1.0, 1.0, "empirical", fisher_samples=3), model).fisher(0, DATA)
     model.eval()
     each = [squared_gradients(model, x, int(y))[0] for x, y in zip(DATA.x, DATA.y)]
     sums = [a + b + c for i, a in enumerate(each) for j, b in enumerate(each[:i]) for c in each[:j]]
@@ -96,13 +96,13 @@ def test_the_penalty_of_ewc_adds_its_gradient(passes):
 
 
 def test_importance_of_earlier_tasks_decays_by_gamma():
-    strategy = ready(Ewc(1.0, 0.25, "true"), network())
+    strategy = ready(Ewc(1.0, 0.25, "empirical"), network())
     strategy.after_task(0, DATA)
     first = [value.clone() for value in strategy.importance]
     strategy.after_task(1, DATA)  # the same samples and weights: the same Fisher once more
     for value, before in zip(strategy.importance, first):
         assert torch.allclose(value, 1.25 * before, rtol=1e-5)
-    resumed = ready(Ewc(1.0, 0.25, "true"), network())
+    resumed = ready(Ewc(1.0, 0.25, "empirical"), network())
     resumed.load_state_dict(strategy.state_dict())
     assert all(map(torch.equal, resumed.importance, strategy.importance))
 
@@ -113,7 +113,7 @@ def test_importance_of_si_is_the_path_integral_over_the_way():
     strategy = ready(Si(c=0.5, xi=0.1), model, lr=0.1)
     weight = model[1].weight
     for task in range(2):
-        strategy.before_task(task, DATA)
+        strategy.start_task(task)
         start, path = weight.detach().clone(), torch.zeros(2, 2)
         before = [value.clone() for value in strategy.importance]
         anchor = start.clone()
