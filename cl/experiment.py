@@ -129,8 +129,8 @@ def compose(config: dict) -> Components:
     strategy.check(scenario, config["buffer"])
     if strategy.keeps_weights and config["model_state"] == "reset":
         raise ValueError(
-            f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from the "
-            "initial ones: leave out one of them"
+            f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
+            "the initial ones: leave out one of them"
         )
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(

@@ -14,10 +14,10 @@ ANCHORS = ("online", "separate")
 class Ewc(PenaltyStrategy):
     """CE(f(x), y) + lambda/2 sum_i F_i (theta_i - theta*_i)^2.
 
-    `anchors` online: after each task F <- gamma F + F_t and theta* <- theta. Schwarz et al. have gamma in the penalty as
-    well, gamma F in place of F: theirs with lambda is ours with gamma times lambda. separate: a penalty for each earlier
-    task, with its own F_t and theta*_t (Kirkpatrick et al.); their sum is, but for a constant, one penalty with the sum
-    of the F_t around the mean of the theta*_t that they weigh, and that is what is stored.
+    `anchors` online: after each task F <- gamma F + F_t and theta* <- theta. Schwarz et al. have gamma in the penalty
+    as well, gamma F in place of F: theirs with lambda is ours with gamma times lambda. separate: a penalty for each
+    earlier task, with its own F_t and theta*_t (Kirkpatrick et al.). Their sum is, but for a constant, one penalty with
+    the sum of the F_t around the mean of the theta*_t, weighed by F_t: that is what is stored.
 
     F_t is the diagonal of the Fisher information at the end of task t: the mean over its training samples (or
     `fisher_samples` of them) of the squared gradient of log p(y | x), in expectation over "all" outputs (exact), with y
