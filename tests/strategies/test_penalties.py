@@ -242,3 +242,35 @@ def test_importance_of_si_is_the_path_integral_over_the_way():
         grown = path.clamp(min=0) / ((weight.detach() - start) ** 2 + 0.1)
         assert torch.allclose(strategy.importance[0], grown + (before[0] if before else 0.0), atol=1e-6)
         assert grown.max() > 1e-3
+
+
+def test_the_way_of_si_begins_with_the_weights_that_the_task_starts_from_and_its_anchor_is_where_the_last_one_ended():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    strategy, weight, initial = ready(Si(c=0.5, xi=0.1), model, lr=0.1), model[1].weight, torch.eye(2)
+    new, ends = batch([[255, 10], [20, 255]], [0, 1]), []
+    for stage in range(2):
+        strategy.before_task(stage, DATA)
+        weight.data = initial.clone()  # set back
+        strategy.start_task(stage)
+        before = [value.clone() for value in strategy.importance]
+        loss = nn.functional.cross_entropy(model(new.x / 255), new.y)
+        (gradient,) = torch.autograd.grad(loss, [weight])
+        strategy.observe(new)
+        pull = before[0] * (initial - ends[0]) if stage else 0.0  # 2 c = 1
+        assert torch.allclose(weight, initial - 0.1 * (gradient + pull), atol=1e-6)
+        strategy.after_task(stage, DATA)
+        moved = weight.detach() - initial
+        grown = (-gradient * moved).clamp(min=0) / (moved**2 + 0.1)
+        assert torch.allclose(strategy.importance[0], grown + (before[0] if stage else 0.0), atol=1e-7)
+        ends.append(weight.detach().clone())
+        assert torch.equal(strategy.anchor[0], ends[-1])
+
+
+def test_a_step_that_fp16_leaves_out_adds_nothing_to_the_way_of_si():
+    strategy = ready(Si(c=0.5, xi=0.1), network(), lr=0.1)
+    strategy.start_task(0)
+    strategy.updater.scaler = object()  # what says that gradients may be beyond its range
+    for weight in strategy.updater.weights:
+        weight.grad = torch.full_like(weight, torch.inf)
+    strategy.adjust_gradients(batch([[1, 2]], [0]), [])
+    assert all((gradient == 0).all() for gradient in strategy.loss_gradients)
