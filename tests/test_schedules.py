@@ -197,3 +197,17 @@ def test_warm_restarts_are_those_of_torch_after_the_warm_up(first, growth, final
 def test_warm_restarts_out_of_range_are_named(options, word):
     with pytest.raises(ValueError, match=f"schedule.{word}"):
         WarmRestarts(**options)
+
+
+def test_the_learner_of_gdumb_ends_with_the_end_of_a_cosine(compose_config):
+    for experiment in ("split_mnist_gdumb", "[split_cifar10,gdumb_learner]"):
+        config = compose_config(f"+experiment={experiment}")
+        schedule = build(OmegaConf.to_container(config.schedule, resolve=True), "schedule")
+        assert (config.strategy.name, config.buffer.admission) == ("gdumb", "class_balanced")
+        cycles, passed = 0, 1  # the first epoch warms up
+        while passed < config.epochs:
+            passed, cycles = passed + 2**cycles, cycles + 1
+        assert passed == config.epochs
+        steps = 10 * config.epochs
+        rates = [0.05 * schedule.factor(step / steps, config.epochs, steps) for step in (10, steps - 1e-6)]
+        assert rates == pytest.approx([0.05, 0.0005], abs=1e-6)

@@ -16,8 +16,8 @@ from cl.strategies.replay import ReplayStrategy
 class ErAce(ReplayStrategy):
     """CE(f(x), y) over the classes in the batch + CE(f(x'), y') over all classes seen so far in the stream.
 
-    The authors' code neither masks nor replays in the first task, and has in the second term the outputs beyond the
-    highest class seen as well.
+    The authors' code has in the first term the outputs beyond the highest class seen as well; Mammoth neither masks
+    nor replays in the first task.
     """
 
     needs_labels = True

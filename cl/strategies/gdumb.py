@@ -18,7 +18,7 @@ class Gdumb(Scratch):
     """CE(f(x'), y') on the records of the memory, from the initial weights, `epochs` times after each task.
 
     The paper keeps the first samples of each class that fit; here they are a reservoir of the class, so that all of
-    its samples have the same chance.
+    its samples have the same chance. The learner is that of the run's options (the paper's: experiment gdumb_learner).
     """
 
     uses_memory = uses_buffer = True

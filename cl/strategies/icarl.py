@@ -24,7 +24,8 @@ class Icarl(Strategy):
     """Sum over the classes c seen so far of BCE(f_c(x), t_c), t_c the old network's sigmoid for old ones, else [y = c].
 
     Algorithms 1 to 5. After t classes each has `capacity` // t exemplars. The features are what enters the last layer,
-    normalised; exemplars are stored as they were before augmentation, on every rank the same.
+    normalised; exemplars are stored as they were before augmentation, on every rank the same. Mammoth takes the mean
+    over the classes in place of the sum, and does not normalise features.
     """
 
     needs_labels = True

@@ -16,8 +16,8 @@ class Si(PenaltyStrategy):
     where omega_i is the sum over its steps of -dL/dtheta_i times the step that theta_i made, L the loss without the
     penalty, and D_i the way from the weights with which the task started to those with which it ended.
 
-    The paper's eq. 5 does not clamp negative omega_i. Mammoth (in 2020) takes for a step's share of omega_i the
-    learning rate times the square of the clipped gradient with the penalty.
+    The paper's eq. 5 does not clamp negative omega_i. Mammoth takes for a step's share of omega_i the learning rate
+    times the square of the clipped gradient with the penalty.
     """
 
     def __init__(self, c: float, xi: float):
