@@ -6,7 +6,7 @@ from cl import seeding
 from cl.samples import Samples
 from cl.strategies.fisher import LABELS, SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_counts, check_weights
+from cl.strategies.replay import check_counts, check_weights, is_number
 
 ANCHORS = ("online", "separate")
 
@@ -36,7 +36,7 @@ class Ewc(PenaltyStrategy):
         anchors: str = "online",
     ):
         check_weights(lambda_=lambda_)
-        if not 0 <= gamma <= 1:
+        if not is_number(gamma) or not 0 <= gamma <= 1:
             raise ValueError(f"strategy.gamma must lie in [0, 1], got {gamma}")
         if fisher_labels not in LABELS:
             raise ValueError(f"strategy.fisher_labels={fisher_labels} does not exist; valid: {', '.join(LABELS)}")

@@ -10,7 +10,7 @@ from cl.samples import Samples
 from cl.scenarios import Scenario
 from cl.strategies.base import Strategy, mean_of
 from cl.strategies.outputs import last_layer, only, outputs_of
-from cl.strategies.replay import check_weights
+from cl.strategies.replay import check_flags, check_weights, is_number
 
 OPTIONS = {
     "outputs": ("seen", "all"),
@@ -48,10 +48,9 @@ class Lwf(Strategy):
         warmup_steps: int = 0,
     ):
         check_weights(alpha=alpha)
-        if temperature <= 0:
+        if not is_number(temperature) or temperature <= 0:
             raise ValueError(f"strategy.temperature must be above 0, got {temperature}")
-        if not isinstance(temperature_squared, bool):
-            raise ValueError(f"strategy.temperature_squared must be true or false, got {temperature_squared}")
+        check_flags(temperature_squared=temperature_squared)
         for name, value in (("outputs", outputs), ("distilled", distilled), ("weighting", weighting)):
             if value not in OPTIONS[name]:
                 raise ValueError(f"strategy.{name}={value} does not exist; valid: {', '.join(OPTIONS[name])}")

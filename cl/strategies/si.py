@@ -6,7 +6,7 @@ from cl.buffers.base import Records
 from cl.loader import Batch
 from cl.samples import Samples
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_weights
+from cl.strategies.replay import check_weights, is_number
 
 
 class Si(PenaltyStrategy):
@@ -22,7 +22,7 @@ class Si(PenaltyStrategy):
 
     def __init__(self, c: float, xi: float):
         check_weights(c=c)
-        if xi <= 0:
+        if not is_number(xi) or xi <= 0:
             raise ValueError(f"strategy.xi must be above 0, got {xi}")
         super().__init__(strength=2 * c)
         self.xi = xi
