@@ -53,7 +53,9 @@ class SquaredGradients:
         self.linear = {
             module: [(kind, names[id(weight)]) for kind, weight in module.named_parameters()]
             for module in model.modules()
-            if type(module) is nn.Linear and all(owners[id(weight)] == 1 for weight in module.parameters())
+            if type(module) is nn.Linear
+            and all(owners[id(weight)] == 1 for weight in module.parameters())
+            and any(names[id(weight)] in self.totals for weight in module.parameters())
         }
 
     def chunk(self, x: torch.Tensor) -> int:
@@ -67,7 +69,8 @@ class SquaredGradients:
 
     def add(self, x: torch.Tensor, task: torch.Tensor, directions_of: Callable) -> None:
         """Add samples, transformed, after `chunk`; `directions_of` gives v [K, n, C] for the predictions [n, C]."""
-        logits, passed = self._forward(x)
+        with torch.enable_grad():
+            logits, passed = self._forward(x)
         with torch.no_grad():
             vectors = directions_of(self.own_outputs(logits, task).softmax(1))
         if passed:

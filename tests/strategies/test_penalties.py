@@ -120,6 +120,21 @@ def test_exact_fisher_equals_one_gradient_after_the_other(name):
         assert expected.max() > 1e-6
 
 
+def test_fisher_of_some_weights_where_others_are_frozen():
+    model = network().double().eval()
+    x = torch.randn(7, 2, dtype=torch.float64)
+    expected = exactly(model, x)[-2:]
+    for weight in list(model.parameters())[:-2]:
+        weight.requires_grad = False
+    squares = SquaredGradients(model, list(model.parameters())[-2:], lambda logits, task: logits)
+    with torch.no_grad():  # as whoever calls it may have it
+        squares.chunk(x[:2])
+        squares.add(x, None, lambda p: directions(p, "all", torch.zeros(len(p), dtype=torch.long), None))
+    assert squares.names == ["4.weight", "4.bias"]
+    for value, other in zip(squares.totals.values(), expected):
+        assert torch.allclose(value / 7, other, rtol=1e-10)
+
+
 def test_sampled_labels_miss_what_a_converged_network_holds():
     """The label that is not predicted has the chance 1e-6 and nearly all of the trace, 1/p times as large a share."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
