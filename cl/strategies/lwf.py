@@ -75,10 +75,11 @@ class Lwf(Strategy):
     def before_task(self, stage: int, samples: Samples) -> None:
         self.task_number = stage + 1
         self.teacher = copy.deepcopy(self.model).eval() if stage else None
-        past = sorted({task for tasks in self.stages[:stage] for task in tasks})
+        past, so_far = (
+            sorted({task for tasks in self.stages[:count] for task in tasks}) for count in (stage, stage + 1)
+        )
         old, seen = (
-            outputs_of(tasks, self.task_outputs, self.num_outputs, self.updater.device)
-            for tasks in (past, {*past, *(self.stages[stage] if stage < len(self.stages) else ())})
+            outputs_of(tasks, self.task_outputs, self.num_outputs, self.updater.device) for tasks in (past, so_far)
         )
         self.classes = seen if self.outputs == "seen" else torch.ones_like(seen)
         self.new = seen & ~old
