@@ -135,6 +135,11 @@ def compose(config: dict) -> Components:
             f"has targets to compute ({', '.join(scenario.targets)})"
         )
     strategy.check(scenario, config["buffer"])
+    if strategy.keeps_weights and config["model_state"] == "reset":
+        raise ValueError(
+            f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
+            "the initial ones: leave out one of them"
+        )
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"],
@@ -292,12 +297,13 @@ def _train(
     model.train()
     try:
         for stage in range(first, len(parts.stages)):
+            samples = tasks.training(parts.stages[stage]).to(parts.device)
+            strategy.before_task(stage, samples)
             if config["optimizer_state"] != "keep":
                 updater.load_state_dict(fresh_updater)
             if fresh_model is not None:
                 model.load_state_dict(fresh_model)
-            samples = tasks.training(parts.stages[stage]).to(parts.device)
-            strategy.before_task(stage, samples)
+            strategy.start_task(stage)
             if start is not None:
                 model.load_state_dict(start(stage, history))
             training_set = strategy.training_set(stage, samples)

@@ -73,7 +73,7 @@ class Workshop:
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
         strategy.setup(network, updater, self.parts.transform, None, self.foreign_outputs, seed=self.config["seed"])
         samples = self.labelled(tasks, per_task)
-        if labels == "true":
+        if labels == "empirical":
             self.history.labelled_samples += len(samples)
         else:
             self.unlabelled_samples += len(samples)

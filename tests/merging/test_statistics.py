@@ -66,13 +66,13 @@ def test_equal_models_give_that_model_and_inputs_are_unchanged(fusion):
 def test_fisher_weighs_by_information():
     class Known(Context):
         def fisher(self, state, tasks, per_task, labels):
-            assert per_task == 7 and labels == "true"
+            assert per_task == 7 and labels == "empirical"
             return {"w": torch.tensor([[1.0, 0.0, 3.0], [3.0, 0.0, 0.0]][tasks[0]])}
 
     given = small([1.0, 2.0, 5.0], [3.0, 6.0, 9.0])
-    merged = Fisher(samples_per_task=7, labels="true")(given, Known())
+    merged = Fisher(samples_per_task=7, labels="empirical")(given, Known())
     assert merged["w"].tolist() == [2.5, 4.0, 5.0]  # in the middle nothing is known
-    weighed = Fisher(samples_per_task=7, labels="true")(
+    weighed = Fisher(samples_per_task=7, labels="empirical")(
         small([1.0, 2.0, 5.0], [3.0, 6.0, 9.0], weights=[0.75, 0.25]), Known()
     )
     assert weighed["w"].tolist() == [2.0, 3.0, 5.0]
