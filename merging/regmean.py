@@ -62,7 +62,8 @@ class RegMean(WeightFusion):
 def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
     """X^T X / n of every weight that is multiplied with an input: [d, d], or [groups, d, d] of a convolution in groups.
 
-    Raises ValueError for a layer that changes its weights before, so that it is not linear in them.
+    Raises ValueError for a layer that changes its weights before, so that it is not linear in them, and for one whose
+    inputs cannot be seen (torch's attention in one piece).
     """
     found: State = {}
 
@@ -70,13 +71,8 @@ def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
         x = rows.double()
         found[name] = found.get(name, 0) + x.mT @ x / len(images)
 
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # attention in one piece, whose inputs cannot be seen
-    try:
-        with _called(network) as called, _Products(state, see):
-            show(network, state, images)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with _called(network) as called, _Products(state, see):
+        show(network, state, images)
     for name, weight in called.items():
         if weight not in found:
             kind = type(network.get_submodule(name)).__name__
