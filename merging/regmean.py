@@ -77,8 +77,8 @@ def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
         if weight not in found:
             kind = type(network.get_submodule(name)).__name__
             raise ValueError(
-                f"fusion=regmean fits weights that multiply a layer's input as they are, and {name} ({kind}) uses its "
-                "own in another way; choose another fusion"
+                f"fusion=regmean fits weights that multiply a layer's input as they are, which {name} ({kind}) is not "
+                "seen to do: choose another fusion"
             )
     return found
 
