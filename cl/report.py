@@ -23,7 +23,7 @@ from cl import plots
 from cl.atomic import atomic_write
 from cl.metrics import ERROR_FORMULAS, FORMULAS
 from cl.published import Published
-from cl.run_folder import MERGE_KEYS
+from cl.run_folder import MERGE_KEYS, by_number
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (
@@ -68,7 +68,7 @@ def load(paths: list[Path]) -> list[Group]:
     """
     files: list[Path] = []
     for path in paths:
-        found = [path] if path.is_file() else sorted(path.rglob("results.json"))
+        found = [path] if path.is_file() else sorted(path.rglob("results.json"), key=by_number)
         if not found:
             raise FileNotFoundError(f"no results.json at or below {path}: give folders of finished runs")
         files += [file for file in found if file not in files]

@@ -95,5 +95,11 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"cannot write to {existing}: {error.strerror}; choose output=PATH") from error
 
 
+def by_number(path: Path) -> list:
+    """A key for sorting paths in which numbers count as numbers: seed2 comes before seed10."""
+    parts = [re.split(r"(\d+)", part) for part in path.parts]
+    return [[(int(word), "") if place % 2 else (0, word) for place, word in enumerate(part)] for part in parts]
+
+
 def _word(value) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", str(value)).strip("-")

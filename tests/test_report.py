@@ -49,6 +49,15 @@ def test_groups_with_the_same_names_are_told_apart_by_what_differs(tmp_path):
     assert [row[heading.index("with")] for row in cells] == ["optimizer.lr=0.1", "optimizer.lr=0.3"]
 
 
+def test_runs_and_rows_come_in_the_order_of_their_numbers(tmp_path):
+    for capacity in (1000, 500, 20000):
+        for seed in (10, 2, 0, 11):
+            write(tmp_path, f"er_{capacity}", seed=seed, group=f"g{capacity}", capacity=capacity)
+    groups = report.load([tmp_path])
+    assert [group.label["buffer"] for group in groups] == ["500", "1000", "20000"]
+    assert all([run["seed"] for run in group.runs] == [0, 2, 10, 11] for group in groups)
+
+
 def test_the_same_file_given_twice_counts_once(tmp_path):
     path = write(tmp_path)
     (group,) = report.load([path, tmp_path, path.parent])
