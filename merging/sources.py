@@ -51,22 +51,21 @@ class Reader:
         self.seed_matters = not split_by_label or parts.dataset.validation > 0
 
     def read(self, path: Path, what: str | None = None) -> tuple[State, dict]:
-        """A network, and what its file says of it; of files of other programs, nothing.
+        """A network, and what its file says of it; what files of other programs say is not known to mean the same.
 
         Raises FileNotFoundError or ValueError in which `what` names the file.
         """
         what = what or str(path)
         found, about = weights.read(path, what)
-        if isinstance(about.get("config"), dict):
+        about = about if _is_ours(about) else {}
+        if about:
             self.check_alike(what, about["config"])
         return weights.fit(found, self.own, what, free_widths=self.free_widths), about
 
     def tasks(self, what: str, about: dict) -> list[int] | None:
         """The tasks that a network was trained on, by what its file says."""
         found = about.get("tasks")
-        if not found or not isinstance(found, list):
-            return None
-        if not all(isinstance(task, int) and 0 <= task < self.num_tasks for task in found):
+        if found and not 0 <= min(found) <= max(found) < self.num_tasks:
             raise ValueError(
                 f"{what} was trained on task {max(found) + 1}, and scenario={self.config['scenario']['name']} has "
                 f"{self.num_tasks}"
@@ -76,8 +75,8 @@ class Reader:
     def check_alike(self, what: str, trained: dict) -> None:
         """Raise ValueError where a network was trained on other samples or tasks than those of this configuration."""
         for group in ("scenario", "dataset"):
-            theirs, ours = trained.get(group, {}), self.config[group]
-            if theirs.get("name", ours["name"]) != ours["name"]:
+            theirs, ours = trained[group], self.config[group]
+            if theirs["name"] != ours["name"]:
                 raise ValueError(
                     f"{what} was trained with {group}={theirs['name']}, but this is {group}={ours['name']}"
                 )
@@ -104,6 +103,8 @@ class Reader:
         try:
             results = json.loads((folder / "results.json").read_text())
             kind, trained = results["kind"], results["config"]
+            if not _is_ours(results):
+                raise TypeError(trained)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run={folder}: results.json is not a result of remerge, or damaged") from error
         if kind != "run":
@@ -143,6 +144,13 @@ class Reader:
 
 def moved(state: State, device: torch.device) -> State:
     return {name: value.to(device) for name, value in state.items()}
+
+
+def _is_ours(about: dict) -> bool:
+    config = about.get("config")
+    return isinstance(config, dict) and all(
+        isinstance(config.get(group), dict) and "name" in config[group] for group in ("scenario", "dataset")
+    )
 
 
 def _word(value) -> str:

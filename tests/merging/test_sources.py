@@ -126,6 +126,20 @@ def test_files_say_their_tasks_whatever_their_order_and_names(merge_config, trai
     assert f"{alone[0]} does not say what it was trained on: taken for a network of task 1, by its place" in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"tasks": ["mnist"], "config": {"dataset": "cifar10"}}, {"tasks": [1], "stage": "late"}, {"config": "a.yaml"},
+        {"tasks": [7], "config": {"scenario": {"name": "class5"}, "seed": 3}},
+    ],
+)  # fmt: skip
+def test_what_other_programs_write_beside_weights_means_nothing_here(merge_config, trained, tmp_path, words):
+    state = torch.load(trained / "task_01.pt")["model"]
+    torch.save({"state_dict": state, **words}, tmp_path / "a.pt")
+    source = reader_of(merge_config()).of_files([str(tmp_path / "a.pt")], None)
+    assert source.tasks == [None] and all(torch.equal(value, state[key]) for key, value in source.states[0].items())
+
+
 def test_more_networks_than_tasks_are_merged_where_that_has_a_meaning(merge_config, trained, tmp_path, capsys):
     first, second = (trained / f"task_{task:02d}.pt" for task in range(2))
     known = copies(tmp_path, {"a.pt": first, "b.pt": first, "c.pt": second, "d.pt": second})
