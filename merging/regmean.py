@@ -154,11 +154,16 @@ def _each(number: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
 
 def _fit(grams: list[torch.Tensor], weights: list[torch.Tensor], mean: torch.Tensor) -> torch.Tensor:
     """As a step from the mean, which stays in the directions that no input has."""
-    groups = grams[0].shape[:-2]
-
-    def columns(weight: torch.Tensor) -> torch.Tensor:  # [fan in, out], or [groups, fan in, out of a group]
-        return weight.reshape(*groups, -1, grams[0].shape[-1]).mT
-
-    steps = sum(gram @ columns(own.double() - mean.double()) for gram, own in zip(grams, weights))
-    step = torch.linalg.pinv(sum(grams), rtol=1e-10, hermitian=True) @ steps
-    return (mean.double() + step.mT.reshape(mean.shape)).to(mean.dtype)
+    if grams[0].dim() == 3:
+        parts = zip(*(each.chunk(len(grams[0])) for each in (*weights, mean)))
+        return torch.cat([_fit([gram[i] for gram in grams], own, mid) for i, (*own, mid) in enumerate(parts)])
+    total = sum(grams)
+    # Inputs that are always 0, as padding around maps of one pixel, are left out: they tell nothing, and LAPACK fails
+    # on some matrices that are mostly 0.
+    lit = total.diag() > 0
+    steps = sum(
+        gram[lit][:, lit] @ (own.double() - mean.double()).flatten(1)[:, lit].T for gram, own in zip(grams, weights)
+    )
+    step = torch.zeros_like(mean, dtype=torch.float64).flatten(1)
+    step[:, lit] = (torch.linalg.pinv(total[lit][:, lit], rtol=1e-10, hermitian=True) @ steps).T
+    return (mean.double() + step.view_as(mean)).to(mean.dtype)

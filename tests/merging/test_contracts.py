@@ -250,6 +250,19 @@ def test_regmean_is_the_least_squares_fit_to_the_outputs_of_the_layer_itself(nam
     assert not torch.allclose(merged, (states[0][weight] + states[1][weight]) / 2, atol=1e-2)
 
 
+def test_regmean_averages_the_weights_that_only_padding_meets():
+    torch.manual_seed(0)
+    layer = conv(192, 8, 3, padding=1)
+    states = [{"weight": torch.randn_like(layer.weight).detach()} for _ in range(2)]
+    around = Context(layer, (192, 1, 1))
+    merged = RegMean(samples_per_task=40)(Models(states, [0.5, 0.5], ["weight"]), around)["weight"]
+    mean = (states[0]["weight"] + states[1]["weight"]) / 2
+    middle = torch.zeros(3, 3, dtype=bool)
+    middle[1, 1] = True
+    assert torch.allclose(merged[:, :, ~middle], mean[:, :, ~middle], atol=1e-6)
+    assert torch.isfinite(merged).all() and not torch.allclose(merged[:, :, middle], mean[:, :, middle], atol=0.1)
+
+
 REFUSED = {
     "scaled": (lambda: nn.Sequential(ScaledStdConv2d(1, 2, 3), nn.Flatten()), r"0 \(ScaledStdConv2d\)"),
     "standardised": (lambda: nn.Sequential(StdConv2d(1, 2, 3), nn.Flatten()), r"0 \(StdConv2d\)"),
