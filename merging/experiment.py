@@ -122,8 +122,8 @@ def _check(own: dict, base: dict) -> Fusion:
         if asked and not isinstance(fusion, WeightFusion):
             raise ValueError(f"{what} merged weights, and fusion={name} has none")
     if own["weighting"] == "samples" and not fusion.uses_weights:
-        scaled = " with fusion.scale" if own["fusion"].get("scale") is not None and name != "magmax" else ""
-        raise ValueError(f"weighting=samples has no effect on fusion={name}{scaled}, which gives networks no weights")
+        options = " with these options" if type(fusion).uses_weights else ""
+        raise ValueError(f"weighting=samples has no effect on fusion={name}{options}: it gives networks no weights")
     return fusion
 
 

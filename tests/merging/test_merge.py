@@ -298,28 +298,6 @@ def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
         experiment.run(config_of("fusion=ties", "strategy.init=independent"))
 
 
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        (["weighting=size"], "weighting=size does not exist"),
-        (["checkpoints=[a.pt]", "run=b"], "not both"),
-        (["checkpoints=[a.pt]", "weighting=samples"], "weighting=samples needs the networks of a run"),
-        (["initial=a.pt"], "initial=FILE belongs to checkpoints"),
-        (["strategy=er"], "merging starts from strategy=independent, got strategy=er"),
-        (["baselines=[erx]"], "baselines=erx does not exist"),
-        (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
-        (["running=true", "fusion=ensemble"], "running=true goes on from merged weights"),
-        (["strategy.init=merged", "fusion=ensemble"], "strategy.init=merged goes on from merged weights"),
-        (["finetune_samples=-1"], "finetune_samples must be a whole number, at least 0, got -1"),
-        (["launcher=horovod"], "merging is one process"),
-    ],
-)
-def test_mistakes_are_named_before_anything_is_trained(config_of, tmp_path, overrides, message):
-    with pytest.raises(ValueError, match=message):
-        experiment.run(config_of(*overrides))
-    assert not (tmp_path / "multirun").exists()
-
-
 def normalised(pool: int) -> nn.Module:
     """Batch-norm over maps, dropout, and batch-norm over one value for each image."""
     torch.manual_seed(0)

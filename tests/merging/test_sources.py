@@ -251,7 +251,7 @@ MISTAKES = [
         for name in ("ties", "magmax", "opcm", "curve")
     ),
     (["fusion=dare", "fusion.then=ties", "weighting=samples"], "has no effect on fusion=dare"),
-    (["fusion=dare", "fusion.scale=0.5", "weighting=samples"], "no effect on fusion=dare with fusion.scale, which"),
+    (["fusion=dare", "fusion.scale=0.5", "weighting=samples"], "no effect on fusion=dare with these options"),
     (["checkpoints=[{a},{wide}]"], r"wide.pt has fc1.weight of shape \(12, 64\), in this network it is \(8, 64\)"),
     (["checkpoints=[{a},{wide}]", "fusion=ot", "fusion.anchor=widest"], "give backbone the widths of the anchor"),
     (["checkpoints=[{wide},{a}]", "fusion=ot"], "give backbone the widths of the anchor"),
@@ -266,6 +266,12 @@ MISTAKES = [
     (["finetune_epochs=0"], "finetune_epochs must be a whole number, at least 1, got 0"),
     (["batch_norm_samples=1"], "batch_norm_samples must be a whole number, at least 2, got 1"),
     (["initial={a}"], "initial=FILE belongs to checkpoints"),
+    (["weighting=size"], "weighting=size does not exist; valid: uniform, samples"),
+    (["strategy=er"], "merging starts from strategy=independent, got strategy=er"),
+    (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
+    (["strategy.init=merged", "fusion=ensemble"], "strategy.init=merged goes on from merged weights"),
+    (["finetune_samples=-1"], "finetune_samples must be a whole number, at least 0, got -1"),
+    (["launcher=horovod"], "merging is one process"),
     (["baselines=[derp]"], "baselines=derp does not exist"),
 ]  # fmt: skip
 
