@@ -37,10 +37,13 @@ def plain(config) -> dict:
     return {key: value for key, value in config.items() if key != "published"}
 
 
-def identity(config: dict) -> dict:
-    """The part of a configuration that decides a run's numbers; a buffer that is not used is no part of it."""
+def identity(config: dict, ranks: int | None = None) -> dict:
+    """The part of a configuration that decides a run's numbers; a buffer that is not used is no part of it.
+
+    `ranks`: with how many it was run; None: with those that are there, or that its launcher will start.
+    """
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    kept["ranks"] = world_size(config)
+    kept["ranks"] = world_size(config) if ranks is None else ranks
     # Workers decode alike however many there are; other loaders give other pixels.
     if kept.pop("loader")["name"] != "workers":
         kept["loader"] = config["loader"]["name"]
@@ -93,12 +96,6 @@ def check_writable(folder: Path) -> None:
             os.fsync(probe.fileno())
     except OSError as error:
         raise OSError(f"cannot write to {existing}: {error.strerror}; choose output=PATH") from error
-
-
-def by_number(path: Path) -> list:
-    """A key for sorting paths in which numbers count as numbers: seed2 comes before seed10."""
-    parts = [re.split(r"(\d+)", part) for part in path.parts]
-    return [[(int(word), "") if place % 2 else (0, word) for place, word in enumerate(part)] for part in parts]
 
 
 def _word(value) -> str:

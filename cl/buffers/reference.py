@@ -164,6 +164,9 @@ class ReferenceBuffer(ReplayBuffer):
     def close(self) -> None:
         self.columns, self.queue = {}, deque()
 
+    def abandon(self) -> None:
+        self.close()
+
     def _check(self, records: dict[str, torch.Tensor]) -> list[int]:
         """The labels, or ValueError."""
         check_columns(self.fields, records)

@@ -217,6 +217,19 @@ def test_what_was_received_outlives_the_buffer(make):
 # Records
 
 
+def test_an_abandoned_buffer_is_gone_and_what_was_received_stays(make):
+    buffer = make()
+    buffer.add(batch(range(10)))
+    records = draw_records(buffer, 10)
+    buffer.exit(ValueError, ValueError("on purpose"), None)
+    buffer.abandon()
+    assert torch.equal(records["x"], batch(records["id"].tolist())["x"])
+    buffer.close()
+    if isinstance(buffer, NativeBuffer):
+        with pytest.raises(ValueError, match="buffer is NULL"):
+            buffer.add(batch([1]))
+
+
 def test_fields_and_dtypes_come_back_intact(make):
     buffer = make()
     buffer.add(batch(range(100, 120)))
