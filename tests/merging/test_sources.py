@@ -202,6 +202,10 @@ def test_statistics_of_501_images_and_networks_whose_maps_have_one_pixel(compose
     assert content["unlabelled_samples"] == 501 + 2 * 250  # of the first task; equally many of both
 
 
+VIT = (
+    "backbone=timm", "backbone.model=vit_tiny_patch16_224", "+backbone.options.img_size=8",
+    "+backbone.options.patch_size=4", "+backbone.options.depth=1",
+)  # fmt: skip
 MISTAKES = [
     # runs
     (["run=/nope"], "run=/nope is not the folder of a finished run"),
@@ -256,8 +260,8 @@ MISTAKES = [
     (["checkpoints=[{a},{wide}]", "fusion=ot", "fusion.anchor=widest"], "give backbone the widths of the anchor"),
     (["checkpoints=[{wide},{a}]", "fusion=ot"], "give backbone the widths of the anchor"),
     (["checkpoints=[{a},{deep}]", "fusion=ot"], "deep.pt has fc3.weight"),
-    (["fusion=ot", "backbone=timm", "backbone.model=test_vit"], "neurons cannot be aligned through|does not take"),
-    (["fusion=rebasin", "backbone=timm", "backbone.model=test_vit", "+backbone.options.img_size=8"], "not"),
+    (["fusion=ot", *VIT], r"neurons cannot be aligned through patch_embed \(flatten\)"),
+    (["fusion=rebasin", *VIT], r"neurons cannot be aligned through patch_embed \(flatten\)"),
     (["fusion=regmean", "backbone=timm", "backbone.model=test_nfnet"], r"which stem.conv1 \(ScaledStdConv2d\)"),
     (["fusion=ensemble", "running=true"], "running=true goes on from merged weights, and fusion=ensemble has none"),
     (["fusion=ensemble", "finetune_samples=10"], "finetune_samples=10 trains merged weights"),
