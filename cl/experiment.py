@@ -316,7 +316,10 @@ def _train(
             row, known_row = evaluator(model, strategy.classifier())
             history.add(row, known_row)
             history.eval_seconds += time.perf_counter() - started
-            parts.logger.log({"stage": stage, **{f"{measure}/task_{j:02d}": value for j, value in enumerate(row)}})
+            digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
+            parts.logger.log(
+                {"stage": stage, **{f"{measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}}
+            )
             if comm.is_main:
                 about = {"tasks": parts.stages[stage], history.measure: row, "config": config}
                 checkpoint.save_task(folder, stage, model, about)

@@ -30,7 +30,6 @@ from cl.updater import Updater
 from merging import batch_norm
 from merging.fusion import State
 
-BATCH = 500  # images at a time for batch-norm statistics
 FIRST_STAGE = 1000  # streams of random numbers that no task has
 
 
@@ -163,7 +162,7 @@ class Workshop:
         key = tuple(tasks)
         if key not in self._settling:  # the same images for every network
             self._settling[key] = self.images(tasks, self.batch_norm_samples)
-        batch_norm.recompute(network, self._settling[key].split(BATCH))
+        batch_norm.recompute(network, self._settling[key])
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
