@@ -3,6 +3,7 @@
 Each function returns a module that maps images [B, C, H, W] to logits [B, num_outputs].
 """
 
+import contextlib
 import copy
 import difflib
 from collections import OrderedDict
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from cl import weights
 
 
 def mlp(
@@ -32,8 +35,8 @@ def mlp(
             layers[f"relu{i + 1}"] = nn.ReLU()
     network = nn.Sequential(layers)
     if init == "xavier":
-        for name, weights in network.named_parameters():
-            nn.init.zeros_(weights) if name.endswith("bias") else nn.init.xavier_uniform_(weights)
+        for name, weight in network.named_parameters():
+            nn.init.zeros_(weight) if name.endswith("bias") else nn.init.xavier_uniform_(weight)
     return network
 
 
@@ -107,7 +110,7 @@ def _timm(sample_shape: tuple[int, int, int], num_outputs: int, model: str, opti
 
 
 def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = ()) -> None:
-    """Fill a timm network from a file: a state dict, or a checkpoint of timm or remerge with one in it.
+    """Fill a timm network from a file, in any form that `cl.weights` reads.
 
     The classifier (and what starts with a prefix in `replaceable`) is taken where its shape fits and else stays as it
     is; the first convolution is adapted to another number of channels, as timm does. Everything else has to be there.
@@ -115,39 +118,18 @@ def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = 
     """
     from timm.models import adapt_input_conv
 
-    if not path.is_file():
-        raise FileNotFoundError(f"backbone.pretrained={path} is not a file; null starts from random weights")
-    weights, own = _read_weights(path), network.state_dict()
-    first = network.default_cfg["first_conv"]
-    for name in [f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)]:
-        if name in weights and name in own and weights[name].shape[0] == own[name].shape[0]:
-            if weights[name].shape[1] != own[name].shape[1]:
-                weights[name] = adapt_input_conv(own[name].shape[1], weights[name])
+    what = f"backbone.pretrained={path}"
+    own = network.state_dict()
     classifier = network.default_cfg["classifier"] or ()
     replaceable += tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    fits = {name for name, value in own.items() if name in weights and weights[name].shape == value.shape}
-    unfit = [name for name in {**own, **weights} if name not in fits and not name.startswith(replaceable)]
-    if unfit:
-        raise ValueError(
-            f"{path} holds the weights of another network: {len(unfit)} tensors are there or here only or differ in "
-            f"shape, {unfit[0]} first"
-        )
-    network.load_state_dict({name: weights[name] for name in fits}, strict=False)
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model"):
-            content = content.get(key, content)
-    except Exception as error:  # torch and safetensors have no common type for a file that is none of theirs
-        raise ValueError(f"backbone.pretrained={path} holds no weights: {error}") from error
-    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    found = weights.unprefixed(weights.read(path, what)[0], own, what, replaceable)
+    first = network.default_cfg["first_conv"]
+    for name in [f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)]:
+        if name in found and name in own and found[name].shape[0] == own[name].shape[0]:
+            if found[name].shape[1] != own[name].shape[1]:
+                with contextlib.suppress(NotImplementedError, AssertionError):  # then it does not fit, which is said
+                    found[name] = adapt_input_conv(own[name].shape[1], found[name])
+    network.load_state_dict(weights.fit(found, own, what, replaceable))
 
 
 def mixes_samples(network: nn.Module) -> bool:

@@ -8,11 +8,12 @@ Every file is written whole or not at all, and resume.pt last: a run that is kil
 task whose files are complete, with the same numbers as if it had not been killed.
 """
 
+import re
 from pathlib import Path
 
-import torch
 from torch import nn
 
+from cl import weights
 from cl.atomic import save_tensors
 from cl.buffers.base import ReplayBuffer
 from cl.comm import Comm
@@ -26,10 +27,16 @@ def task_file(folder: Path, stage: int) -> Path:
     return folder / f"task_{stage:02d}.pt"
 
 
+def task_files(folder: Path) -> dict[int, Path]:
+    """The files of the networks in a folder by their stage, in its order, whatever its number of digits."""
+    numbers = {path: re.fullmatch(r"task_(\d+)", path.stem) for path in folder.glob("task_*.pt")}
+    return dict(sorted((int(match.group(1)), path) for path, match in numbers.items() if match is not None))
+
+
 def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
     """The network after a stage of training, on the CPU, with readable metadata."""
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    save_tensors(task_file(folder, stage), {"model": weights, "stage": stage, **about})
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    save_tensors(task_file(folder, stage), {"model": state, "stage": stage, **about})
 
 
 def save_resume(
@@ -62,8 +69,8 @@ def load_resume(
     """
     found = None
     if comm.is_main and (folder / "resume.pt").is_file():
-        state = torch.load(folder / "resume.pt", map_location="cpu", weights_only=True)
-        task = torch.load(task_file(folder, state["stage"]), map_location="cpu", weights_only=True)
+        state = weights.load(folder / "resume.pt")
+        task = weights.load(task_file(folder, state["stage"]))
         found = state | {"model": task["model"]}
     found = comm.broadcast(found)
     if found is None:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,11 @@ class Components:
     updater: Updater
     fewest_samples: int  # that a batch must have in training
 
+    def close(self) -> None:
+        """End what was opened; after an error as well."""
+        self.loader.close()
+        self.logger.close()
+
 
 def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     """Train what the configuration (OmegaConf) describes, or go on with it; returns the run's folder.
@@ -78,35 +84,37 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     folder = run_folder(config)
     parts = compose(config)
     comm = parts.comm
-    if comm.size > 1:
-        finished = comm.broadcast(finished_run(settings) if comm.is_main else None)
-        if finished is not None:
-            return finished
-    if comm.is_main:
-        check_writable(folder)
+    with ExitStack() as opened:
+        opened.callback(parts.close)
+        if comm.size > 1:
+            finished = comm.broadcast(finished_run(settings) if comm.is_main else None)
+            if finished is not None:
+                return finished
+        if comm.is_main:
+            check_writable(folder)
 
-    tasks, num_training = load_tasks(config, parts)
-    buffer, capacity = equip(config, parts, num_training)
-    evaluator, foreign = make_evaluator(config, parts, tasks)
-    if config["overwrite"] and comm.is_main:
-        checkpoint.clear(folder, everything=True)
-    if parts.strategy.needs_start and make_start is None:
-        raise ValueError(parts.strategy.needs_start)
-    start = make_start(parts, tasks, foreign, folder) if parts.strategy.needs_start else None
-    history = _train(config, folder, parts, tasks, buffer, evaluator, start)
-    memory = _memory(parts.strategy, buffer, capacity, comm)
-    if comm.is_main:
-        content = _results(config, parts, memory, history)
-        plots.draw_run(folder, content, config["pictures"])
-        if parts.scenario.targets:
-            title = f"{config['strategy']['name']}, after the last of {len(parts.stages)} stages"
-            reconstructions.draw(folder, parts.model, evaluator, title, config["pictures"])
-        results.write_json(folder / "results.json", content)
-        checkpoint.clear(folder, everything=False)
-        parts.logger.finish(content)
-    if buffer is not None:
-        buffer.close()
-    parts.loader.close()
+        tasks, num_training = load_tasks(config, parts)
+        buffer, capacity = make_buffer(config, parts, num_training)
+        if buffer is not None:
+            opened.push(buffer.exit)
+        equip(config, parts, buffer, capacity)
+        evaluator, foreign = make_evaluator(config, parts, tasks)
+        if config["overwrite"] and comm.is_main:
+            checkpoint.clear(folder, everything=True)
+        if parts.strategy.needs_start and make_start is None:
+            raise ValueError(parts.strategy.needs_start)
+        start = make_start(parts, tasks, foreign, folder) if parts.strategy.needs_start else None
+        history = _train(config, folder, parts, tasks, buffer, evaluator, start)
+        memory = _memory(parts.strategy, buffer, capacity, comm)
+        if comm.is_main:
+            content = _results(config, parts, memory, history)
+            plots.draw_run(folder, content, config["pictures"])
+            if parts.scenario.targets:
+                title = f"{config['strategy']['name']}, after the last of {len(parts.stages)} stages"
+                reconstructions.draw(folder, parts.model, evaluator, title, config["pictures"])
+            results.write_json(folder / "results.json", content)
+            checkpoint.clear(folder, everything=False)
+            parts.logger.finish(content)
     return folder
 
 
@@ -129,6 +137,11 @@ def compose(config: dict) -> Components:
             f"has targets to compute ({', '.join(scenario.targets)})"
         )
     strategy.check(scenario, config["buffer"])
+    if strategy.keeps_weights and config["model_state"] == "reset":
+        raise ValueError(
+            f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
+            "the initial ones: leave out one of them"
+        )
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"],
@@ -191,10 +204,30 @@ def load_tasks(config: dict, parts: Components) -> tuple[Tasks, int]:
     return parts.scenario.split(train, test, config["seed"]), len(train)
 
 
-def equip(config: dict, parts: Components, num_training: int) -> tuple[ReplayBuffer | None, int | None]:
-    """Hand the strategy what it works on; returns the memory and its capacity, None for a strategy without."""
-    capacity = _capacity(config, parts, num_training)
-    buffer = _buffer(config, parts, capacity) if parts.strategy.uses_buffer else None
+def make_buffer(config: dict, parts: Components, num_training: int) -> tuple[ReplayBuffer | None, int | None]:
+    """The replay memory, and how many samples may be stored on all ranks together; None for a strategy without."""
+    if not parts.strategy.uses_memory:
+        return None, None
+    capacity = total_capacity(config["buffer"]["capacity"], num_training, parts.scenario.num_labels)
+    if not parts.strategy.uses_buffer:
+        return None, capacity
+    dataset, scenario = parts.dataset, parts.scenario
+    buffer = build(
+        config["buffer"] | {"capacity": capacity},
+        "buffer",
+        fields=parts.strategy.fields(
+            dataset.sample_shape, scenario.output_shape, dataset.sample_dtype, scenario.targets
+        ),
+        num_classes=scenario.num_labels,
+        seed=config["seed"],
+        device=parts.device,
+        comm=parts.comm,
+    )
+    return buffer, capacity
+
+
+def equip(config: dict, parts: Components, buffer: ReplayBuffer | None, capacity: int | None) -> None:
+    """Hand the strategy what it works on: the memory and its capacity (None for a strategy without) and all else."""
     foreign = _foreign_outputs(parts.scenario, parts.device) if parts.scenario.task_known else None
     parts.strategy.setup(
         model=parts.model,
@@ -212,7 +245,6 @@ def equip(config: dict, parts: Components, num_training: int) -> tuple[ReplayBuf
         objective=_objective(parts, foreign),
         fewest_samples=parts.fewest_samples,
     )
-    return buffer, capacity
 
 
 def make_evaluator(config: dict, parts: Components, tasks: Tasks) -> tuple[Evaluator, torch.Tensor | None]:
@@ -274,12 +306,13 @@ def _train(
     model.train()
     try:
         for stage in range(first, len(parts.stages)):
+            samples = tasks.training(parts.stages[stage]).to(parts.device)
+            strategy.before_task(stage, samples)
             if config["optimizer_state"] != "keep":
                 updater.load_state_dict(fresh_updater)
             if fresh_model is not None:
                 model.load_state_dict(fresh_model)
-            samples = tasks.training(parts.stages[stage]).to(parts.device)
-            strategy.before_task(stage, samples)
+            strategy.start_task(stage)
             if start is not None:
                 model.load_state_dict(start(stage, history))
             training_set = strategy.training_set(stage, samples)
@@ -292,7 +325,10 @@ def _train(
             row, known_row = evaluator(model, strategy.classifier())
             history.add(row, known_row)
             history.eval_seconds += time.perf_counter() - started
-            parts.logger.log({"stage": stage, **{f"{measure}/task_{j:02d}": value for j, value in enumerate(row)}})
+            digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
+            parts.logger.log(
+                {"stage": stage, **{f"{measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}}
+            )
             if comm.is_main:
                 about = {"tasks": parts.stages[stage], history.measure: row, "config": config}
                 checkpoint.save_task(folder, stage, model, about)
@@ -350,28 +386,6 @@ def _results(config: dict, parts: Components, memory: dict, history: History) ->
         "versions": results.versions(),
         "config": config,
     }
-
-
-def _capacity(config: dict, parts: Components, num_training: int) -> int | None:
-    """How many samples may be stored on all ranks together; None for a strategy that stores none."""
-    if not parts.strategy.uses_memory:
-        return None
-    return total_capacity(config["buffer"]["capacity"], num_training, parts.scenario.num_labels)
-
-
-def _buffer(config: dict, parts: Components, capacity: int) -> ReplayBuffer:
-    dataset, scenario = parts.dataset, parts.scenario
-    return build(
-        config["buffer"] | {"capacity": capacity},
-        "buffer",
-        fields=parts.strategy.fields(
-            dataset.sample_shape, scenario.output_shape, dataset.sample_dtype, scenario.targets
-        ),
-        num_classes=scenario.num_labels,
-        seed=config["seed"],
-        device=parts.device,
-        comm=parts.comm,
-    )
 
 
 def _foreign_outputs(scenario: Scenario, device: torch.device) -> torch.Tensor | None:

@@ -16,6 +16,9 @@ class NoLogger:
     def finish(self, results: dict) -> None:
         """Called once, with the content of results.json."""
 
+    def close(self) -> None:
+        """Called last, whatever happened: ends what `start` began and `finish` did not end."""
+
 
 class WandbLogger(NoLogger):
     """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`)."""
@@ -26,6 +29,7 @@ class WandbLogger(NoLogger):
         if mode == "online" and not (os.environ.get("WANDB_API_KEY") or _has_login()):
             raise ValueError("logger.mode=online needs an account: run `wandb login`, or choose logger.mode=offline")
         self.options = {"project": project, "entity": entity, "mode": mode, "tags": tags}
+        self.run = None
 
     def start(self, folder: Path, config: dict) -> None:
         import wandb
@@ -44,7 +48,16 @@ class WandbLogger(NoLogger):
     def finish(self, results: dict) -> None:
         numbers = {key: value for key, value in results.items() if isinstance(value, (int, float))}
         self.run.summary.update(numbers)
-        self.run.finish()
+        self._end(exit_code=0)
+
+    def close(self) -> None:
+        # A run of wandb that is left open takes what the next job of a sweep logs.
+        if self.run is not None:
+            self._end(exit_code=1)
+
+    def _end(self, exit_code: int) -> None:
+        self.run.finish(exit_code)
+        self.run = None
 
 
 def _has_login() -> bool:

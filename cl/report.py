@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import os
+import re
 import statistics
 import sys
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cl import plots
 from cl.atomic import atomic_write
 from cl.metrics import ERROR_FORMULAS, FORMULAS
 from cl.published import Published
-from cl.run_folder import MERGE_KEYS
+from cl.run_folder import MERGE_KEYS, identity
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (
@@ -64,27 +65,49 @@ class Group:
 def load(paths: list[Path]) -> list[Group]:
     """The groups of all results at or below the paths, in order of first appearance.
 
-    Raises FileNotFoundError where there is none, and ValueError for a file that is not such a result.
+    A run that lies in several folders counts once. Raises FileNotFoundError where there is no run, ValueError for a
+    file that is no result and for two files of one run with different numbers.
     """
     files: list[Path] = []
     for path in paths:
-        found = [path] if path.is_file() else sorted(path.rglob("results.json"))
+        found = [path] if path.is_file() else sorted(path.rglob("results.json"), key=_by_number)
         if not found:
             raise FileNotFoundError(f"no results.json at or below {path}: give folders of finished runs")
-        files += [file for file in found if file not in files]
-    by_group: dict[str, list[dict]] = {}
+        files += found
+    by_group: dict[str, dict[int, tuple[dict, Path]]] = {}  # of each seed the run, and where it was found first
     for file in files:
         try:
             run = json.loads(file.read_text())
             for each in (*_models_alone(run), run):
-                of_group = by_group.setdefault(each["kind"] + each["group"], [])
-                if run is each or each["seed"] not in {other["seed"] for other in of_group}:
-                    of_group.append(each)
+                found, where = by_group.setdefault(each["kind"] + each["group"], {}).setdefault(
+                    each["seed"], (each, file)
+                )
+                if _numbers(found) != _numbers(each):
+                    raise TwoResults(
+                        f"{where} and {file} are the same run (seed {each['seed']} of the same configuration) with "
+                        "different numbers: give the folder of the one that is to be counted"
+                    )
+        except TwoResults:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error
-    groups = [Group(runs, _about(runs[0])) for runs in by_group.values()]
+    groups = [Group(runs, _about(runs[0])) for runs in ([run for run, _ in of.values()] for of in by_group.values())]
     _add_what_differs(groups)
     return groups
+
+
+class TwoResults(ValueError):
+    """The same run twice, with different numbers."""
+
+
+def _numbers(run: dict) -> tuple:
+    """What is equal in two files of one run."""
+    return tuple(run.get(key) for key in ("accuracy_matrix", "error_matrix", "average_accuracy", "average_error"))
+
+
+def _by_number(path: Path) -> list:
+    """Sorts seed2 before seed10."""
+    return [[int(word) if word.isdigit() else word for word in re.split(r"(\d+)", part)] for part in path.parts]
 
 
 def _models_alone(run: dict) -> list[dict]:
@@ -93,7 +116,7 @@ def _models_alone(run: dict) -> list[dict]:
     names = [f"network {number} alone" for number in range(1, len(values) + 1)]
     if len(values) > MODELS_SHOWN:
         names, values = [f"a network alone (mean of {len(values)})"], [sum(values) / len(values)]
-    told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed")}
+    told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "world_size")}
     told["config"] = {key: value for key, value in run["config"].items() if key not in MERGE_KEYS}
     return [
         told | {
@@ -118,17 +141,18 @@ def _add_what_differs(groups: list[Group]) -> None:
     for same in alike.values():
         if len(same) == 1:
             continue
-        settings = [dict(_flat(group.runs[0]["config"])) for group in same]
-        keys = sorted(key for key in set().union(*settings) if _tells_apart(key))
+        settings = [_settings(group.runs[0]) for group in same]
+        keys = sorted(set().union(*settings))
         differ = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings}) > 1]
         for group, setting in zip(same, settings):
             group.label["with"] = " ".join(f"{key}={setting[key]}" for key in differ if key in setting)
 
 
-def _tells_apart(key: str) -> bool:
-    """Not what says nothing about the numbers, or says what another key says as well."""
-    first, last = key.split(".")[0], key.split(".")[-1]
-    return first not in ("output", "logger", "baselines", "protocol") and last not in ("seed", "_target_")
+def _settings(run: dict) -> dict:
+    """The keys and values that name a run's configuration, without those that say what another key says as well."""
+    kept = identity(run["config"], run["world_size"])
+    settings = dict(_flat({key: value for key, value in kept.items() if key not in ("baselines", "protocol")}))
+    return {key: value for key, value in settings.items() if key.split(".")[-1] not in ("seed", "_target_")}
 
 
 def _flat(node: dict, prefix: str = ""):
@@ -246,7 +270,11 @@ def main() -> None:
     """Entry point of `python -m cl.report`."""
     parser = argparse.ArgumentParser(prog="python -m cl.report", description="tables and plots of finished runs")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, or results.json files")
-    parser.add_argument("--output", type=Path, help="folder for the report (default: the common folder of the paths)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for the report (default: the one path that is given, else the current folder)",
+    )
     parser.add_argument("--published", type=Path, help="file with published figures, to stand beside these")
     parser.add_argument("--format", default="png", choices=plots.FORMATS, help="of the plot (default: png)")
     arguments = parser.parse_args()
@@ -256,7 +284,7 @@ def main() -> None:
         if len(measures) > 1:
             raise ValueError("some of these runs measure an accuracy and others an error: make a report of each kind")
         published = None if arguments.published is None else Published.read(arguments.published)
-        output = arguments.output or Path(os.path.commonpath([path.absolute() for path in arguments.paths]))
+        output = arguments.output or (arguments.paths[0] if len(arguments.paths) == 1 else Path())
         output = output.parent if output.is_file() else output
         for name, text in (("report.md", as_markdown(groups, published)), ("report.csv", as_csv(groups))):
             with atomic_write(output / name, "w") as file:

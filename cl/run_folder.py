@@ -37,10 +37,13 @@ def plain(config) -> dict:
     return {key: value for key, value in config.items() if key != "published"}
 
 
-def identity(config: dict) -> dict:
-    """The part of a configuration that decides a run's numbers; a buffer that is not used is no part of it."""
+def identity(config: dict, ranks: int | None = None) -> dict:
+    """The part of a configuration that decides a run's numbers; a buffer that is not used is no part of it.
+
+    `ranks`: with how many it was run; None: with those that are there, or that its launcher will start.
+    """
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    kept["ranks"] = world_size(config)
+    kept["ranks"] = world_size(config) if ranks is None else ranks
     # Workers decode alike however many there are; other loaders give other pixels.
     if kept.pop("loader")["name"] != "workers":
         kept["loader"] = config["loader"]["name"]

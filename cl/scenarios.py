@@ -305,8 +305,7 @@ class InstanceIncremental(Scenario):
             if len(split) < self.num_tasks:
                 raise ValueError(f"scenario.num_tasks={self.num_tasks}, but there are only {len(split)} {name} samples")
             # continuum's own split neither shuffles nor uses its seed, so it is given the task of every sample.
-            shuffled = seeding.generator(seed, f"instance {name}").permutation(len(split))
-            by_class = shuffled[np.argsort(split.y.numpy()[shuffled], kind="stable")]
+            by_class = _by_class(split.y.numpy(), seeding.generator(seed, f"instance {name}").permutation(len(split)))
             task_of = np.empty(len(split), dtype=np.int64)
             task_of[by_class] = np.arange(len(split)) % self.num_tasks
             parts.append(_parts(split, ContinuumInstanceIncremental, task_of))
@@ -316,8 +315,8 @@ class InstanceIncremental(Scenario):
 class Skewed(Scenario):
     """Two tasks of unequal size: the first has one class whole and a share of the others, the second the rest.
 
-    `first_share` of the samples of the other classes together, in the order of the file, belongs to the first task, and
-    so do all of `whole_class`; with None no class is special. Both are tested on the whole test split.
+    `first_share` of the samples of each other class (to within one sample), drawn by the seed, belongs to the first
+    task, and so do all of `whole_class`; with None no class is special. Both are tested on the whole test split.
     """
 
     def __init__(self, num_tasks: int, whole_class: int | None, first_share: float, concatenate: bool = False):
@@ -338,14 +337,21 @@ class Skewed(Scenario):
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
         labels = train.y.numpy()
         whole = labels == self.whole_class if self.whole_class is not None else np.zeros(len(labels), dtype=bool)
-        others = np.flatnonzero(~whole)
+        others = _by_class(labels, seeding.generator(seed, "skewed").permutation(np.flatnonzero(~whole)))
         count = int(self.first_share * len(others))
         if not 0 < count < len(others):
             raise ValueError(f"scenario.first_share={self.first_share} of {len(others)} samples leaves a task empty")
-        first = np.sort(np.concatenate([np.flatnonzero(whole), others[:count]]))
-        parts = [Part(indices, labels[indices]) for indices in (first, others[count:])]
+        # The order of the files may be that of the classes, so the share is spread evenly over samples sorted by class.
+        chosen = np.diff(np.arange(len(others) + 1) * count // len(others)) == 1
+        first = np.sort(np.concatenate([np.flatnonzero(whole), others[chosen]]))
+        parts = [Part(indices, labels[indices]) for indices in (first, np.sort(others[~chosen]))]
         everything = Part(np.arange(len(test)), test.y.numpy())
         return Tasks(train, test, parts, [everything, everything], [None, None])
+
+
+def _by_class(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Indices into labels, those of a class together, within it in the order that they had."""
+    return indices[np.argsort(labels[indices], kind="stable")]
 
 
 def _parts(split: Split, make_scenario, task_of: np.ndarray | None = None) -> list[Part]:

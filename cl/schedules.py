@@ -67,6 +67,30 @@ class Cosine(Schedule):
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
 
 
+class WarmRestarts(Schedule):
+    """Half a cosine from 1 to `final`, over and over (Loshchilov & Hutter 2017, eq. 5), after the warm-up.
+
+    `first`: the length of the first one, a share below 1 or a number of epochs; each further one is `growth` times as
+    long as the one before.
+    """
+
+    def __init__(self, first: float = 1, growth: float = 2.0, final: float = 0.0, warmup: float = 0.0):
+        super().__init__(warmup)
+        if first <= 0:
+            raise ValueError(f"schedule.first must be a share above 0 or a number of epochs, got {first}")
+        if growth < 1:
+            raise ValueError(f"schedule.growth must be at least 1, got {growth}")
+        if not 0 <= final <= 1:
+            raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
+        self.first, self.growth, self.final = first, growth, final
+
+    def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
+        place, length = progress - min(share(self.warmup, epochs), progress), share(self.first, epochs)
+        while place >= length - TINY / steps:
+            place, length = place - length, length * self.growth
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * max(0.0, place) / length)) / 2
+
+
 class Linear(Schedule):
     """1 until `start`, then linearly to `final` at `end`, both shares (Garipov et al. 2018, A.1)."""
 

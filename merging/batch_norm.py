@@ -1,9 +1,38 @@
 """Batch-norm statistics of a merged network, taken anew from data (Jordan et al. 2023, REPAIR, section 3)."""
 
-from collections.abc import Iterable
+import math
 
 import torch
 from torch import nn
+
+from merging.fusion import widened
+
+BATCH = 500  # images at a time, at most
+
+
+class _Moments:
+    """Mean and variance of everything that enters a layer, per channel, over all batches together."""
+
+    def __init__(self, layer: nn.Module):
+        self.layer, self.count = layer, 0
+
+    def see(self, _, given: tuple[torch.Tensor, ...]) -> None:
+        values = widened(given[0].detach().transpose(0, 1).flatten(1))
+        variance, mean = (each.cpu().double() for each in torch.var_mean(values, 1, correction=0))
+        count, before = values.shape[1], self.count
+        self.count += count
+        if not before:
+            self.mean, self.squares = mean, variance * count
+            return
+        step = mean - self.mean
+        self.mean = self.mean + step * (count / self.count)
+        self.squares = self.squares + variance * count + step.square() * (before * count / self.count)
+
+    def settle(self) -> None:
+        """Make them the layer's; a layer that nothing entered keeps what it has."""
+        if self.count:
+            self.layer.running_mean.copy_(self.mean)
+            self.layer.running_var.copy_(self.squares / (self.count - 1))  # unbiased, as in training
 
 
 def has_statistics(network: nn.Module) -> bool:
@@ -12,28 +41,37 @@ def has_statistics(network: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def recompute(network: nn.Module, batches: Iterable[torch.Tensor]) -> int:
-    """Replace running means and variances by those over batches of images; returns how many images that took.
+def recompute(network: nn.Module, images: torch.Tensor, batch: int = BATCH) -> int:
+    """Replace running means and variances by those over all images; returns how many that took.
 
-    None where no layer has such statistics. Every batch counts the same.
+    None where no layer has such statistics. As in training, each layer normalises a batch by the batch's own
+    statistics; batches are of equal size but for one image, `batch` at most. What else differs in training (dropout) is
+    off. Raises ValueError where there is but one value per channel.
     """
     layers = _layers(network)
     if not layers:
         return 0
-    momenta = [layer.momentum for layer in layers]
+    moments = [_Moments(layer) for layer in layers]
+    handles = [each.layer.register_forward_pre_hook(each.see) for each in moments]
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
     for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over batches
-    was_training = network.training
-    network.train()
-    count = 0
-    for images in batches:
-        network(images)
-        count += len(images)
-    network.train(was_training)
-    for layer, momentum in zip(layers, momenta):
-        layer.momentum = momentum
-    return count
+        layer.train()
+    try:
+        for part in images.tensor_split(math.ceil(len(images) / batch)):
+            network(part)
+    except ValueError as error:  # torch's, of a channel with one value
+        if len(images) > 1:
+            raise
+        raise ValueError("batch-norm statistics need two images or more, got 1: raise batch_norm_samples") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    for each in moments:
+        each.settle()
+    return len(images)
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:

@@ -132,8 +132,11 @@ class CurveFinding(WeightFusion):
 
     Merged is w(`at`), or with "best" the point with the lowest loss on a share `held_out` of these samples, which is
     not trained on. The last curve is measured at `points` values of t on up to `samples` training and all test samples,
-    and with `plane` > 0 the loss around it on a grid.
+    and with `plane` > 0 the loss around it on a grid. One model at a time is the same, but that only one curve is
+    trained for each.
     """
+
+    uses_weights, needs_tasks = False, True
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 import torch
 
-from cl.strategies.ewc import LABELS
+from cl.strategies.fisher import LABELS
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 
@@ -10,8 +10,11 @@ class Fisher(WeightFusion):
     """sum_i w_i F_i theta_i / sum_i w_i F_i, F_i the diagonal Fisher information of model i on its own task.
 
     `samples_per_task` training samples (None: all), with `labels` as in EWC: "sampled" from the model's own prediction,
-    "true", or the expectation over "all". Where no model has any information it is the plain mean.
+    "empirical", or the expectation over "all". Where no model has any information it is the plain mean. One model at a
+    time, what was merged so far counts as a model of all its tasks.
     """
+
+    needs_tasks = True
 
     def __init__(self, samples_per_task: int | None = None, labels: str = "all"):
         if labels not in LABELS:

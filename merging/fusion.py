@@ -8,7 +8,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -36,6 +36,8 @@ class Models:
     names: Sequence[str] = ()  # of the models, for errors
     tasks: Sequence[Sequence[int]] = ()  # that each model was trained on; by default model i on task i
     unequal_widths: bool = False
+    merged: int = 0  # where models come one at a time: how many the first state is the merge of; 0: it is a model
+    carried: dict[str, float] = field(default_factory=dict)  # what a method writes there for its next call
 
     def __post_init__(self):
         names = self.names or [f"model {i}" for i in range(len(self.states))]
@@ -62,10 +64,7 @@ class Models:
     def need_initial(self, method: str) -> State:
         """The common init; raises ValueError where there is none."""
         if self.initial is None:
-            raise ValueError(
-                f"fusion={method} works on what each model has moved from a common init, and these have none: "
-                "train them with strategy.init=shared"
-            )
+            raise ValueError(no_initial(method))
         return self.initial
 
 
@@ -122,6 +121,16 @@ class Fusion(ABC):
     """Options are constructor arguments."""
 
     unequal_widths = False  # whether the models' layers may differ in width
+    uses_weights = True  # whether the models' weights have a say
+    needs_initial = False  # whether it works on what each model has moved from a common init
+    needs_tasks = False  # whether it uses data of the task that each model was trained on
+    most_models: int | None = None  # that it merges at once
+
+    def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
+        """Raise ValueError that names the layer for an architecture that the method cannot merge."""
+
+    def check_shapes(self, network: nn.Module, sample_shape: tuple[int, ...], states: Sequence[State]) -> None:
+        """Raise ValueError for models whose merge does not fit the network; only where `unequal_widths` are allowed."""
 
     @abstractmethod
     def network(self, models: Models, context: Context) -> nn.Module:
@@ -137,12 +146,6 @@ class WeightFusion(Fusion):
 
     def network(self, models: Models, context: Context) -> nn.Module:
         network, merged = copy.deepcopy(context.network), self(models, context)
-        for name, value in network.state_dict().items():
-            if value.shape != merged[name].shape:
-                raise ValueError(
-                    f"the merged network has {tuple(merged[name].shape)} in {name}, the configured backbone "
-                    f"{tuple(value.shape)}: give backbone the widths of the anchor, or another fusion.anchor"
-                )
         network.load_state_dict(merged)
         return network
 
@@ -170,6 +173,22 @@ class EntryFusion(WeightFusion):
                 start = parts.pop() if models.initial is not None else None
                 block.copy_(rule(start, parts))
         return {name: merged[name] for name in models.states[0]}
+
+
+def no_initial(method: str) -> str:
+    """What to say where a method lacks the common init."""
+    return (
+        f"fusion={method} works on what each model has moved from a common init, and these have none: train them with "
+        "strategy.init=shared, or give the init of files with initial=FILE"
+    )
+
+
+def unscaled(models: Models, scale: float) -> list[float]:
+    """What each task vector is multiplied with before a method that scales the merged one by `scale`.
+
+    One that was merged before has been scaled already, and that counts once.
+    """
+    return [1 / scale if models.merged and scale and not number else 1.0 for number in range(len(models.states))]
 
 
 def blocks(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:

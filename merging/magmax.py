@@ -2,20 +2,28 @@
 
 import torch
 
-from merging.fusion import EntryFusion, Models
+from merging.fusion import EntryFusion, Models, unscaled
 
 
 class Magmax(EntryFusion):
-    """theta_0 + scale times, entry by entry, the task vector of largest magnitude."""
+    """theta_0 + scale times, entry by entry, the task vector of largest magnitude.
+
+    One model at a time it is the same: the largest so far is compared with the next.
+    """
+
+    uses_weights, needs_initial = False, True
 
     def __init__(self, scale: float = 1.0):
         self.scale = scale
 
     def rule(self, models: Models):
         models.need_initial("magmax")
+        factor, *_ = unscaled(models, self.scale)
 
         def merge(start: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
             largest = parts[0] - start
+            if factor != 1:
+                largest = largest * factor
             for part in parts[1:]:
                 moved = part - start
                 largest = torch.where(moved.abs() > largest.abs(), moved, largest)

@@ -1,10 +1,12 @@
 """Fusion by optimal transport (Singh & Jaggi 2020, Model Fusion via Optimal Transport), with POT."""
 
 import warnings
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
 import torch
+from torch import nn
 
 from merging.alignment import Plan, apply_plans, check_widths, sweep
 from merging.fusion import Context, Models, State, WeightFusion, mean_state, widened
@@ -57,7 +59,7 @@ class Ot(WeightFusion):
         images = None
         if self.cost == "activations":
             images = context.images(sorted(set(chain(*models.tasks))), self.samples)
-        anchor = self.first_anchor(models, context)
+        anchor = context.new_network(0) if self.anchor == "random" else self.chosen(models.states)
         for name, state in zip(models.names, models.states):
             check_widths(anchor, state, structure, ("the anchor", name))
         for _ in range(self.rounds if self.anchor == "barycentre" else 1):
@@ -68,12 +70,27 @@ class Ot(WeightFusion):
             anchor = merged
         return merged
 
-    def first_anchor(self, models: Models, context: Context) -> State:
-        if self.anchor == "random":
-            return context.new_network(0)
+    def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
+        trace(network, sample_shape)
+
+    def check_shapes(self, network: nn.Module, sample_shape: tuple[int, ...], states: Sequence[State]) -> None:
+        own = network.state_dict()
+        anchor = own if self.anchor == "random" else self.chosen(states)
+        for name, value in own.items():
+            if value.shape != anchor[name].shape:
+                raise ValueError(
+                    f"the merged network has {tuple(anchor[name].shape)} in {name}, the configured backbone "
+                    f"{tuple(value.shape)}: give backbone the widths of the anchor, or another fusion.anchor"
+                )
+        structure = trace(network, sample_shape)
+        for number, state in enumerate(states, start=1):
+            check_widths(anchor, state, structure, ("the anchor", f"network {number}"))
+
+    def chosen(self, states: Sequence[State]) -> State:
+        """The model whose neurons are the first anchor."""
         if self.anchor == "widest":
-            return max(models.states, key=lambda state: sum(value.numel() for value in state.values()))
-        return models.states[0]
+            return max(states, key=lambda state: sum(value.numel() for value in state.values()))
+        return states[0]
 
     def align(
         self, structure: Structure, anchor: State, state: State, context: Context, images: torch.Tensor | None

@@ -2,6 +2,7 @@
 
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch import nn
 
 from cl import seeding
 from merging.alignment import Plan, apply_plans, rows, sweep
@@ -23,6 +24,9 @@ class Rebasin(WeightFusion):
         if max_sweeps < 1:
             raise ValueError(f"fusion.max_sweeps must be at least 1, got {max_sweeps}")
         self.max_sweeps, self.seed = max_sweeps, seed
+
+    def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
+        trace(network, sample_shape)
 
     def __call__(self, models: Models, context: Context) -> State:
         structure = trace(context.network, context.sample_shape)

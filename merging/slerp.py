@@ -8,10 +8,17 @@ PARALLEL = 1e-6  # radians, below which the arc is the straight line
 
 
 class Slerp(EntryFusion):
-    """sin((1-t) a)/sin(a) theta_1 + sin(t a)/sin(a) theta_2, a the angle between them, t the weight of the second."""
+    """sin((1-t) a)/sin(a) theta_1 + sin(t a)/sin(a) theta_2, a the angle between them, t the weight of the second.
+
+    More than two are merged one at a time: what was merged so far with the next.
+    """
+
+    most_models = 2
 
     def rule(self, models: Models):
-        if len(models.states) != 2:
+        if len(models.states) == 1:
+            return lambda start, parts: parts[0]
+        if len(models.states) > 2:
             raise ValueError(f"fusion=slerp merges two models, got {len(models.states)}")
         first, second = (flatten(state, models.parameters).double() for state in models.states)
         lengths = (first.norm() * second.norm()).item()

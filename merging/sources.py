@@ -1,71 +1,157 @@
 """Where the networks to merge come from: a run's folder, files, or a run that is trained for it."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from cl import checkpoint, weights
+from cl.experiment import Components
+from cl.scenarios import ClassIncremental
 from merging.fusion import State
+
+# Options of a scenario or data set that say nothing of what a sample is, or which task it belongs to.
+NO_MATTER = ("_target_", "name", "concatenate", "augment", "root", "cache", "download", "stream")
 
 
 @dataclass
 class Source:
-    """Networks, their names, how many samples each was trained on, and the results of the run that made them."""
+    """Networks in files, the tasks that each was trained on (None: not known), and the results of their run.
 
-    names: list[str]
-    states: list[State]
-    num_samples: list[int | None]
-    initial: State | None
-    results: dict | None
+    `states`: their weights, in order; of a source that was only looked at, tensors with a shape and no values.
+    `initial`: the network from which all were trained, if there is one; `num_samples` that each was trained on.
+    """
 
-    def add(self, name: str, state: State, num_samples: int) -> None:
-        self.names.append(name)
-        self.states.append(state)
-        self.num_samples.append(num_samples)
+    files: list[Path] = field(default_factory=list)
+    tasks: list[list[int] | None] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    num_samples: list[int] = field(default_factory=list)
+    initial: State | None = None
+    results: dict | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [str(file) for file in self.files]
 
     def to(self, device: torch.device) -> "Source":
-        def moved(state: State) -> State:
-            return {name: value.to(device) for name, value in state.items()}
-
-        initial = None if self.initial is None else moved(self.initial)
-        return replace(self, states=[moved(state) for state in self.states], initial=initial)
+        initial = None if self.initial is None else moved(self.initial, device)
+        return replace(self, states=[moved(state, device) for state in self.states], initial=initial)
 
 
-def from_run(folder: Path, config: dict) -> Source:
-    """The networks after each task of a finished run on the benchmark of a configuration.
+class Reader:
+    """Reads networks of the architecture, scenario and data set of a configuration, and names what differs."""
 
-    Raises FileNotFoundError for a folder that holds no finished run, ValueError for a run on another benchmark.
-    """
-    if not (folder / "results.json").is_file():
-        raise FileNotFoundError(f"run={folder} is not the folder of a finished run: there is no results.json in it")
-    files = sorted(folder.glob("task_*.pt"))
-    results = json.loads((folder / "results.json").read_text())
-    states = [read(file, config) for file in files]
-    return Source([str(file) for file in files], states, [None] * len(files), None, results)
+    def __init__(self, config: dict, parts: Components, free_widths: bool = False):
+        """`free_widths`: the widths of layers may differ from the network's."""
+        self.config, self.num_tasks, self.free_widths = config, parts.scenario.num_tasks, free_widths
+        self.own = moved(parts.model.state_dict(), torch.device("cpu"))
+        # Then another seed's tasks may be others. (That order of classes is the one random thing that is told apart.)
+        split_by_label = isinstance(parts.scenario, ClassIncremental) and parts.scenario.class_order != "random"
+        self.seed_matters = not split_by_label or parts.dataset.validation > 0
+
+    def read(self, path: Path, what: str | None = None) -> tuple[State, dict]:
+        """A network, and what its file says of it; what files of other programs say is not known to mean the same.
+
+        Raises FileNotFoundError or ValueError in which `what` names the file.
+        """
+        what = what or str(path)
+        found, about = weights.read(path, what)
+        about = about if _is_ours(about) else {}
+        if about:
+            self.check_alike(what, about["config"])
+        return weights.fit(found, self.own, what, free_widths=self.free_widths), about
+
+    def tasks(self, what: str, about: dict) -> list[int] | None:
+        """The tasks that a network was trained on, by what its file says."""
+        found = about.get("tasks")
+        if found and not 0 <= min(found) <= max(found) < self.num_tasks:
+            raise ValueError(
+                f"{what} was trained on task {max(found) + 1}, and scenario={self.config['scenario']['name']} has "
+                f"{self.num_tasks}"
+            )
+        return found
+
+    def check_alike(self, what: str, trained: dict) -> None:
+        """Raise ValueError where a network was trained on other samples or tasks than those of this configuration."""
+        for group in ("scenario", "dataset"):
+            theirs, ours = trained[group], self.config[group]
+            if theirs["name"] != ours["name"]:
+                raise ValueError(
+                    f"{what} was trained with {group}={theirs['name']}, but this is {group}={ours['name']}"
+                )
+            for key in ours:
+                if key not in NO_MATTER and theirs.get(key, ours[key]) != ours[key]:
+                    raise ValueError(
+                        f"{what} was trained with {group}.{key}={_word(theirs[key])}, but this is "
+                        f"{group}.{key}={_word(ours[key])}"
+                    )
+        theirs, ours = trained.get("seed", self.config["seed"]), self.config["seed"]
+        if self.seed_matters and theirs != ours:
+            raise ValueError(
+                f"{what} was trained with seed={theirs}, but this is seed={ours}: which samples belong to a task of "
+                f"scenario={self.config['scenario']['name']} depends on it"
+            )
+
+    def of_run(self, folder: Path, look: bool = False) -> Source:
+        """The networks after each stage of a finished run; with `look` without their values.
+
+        Raises FileNotFoundError for a folder that holds no finished run, ValueError for a run on another benchmark.
+        """
+        if not (folder / "results.json").is_file():
+            raise FileNotFoundError(f"run={folder} is not the folder of a finished run: there is no results.json in it")
+        try:
+            results = json.loads((folder / "results.json").read_text())
+            kind, trained = results["kind"], results["config"]
+            if not _is_ours(results):
+                raise TypeError(trained)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"run={folder}: results.json is not a result of remerge, or damaged") from error
+        if kind != "run":
+            raise ValueError(
+                f"run={folder} is the folder of a {kind}, not of a run of run.py; checkpoints=[FILE] is for that"
+            )
+        self.check_alike(f"run={folder}", trained)
+        files = checkpoint.task_files(folder)
+        if list(files) != list(range(max(1, len(files)))):
+            numbers = ", ".join(map(str, files)) or "none"
+            raise ValueError(f"run={folder} lacks networks: expected task_00.pt and on, without a gap, found {numbers}")
+        source = Source(results=results)
+        for stage, file in files.items():
+            state, about = self.read(file)
+            if about.get("stage", stage) != stage:
+                raise ValueError(f"{file} says that it is the network after stage {about['stage']}, its name {stage}")
+            self._add(source, file, state, self.tasks(str(file), about) or [stage], look)
+        return source
+
+    def of_files(self, paths: list, initial: str | None, look: bool = False) -> Source:
+        """Networks in files, and their common init if there is a file of it; with `look` without their values."""
+        if not paths:
+            raise ValueError("checkpoints=[] names no file: give one or more, or leave it out")
+        source = Source()
+        for path in map(Path, map(str, paths)):
+            state, about = self.read(path)
+            self._add(source, path, state, self.tasks(str(path), about), look)
+        if initial is not None:
+            source.initial, _ = self.read(Path(initial), f"initial={initial}")
+        return source
+
+    def _add(self, source: Source, file: Path, state: State, tasks: list[int] | None, look: bool) -> None:
+        source.files.append(file)
+        source.tasks.append(tasks)
+        source.states.append(moved(state, torch.device("meta")) if look else state)
 
 
-def from_files(paths: list[str], initial: str | None, config: dict) -> Source:
-    """Networks in files, and their common init if there is a file of it."""
-    start = None if initial is None else read(Path(initial), config)
-    return Source(list(paths), [read(Path(path), config) for path in paths], [None] * len(paths), start, None)
+def moved(state: State, device: torch.device) -> State:
+    return {name: value.to(device) for name, value in state.items()}
 
 
-def read(path: Path, config: dict) -> State:
-    """The state dict in a checkpoint of remerge.
+def _is_ours(about: dict) -> bool:
+    config = about.get("config")
+    return isinstance(config, dict) and all(
+        isinstance(config.get(group), dict) and "name" in config[group] for group in ("scenario", "dataset")
+    )
 
-    Raises ValueError for anything else, and for a network of another scenario or data set than the configuration's.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content["model"]
-        assert all(isinstance(value, torch.Tensor) for value in state.values())
-    except Exception as error:  # torch has no common type for a file that is none of its own
-        raise ValueError(f"{path} is not a checkpoint of remerge: {type(error).__name__}: {error}") from error
-    for group in ("scenario", "dataset"):
-        trained, wanted = content.get("config", config)[group]["name"], config[group]["name"]
-        if trained != wanted:
-            raise ValueError(f"{path} was trained with {group}={trained}, but this is {group}={wanted}")
-    return state
+
+def _word(value) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,10 +6,15 @@ from merging.fusion import EntryFusion, Models
 
 
 class TaskArithmetic(EntryFusion):
-    """tau_i is what model i has moved from the common init; `scale` None: the models' weights, so 1/n for each of n."""
+    """tau_i is what model i has moved from the common init; `scale` None: the models' weights, so 1/n for each of n.
+
+    One model at a time it is the same: scale tau_i is added to the sum so far.
+    """
+
+    needs_initial = True
 
     def __init__(self, scale: float | None = None):
-        self.scale = scale
+        self.scale, self.uses_weights = scale, scale is None
 
     def rule(self, models: Models):
         models.need_initial("task_arithmetic")
@@ -18,8 +23,10 @@ class TaskArithmetic(EntryFusion):
 
 
 def scales_of(models: Models, scale: float | None) -> list[float]:
-    """The factor of each task vector: `scale`, or its model's weight."""
-    return [weight if scale is None else scale for weight in models.weights]
+    """The factor of each task vector: `scale` (what was merged before has been scaled), or its model's weight."""
+    if scale is None:
+        return list(models.weights)
+    return [1.0 if models.merged and not number else scale for number in range(len(models.states))]
 
 
 def combine(moved: list[torch.Tensor], scales: list[float]) -> torch.Tensor:

@@ -2,15 +2,18 @@
 
 import torch
 
-from merging.fusion import EntryFusion, Models, flatten
+from merging.fusion import EntryFusion, Models, flatten, unscaled
 
 
 class Ties(EntryFusion):
     """theta_0 + scale times the mean, entry by entry, of the trimmed task vectors that have the elected sign.
 
     Of each task vector the `keep` % largest entries stay (over the whole network, section 4), with them those that are
-    as large as the smallest that stays. The sign with the larger sum of magnitudes is elected.
+    as large as the smallest that stays. The sign with the larger sum of magnitudes is elected. One model at a time it
+    is the merge of two: of what was merged so far (before `scale`) and the model.
     """
+
+    uses_weights, needs_initial = False, True
 
     def __init__(self, keep: float = 20.0, scale: float = 1.0):
         if not 0 < keep <= 100:
@@ -20,9 +23,10 @@ class Ties(EntryFusion):
     def rule(self, models: Models):
         start = flatten(models.need_initial("ties"), models.parameters)
         least = [smallest_kept(flatten(state, models.parameters).sub_(start), self.keep) for state in models.states]
+        factors = unscaled(models, self.scale)
 
         def merge(start: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
-            moved = [trim(part - start, limit) for part, limit in zip(parts, least)]
+            moved = [trim(part - start, limit) * factor for part, limit, factor in zip(parts, least, factors)]
             return start + self.scale * elect_and_merge(moved)
 
         return merge

@@ -30,7 +30,6 @@ from cl.updater import Updater
 from merging import batch_norm
 from merging.fusion import State
 
-BATCH = 500  # images at a time for batch-norm statistics
 FIRST_STAGE = 1000  # streams of random numbers that no task has
 
 
@@ -73,7 +72,7 @@ class Workshop:
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
         strategy.setup(network, updater, self.parts.transform, None, self.foreign_outputs, seed=self.config["seed"])
         samples = self.labelled(tasks, per_task)
-        if labels == "true":
+        if labels == "empirical":
             self.history.labelled_samples += len(samples)
         else:
             self.unlabelled_samples += len(samples)
@@ -164,7 +163,7 @@ class Workshop:
         key = tuple(tasks)
         if key not in self._settling:  # the same images for every network
             self._settling[key] = self.images(tasks, self.batch_norm_samples)
-        batch_norm.recompute(network, self._settling[key].split(BATCH))
+        batch_norm.recompute(network, self._settling[key])
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

@@ -1,9 +1,11 @@
 """Whole runs on the digits: results, repeatability, resuming, and which method is better than which."""
 
+import contextlib
 import csv
 import itertools
 import json
 import math
+import pkgutil
 import subprocess
 import sys
 
@@ -208,7 +210,7 @@ def test_every_strategy_trains_in_every_scenario_in_which_it_is_defined(compose_
         return
     content = results_of(config)
     assert content["learning_accuracy"] > 1.2 * (0.5 if scenario in ("domain5", "task5") else 0.1)
-    assert (content["buffer_bytes"] > 0) == (content["buffer_capacity"] is not None)
+    assert (content["buffer_bytes"] > 0) == (content["buffer_capacity"] is not None or strategy in ("ewc", "si"))
 
 
 def test_weights_can_be_reset_before_each_task(compose_config):
@@ -326,6 +328,68 @@ def test_wandb_logger_writes_an_offline_run(compose_config):
     config = compose_config("strategy=finetune", "scenario=class2", "logger=wandb", "logger.mode=offline", *QUICK)
     folder = experiment.run(config)
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+# Each names what fails: at every moment of a run something that was opened before has to be closed.
+MOMENTS = (
+    "cl.datasets.digits.Digits.read", "cl.strategies.er.Er.setup", "cl.evaluator.Evaluator.__call__",
+    "cl.loggers.NoLogger.start", "cl.strategies.er.Er.loss", "cl.loggers.NoLogger.log", "cl.checkpoint.save_task",
+    "cl.plots.draw_run", "cl.results.write_json", "cl.loggers.NoLogger.finish", None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_whatever_fails_everything_opened_is_closed(moment, error, compose_config, monkeypatch):
+    if moment is None and error is KeyboardInterrupt:
+        return
+    calls, opened = [], []
+
+    def noted(name):
+        owner, _, method = name.rpartition(".")
+        original = getattr(pkgutil.resolve_name(owner), method)
+
+        def call(self, *given):
+            calls.append(method)
+            return original(self, *given)
+
+        monkeypatch.setattr(name, call)
+
+    for name in ("loggers.NoLogger.close", "streaming.Workers.close"):
+        noted(f"cl.{name}")
+    for method in ("close", "abandon"):
+        patch = f"cl.buffers.reference.ReferenceBuffer.{method}"
+        monkeypatch.setattr(patch, lambda self, way=method: opened.remove(way))
+    make_buffer = experiment.make_buffer
+
+    def made(*given):
+        opened.append("close" if moment is None else "abandon")  # how it has to end
+        return make_buffer(*given)
+
+    monkeypatch.setattr(experiment, "make_buffer", made)
+    if moment is not None:
+
+        def fail(*given, **named):
+            raise error("on purpose")
+
+        monkeypatch.setattr(moment, fail)
+    config = compose_config("strategy=er", "scenario=class2", "buffer=reference", "pictures=[png]", *QUICK[:-1])
+    with pytest.raises(error, match="on purpose") if moment else contextlib.nullcontext():
+        experiment.run(config)
+    assert calls == ["close", "close"] and not opened
+
+
+def test_a_failed_job_of_a_sweep_ends_its_wandb_run(compose_config):
+    words = ("strategy=finetune", "scenario=class2", "logger=wandb", "logger.mode=offline", *QUICK)
+    with pytest.raises(ValueError, match="diverged"):
+        experiment.run(compose_config(*words, "optimizer.lr=1e20"))
+    import wandb
+
+    assert wandb.run is None  # else the next job would write into it
+    folder = experiment.run(compose_config(*words))
+    assert wandb.run is None
+    assert len(list(folder.parent.parent.rglob("offline-run-*/*.wandb"))) == 2
+    assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
 def test_split_mnist_reaches_the_published_order(compose_config, mnist_root):

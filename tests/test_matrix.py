@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from support import ROOT
 
-from cl.experiment import compose, equip, load_tasks
+from cl.experiment import compose, equip, load_tasks, make_buffer
 from cl.loader import epoch_batches
 from cl.run_folder import plain
 
@@ -60,7 +60,8 @@ def test_two_steps(backbone, strategy, pictures, compose_config):
     config = plain(compose_config(f"backbone={backbone}", f"strategy={strategy}", *options, "batch_size=2"))
     parts = compose(config)
     tasks, num_training = load_tasks(config, parts)
-    buffer, _ = equip(config, parts, num_training)
+    buffer, capacity = make_buffer(config, parts, num_training)
+    equip(config, parts, buffer, capacity)
     before = [weight.detach().clone() for weight in parts.model.parameters()]
     samples = tasks.training([0])
     parts.model.train()

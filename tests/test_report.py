@@ -16,9 +16,12 @@ def write(folder, strategy="er", seed=0, accuracy=0.5, group="g1", capacity=200,
         "kind": "run", "group": group, "strategy": strategy, "scenario": "class2", "dataset": "digits",
         "backbone": "mlp", "buffer_capacity": capacity, "seed": seed, "average_accuracy": accuracy,
         "task_average_accuracy": None, "forgetting": 0.25, "backward_transfer": -0.25, "forward_transfer": None,
-        "train_seconds": 2.0, "accuracy_so_far": None if so_far is None else list(so_far),
-        "config": {"seed": seed, "optimizer": {"lr": lr}, "output": str(folder)}, **more,
-    }  # fmt: skip
+        "train_seconds": 2.0, "accuracy_so_far": None if so_far is None else list(so_far), "world_size": 1,
+        "config": {
+            "seed": seed, "optimizer": {"lr": lr}, "output": str(folder), "loader": {"name": "workers"},
+            "strategy": {"name": strategy, "memory": capacity is not None}, "buffer": {"timeout": 30.0},
+        },
+    } | more  # fmt: skip
     path = folder / f"{strategy}_{group}" / f"seed{seed}" / "results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(run))
@@ -49,10 +52,51 @@ def test_groups_with_the_same_names_are_told_apart_by_what_differs(tmp_path):
     assert [row[heading.index("with")] for row in cells] == ["optimizer.lr=0.1", "optimizer.lr=0.3"]
 
 
-def test_the_same_file_given_twice_counts_once(tmp_path):
-    path = write(tmp_path)
-    (group,) = report.load([path, tmp_path, path.parent])
+def test_only_what_names_a_configuration_tells_groups_apart(tmp_path):
+    # The right answer is that of the folder's name: keys that two configurations with one name may differ in.
+    more = {"progress": True, "log_interval": 100, "launcher": {"np": 1}, "batch_size": 10}
+    for number, change in enumerate(({"batch_size": 20}, {"progress": False, "log_interval": 7, "batch_size": 10})):
+        path = write(tmp_path, group=f"g{number}", world_size=number + 1)
+        run = json.loads(path.read_text())
+        run["config"] |= more | change
+        path.write_text(json.dumps(run))
+    heading, cells = report.rows(report.load([tmp_path]))
+    assert [row[heading.index("with")] for row in cells] == ["batch_size=20 ranks=1", "batch_size=10 ranks=2"]
+
+
+def test_a_run_that_lies_in_several_places_counts_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "a")
+    copy = write(tmp_path / "b")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    (group,) = report.load([path, tmp_path, path.parent, copy, tmp_path / "link", path.relative_to(tmp_path)])
     assert len(group.runs) == 1
+    write(tmp_path / "b", seed=1, accuracy=0.7)
+    (group,) = report.load([tmp_path / "a", tmp_path / "b"])
+    assert group.values("average_accuracy") == [0.5, 0.7]
+
+
+def test_a_run_with_two_results_is_an_error_that_names_both(tmp_path):
+    write(tmp_path / "a"), write(tmp_path / "b", accuracy=0.6)
+    with pytest.raises(ValueError, match="a/er_g1/seed0/.* and .*b/er_g1/seed0/.* are the same run"):
+        report.load([tmp_path])
+
+
+def test_seeds_are_in_the_order_of_their_numbers(tmp_path):
+    for seed in (10, 2, 1):
+        write(tmp_path, seed=seed)
+    assert [run["seed"] for run in report.load([tmp_path])[0].runs] == [1, 2, 10]
+
+
+@pytest.mark.parametrize("given, written", [(["x/er_g1"], "x/er_g1"), (["x/er_g1", "y"], "."), (["x", "y"], ".")])
+def test_a_report_goes_to_the_one_folder_given_or_to_where_the_user_is(tmp_path, monkeypatch, given, written):
+    write(tmp_path / "x"), write(tmp_path / "y", "der")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "argv", ["report", *(str(tmp_path / path) for path in given)])
+    report.main()
+    place = tmp_path / "here" if written == "." else tmp_path / written
+    assert {path.parent for path in tmp_path.rglob("report.*")} == {place}
 
 
 def test_a_folder_without_results_and_a_strange_file_are_errors(tmp_path):

@@ -511,21 +511,37 @@ def test_every_shipped_scenario_builds_and_splits_the_digits(file, digits):
             assert 0 <= samples.y.min() and samples.y.max() < scenario.num_outputs
 
 
-def test_a_skewed_scenario_gives_one_class_whole_and_a_share_of_the_others_in_order():
-    tasks = tasks_of(Skewed(2, whole_class=4, first_share=0.1))
+@pytest.mark.parametrize("order", ["mixed", "by class"])
+@pytest.mark.parametrize("whole_class, share", [(4, 0.1), (None, 0.25)])
+def test_a_skewed_scenario_gives_one_class_whole_and_the_share_of_every_other(whole_class, share, order):
+    labels = TRAIN_LABELS if order == "mixed" else np.sort(TRAIN_LABELS)
+    tasks = tasks_of(Skewed(2, whole_class=whole_class, first_share=share), train_labels=labels)
     first, second = (tasks.training([task]) for task in range(2))
-    others = [number for number, label in enumerate(TRAIN_LABELS) if label != 4]
-    whole = [number for number, label in enumerate(TRAIN_LABELS) if label == 4]
-    count = len(others) // 10
-    assert ids(first) == sorted(whole + others[:count]) and ids(second) == others[count:]
+    assert sorted(ids(first) + ids(second)) == list(range(len(labels)))  # each sample once
     for part in (first, second):
-        assert part.y.tolist() == [TRAIN_LABELS[number] for number in ids(part)]
+        assert part.y.tolist() == [labels[number] for number in ids(part)]
+    others = sum(labels != whole_class)
+    assert sum(first.y.numpy() != whole_class) == int(share * others)
+    for label in range(10):
+        size, taken = sum(labels == label), sum(first.y.tolist()[i] == label for i in range(len(first)))
+        assert taken == size if label == whole_class else abs(taken - share * size) < 1
     for task in range(2):
         assert ids(tasks.testing(task, CPU)) == [FIRST_TEST_ID + i for i in range(len(TEST_LABELS))]
-    plain = tasks_of(Skewed(2, whole_class=None, first_share=0.25))
-    assert ids(plain.training([0])) == list(range(len(TRAIN_LABELS) // 4))
-    together = tasks_of(Skewed(2, whole_class=4, first_share=0.1)).training([0, 1])
-    assert sorted(ids(together)) == list(range(len(TRAIN_LABELS)))
+    together = tasks_of(Skewed(2, whole_class=whole_class, first_share=share), train_labels=labels).training([0, 1])
+    assert sorted(ids(together)) == list(range(len(labels)))
+
+
+def test_the_samples_of_a_share_are_drawn_by_the_seed():
+    firsts = [ids(tasks_of(Skewed(2, whole_class=4, first_share=0.3), seed).training([0])) for seed in (0, 0, 1)]
+    assert firsts[0] == firsts[1] and len(set(firsts[0]) ^ set(firsts[2])) > 20
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 7])
+def test_equal_parts_of_data_sorted_by_class_have_all_classes_alike(num_tasks):
+    tasks = tasks_of(InstanceIncremental(num_tasks, False), train_labels=np.sort(TRAIN_LABELS))
+    for label in range(10):
+        share = sum(TRAIN_LABELS == label) / num_tasks
+        assert all(abs((tasks.training([task]).y == label).sum() - share) < 1 for task in range(num_tasks))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from cl.build import build
-from cl.schedules import Constant, Cosine, Cyclic, Linear, MultiStep, Step
+from cl.schedules import Constant, Cosine, Cyclic, Linear, MultiStep, Step, WarmRestarts
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 HALF_ROOT = 2**0.5 / 2
@@ -174,3 +175,39 @@ def test_the_shipped_schedules_have_these_factors_at_the_start_the_half_nine_ten
     node = OmegaConf.to_container(OmegaConf.load(CONF / "schedule" / f"{name}.yaml"), resolve=True)
     schedule = build(node, "schedule")
     assert [schedule.factor(progress) for progress in (0, 0.5, 0.9, 1)] == pytest.approx(factors, abs=1e-12)
+
+
+@pytest.mark.parametrize("first, growth, final", [(1, 2, 0.01), (3, 1, 0.0), (2, 3, 0.2)])
+def test_warm_restarts_are_those_of_torch_after_the_warm_up(first, growth, final):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, first, growth, eta_min=final)
+    epochs, steps = 32, 5  # in each epoch; the first epoch warms up
+    schedule = WarmRestarts(first, float(growth), final, warmup=1)
+    assert schedule.factor(0.5 / epochs, epochs, steps * epochs) == pytest.approx(0.5)
+    for step in range(steps * (epochs - 1)):
+        reference.step(step / steps)
+        expected = optimizer.param_groups[0]["lr"]
+        found = schedule.factor((step + steps) / (steps * epochs), epochs, steps * epochs)
+        assert found == pytest.approx(expected, abs=1e-9), step
+
+
+@pytest.mark.parametrize(
+    "options, word", [({"first": 0}, "first"), ({"growth": 0.5}, "growth"), ({"final": 2}, "final")]
+)
+def test_warm_restarts_out_of_range_are_named(options, word):
+    with pytest.raises(ValueError, match=f"schedule.{word}"):
+        WarmRestarts(**options)
+
+
+def test_the_learner_of_gdumb_ends_with_the_end_of_a_cosine(compose_config):
+    for experiment in ("split_mnist_gdumb", "[split_cifar10,gdumb_learner]"):
+        config = compose_config(f"+experiment={experiment}")
+        schedule = build(OmegaConf.to_container(config.schedule, resolve=True), "schedule")
+        assert (config.strategy.name, config.buffer.admission) == ("gdumb", "class_balanced")
+        cycles, passed = 0, 1  # the first epoch warms up
+        while passed < config.epochs:
+            passed, cycles = passed + 2**cycles, cycles + 1
+        assert passed == config.epochs
+        steps = 10 * config.epochs
+        rates = [0.05 * schedule.factor(step / steps, config.epochs, steps) for step in (10, steps - 1e-6)]
+        assert rates == pytest.approx([0.05, 0.0005], abs=1e-6)

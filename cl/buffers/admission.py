@@ -65,27 +65,31 @@ class Reservoir(Admission):
 
 
 class ClassBalanced(Admission):
-    """Each class seen has an equal share of the capacity (to one record), and is a reservoir of its own.
+    """Every record is stored while there is room; from then on the largest class gives way to smaller ones.
 
-    With C classes seen, the i-th to appear (from 0) has ceil((capacity - i) / C) slots; this only falls as C grows.
+    Of n_c offered records of class c, min(n_c, L) are stored, with the level L that fills the capacity (classes at the
+    level differ by one record at most, where it is not whole). L only falls, so each class is a reservoir of its own.
+    That is the greedy sampler of GDumb (Prabhu et al. 2020, algorithm 1), but that the paper takes the first records of
+    a class, and leaves room unused where a class offers less than its part.
     """
 
     def __init__(self, capacity: int, uniforms: Uniforms):
         super().__init__(capacity, uniforms)
         self.heaps: dict[int, list[tuple[float, int]]] = {}  # label -> (key, slot); classes in order of appearance
-        self.quotas: dict[int, int] = {}  # label -> slots of each class that was seen
-        self.free = list(range(capacity))[::-1]
+        self.largest: list[tuple[float, int]] | None = None  # of `heaps`; None: to be found anew
 
     def offer(self, labels: list[int]) -> dict[int, int]:
         placed: dict[int, int] = {}
         for row, (label, key) in enumerate(zip(labels, self.uniforms.take(len(labels)))):
-            if label not in self.heaps:
-                self._make_room_for(label, placed)
-            heap = self.heaps[label]
-            if len(heap) < self.quotas[label]:
-                slot = self.free.pop()
-                heappush(heap, (key, slot))
+            heap = self.heaps.setdefault(label, [])
+            if len(self.stored) < self.capacity:
+                slot = len(self.stored)
                 self.stored.append(slot)
+                heappush(heap, (key, slot))
+            elif len(self._largest()) >= len(heap) + 2:  # else the class grows at the cost of one that is not larger
+                slot = heappop(self._largest())[1]
+                heappush(heap, (key, slot))
+                self.largest = None
             elif heap and key > heap[0][0]:
                 slot = heap[0][1]
                 heapreplace(heap, (key, slot))
@@ -94,30 +98,19 @@ class ClassBalanced(Admission):
             placed[slot] = row
         return placed
 
-    def _make_room_for(self, label: int, placed: dict[int, int]) -> None:
-        """Shrink the other classes to their new quotas, lowest keys first."""
-        self.heaps[label] = []
-        self._set_quotas()
-        for other, heap in self.heaps.items():
-            while len(heap) > self.quotas[other]:
-                _, slot = heappop(heap)
-                self.free.append(slot)
-                placed.pop(slot, None)
-        self.stored = [slot for heap in self.heaps.values() for _, slot in heap]
-
-    def _set_quotas(self) -> None:
-        classes = len(self.heaps)
-        self.quotas = {label: -((i - self.capacity) // classes) for i, label in enumerate(self.heaps)}
+    def _largest(self) -> list[tuple[float, int]]:
+        """The class that gives way: of several that are the largest, the last to appear."""
+        if self.largest is None:
+            self.largest = max(reversed(self.heaps.values()), key=len)
+        return self.largest
 
     def state(self) -> dict:
-        heaps = [[label, list(heap)] for label, heap in self.heaps.items()]
-        return super().state() | {"heaps": heaps, "free": list(self.free)}
+        return super().state() | {"heaps": [[label, list(heap)] for label, heap in self.heaps.items()]}
 
     def restore(self, state: dict) -> None:
         super().restore(state)
         self.heaps = {label: [(key, slot) for key, slot in heap] for label, heap in state["heaps"]}
-        self.free = list(state["free"])
-        self._set_quotas()
+        self.largest = None
 
 
 class Candidates(Admission):

@@ -122,6 +122,14 @@ class ReplayBuffer(ABC):
     def close(self) -> None:
         """Free the memory, on all ranks together; a second call does nothing."""
 
+    @abstractmethod
+    def abandon(self) -> None:
+        """Free this rank's memory alone: after an error, when the others may never close theirs and lose this one."""
+
+    def exit(self, error_type: type | None, *_) -> None:
+        """End it as a context manager does: with the other ranks, or after an error without them."""
+        self.close() if error_type is None else self.abandon()
+
 
 def check_columns(fields: Sequence[Field], records: dict[str, torch.Tensor]) -> int:
     """The number of records in a batch; raises ValueError unless it has just these fields, as they are declared."""

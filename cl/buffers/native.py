@@ -219,7 +219,13 @@ class NativeBuffer(ReplayBuffer):
             self.request(size)
 
     def close(self) -> None:
-        _check(lib.rb_close(self._buffer))
+        if self._buffer:
+            _check(lib.rb_close(self._buffer))
+
+    def abandon(self) -> None:
+        buffer, self._buffer = self._buffer, ffi.NULL  # the library refuses calls with that
+        if buffer:
+            ffi.release(buffer)
 
 
 class _Part(NamedTuple):

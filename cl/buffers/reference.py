@@ -144,7 +144,7 @@ class ReferenceBuffer(ReplayBuffer):
             state = torch.load(path, map_location=self.device, weights_only=True)
             about = dict(state)["about"]
         except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is not a replay buffer that was saved: {error}") from error
+            raise ValueError(f"{path} is not a replay buffer that was saved, or is damaged") from error
         if about != self._about():
             raise ValueError(f"{path} holds another buffer: expected {self._about()}, got {about}")
         self.admission.restore(state["admission"])
@@ -163,6 +163,9 @@ class ReferenceBuffer(ReplayBuffer):
 
     def close(self) -> None:
         self.columns, self.queue = {}, deque()
+
+    def abandon(self) -> None:
+        self.close()
 
     def _check(self, records: dict[str, torch.Tensor]) -> list[int]:
         """The labels, or ValueError."""

@@ -28,6 +28,7 @@ class Strategy:
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
     uses_buffer = False  # whether it stores them in the replay memory
     changes_gradients = False  # whether `adjust_gradients` does anything
+    keeps_weights = ""  # the option for which a stage starts from weights of those before it, if there is one
     needs_start = ""  # for a method whose stages start from weights that it is given: what to say where there are none
     draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step; 0: none in this stage
 
@@ -89,10 +90,16 @@ class Strategy:
         """Raise ValueError for a scenario, or options of the memory, with which the method is not defined."""
 
     def before_task(self, stage: int, samples: Samples) -> None:
-        """Called before each stage of training, with its samples."""
+        """Called before each stage of training, with its samples; the network is as the stage before has left it."""
+
+    def start_task(self, stage: int) -> None:
+        """Called after that, once the run's options have set weights and optimizer to what the stage starts from.
+
+        A strategy whose stages start from weights of its own sets them here.
+        """
 
     def training_set(self, stage: int, samples: Samples) -> Samples:
-        """What a stage trains on, asked for after `before_task`."""
+        """What a stage trains on, asked for after `start_task`."""
         return samples
 
     def after_task(self, stage: int, samples: Samples) -> None:

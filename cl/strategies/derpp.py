@@ -9,7 +9,7 @@ from cl.buffers.base import Records
 from cl.loader import Batch
 from cl.strategies.base import joined
 from cl.strategies.der import Der, distillation
-from cl.strategies.replay import check_counts, check_weights
+from cl.strategies.replay import check_counts, check_flags, check_weights
 
 
 class Derpp(Der):
@@ -35,6 +35,7 @@ class Derpp(Der):
         self.distillation_batch_size = replay_batch_size if distillation_batch_size is None else distillation_batch_size
         self.distill_from = distill_from
         check_counts(distill_from=distill_from)
+        check_flags(folded=folded)
         if distillation_batch_size is not None:
             check_counts(distillation_batch_size=distillation_batch_size)
         if folded and beta is not None:

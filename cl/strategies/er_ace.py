@@ -9,11 +9,16 @@ from cl.buffers.base import Records
 from cl.loader import Batch
 from cl.scenarios import Scenario
 from cl.strategies.base import mean_of
+from cl.strategies.outputs import only
 from cl.strategies.replay import ReplayStrategy
 
 
 class ErAce(ReplayStrategy):
-    """CE(f(x), y) over the classes in the batch + CE(f(x'), y') over all classes seen so far."""
+    """CE(f(x), y) over the classes in the batch + CE(f(x'), y') over all classes seen so far in the stream.
+
+    The authors' code has in the first term the outputs beyond the highest class seen as well; Mammoth neither masks
+    nor replays in the first task.
+    """
 
     needs_labels = True
     seen: torch.Tensor | None = None  # [C] bool
@@ -38,7 +43,7 @@ class ErAce(ReplayStrategy):
         parts = [(batch, self.present), *((draw, self.seen) for draw in draws)]
         outputs = self.forward_each(*(part["x"] for part, _ in parts))
         losses = [
-            self.cross_entropy(logits.masked_fill(~classes, float("-inf")), part["y"], part["task"])
+            self.cross_entropy(only(logits, classes), part["y"], part["task"])
             for logits, (part, classes) in zip(outputs, parts)
         ]
         return sum(mean_of(loss, part) for loss, (part, _) in zip(losses, parts))

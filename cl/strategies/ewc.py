@@ -1,45 +1,69 @@
 """Elastic Weight Consolidation (Kirkpatrick et al. 2017, eq. 3), online (Schwarz et al. 2018, Progress & Compress)."""
 
 import torch
-from torch.func import functional_call, grad, vmap
 
 from cl import seeding
 from cl.samples import Samples
+from cl.strategies.fisher import LABELS, SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_counts, check_weights
+from cl.strategies.replay import check_counts, check_weights, is_number
 
-LABELS = ("sampled", "true", "all")
-CHUNK_BYTES = 2**24  # of gradients of single samples that are held at once: within the caches it is three times faster
+ANCHORS = ("online", "separate")
 
 
 class Ewc(PenaltyStrategy):
-    """CE(f(x), y) + lambda/2 sum_i F_i (theta_i - theta*_i)^2; after each task F <- gamma F + F_t, theta* <- theta.
+    """CE(f(x), y) + lambda/2 sum_i F_i (theta_i - theta*_i)^2.
+
+    `anchors` online: after each task F <- gamma F + F_t and theta* <- theta. Schwarz et al. have gamma in the penalty
+    as well, gamma F in place of F: theirs with lambda is ours with gamma times lambda. separate: a penalty for each
+    earlier task, with its own F_t and theta*_t (Kirkpatrick et al.). Their sum is, but for a constant, one penalty with
+    the sum of the F_t around the mean of the theta*_t, weighed by F_t: that is what is stored.
 
     F_t is the diagonal of the Fisher information at the end of task t: the mean over its training samples (or
-    `fisher_samples` of them) of the squared gradient of log p(y | x), with y "sampled" from the network's own
-    prediction, the "true" label (the empirical Fisher), or the expectation over "all" outputs, which costs as many
-    times more as there are.
+    `fisher_samples` of them) of the squared gradient of log p(y | x), in expectation over "all" outputs (exact), with y
+    "sampled" from the network's own prediction, or the sample's own label ("empirical"). On a converged network a label
+    other than the predicted one is hardly ever sampled, and nearly all of the information lies in those.
     """
 
     needs_labels = True
 
-    def __init__(self, lambda_: float, gamma: float, fisher_labels: str = "sampled", fisher_samples: int | None = None):
+    def __init__(
+        self,
+        lambda_: float,
+        gamma: float = 1.0,
+        fisher_labels: str = "all",
+        fisher_samples: int | None = None,
+        anchors: str = "online",
+    ):
         check_weights(lambda_=lambda_)
-        if not 0 <= gamma <= 1:
+        if not is_number(gamma) or not 0 <= gamma <= 1:
             raise ValueError(f"strategy.gamma must lie in [0, 1], got {gamma}")
         if fisher_labels not in LABELS:
             raise ValueError(f"strategy.fisher_labels={fisher_labels} does not exist; valid: {', '.join(LABELS)}")
         if fisher_samples is not None:
             check_counts(fisher_samples=fisher_samples)
+        if anchors not in ANCHORS:
+            raise ValueError(f"strategy.anchors={anchors} does not exist; valid: {', '.join(ANCHORS)}")
+        if anchors == "separate" and gamma != 1:
+            raise ValueError(f"strategy.gamma={gamma} belongs to anchors=online: with anchors=separate leave it at 1")
         super().__init__(strength=lambda_)
-        self.gamma, self.fisher_labels, self.fisher_samples = gamma, fisher_labels, fisher_samples
+        self.gamma, self.fisher_labels, self.fisher_samples, self.anchors = (
+            gamma,
+            fisher_labels,
+            fisher_samples,
+            anchors,
+        )
 
     def after_task(self, stage: int, samples: Samples) -> None:
-        fisher = self.fisher(stage, samples)
-        if self.importance:
-            fisher = [new + self.gamma * old for new, old in zip(fisher, self.importance)]
-        self.importance = fisher
-        self.keep_anchor()
+        fisher, before, anchor = self.fisher(stage, samples), self.importance, self.anchor
+        self.importance, self.anchor = fisher, self.current_weights()
+        if before:
+            self.importance = [new + self.gamma * old for new, old in zip(fisher, before)]
+        if before and self.anchors == "separate":
+            self.anchor = [
+                torch.where(total > 0, old + new / total * (weight - old), weight)
+                for old, new, total, weight in zip(anchor, fisher, self.importance, self.anchor)
+            ]
 
     def fisher(self, stage: int, samples: Samples) -> list[torch.Tensor]:
         """F_t, a tensor for each weight; every rank computes its part."""
@@ -50,42 +74,16 @@ class Ewc(PenaltyStrategy):
         numbers = torch.from_numpy(random.random(len(order))[comm.rank :: comm.size]).to(device)
         was_training = self.model.training
         self.model.eval()
-        names = {id(weight): name for name, weight in self.model.named_parameters()}
-        weights = {names[id(weight)]: weight.detach() for weight in self.updater.weights}
-        total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        others = {name: value.detach() for name, value in self.model.named_parameters() if name not in weights}
-        others |= dict(self.model.named_buffers())
+        squares = SquaredGradients(self.model, self.updater.weights, self.own_outputs)
+        if len(mine):
+            chunk = squares.chunk(self.transform.test(samples.part(mine[:2]).loaded().to(device).x))
+            for part, uniform in zip(mine.split(chunk), numbers.split(chunk)):
+                some = samples.part(part).loaded().to(device)
 
-        def logits_of(weights, x, task):
-            return self.own_outputs(functional_call(self.model, (weights, others), (x,)), task)
+                def directions_of(probabilities, y=some.y, uniform=uniform):
+                    return directions(probabilities, self.fisher_labels, y, uniform)
 
-        def log_probability(weights, x, y, task):
-            logits = logits_of(weights, x[None], task[None])[0]
-            return torch.gather(logits, 0, y[None])[0] - torch.logsumexp(logits, 0)
-
-        gradients = vmap(grad(log_probability), in_dims=(None, 0, 0, 0))
-        chunk = max(1, CHUNK_BYTES // sum(weight.nbytes for weight in weights.values()))
-        for part, uniform in zip(mine.split(chunk), numbers.split(chunk)) if len(mine) else ():
-            some = samples.part(part).loaded().to(device)
-            x, task = self.transform.test(some.x), some.task
-            with torch.no_grad():
-                probabilities = logits_of(weights, x, task).softmax(1)
-            for y, share in self.labels(probabilities, some.y, uniform):
-                for name, values in gradients(weights, x, y, task).items():
-                    total[name] += torch.tensordot(share, values.square_(), 1)
+                squares.add(self.transform.test(some.x), some.task, directions_of)
         self.model.train(was_training)
-        return [value * (comm.size / len(order)) for value in comm.mean(list(total.values()))]
-
-    def labels(self, probabilities: torch.Tensor, y: torch.Tensor, uniform: torch.Tensor):
-        """The labels [n] for which the gradient is taken, each with the weights [n] of its square."""
-        ones = torch.ones(len(y), device=y.device)
-        if self.fisher_labels == "true":
-            yield y, ones
-        elif self.fisher_labels == "sampled":  # by inversion, from a random number [n] in [0, 1) for each sample
-            below = (probabilities.double().cumsum(1) <= uniform[:, None]).sum(1)
-            last = probabilities.shape[1] - 1 - probabilities.flip(1).gt(0).int().argmax(1)  # against rounding
-            yield torch.minimum(below, last), ones
-        else:
-            for label in range(probabilities.shape[1]):
-                if (share := probabilities[:, label]).any():  # an output of another task has none
-                    yield torch.full_like(y, label), share
+        totals = [squares.totals[name] for name in squares.names]
+        return [value * (comm.size / len(order)) for value in comm.mean(totals)]

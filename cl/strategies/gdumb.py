@@ -18,7 +18,7 @@ class Gdumb(Scratch):
     """CE(f(x'), y') on the records of the memory, from the initial weights, `epochs` times after each task.
 
     The paper keeps the first samples of each class that fit; here they are a reservoir of the class, so that all of
-    its samples have the same chance.
+    its samples have the same chance. The learner is that of the run's options (the paper's: experiment gdumb_learner).
     """
 
     uses_memory = uses_buffer = True
@@ -34,7 +34,6 @@ class Gdumb(Scratch):
         return Strategy.curriculum(self, num_tasks, concatenate)
 
     def before_task(self, stage: int, samples: Samples) -> None:
-        super().before_task(stage, samples)
         comm = self.updater.comm
         order = torch.from_numpy(seeding.generator(self.seed, "stream", stage).permutation(len(samples)))
         for mine in order[comm.rank :: comm.size].to(samples.y.device).split(OFFERED):

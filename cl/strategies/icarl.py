@@ -15,15 +15,17 @@ from cl.loader import Batch
 from cl.samples import Samples, joined
 from cl.scenarios import Scenario
 from cl.strategies.base import Strategy, mean_of
+from cl.strategies.outputs import last_layer, outputs_of
 
 PART = 500  # images whose features are computed at once
 
 
 class Icarl(Strategy):
-    """Sum over outputs of BCE(f_c(x), t_c), t_c the old network's sigmoid for old classes, else whether y = c.
+    """Sum over the classes c seen so far of BCE(f_c(x), t_c), t_c the old network's sigmoid for old ones, else [y = c].
 
     Algorithms 1 to 5. After t classes each has `capacity` // t exemplars. The features are what enters the last layer,
-    normalised; exemplars are stored as they were before augmentation, on every rank the same.
+    normalised; exemplars are stored as they were before augmentation, on every rank the same. Mammoth takes the mean
+    over the classes in place of the sum, and does not normalise features.
     """
 
     needs_labels = True
@@ -38,7 +40,7 @@ class Icarl(Strategy):
 
     def setup(self, *parts, **named) -> None:
         super().setup(*parts, **named)
-        self.head = last_layer(self.model, self.num_outputs)
+        self.head = last_layer(self.model, self.num_outputs, "strategy=icarl")
         self.exemplars: dict[int, Samples] = {}  # by class, the best first
         self.means = torch.empty(0)  # [classes, features], in the order of `exemplars`
         self.teacher: nn.Module | None = None
@@ -53,6 +55,8 @@ class Icarl(Strategy):
         old = torch.zeros(self.num_outputs, dtype=torch.bool, device=self.updater.device)
         old[list(self.exemplars)] = True
         self.old = old
+        tasks = {task for earlier in self.stages[: stage + 1] for task in earlier}
+        self.seen = outputs_of(tasks, self.task_outputs, self.num_outputs, self.updater.device)
 
     def training_set(self, stage: int, samples: Samples) -> Samples:
         if not isinstance(samples.x, torch.Tensor):
@@ -69,6 +73,7 @@ class Icarl(Strategy):
         if self.teacher is not None:
             with torch.no_grad():
                 targets = torch.where(self.old, self.teacher(x).sigmoid().to(logits.dtype), targets)
+        logits, targets = logits[:, self.seen], targets[:, self.seen]
         return mean_of(F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(batch), batch)
 
     def after_task(self, stage: int, samples: Samples) -> None:
@@ -139,11 +144,3 @@ def herding(features: torch.Tensor, count: int) -> torch.Tensor:
         total += features[best]
         chosen.append(best)
     return torch.stack(chosen)
-
-
-def last_layer(model: nn.Module, num_outputs: int) -> nn.Module:
-    """The linear layer that gives the logits; raises ValueError if the network does not end in one."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    if not layers or layers[-1].out_features != num_outputs:
-        raise ValueError("strategy=icarl takes the features that enter the last linear layer; this backbone has none")
-    return layers[-1]

@@ -2,7 +2,6 @@
 
 import copy
 
-from cl.samples import Samples
 from cl.strategies.base import Strategy
 
 INITS = ("shared", "independent", "previous", "merged")
@@ -22,6 +21,7 @@ class Independent(Strategy):
         if init not in INITS:
             raise ValueError(f"strategy.init={init} does not exist; valid: {', '.join(INITS)}")
         self.init = init
+        self.keeps_weights = f"strategy.init={init}" if init in ("previous", "merged") else ""
         if init == "merged":
             self.needs_start = "strategy.init=merged starts each network from the merge of those before: use merge.py"
 
@@ -29,7 +29,7 @@ class Independent(Strategy):
         super().setup(*parts, **named)
         self.fresh_updater = copy.deepcopy(self.updater.state_dict())
 
-    def before_task(self, stage: int, samples: Samples) -> None:
+    def start_task(self, stage: int) -> None:
         if self.init == "previous":
             return
         if self.init != "merged":

@@ -7,57 +7,144 @@ import torch
 from cl.buffers.base import Records
 from cl.loader import Batch
 from cl.samples import Samples
+from cl.scenarios import Scenario
 from cl.strategies.base import Strategy, mean_of
-from cl.strategies.er import WEIGHTINGS
-from cl.strategies.replay import check_weights
+from cl.strategies.outputs import last_layer, only, outputs_of
+from cl.strategies.replay import check_flags, check_weights, is_number
+
+OPTIONS = {
+    "outputs": ("seen", "all"),
+    "distilled": ("old", "seen", "all"),
+    "weighting": ("together", "sum_over_tasks", "by_task"),
+}
 
 
 class Lwf(Strategy):
-    """CE(f(x), y) + alpha KD(f(x), f_old(x)) at a temperature T, on the new samples.
+    """CE(f(x), y) + alpha KD(f(x), f_old(x)) on the new samples, KD = -sum_c p_c(f_old / T) log p_c(f / T).
 
-    KD = -T^2 sum_c p_c(f_old / T) log p_c(f / T) (T^2 as in Hinton et al. 2015) over the outputs of the tasks before:
-    where the task is known, for each of them on its own and added up; where tasks share their outputs, over all.
-    `weighting` by_task: in task t, 1/t CE + (1 - 1/t) alpha KD, KD as a mean over the tasks (van de Ven et al. 2022).
+    Where the task is known both are over the outputs of a task: CE over those of the sample's, KD over those of each
+    task before, added up. Where tasks bring outputs and are not told apart, CE is over the `outputs` "seen" so far
+    or "all", and KD is `distilled` over the "old" ones (the paper's), over those "seen" with 0 as the target of new
+    ones, or over "all". Where tasks share their outputs, both are over all.
+
+    `weighting`: "sum_over_tasks" has a KD for each task before also where they share their outputs, CE + (t - 1) alpha
+    KD in task t (as the code of van de Ven et al. 2022); "by_task" is 1/t CE + (1 - 1/t) alpha KD, KD as a mean over
+    the tasks. `temperature_squared`: KD times T^2 (Hinton et al. 2015; not in the paper). `warmup_steps`: with how many
+    of its steps each task after the first trains its own outputs alone, by CE, all else as it is (the paper: until they
+    have converged); comparisons have none.
     """
 
     needs_labels = True
+    steps_left = 0  # of the warm-up
 
-    def __init__(self, alpha: float, temperature: float, weighting: str = "together"):
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        temperature: float = 2.0,
+        temperature_squared: bool = False,
+        outputs: str = "seen",
+        distilled: str = "old",
+        weighting: str = "together",
+        warmup_steps: int = 0,
+    ):
         check_weights(alpha=alpha)
-        if temperature <= 0:
+        if not is_number(temperature) or temperature <= 0:
             raise ValueError(f"strategy.temperature must be above 0, got {temperature}")
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"strategy.weighting={weighting} does not exist; valid: {', '.join(WEIGHTINGS)}")
+        check_flags(temperature_squared=temperature_squared)
+        for name, value in (("outputs", outputs), ("distilled", distilled), ("weighting", weighting)):
+            if value not in OPTIONS[name]:
+                raise ValueError(f"strategy.{name}={value} does not exist; valid: {', '.join(OPTIONS[name])}")
+        if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
+            raise ValueError(f"strategy.warmup_steps must be a whole number of 0 or more, got {warmup_steps}")
         self.alpha, self.temperature, self.weighting = alpha, temperature, weighting
+        self.factor = temperature**2 if temperature_squared else 1.0
+        self.outputs, self.distilled, self.warmup_steps = outputs, distilled, warmup_steps
+        self.changes_gradients = warmup_steps > 0
+
+    def check(self, scenario: Scenario, buffer: dict) -> None:
+        if self.warmup_steps and not scenario.task_outputs:
+            raise ValueError(
+                "strategy.warmup_steps trains the outputs that a task brings, and here tasks share theirs: set it to 0"
+            )
+
+    def setup(self, *parts, **named) -> None:
+        super().setup(*parts, **named)
+        if self.warmup_steps:
+            self.head = list(last_layer(self.model, self.num_outputs, "strategy.warmup_steps").parameters())
 
     def before_task(self, stage: int, samples: Samples) -> None:
         self.task_number = stage + 1
         self.teacher = copy.deepcopy(self.model).eval() if stage else None
-        past = sorted({task for tasks in self.stages[:stage] for task in tasks})
-        if not self.task_outputs:
-            self.groups = [range(self.num_outputs)]
-        elif self.foreign_outputs is not None:
-            self.groups = [self.task_outputs[task] for task in past]
+        past, so_far = (
+            sorted({task for tasks in self.stages[:count] for task in tasks}) for count in (stage, stage + 1)
+        )
+        old, seen = (
+            outputs_of(tasks, self.task_outputs, self.num_outputs, self.updater.device) for tasks in (past, so_far)
+        )
+        self.classes = seen if self.outputs == "seen" else torch.ones_like(seen)
+        self.new = seen & ~old
+        self.steps_left = self.warmup_steps if stage else 0
+        # Each distillation: over which outputs the old network predicts, and over which the new one.
+        self.pairs, self.repeats = [], 1
+        if self.foreign_outputs is not None:
+            self.pairs = [(list(self.task_outputs[task]),) * 2 for task in past]
         else:
-            self.groups = [[output for task in past for output in self.task_outputs[task]]]
+            every = torch.ones_like(seen)
+            pair = {"old": (old, old), "seen": (old, seen), "all": (every, every)}[self.distilled]
+            self.pairs = [tuple(mask.nonzero()[:, 0].tolist() for mask in pair)]
+            if not self.task_outputs and self.weighting == "sum_over_tasks":
+                self.repeats = len(past)
 
     def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
         x = self.transform.train(batch.x)
         logits = self.network(x)
-        new = mean_of(self.cross_entropy(logits, batch.y, batch.task), batch)
-        if self.teacher is None:
+        new = mean_of(self.cross_entropy(only(logits, self.classes), batch.y, batch.task), batch)
+        if self.teacher is None or self.warming:
             return new
         with torch.no_grad():
             targets = self.teacher(x)
-        groups = [list(group) for group in self.groups]
-        old = sum(distillation(logits[:, group], targets[:, group], self.temperature) for group in groups)
-        old = self.alpha * mean_of(old, batch)
-        if self.weighting == "together":
+        old = sum(distillation(logits[:, ours], targets, ours, theirs, self.temperature) for theirs, ours in self.pairs)
+        old = self.alpha * self.factor * self.repeats * mean_of(old, batch)
+        if self.weighting != "by_task":
             return new + old
-        return new / self.task_number + old / len(groups) * (1 - 1 / self.task_number)
+        return new / self.task_number + old / len(self.pairs) * (1 - 1 / self.task_number)
+
+    @property
+    def warming(self) -> bool:
+        """Whether the step trains the outputs of the new task alone."""
+        return self.steps_left > 0
+
+    def observe(self, batch: Batch) -> torch.Tensor:
+        if not self.warming:
+            return super().observe(batch)
+        kept = [weight.detach()[~self.new].clone() for weight in self.head]
+        self.model.eval()  # batch statistics stay as they are
+        loss = super().observe(batch)
+        self.model.train()
+        with torch.no_grad():  # momentum and weight decay move weights without a gradient
+            for weight, rows in zip(self.head, kept):
+                weight[~self.new] = rows
+        self.steps_left -= 1
+        return loss
+
+    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+        if not self.warming:
+            return
+        trained = {id(weight) for weight in self.head}
+        for weight in self.updater.weights:
+            if id(weight) not in trained:
+                weight.grad = None
+            elif weight.grad is not None:
+                weight.grad[~self.new] = 0
 
 
-def distillation(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 times the cross entropy of two predictions at temperature T, mean over samples; both [n, C]."""
-    expected = (targets / temperature).softmax(1)
-    return -(expected * (logits / temperature).log_softmax(1)).sum(1).mean() * temperature**2
+def distillation(
+    logits: torch.Tensor, targets: torch.Tensor, outputs: list[int], old: list[int], temperature: float
+) -> torch.Tensor:
+    """The cross entropy of two predictions at a temperature, mean over samples.
+
+    `logits` [n, len(outputs)] are those of `outputs`, `targets` [n, C] predict over `old`, some of `outputs`.
+    """
+    places = [outputs.index(output) for output in old]
+    expected = (targets[:, old] / temperature).softmax(1)
+    return -(expected * (logits / temperature).log_softmax(1)[:, places]).sum(1).mean()

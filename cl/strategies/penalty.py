@@ -32,9 +32,14 @@ class PenaltyStrategy(Strategy):
         torch._foreach_mul_(distances, self.importance)
         torch._foreach_add_(gradients, distances, alpha=self.strength)
 
-    def keep_anchor(self) -> None:
-        """Hold the weights near what they are now."""
-        self.anchor = [weight.detach().clone() for weight in self.updater.weights]
+    def current_weights(self) -> list[torch.Tensor]:
+        """A copy of the weights as they are now."""
+        return [weight.detach().clone() for weight in self.updater.weights]
+
+    @property
+    def nbytes(self) -> int:
+        # Every rank has them all; one copy is counted.
+        return sum(value.nbytes for value in (*self.importance, *self.anchor)) // self.updater.comm.size
 
     def state_dict(self) -> dict:
         return {"importance": self.importance, "anchor": self.anchor}

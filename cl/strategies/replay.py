@@ -1,5 +1,7 @@
 """What the methods with draws from a memory share: how large they are, when they begin, how the memory is filled."""
 
+import math
+
 import torch
 
 from cl import seeding
@@ -76,12 +78,24 @@ class ReplayStrategy(Strategy):
 def check_counts(**counts: int) -> None:
     """Raise ValueError for an option that must be a whole number of at least 1 and is not."""
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"strategy.{name} must be a whole number of at least 1, got {value}")
 
 
 def check_weights(**weights: float) -> None:
-    """Raise ValueError for a negative weight of a loss term."""
+    """Raise ValueError for an option that must be a number of 0 or more, like the weight of a loss term, and is not."""
     for name, value in weights.items():
-        if value < 0:
-            raise ValueError(f"strategy.{name} must be 0 or more, got {value}")
+        if not is_number(value) or value < 0:
+            raise ValueError(f"strategy.{name} must be a number of 0 or more, got {value}")
+
+
+def is_number(value) -> bool:
+    """Whether it is a finite number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_flags(**flags: bool) -> None:
+    """Raise ValueError for an option that must be true or false and is not."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"strategy.{name} must be true or false, got {value}")

@@ -2,7 +2,6 @@
 
 import copy
 
-from cl.samples import Samples
 from cl.strategies.base import Strategy
 
 
@@ -18,7 +17,7 @@ class Scratch(Strategy):
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
         return super().curriculum(num_tasks, concatenate=True)
 
-    def before_task(self, stage: int, samples: Samples) -> None:
+    def start_task(self, stage: int) -> None:
         weights, updater = copy.deepcopy(self.initial)
         self.model.load_state_dict(weights)
         self.updater.load_state_dict(updater)

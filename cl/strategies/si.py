@@ -6,26 +6,29 @@ from cl.buffers.base import Records
 from cl.loader import Batch
 from cl.samples import Samples
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_weights
+from cl.strategies.replay import check_weights, is_number
 
 
 class Si(PenaltyStrategy):
     """CE(f(x), y) + c sum_i Omega_i (theta_i - theta*_i)^2.
 
-    After each task Omega_i grows by max(0, omega_i) / ((theta_i - theta*_i)^2 + xi), where omega_i is the sum over its
-    steps of -dL/dtheta_i times the step that theta_i made, L the loss without the penalty.
+    theta*: the weights at the end of the task before. After each task Omega_i grows by max(0, omega_i) / (D_i^2 + xi),
+    where omega_i is the sum over its steps of -dL/dtheta_i times the step that theta_i made, L the loss without the
+    penalty, and D_i the way from the weights with which the task started to those with which it ended.
+
+    The paper's eq. 5 does not clamp negative omega_i. Mammoth takes for a step's share of omega_i the learning rate
+    times the square of the clipped gradient with the penalty.
     """
 
     def __init__(self, c: float, xi: float):
         check_weights(c=c)
-        if xi <= 0:
+        if not is_number(xi) or xi <= 0:
             raise ValueError(f"strategy.xi must be above 0, got {xi}")
         super().__init__(strength=2 * c)
         self.xi = xi
 
-    def before_task(self, stage: int, samples: Samples) -> None:
-        if not self.anchor:
-            self.keep_anchor()
+    def start_task(self, stage: int) -> None:
+        self.start = self.current_weights()
         self.path = [torch.zeros_like(weight) for weight in self.updater.weights]
 
     def observe(self, batch: Batch) -> torch.Tensor:
@@ -38,13 +41,15 @@ class Si(PenaltyStrategy):
 
     def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
         self.loss_gradients = [gradient.clone() for gradient in self.updater.gradients()]
+        if self.updater.scaler is not None:  # a step with gradients beyond fp16 is left out, and adds nothing
+            self.loss_gradients = [gradient.nan_to_num_(0.0, 0.0, 0.0) for gradient in self.loss_gradients]
         super().adjust_gradients(batch, draws)
 
     @torch.no_grad()
     def after_task(self, stage: int, samples: Samples) -> None:
         grown = [
-            path.clamp(min=0) / ((weight - anchor) ** 2 + self.xi)
-            for path, weight, anchor in zip(self.path, self.updater.weights, self.anchor)
+            path.clamp(min=0) / ((weight - start) ** 2 + self.xi)
+            for path, weight, start in zip(self.path, self.updater.weights, self.start)
         ]
         self.importance = torch._foreach_add(self.importance, grown) if self.importance else grown
-        self.keep_anchor()
+        self.anchor = self.current_weights()

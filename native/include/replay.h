@@ -66,8 +66,8 @@ typedef struct {
     uint64_t capacity; /* records of this rank's shard, at least 1, below 2^26 */
     uint32_t num_classes;
     int32_t admission;   /* RB_RESERVOIR: after n offers each is stored with probability min(1, capacity / n).
-                            RB_CLASS_BALANCED: each class seen by this shard has an equal quota (to one record), within
-                            it a reservoir. RB_CANDIDATES: capacity / num_classes records per class, filled in order,
+                            RB_CLASS_BALANCED: once this shard is full its largest class gives way to smaller ones, each
+                            class a reservoir. RB_CANDIDATES: capacity / num_classes records per class, filled in order,
                             then each of a batch of b replaces one of its class with probability candidates / b */
     uint32_t candidates; /* of RB_CANDIDATES, at least 1; else 0 */
     int32_t draw;        /* RB_UNIFORM: every set of records of all ranks equally likely. RB_BY_CLASS: each time a class

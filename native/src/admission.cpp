@@ -67,32 +67,38 @@ class Reservoir : public Admission {
     KeyHeap heap_;
 };
 
-// With C classes seen, the i-th to appear (from 0) has ceil((capacity - i) / C) slots; this only falls as C grows.
+// Every record is stored while there is room; from then on the largest class gives way to smaller ones. So of n_c offered
+// records of class c min(n_c, L) are stored, with the level L that fills the capacity. L only falls, and each class is a
+// reservoir of its own. Records that were adopted may lie above the level: their class gives way first.
 class ClassBalanced : public Admission {
   public:
     ClassBalanced(uint64_t capacity, uint32_t num_classes, Stream stream)
-        : Admission(capacity, num_classes, stream), heaps_(num_classes), quotas_(num_classes), seen_(num_classes) {}
+        : Admission(capacity, num_classes, stream), heaps_(num_classes), seen_(num_classes) {}
 
     void offer(const int64_t *labels, uint32_t n, std::vector<Placed> &placed) override {
         for (uint32_t row = 0; row < n; ++row) {
             const uint64_t key = random(0);
             ++state_.offered;
             const auto label = static_cast<uint32_t>(labels[row]);
-            if (!seen_[label]) make_room_for(label);
+            if (!seen_[label]) see(label);
             KeyHeap &heap = heaps_[label];
             Slot slot;
-            if (heap.size() < quotas_[label]) {
-                if (state_.free.empty()) shrink_one();
+            if (!state_.free.empty()) {
                 slot = take_free();
+                stale_ = true;
+                slots_.insert(slot, label);
+            } else if (largest().size() >= heap.size() + 2) {  // else it grows at the cost of one that is not larger
+                slot = largest().pop(state_.keys);
+                stale_ = true;
+                slots_.relabel(slot, label);
             } else if (heap.size() > 0 && key > state_.keys[heap.lowest()]) {
                 slot = heap.pop(state_.keys);
-                slots_.erase(slot);
+                slots_.relabel(slot, label);
             } else {
                 continue;
             }
             state_.keys[slot] = key;
             heap.push(slot, state_.keys);
-            slots_.insert(slot, label);
             placed.push_back({slot, row});
         }
     }
@@ -100,17 +106,14 @@ class ClassBalanced : public Admission {
     void restore(AdmissionState state, Slots slots) override {
         for (uint32_t label : state.appearance) seen_[label] = true;
         Admission::restore(std::move(state), std::move(slots));
-        set_quotas();
     }
 
   private:
     void adopted(Slot slot) override {
         const uint32_t label = slots_.label(slot);
         heaps_[label].push(slot, state_.keys);
-        if (!seen_[label]) {
-            see(label);
-            set_quotas();
-        }
+        stale_ = true;
+        if (!seen_[label]) see(label);
     }
 
     void see(uint32_t label) {
@@ -118,35 +121,21 @@ class ClassBalanced : public Admission {
         state_.appearance.push_back(label);
     }
 
-    // Shrink the other classes to their new quotas, lowest keys first.
-    void make_room_for(uint32_t label) {
-        see(label);
-        set_quotas();
-        for (uint32_t other : state_.appearance)
-            while (heaps_[other].size() > quotas_[other]) evict_from(other);
-    }
-
-    // Records that were adopted may exceed the quotas of their classes; they give way when the place is needed.
-    void shrink_one() {
-        for (uint32_t other : state_.appearance)
-            if (heaps_[other].size() > quotas_[other]) return evict_from(other);
-    }
-
-    void evict_from(uint32_t label) {
-        const Slot slot = heaps_[label].pop(state_.keys);
-        slots_.erase(slot);
-        state_.free.push_back(slot);
-    }
-
-    void set_quotas() {
-        const uint64_t classes = state_.appearance.size();
-        for (uint64_t i = 0; i < classes; ++i)
-            quotas_[state_.appearance[i]] = capacity_ > i ? (capacity_ - i + classes - 1) / classes : 0;
+    // The class that gives way: of several that are the largest, the last to appear.
+    KeyHeap &largest() {
+        if (stale_) {
+            largest_ = state_.appearance.front();
+            for (uint32_t label : state_.appearance)
+                if (heaps_[label].size() >= heaps_[largest_].size()) largest_ = label;
+            stale_ = false;
+        }
+        return heaps_[largest_];
     }
 
     std::vector<KeyHeap> heaps_;
-    std::vector<uint64_t> quotas_;
     std::vector<bool> seen_;
+    uint32_t largest_ = 0;
+    bool stale_ = true;  // whether the sizes of the classes have changed
 };
 
 // Bouvier et al. (CCGrid 2024): a fixed share of the slots per class, filled in order; then each record of a batch of b

@@ -41,7 +41,7 @@ class Admission {
 
     // Take over what was saved.
     virtual void restore(AdmissionState state, Slots slots);
-    // Take in a record that was stored elsewhere, whatever the quotas say; false if there is no room.
+    // Take in a record that was stored elsewhere, whatever its class has already; false if there is no room.
     bool adopt(uint32_t label, uint64_t key, Slot &slot);
 
   protected:

@@ -202,7 +202,8 @@ def test_networks_of_unequal_widths(cost):
         other = mlp((1, 8, 8), 5, [12, 9]).state_dict()
         Ot()(models(narrow, other, unequal_widths=True), around)
     with pytest.raises(ValueError, match="give backbone the widths of the anchor"):
-        Ot(anchor="widest").network(models(narrow, wide, unequal_widths=True), around)
+        Ot(anchor="widest").check_shapes(net, (1, 8, 8), [narrow, wide])
+    Ot().check_shapes(net, (1, 8, 8), [narrow, wide])
 
 
 def test_soft_plans_come_near_the_exact_one():

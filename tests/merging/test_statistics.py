@@ -66,13 +66,13 @@ def test_equal_models_give_that_model_and_inputs_are_unchanged(fusion):
 def test_fisher_weighs_by_information():
     class Known(Context):
         def fisher(self, state, tasks, per_task, labels):
-            assert per_task == 7 and labels == "true"
+            assert per_task == 7 and labels == "empirical"
             return {"w": torch.tensor([[1.0, 0.0, 3.0], [3.0, 0.0, 0.0]][tasks[0]])}
 
     given = small([1.0, 2.0, 5.0], [3.0, 6.0, 9.0])
-    merged = Fisher(samples_per_task=7, labels="true")(given, Known())
+    merged = Fisher(samples_per_task=7, labels="empirical")(given, Known())
     assert merged["w"].tolist() == [2.5, 4.0, 5.0]  # in the middle nothing is known
-    weighed = Fisher(samples_per_task=7, labels="true")(
+    weighed = Fisher(samples_per_task=7, labels="empirical")(
         small([1.0, 2.0, 5.0], [3.0, 6.0, 9.0], weights=[0.75, 0.25]), Known()
     )
     assert weighed["w"].tolist() == [2.0, 3.0, 5.0]
@@ -114,28 +114,87 @@ def test_regmean_averages_where_no_input_ever_is():
     assert not torch.allclose(merged["1.weight"][:, 1:], mean[:, 1:], atol=1e-3)
 
 
-def test_opcm_adds_what_is_new_and_keeps_the_mean_length():
+def matrices(*rows, **options) -> Models:
+    """Models that are one square linear layer."""
+    given = small(*rows, **options)
+    states, start = ([{"0.weight": state["w"]} for state in part] for part in (given.states, [given.initial]))
+    return Models(states, given.weights, ["0.weight"], start[0])
+
+
+def square() -> Context:
+    return Context(nn.Sequential(nn.Linear(3, 3, bias=False)))
+
+
+@pytest.mark.parametrize(
+    "alpha, block",  # 4 of 5 lie in the first direction: with .8 or more it does not exceed the share, but all three do
+    [(0.0, 0), (0.5, 0), (0.75, 0), (0.85, 1), (0.99, 1), (1.0, 3)],
+)
+def test_opcm_adds_what_is_new_and_keeps_the_mean_length(alpha, block):
     start = [[0.0] * 3] * 3
     first, second = torch.diag(torch.tensor([4.0, 1.0, 0.0])), torch.arange(1.0, 10.0).view(3, 3)
-    merged = Opcm(alpha=0.75)(small(first.tolist(), second.tolist(), initial=start))["w"]
-    # 4 of 5 are in the leading direction: its block is one entry, which is on the diagonal
+    merged = Opcm(alpha=alpha)(matrices(first.tolist(), second.tolist(), initial=start), square())["0.weight"]
     kept = second - second.diag().diag()
+    kept[:block, :block] = 0
     expected = first + kept
     length = (first.norm() + second.norm()) / 2
     assert torch.allclose(merged, expected * length / expected.norm(), atol=1e-5)
-    merged = Opcm(alpha=0.9)(small(first.tolist(), second.tolist(), initial=start))["w"]
-    kept[:2, :2] = 0
-    expected = first + kept
-    assert torch.allclose(merged, expected * length / expected.norm(), atol=1e-5)
+
+
+def published_opcm(start: list[dict], models: list[dict], alpha: float, linear: str) -> dict:
+    """The method as its paper and code write it, in full bases: the projection, lambda_t, the mean of the norms."""
+    tau = [{name: model[name].double() - start[name].double() for name in model} for model in models]
+    norms = [torch.cat([value.flatten() for value in vector.values()]).norm() for vector in tau]
+    merged, scale = tau[0], 1.0
+    for t, vector in enumerate(tau[1:], start=2):
+        total = {}
+        for name, own in vector.items():
+            if name == linear:
+                u, s, vh = torch.linalg.svd(merged[name], full_matrices=True)
+                inside = u.T @ own @ vh.T
+                first = next(i for i in range(len(s)) if s[: i + 1].sum() / s.sum() > alpha)
+                inside[range(len(s)), range(len(s))] = 0
+                inside[:first, :first] = 0
+                own = u @ inside @ vh
+            total[name] = scale * merged[name] + own
+        mean = sum(norms[:t]) / t
+        scale = torch.cat([value.flatten() for value in total.values()]).norm() / mean
+        merged = {name: value / scale for name, value in total.items()}
+    return {name: start[name].double() + value for name, value in merged.items()}
+
+
+class Layer(nn.Module):
+    """A linear layer, and weights of two dimensions that are none."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.fc = nn.Linear(7, 4)
+        self.places = nn.Parameter(torch.randn(3, 5))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 0.8])
+def test_opcm_at_once_and_one_at_a_time_is_the_published_method(alpha):
+    start, *states = ({k: v.detach() for k, v in Layer(seed).state_dict().items()} for seed in range(6))
+    names, around = list(start), Context(Layer(0))
+    expected = published_opcm(start, states, alpha, "fc.weight")
+    at_once = Opcm(alpha)(Models(states, [0.2] * 5, names, start), around)
+    carried, merged = {}, None
+    for number, state in enumerate(states):
+        given = [state] if merged is None else [merged, state]
+        weights = [1.0] if merged is None else [number / (number + 1), 1 / (number + 1)]
+        merged = Opcm(alpha)(Models(given, weights, names, start, merged=number, carried=carried), around)
+    for name, value in expected.items():
+        assert torch.allclose(at_once[name].double(), value, atol=1e-6), name
+        assert torch.allclose(merged[name].double(), value, atol=1e-5), name
 
 
 def test_opcm_of_one_model_is_that_model_and_vectors_are_added():
     only = models(1, initial=0)
-    assert all(torch.allclose(Opcm()(only)[name], value) for name, value in only.states[0].items())
-    merged = Opcm()(small([3.0, 0.0], [0.0, 4.0], initial=[0.0, 0.0]))["w"]
+    assert all(torch.allclose(Opcm()(only, Context())[name], value) for name, value in only.states[0].items())
+    merged = Opcm()(small([3.0, 0.0], [0.0, 4.0], initial=[0.0, 0.0]), Context())["w"]
     assert torch.allclose(merged, torch.tensor([3.0, 4.0]) * 3.5 / 5)
     with pytest.raises(ValueError, match="fusion=opcm works on what each model has moved"):
-        Opcm()(small([1.0], [2.0]))
+        Opcm()(small([1.0], [2.0]), Context())
 
 
 def test_the_ensemble_gives_mean_probabilities():

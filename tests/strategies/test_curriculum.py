@@ -31,7 +31,7 @@ def test_scratch_goes_back_to_the_initial_weights_and_optimizer_before_each_task
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     sample = Batch(torch.full((1, 1, 1, 2), 255, dtype=torch.uint8), torch.tensor([1]), torch.tensor([0]))
     for _ in range(2):
-        strategy.before_task(0, None)
+        strategy.start_task(0)
         assert all(torch.equal(value, initial[name]) for name, value in model.state_dict().items())
         assert not optimizer.state_dict()["state"]  # no momentum from the task before
         strategy.observe(sample)

@@ -6,7 +6,8 @@ from torch import nn
 from toys import batch, ready, samples
 
 from cl.samples import Samples
-from cl.strategies.icarl import Icarl, herding, last_layer
+from cl.strategies.icarl import Icarl, herding
+from cl.strategies.outputs import last_layer
 
 STAGES, OUTPUTS = [[0], [1]], [range(0, 2), range(2, 4)]
 
@@ -46,6 +47,19 @@ def test_loss_holds_old_outputs_to_the_old_network_and_new_ones_to_the_label():
     p = logits.sigmoid()
     expected = -(targets * p.log() + (1 - targets) * (1 - p).log()).sum() / 2
     assert strategy.loss(new, []).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_loss_adds_up_over_the_classes_seen_so_far():
+    strategy = icarl()
+    strategy.before_task(0, None)
+    new = batch([[255, 0], [10, 200]], [0, 1])
+    p = strategy.model(new.x / 255)[:, :2].sigmoid()
+    targets = torch.eye(2)
+    expected = -(targets * p.log() + (1 - targets) * (1 - p).log()).sum() / 2
+    loss = strategy.loss(new, [])
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    loss.backward()
+    assert strategy.model[3].weight.grad[2:].abs().sum() == 0
 
 
 def task(first_label: int, count: int = 10) -> Samples:
@@ -90,5 +104,5 @@ def test_a_memory_without_room_for_each_class_is_refused():
 
 
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused():
-    with pytest.raises(ValueError, match="last linear layer"):
-        last_layer(nn.Sequential(nn.Linear(2, 3), nn.Conv2d(1, 4, 1)), 4)
+    with pytest.raises(ValueError, match="last layer is linear"):
+        last_layer(nn.Sequential(nn.Linear(2, 3), nn.Conv2d(1, 4, 1)), 4, "strategy=icarl")

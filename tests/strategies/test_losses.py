@@ -1,5 +1,7 @@
 """The losses of the strategies against numbers worked out by hand, and the order of things in a step."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -79,36 +81,96 @@ def test_er_ace_compares_new_samples_with_the_classes_of_their_batch_only():
     assert resumed.seen.tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize("known, weighting", [(False, "together"), (True, "together"), (True, "by_task")])
-def test_lwf_distils_the_network_before_the_task(known, weighting):
-    old, new = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.5, 0.0], [3.0, 0.0], [0.0, 0.0]]), torch.zeros(6, 2)
-    foreign = torch.ones(3, 6, dtype=torch.bool)
-    for task in range(3):
-        foreign[task, 2 * task : 2 * task + 2] = False
+LWF_OLD = [[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.5, 0.0], [3.0, 0.0], [0.0, 0.0]]  # rows: outputs; columns: pixels
+LWF_NEW = [[0.0, 0.0], [0.4, 0.0], [0.0, 0.3], [1.0, 0.0], [0.2, 0.0], [0.0, 0.0]]
+
+
+def lwf(known: bool, task: int, shared: bool = False, **options) -> tuple[float, list[float], list[float]]:
+    """The loss on the pixels (1, 0) with the label of the task's first output; logits before the task, and now."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 6, bias=False))
+    foreign = torch.ones(3, 6, dtype=torch.bool)
+    for number in range(3):
+        foreign[number, 2 * number : 2 * number + 2] = False
+    outputs = () if shared else [range(0, 2), range(2, 4), range(4, 6)]
     strategy = ready(
-        Lwf(alpha=0.7, temperature=2.0, weighting=weighting), model, foreign_outputs=foreign if known else None,
-        num_outputs=6, task_outputs=[range(0, 2), range(2, 4), range(4, 6)], stages=[[0], [1], [2]],
+        Lwf(alpha=0.7, temperature=2.0, **options), model, foreign_outputs=foreign if known else None,
+        num_outputs=6, task_outputs=outputs, stages=[[0], [1], [2]],
     )  # fmt: skip
-    model[1].weight.data = old.clone()
-    strategy.before_task(2, None)
-    model[1].weight.data = new.clone()
-    loss = strategy.loss(batch([[255, 0]], [4], [2]), [])
-    teacher = old[:, 0].tolist()  # the logits of the pixels (1, 0); those of the new network are all 0
-
-    def distance(outputs):
-        shares = [2.718281828459045 ** (teacher[output] / 2) for output in outputs]
-        # each -log p is the log of how many outputs there are
-        return 4 * sum(share / sum(shares) * cross_entropy([0] * len(outputs), 0) for share in shares)
-
-    task = cross_entropy([0] * (2 if known else 6), 0)
-    distances = [distance([0, 1]), distance([2, 3])] if known else [distance([0, 1, 2, 3])]
-    expected = task + 0.7 * sum(distances)
-    if weighting == "by_task":
-        expected = task / 3 + 2 / 3 * 0.7 * sum(distances) / 2
-    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    model[1].weight.data = torch.tensor(LWF_OLD)
+    strategy.before_task(task, None)
+    model[1].weight.data = torch.tensor(LWF_NEW)
+    strategy.start_task(task)
+    loss = strategy.loss(batch([[255, 0]], [2 * task], [task]), [])
     loss.backward()
-    assert strategy.teacher[1].weight.grad is None and torch.equal(strategy.teacher[1].weight, old)
+    assert model[1].weight.grad is not None
+    assert strategy.teacher[1].weight.grad is None and strategy.teacher[1].weight.tolist() == LWF_OLD
+    return loss.item(), [row[0] for row in LWF_OLD], [row[0] for row in LWF_NEW]
+
+
+def distance(old, new, outputs, among=None) -> float:
+    """-sum p log q at temperature 2, p over `outputs` of the old network and q of the new one `among` its outputs."""
+    shares = [math.exp(old[output] / 2) for output in outputs]
+    among = outputs if among is None else among
+    logits = [new[output] / 2 for output in among]
+    return sum(
+        share / sum(shares) * cross_entropy(logits, among.index(output)) for share, output in zip(shares, outputs)
+    )
+
+
+def test_lwf_where_the_task_is_known_adds_up_a_distillation_for_each_task_before():
+    for options, factor in (({}, 1), ({"temperature_squared": True}, 4), ({"weighting": "sum_over_tasks"}, 1)):
+        loss, old, new = lwf(known=True, task=2, **options)
+        expected = cross_entropy(new[4:6], 0) + 0.7 * factor * (distance(old, new, [0, 1]) + distance(old, new, [2, 3]))
+        assert loss == pytest.approx(expected, abs=1e-6)
+    loss, old, new = lwf(known=True, task=2, weighting="by_task")
+    mean = (distance(old, new, [0, 1]) + distance(old, new, [2, 3])) / 2
+    assert loss == pytest.approx(cross_entropy(new[4:6], 0) / 3 + 0.7 * mean * 2 / 3, abs=1e-6)
+
+
+def test_lwf_where_tasks_are_not_told_apart_sees_the_outputs_so_far():
+    loss, old, new = lwf(known=False, task=1)
+    assert loss == pytest.approx(cross_entropy(new[:4], 2) + 0.7 * distance(old, new, [0, 1]), abs=1e-6)
+    loss, old, new = lwf(known=False, task=1, outputs="all")
+    assert loss == pytest.approx(cross_entropy(new, 2) + 0.7 * distance(old, new, [0, 1]), abs=1e-6)
+    loss, old, new = lwf(known=False, task=1, distilled="seen")  # outputs 2 and 3 have the target 0
+    assert loss == pytest.approx(cross_entropy(new[:4], 2) + 0.7 * distance(old, new, [0, 1], [0, 1, 2, 3]), abs=1e-6)
+    every = [0, 1, 2, 3, 4, 5]
+    loss, old, new = lwf(known=False, task=1, outputs="all", distilled="all", weighting="sum_over_tasks")
+    assert loss == pytest.approx(cross_entropy(new, 2) + 0.7 * distance(old, new, every), abs=1e-6)
+
+
+def test_lwf_where_tasks_share_their_outputs_may_distil_once_for_each_task_before():
+    every = [0, 1, 2, 3, 4, 5]
+    for weighting, ours, theirs in (("together", 1, 1), ("sum_over_tasks", 1, 2), ("by_task", 1 / 3, 2 / 3)):
+        loss, old, new = lwf(known=False, task=2, shared=True, weighting=weighting)
+        expected = ours * cross_entropy(new, 4) + theirs * 0.7 * distance(old, new, every)
+        assert loss == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_lwf_warms_up_the_outputs_of_the_new_task_alone(known):
+    foreign = torch.tensor([[False, False, True, True], [True, True, False, False]])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))
+    strategy = ready(
+        Lwf(alpha=0.7, warmup_steps=2), model, foreign_outputs=foreign if known else None, num_outputs=4,
+        task_outputs=[range(0, 2), range(2, 4)], stages=[[0], [1]],
+    )  # fmt: skip
+    strategy.updater.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    new = batch([[255, 0], [30, 255]], [2, 3], [1, 1])
+    strategy.before_task(0, None)
+    strategy.observe(batch([[255, 0], [30, 255]], [0, 1], [0, 0]))  # fills the momentum of all weights
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    strategy.before_task(1, None)
+    for _ in range(2):
+        strategy.observe(new)
+        for name, value in model.state_dict().items():
+            old, left = (value[:2], before[name][:2]) if name.startswith("4.") else (value, before[name])
+            assert torch.equal(old, left), name
+        assert model.training
+    assert not torch.equal(model[4].weight[2:], before["4.weight"][2:])
+    strategy.observe(new)
+    assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("alpha, beta, changes", [(0.0, 0.0, False), (1.0, 0.0, True), (0.0, 1.0, True)])

@@ -1,5 +1,7 @@
 """EWC and SI: the importance of each weight, and the pull back to where it was."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from toys import batch, ready, samples
 
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
+from cl.strategies.fisher import SquaredGradients, directions
 from cl.strategies.si import Si
 
 DATA = samples([[255, 0], [0, 255], [50, 60], [255, 255], [7, 200], [90, 3], [0, 0]], [0, 1, 1, 0, 1, 0, 1])
@@ -25,7 +28,7 @@ def squared_gradients(model: nn.Module, x: torch.Tensor, label: int) -> list[tor
 
 def test_fisher_with_true_labels_is_the_mean_of_squared_gradients():
     model = network()
-    found = ready(Ewc(1.0, 1.0, "true"), model).fisher(0, DATA)
+    found = ready(Ewc(1.0, 1.0, "empirical"), model).fisher(0, DATA)
     assert model.training
     model.eval()
     each = [squared_gradients(model, x, int(y)) for x, y in zip(DATA.x, DATA.y)]
@@ -62,21 +65,145 @@ def test_fisher_with_sampled_labels_is_that_of_all_outputs_on_average():
     assert (found.std(0) > 0).any()
 
 
+def exactly(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """sum_c p_c (d log p_c / d theta)^2 in its mean over samples, one backward pass for each sample and output."""
+    weights = list(model.parameters())
+    total = [torch.zeros_like(weight) for weight in weights]
+    for one in x:
+        log_p = model(one[None])[0].log_softmax(0)
+        for value in log_p:
+            gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            for sum_, gradient in zip(total, gradients):
+                if gradient is not None:
+                    sum_ += value.exp().detach() * gradient**2 / len(x)
+    return total
+
+
+class Tied(nn.Module):
+    """A layer that is used twice, one within a picture's rows, and one that is followed by a change in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.twice, self.head = nn.Linear(3, 4), nn.Linear(8, 8), nn.Linear(8, 3, bias=False)
+        self.last, self.relu, self.scale = nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        x = self.rows(x).flatten(1).tanh()
+        x = self.relu(self.twice(self.twice(x)))
+        return self.last(self.relu(self.head(x)) * self.scale)
+
+
+NETWORKS = {
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)),
+    "convolutional": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2)), nn.Conv2d(1, 3, 2, padding=1), nn.BatchNorm2d(3), nn.ReLU(True), nn.Flatten(),
+        nn.Linear(36, 4), nn.ReLU(True), nn.Linear(4, 3),
+    ),
+    "tied": Tied,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exact_fisher_equals_one_gradient_after_the_other(name):
+    torch.manual_seed(4)
+    model = NETWORKS[name]().double().eval()
+    x = torch.randn(7, 2, 3, dtype=torch.float64)
+    weights = list(model.parameters())
+    squares = SquaredGradients(model, weights, lambda logits, task: logits)
+    chunk = squares.chunk(x[:2])
+    assert chunk > 7
+    for part in (x[:4], x[4:]):
+        squares.add(part, None, lambda p: directions(p, "all", torch.zeros(len(p), dtype=torch.long), None))
+    assert not any(weight.grad is not None for weight in weights)
+    for key, expected in zip(squares.names, exactly(model, x)):
+        assert torch.allclose(squares.totals[key] / 7, expected, rtol=1e-10, atol=1e-14), key
+        assert expected.max() > 1e-6
+
+
+def test_fisher_of_some_weights_where_others_are_frozen():
+    model = network().double().eval()
+    x = torch.randn(7, 2, dtype=torch.float64)
+    expected = exactly(model, x)[-2:]
+    for weight in list(model.parameters())[:-2]:
+        weight.requires_grad = False
+    squares = SquaredGradients(model, list(model.parameters())[-2:], lambda logits, task: logits)
+    with torch.no_grad():  # as whoever calls it may have it
+        squares.chunk(x[:2])
+        squares.add(x, None, lambda p: directions(p, "all", torch.zeros(len(p), dtype=torch.long), None))
+    assert squares.names == ["4.weight", "4.bias"]
+    for value, other in zip(squares.totals.values(), expected):
+        assert torch.allclose(value / 7, other, rtol=1e-10)
+
+
+def test_sampled_labels_miss_what_a_converged_network_holds():
+    """The label that is not predicted has the chance 1e-6 and nearly all of the trace, 1/p times as large a share."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    margin = math.log(1e6)
+    model[1].weight.data = torch.tensor([[margin, 0.0], [0.0, 0.0]])
+    few = samples([[255, 0]] * 50, [0] * 50)
+
+    def trace(labels: str) -> float:
+        return sum(value.sum().item() for value in ready(Ewc(1.0, 1.0, labels), model).fisher(0, few))
+
+    p = 1 / (1 + 1e6)
+    # The gradient by the two weights of the pixel that is on is (e_y - p): both squares are (1 - p_y)^2.
+    assert trace("all") == pytest.approx(2 * p * (1 - p), rel=1e-4)
+    # 50 samples, with a chance of 5e-5 that one has the other label; 1 - p_y has two digits in single precision
+    assert trace("sampled") == pytest.approx(2 * p**2, rel=0.2)
+    assert trace("empirical") == pytest.approx(2 * p**2, rel=0.2)
+
+
 def test_fisher_where_the_task_is_known_sees_its_outputs_only():
     foreign = torch.tensor([[False, False, True, True], [True, True, False, False]])
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4, bias=False))
-    for labels in ("true", "sampled", "all"):
+    for labels in ("empirical", "sampled", "all"):
         (found,) = ready(Ewc(1.0, 1.0, labels), model, foreign_outputs=foreign).fisher(0, DATA)
         assert found[:2].sum() > 0 and found[2:].abs().sum() == 0 and torch.isfinite(found).all()
 
 
 def test_fewer_samples_for_the_fisher():
     model = network()
-    few = ready(Ewc(1.0, 1.0, "true", fisher_samples=3), model).fisher(0, DATA)
+    few = ready(Ewc(1.0, 1.0, "empirical", fisher_samples=3), model).fisher(0, DATA)
     model.eval()
     each = [squared_gradients(model, x, int(y))[0] for x, y in zip(DATA.x, DATA.y)]
     sums = [a + b + c for i, a in enumerate(each) for j, b in enumerate(each[:i]) for c in each[:j]]
     assert sum(torch.allclose(few[0], value / 3, rtol=1e-4, atol=1e-9) for value in sums) == 1
+
+
+def test_separate_anchors_pull_to_the_weights_of_each_earlier_task():
+    strategy = ready(Ewc(3.0, fisher_labels="empirical", anchors="separate"), network(), lr=0.1)
+    weights, penalties = strategy.updater.weights, []
+    generator = torch.Generator().manual_seed(0)
+    for stage in range(3):
+        fisher = [torch.rand(weight.shape, generator=generator) for weight in weights]
+        fisher[0][0] = 0  # of which nothing is known
+        strategy.fisher = lambda stage, samples, fisher=fisher: fisher
+        strategy.after_task(stage, DATA)
+        penalties.append((fisher, [weight.detach().clone() for weight in weights]))
+        with torch.no_grad():
+            for weight in weights:
+                weight += torch.randn(weight.shape, generator=generator)
+        resumed = ready(Ewc(3.0, anchors="separate"), strategy.model)
+        resumed.load_state_dict(strategy.state_dict())
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        resumed.adjust_gradients(None, [])
+        for i, weight in enumerate(weights):
+            pull = sum(3.0 * fisher[i] * (weight.detach() - anchor[i]) for fisher, anchor in penalties)
+            assert torch.allclose(weight.grad, pull, atol=1e-4)
+    assert strategy.nbytes == 2 * sum(weight.nbytes for weight in weights)
+    online = ready(Ewc(3.0), strategy.model)
+    assert online.anchors == "online" and online.nbytes == 0
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [({"fisher_labels": True}, "all, sampled, empirical"), ({"anchors": "x"}, "anchors=x"),
+     ({"anchors": "separate", "gamma": 0.5}, "gamma=0.5 belongs to anchors=online")],
+)  # fmt: skip
+def test_options_of_ewc_out_of_range_are_named(options, word):
+    with pytest.raises(ValueError, match=word):
+        Ewc(1.0, **options)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -96,13 +223,13 @@ def test_the_penalty_of_ewc_adds_its_gradient(passes):
 
 
 def test_importance_of_earlier_tasks_decays_by_gamma():
-    strategy = ready(Ewc(1.0, 0.25, "true"), network())
+    strategy = ready(Ewc(1.0, 0.25, "empirical"), network())
     strategy.after_task(0, DATA)
     first = [value.clone() for value in strategy.importance]
     strategy.after_task(1, DATA)  # the same samples and weights: the same Fisher once more
     for value, before in zip(strategy.importance, first):
         assert torch.allclose(value, 1.25 * before, rtol=1e-5)
-    resumed = ready(Ewc(1.0, 0.25, "true"), network())
+    resumed = ready(Ewc(1.0, 0.25, "empirical"), network())
     resumed.load_state_dict(strategy.state_dict())
     assert all(map(torch.equal, resumed.importance, strategy.importance))
 
@@ -113,7 +240,7 @@ def test_importance_of_si_is_the_path_integral_over_the_way():
     strategy = ready(Si(c=0.5, xi=0.1), model, lr=0.1)
     weight = model[1].weight
     for task in range(2):
-        strategy.before_task(task, DATA)
+        strategy.start_task(task)
         start, path = weight.detach().clone(), torch.zeros(2, 2)
         before = [value.clone() for value in strategy.importance]
         anchor = start.clone()
@@ -130,3 +257,35 @@ def test_importance_of_si_is_the_path_integral_over_the_way():
         grown = path.clamp(min=0) / ((weight.detach() - start) ** 2 + 0.1)
         assert torch.allclose(strategy.importance[0], grown + (before[0] if before else 0.0), atol=1e-6)
         assert grown.max() > 1e-3
+
+
+def test_the_way_of_si_begins_with_the_weights_that_the_task_starts_from_and_its_anchor_is_where_the_last_one_ended():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    strategy, weight, initial = ready(Si(c=0.5, xi=0.1), model, lr=0.1), model[1].weight, torch.eye(2)
+    new, ends = batch([[255, 10], [20, 255]], [0, 1]), []
+    for stage in range(2):
+        strategy.before_task(stage, DATA)
+        weight.data = initial.clone()  # set back
+        strategy.start_task(stage)
+        before = [value.clone() for value in strategy.importance]
+        loss = nn.functional.cross_entropy(model(new.x / 255), new.y)
+        (gradient,) = torch.autograd.grad(loss, [weight])
+        strategy.observe(new)
+        pull = before[0] * (initial - ends[0]) if stage else 0.0  # 2 c = 1
+        assert torch.allclose(weight, initial - 0.1 * (gradient + pull), atol=1e-6)
+        strategy.after_task(stage, DATA)
+        moved = weight.detach() - initial
+        grown = (-gradient * moved).clamp(min=0) / (moved**2 + 0.1)
+        assert torch.allclose(strategy.importance[0], grown + (before[0] if stage else 0.0), atol=1e-7)
+        ends.append(weight.detach().clone())
+        assert torch.equal(strategy.anchor[0], ends[-1])
+
+
+def test_a_step_that_fp16_leaves_out_adds_nothing_to_the_way_of_si():
+    strategy = ready(Si(c=0.5, xi=0.1), network(), lr=0.1)
+    strategy.start_task(0)
+    strategy.updater.scaler = object()  # what says that gradients may be beyond its range
+    for weight in strategy.updater.weights:
+        weight.grad = torch.full_like(weight, torch.inf)
+    strategy.adjust_gradients(batch([[1, 2]], [0]), [])
+    assert all((gradient == 0).all() for gradient in strategy.loss_gradients)
