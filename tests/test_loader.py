@@ -91,3 +91,37 @@ def test_every_place_of_the_order_is_equally_likely():
     # an error rate of 6e-6
     places = np.bincount([order(count=10, epoch=epoch).index(0) for epoch in range(3000)], minlength=10)
     assert np.abs(places - 300).max() < 83
+
+
+@pytest.mark.parametrize(
+    "count, batch_size, ranks, sizes, shares",
+    [
+        # one of the samples left: it joins the step before
+        (9, 4, 1, [[4], [5]], [[1], [1]]),
+        (10, 4, 1, [[4], [4], [2]], [[1]] * 3),
+        (5, 4, 1, [[5]], [[1]]),
+        (3, 2, 1, [[3]], [[1]]),
+        (2, 4, 1, [[2]], [[1]]),
+        # ranks: 8 samples are a step; a batch of 0 is the dummy of a rank without samples
+        (9, 4, 2, [[5, 4]], [[2 * 5 / 9, 2 * 4 / 9]]),
+        (10, 4, 2, [[4, 4], [2, 0]], [[1, 1], [2, 0]]),
+        (11, 4, 2, [[4, 4], [3, 0]], [[1, 1], [2, 0]]),
+        (12, 4, 2, [[4, 4], [2, 2]], [[1, 1], [1, 1]]),
+        (13, 4, 3, [[5, 4, 4]], [[15 / 13, 12 / 13, 12 / 13]]),
+        (17, 4, 3, [[4, 4, 4], [3, 2, 0]], [[1, 1, 1], [9 / 5, 6 / 5, 0]]),
+    ],
+)
+def test_where_two_samples_are_the_fewest_no_batch_has_one(count, batch_size, ranks, sizes, shares):
+    found = [list(epoch_batches(numbered(count), batch_size, 0, 0, 0, rank, ranks, fewest=2)) for rank in range(ranks)]
+    assert {len(batches) for batches in found} == {len(sizes), num_batches(count, batch_size, ranks, fewest=2)}
+    steps = list(zip(*found))
+    assert [[len(batch) if batch.share else 0 for batch in step] for step in steps] == sizes
+    assert [[batch.share for batch in step] for step in steps] == [pytest.approx(step) for step in shares]
+    assert all(len(batch) == 2 for step in steps for batch in step if not batch.share)
+    numbers = [number for step in steps for batch in step if batch.share for number in numbers_of(batch)]
+    assert sorted(numbers) == list(range(count))
+
+
+def test_less_samples_than_the_fewest_are_refused():
+    with pytest.raises(ValueError, match="a stage of training has 1 samples, and needs at least 2: batch norm"):
+        next(epoch_batches(numbered(1), 4, 0, 0, 0, fewest=2))
