@@ -178,6 +178,13 @@ def test_replay_beats_fine_tuning_and_joint_training_beats_replay(compose_config
     assert accuracy["joint"] > accuracy["er"] - 0.02
 
 
+def test_with_the_default_options_the_upper_bound_is_one_for_every_seed(compose_config):
+    for seed in range(6):
+        words = (f"seed={seed}", "progress=false", "pictures=[]")
+        joint, er = (results_of(compose_config(f"strategy={name}", *words)) for name in ("joint", "er"))
+        assert joint["average_accuracy"] > max(0.94, er["average_accuracy"])
+
+
 @pytest.mark.parametrize("scenario", ["class2", "class10", "task5", "domain5", "permuted10", "rotated10", "instance5"])
 @pytest.mark.parametrize("strategy", ["finetune", "derpp"])
 def test_every_scenario_trains(compose_config, scenario, strategy):
