@@ -353,3 +353,17 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
         "finetune", "er", "network 1 alone", "network 2 alone", "avg", "magmax",
     ]  # fmt: skip
     assert all(" 2 " in row for row in table[3:])  # seeds
+
+
+def test_a_merge_has_a_run_of_wandb_of_its_own_and_ends_it(config_of, monkeypatch):
+    import wandb
+
+    words = ("logger=wandb", "logger.mode=offline", "fusion=curve", "fusion.points=0", "fusion.plane=0")
+    folder = experiment.run(config_of(*words, "epochs=1", "fusion.epochs=1"))[-1]
+    (trained,) = folder.parent.parent.glob("independent_*/seed0")
+    for place in (folder, trained):
+        assert len(list(place.glob("wandb/offline-run-*/*.wandb"))) == 1 and wandb.run is None
+    monkeypatch.setattr(experiment, "_fuse", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        experiment.run(config_of(*words, "epochs=1", "fusion.epochs=1", "overwrite=true"))
+    assert wandb.run is None
