@@ -4,6 +4,7 @@ Each function returns a module that maps images [B, C, H, W] to logits [B, num_o
 """
 
 import contextlib
+import copy
 import difflib
 from collections import OrderedDict
 from pathlib import Path
@@ -134,3 +135,18 @@ def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = 
 def mixes_samples(network: nn.Module) -> bool:
     """Whether a sample's output depends on the batch it is in (batch-norm in training)."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+@torch.no_grad()
+def fewest_samples(network: nn.Module, image: torch.Tensor) -> int:
+    """Of how many samples a batch must be in training: 2 where batch-norm would be left with one value per channel.
+
+    `image` [1, C, H, W]: what the network takes.
+    """
+    if not mixes_samples(network):
+        return 1
+    try:
+        copy.deepcopy(network).train()(image)
+    except ValueError:  # torch's for a batch-norm that has nothing to take a variance of
+        return 2
+    return 1

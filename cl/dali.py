@@ -35,11 +35,13 @@ class Dali:
             return
         decoder = requests[0][0]
         pipeline = self._pipeline(decoder, [paths for _, paths in requests])
-        for _ in requests:
+        for number in range(len(requests)):
             try:
                 (batch,) = pipeline.run()
-            except RuntimeError as error:
-                raise ValueError(f"DALI cannot decode a picture: {error}") from error
+            except RuntimeError as error:  # of this batch or of one that it decodes ahead, in words of its own
+                for path in (path for _, paths in requests[number : number + self.prefetch + 1] for path in paths):
+                    decoder(path)
+                raise ValueError(f"DALI cannot decode a picture: {' '.join(str(error).split())}") from error
             # Copied: DALI writes the batch after next into the same memory.
             if self.device.type == "cuda":
                 found = torch.from_dlpack(batch.as_tensor()).clone()

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cl import checkpoint, plots, ranks, reconstructions, results, seeding
+from cl.backbones import fewest_samples
 from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
 from cl.build import build, locate
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
@@ -64,6 +65,7 @@ class Components:
     transform: BatchTransform
     model: nn.Module
     updater: Updater
+    fewest_samples: int  # that a batch must have in training
 
     def close(self) -> None:
         """End what was opened; after an error as well."""
@@ -164,7 +166,12 @@ def compose(config: dict) -> Components:
     if config["channels_last"] and comm.engine != "horovod":
         model = model.to(memory_format=torch.channels_last)
     _set_threads(config["threads"], model, comm.local_size)
-    _check_model(config["backbone"]["name"], model, transform, dataset, scenario, device)
+    fewest = _check_model(config["backbone"]["name"], model, transform, dataset, scenario, device)
+    if config["batch_size"] < fewest:
+        raise ValueError(
+            f"batch_size={config['batch_size']} is too small for backbone={config['backbone']['name']}, whose batch "
+            f"normalisation takes a variance over the samples of a batch: it must be at least {fewest}"
+        )
     schedule = build(config["schedule"], "schedule")
     optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
     _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["passes"])
@@ -187,6 +194,7 @@ def compose(config: dict) -> Components:
         transform=transform,
         model=model,
         updater=updater,
+        fewest_samples=fewest,
     )
 
 
@@ -235,6 +243,7 @@ def equip(config: dict, parts: Components, buffer: ReplayBuffer | None, capacity
         initial_weights=lambda number: initial_weights(config, parts, number),
         seed=config["seed"],
         objective=_objective(parts, foreign),
+        fewest_samples=parts.fewest_samples,
     )
 
 
@@ -280,7 +289,7 @@ def _train(
     first, history = resumed or (0, History(*evaluator(model), measure=measure))
 
     def steps_of(stage: int, num_samples: int) -> int:
-        epoch = num_batches(num_samples, config["batch_size"] * config["passes"], comm.size)
+        epoch = num_batches(num_samples, config["batch_size"] * config["passes"], comm.size, parts.fewest_samples)
         return config["steps"] or parts.epochs[stage] * epoch
 
     steps = [steps_of(stage, tasks.num_training(chosen)) for stage, chosen in enumerate(parts.stages)]
@@ -470,13 +479,16 @@ def _epochs(epochs: int | list[int], stages: int) -> list[int]:
 
 def _check_model(
     name: str, model: nn.Module, transform: BatchTransform, dataset: Dataset, scenario: Scenario, device: torch.device
-) -> None:
-    """One pass of an empty picture: a network that does not fit the pictures is named before any data is loaded."""
+) -> int:
+    """One pass of an empty picture: a network that does not fit the pictures is named before any data is loaded.
+
+    Returns how many samples a batch must have in training.
+    """
     sample_shape, outputs = dataset.sample_shape, scenario.output_shape
     try:
         with torch.no_grad():
-            empty = torch.zeros(1, *sample_shape, dtype=dataset.sample_dtype, device=device)
-            shape = model.eval()(transform.test(empty)).shape
+            empty = transform.test(torch.zeros(1, *sample_shape, dtype=dataset.sample_dtype, device=device))
+            shape = model.eval()(empty).shape
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"backbone {name} does not take pictures of shape {sample_shape}: {reason}") from error
@@ -485,3 +497,4 @@ def _check_model(
             f"backbone {name} gives outputs of shape {tuple(shape[1:])}, expected {outputs} for "
             + (f"the targets {', '.join(scenario.targets)}" if scenario.targets else "the classes")
         )
+    return fewest_samples(model, empty)

@@ -38,24 +38,35 @@ class Batch:
 
 
 def epoch_batches(
-    samples: Samples, batch_size: int, seed: int, task_id: int, epoch: int, rank: int = 0, ranks: int = 1
-) -> Iterator[Batch]:
+    samples: Samples, batch_size: int, seed: int, task_id: int, epoch: int, rank: int = 0, ranks: int = 1,
+    fewest: int = 1,
+) -> Iterator[Batch]:  # fmt: skip
     """This rank's part of each step of `ranks * batch_size` samples in random order; the last step has what is left.
 
-    The order is the same on every rank, and so is the number of steps. A rank for which nothing is left in the last
-    step gets a sample of another rank with share 0: it has to take part in the exchange of gradients.
+    The order is the same on every rank, and so is the number of steps. No batch has less than `fewest` samples: of the
+    last step as many ranks as can have that many get their part, and what is left for none of them joins the step
+    before. A rank for which nothing is left gets samples of other ranks with share 0: it has to take part in the
+    exchange of gradients. Raises ValueError where there are not that many samples.
     """
+    if len(samples) < fewest:
+        raise ValueError(
+            f"a stage of training has {len(samples)} samples, and needs at least {fewest}"
+            + (": batch normalisation takes a variance over them" if fewest > 1 else "")
+        )
     order = seeding.generator(seed, "order", task_id, epoch).permutation(len(samples))
-    whole = len(samples) // (batch_size * ranks) * batch_size * ranks
+    steps = num_batches(len(samples), batch_size, ranks, fewest)
+    size = batch_size * ranks
     # Of each step, rank r takes the r-th run of batch_size samples; of a ragged step, every ranks-th sample.
-    mine = order[:whole].reshape(-1, ranks, batch_size)[:, rank].reshape(-1)
-    left = order[whole:]
+    whole = steps if len(samples) == steps * size else steps - 1
+    mine = order[: whole * size].reshape(-1, ranks, batch_size)[:, rank].reshape(-1)
+    left = order[whole * size :]
     chosen = list(torch.from_numpy(mine).to(samples.y.device).split(batch_size)) if len(mine) else []
     shares = [1.0] * len(chosen)
     if len(left):
-        own = left[rank::ranks]
+        takers = min(ranks, len(left) // fewest)
+        own = left[rank::takers] if rank < takers else left[:0]
         shares.append(ranks * len(own) / len(left))
-        chosen.append(torch.from_numpy(own if len(own) else left[:1]).to(samples.y.device))
+        chosen.append(torch.from_numpy(own if len(own) else left[:fewest]).to(samples.y.device))
     for batch, share in zip(_gathered(samples, chosen), shares):
         batch.share = share
         yield batch
@@ -97,6 +108,7 @@ def _batch(columns: dict[str, torch.Tensor]) -> Batch:
     return Batch(x, y, task, targets=columns)
 
 
-def num_batches(num_samples: int, batch_size: int, ranks: int = 1) -> int:
-    """Steps of one epoch."""
-    return -(-num_samples // (batch_size * ranks))
+def num_batches(num_samples: int, batch_size: int, ranks: int = 1, fewest: int = 1) -> int:
+    """Steps of one epoch; less than `fewest` samples that are left make none of their own."""
+    whole, left = divmod(num_samples, batch_size * ranks)
+    return max(1, whole + (left >= fewest))

@@ -51,6 +51,8 @@ class Workers:
         if self._loader is None:
             self._loader = self._start()
         for batch in self._loader:
+            if isinstance(batch, ValueError):
+                raise batch
             yield batch
             if number != self._streams:
                 raise RuntimeError("another stream of pictures has begun: this one cannot go on")
@@ -76,9 +78,12 @@ class Workers:
 class _Decoded(torch.utils.data.Dataset):
     """What the workers run: it has no samples of its own, each request says which files and how."""
 
-    def __getitems__(self, request: Request) -> torch.Tensor:
+    def __getitems__(self, request: Request) -> torch.Tensor | ValueError:
         decoder, paths = request
-        return decoder.batch(paths, shared=torch.utils.data.get_worker_info() is not None)
+        try:
+            return decoder.batch(paths, shared=torch.utils.data.get_worker_info() is not None)
+        except ValueError as error:  # handed over as it is: torch would wrap it in the worker's traceback
+            return ValueError(str(error))
 
 
 class _Requests:
@@ -91,7 +96,7 @@ class _Requests:
         return self.workers._requests
 
 
-def _unchanged(batch: torch.Tensor) -> torch.Tensor:
+def _unchanged(batch: torch.Tensor | ValueError) -> torch.Tensor | ValueError:
     return batch
 
 

@@ -52,13 +52,14 @@ class Trainer:
         self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", stage))
         rank, ranks = self.comm.rank, self.comm.size
         batch_size = self.batch_size * self.strategy.updater.passes
-        epoch_steps = num_batches(len(samples), batch_size, ranks)
+        fewest = self.strategy.fewest_samples
+        epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
         meter = _Meter(self.device)
         step, loss = 0, math.nan
         for epoch in range(-(-steps // epoch_steps)):
             if self.each_epoch is not None:
                 self.each_epoch()
-            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks)
+            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest)
             for batch in itertools.islice(batches, steps - step):
                 if not self.schedule.is_constant:
                     self._set_rate((step + 0.5) / steps, steps / epoch_steps, steps)

@@ -102,8 +102,9 @@ class Workshop:
         config, parts = self.config, self.parts
         module.to(parts.device).train()
         strategy = Finetune()
-        strategy.setup(module, self.updater(module), parts.transform, None, self.foreign_outputs)
-        steps = epochs * num_batches(len(samples), config["batch_size"] * config["passes"])
+        fewest = parts.fewest_samples
+        strategy.setup(module, self.updater(module), parts.transform, None, self.foreign_outputs, fewest_samples=fewest)
+        steps = epochs * num_batches(len(samples), config["batch_size"] * config["passes"], fewest=fewest)
         progress = Progress("merging", steps, 0, config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
         trainer = Trainer(

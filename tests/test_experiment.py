@@ -337,6 +337,19 @@ def test_wandb_logger_writes_an_offline_run(compose_config):
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.parametrize("strategy", ["finetune", "derpp", "agem", "gdumb"])
+def test_one_sample_that_is_left_over_does_not_end_the_training_of_a_network_with_batch_norm(compose_config, strategy):
+    # The two tasks of the digits have 723 and 719 training samples: with batches of 722 one is left of the first.
+    words = ("backbone=mobilenetv3", "scenario=class2", f"strategy={strategy}", "epochs=1", "progress=false")
+    options = () if strategy == "finetune" else ("buffer.capacity=60",)
+    content = results_of(compose_config(*words, "batch_size=722", "pictures=[]", *options))
+    if strategy == "finetune":
+        assert (content["gradient_steps"], content["labelled_samples"]) == (2, 1442)
+    assert math.isfinite(content["average_accuracy"])
+    with pytest.raises(ValueError, match="batch_size=1 is too small for backbone=mobilenetv3"):
+        experiment.run(compose_config(*words, "batch_size=1", *options))
+
+
 # Each names what fails: at every moment of a run something that was opened before has to be closed.
 MOMENTS = (
     "cl.datasets.digits.Digits.read", "cl.strategies.er.Er.setup", "cl.evaluator.Evaluator.__call__",

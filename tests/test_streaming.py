@@ -1,15 +1,20 @@
 """Pictures that stay in their files: the same pixels, order and results as from memory, at any number of workers."""
 
 import importlib.util
+import io
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import QUICK
+from support import QUICK, ROOT
 
 from cl.datasets.image_folder import ImageFolder
 from cl.decoding import Decoder
@@ -107,15 +112,46 @@ def test_a_part_is_held_out_for_validation(folder, pools):
         assert torch.equal(one.x.load(), other.x) and torch.equal(one.y, other.y)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_picture_is_named(folder, pools, workers, tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 and nothing more")
+def damaged_picture(path: Path, how: str) -> str:
+    """Write a picture that cannot be decoded; returns the reason that is to be said."""
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(whole, "JPEG")
+    contents = {"truncated": whole.getvalue()[:900], "text": b"404 Not Found", "empty": b"", "cut": b"\xff\xd8\xff\xe0"}
+    path.write_bytes(contents.get(how, whole.getvalue()))
+    if how == "removed":
+        path.unlink()
+    if how == "forbidden":
+        path.chmod(0)
+        if os.access(path, os.R_OK):
+            pytest.skip("this user may read every file")
+    reasons = {"empty": "the file is empty", "removed": "No such file", "forbidden": "Permission denied"}
+    return reasons.get(how, "it is no picture of a kind" if how in ("text", "cut") else ".")
+
+
+@pytest.mark.parametrize("how", ["truncated", "text", "empty", "cut", "removed", "forbidden"])
+@pytest.mark.parametrize("workers", [0, 1, 2, "memory"])
+def test_a_picture_that_cannot_be_decoded_is_one_line_with_its_name(folder, pools, workers, how, tmp_path):
+    reason = damaged_picture(tmp_path / "bad.jpg", how)
     paths = np.array([os.fsencode(tmp_path / "bad.jpg")])
-    images = FileImages(paths, Decoder(3, SIZE), pools[workers])
-    with pytest.raises(ValueError, match="cannot decode the picture .*bad.jpg"):
-        list(images.stream([torch.tensor([0])]))
-    good = samples(dataset(folder, stream=True).load(0, pools[workers])[1])
-    assert len(list(in_order(good, 4))) == 2  # the workers live on
+    images = FileImages(paths, Decoder(3, SIZE), pools.get(workers))
+    with pytest.raises(ValueError) as error:
+        images.load() if workers == "memory" else list(images.stream([torch.tensor([0])]))
+    assert re.match(rf"cannot decode the picture {tmp_path}/bad\.jpg: {reason}", str(error.value))
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+    if workers != "memory":
+        good = samples(dataset(folder, stream=True).load(0, pools[workers])[1])
+        assert len(list(in_order(good, 4))) == 2  # the workers live on
+
+
+def test_a_command_ends_with_one_line_where_a_worker_cannot_decode(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "own")
+    path = tmp_path / "own" / "train" / "a" / "00.png"
+    path.write_bytes(path.read_bytes()[:60])
+    options = ["dataset=image_folder", f"dataset.root={tmp_path / 'own'}", "dataset.stream=true", "dataset.size=8"]
+    options += ["scenario=class5", "scenario.num_tasks=3", "loader.workers=2", f"output={tmp_path / 'runs'}", *QUICK]
+    done = subprocess.run([sys.executable, "run.py", *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: cannot decode the picture {path}: [^\n]+\n", done.stderr)
 
 
 def test_a_large_jpeg_is_averaged(tmp_path):

@@ -1,9 +1,8 @@
 """CORe50 (Lomonaco & Maltoni 2017, CORe50: a New Dataset and Benchmark for Continuous Object Recognition)."""
 
-import os
 from pathlib import Path
 
-from cl.datasets.image_folder import ImageFolder
+from cl.datasets.image_folder import ImageFolder, pictures_in
 
 FOLDER = "core50_128x128"
 SESSIONS = range(1, 12)
@@ -52,8 +51,7 @@ class Core50(ImageFolder):
                 continue
             for number in range(OBJECTS):
                 folder = self.root / f"s{session}" / f"o{number + 1}"
-                with os.scandir(folder) as entries:
-                    names = sorted(entry.name for entry in entries if entry.name.endswith(".png"))
+                names = pictures_in(folder, ".png")
                 if not names:
                     raise ValueError(f"{folder} has no pictures (*.png)")
                 paths += [f"{folder}/{name}" for name in names]

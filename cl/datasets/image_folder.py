@@ -19,7 +19,8 @@ from cl.decoding import Decoder
 from cl.streaming import FileImages, processors
 
 IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
-CACHE_VERSION = 2  # of the pixels that decoding gives
+CACHE_VERSION = 3  # of the pixels that decoding gives
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFolder(Dataset):
@@ -72,7 +73,9 @@ class ImageFolder(Dataset):
                 raise FileNotFoundError(
                     f"no folder {folder}: dataset.root needs train/ and test/ with one folder per class"
                 )
-            found[part] = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+            found[part] = sorted(
+                entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name)
+            )
             if not found[part]:
                 raise ValueError(f"{folder} has no class folders: expected one folder per class")
         unknown = sorted(set(found["test"]) - set(found["train"]))
@@ -81,15 +84,18 @@ class ImageFolder(Dataset):
         return found["train"]
 
     def _files(self, part: str) -> tuple[list[str], list[int]]:
-        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
         folder = self.root / part
-        present = {name: label for label, name in enumerate(self.classes) if (folder / name).is_dir()}
-        try:
-            pairs = make_dataset(str(folder), present, extensions=IMG_EXTENSIONS)
-        except FileNotFoundError as error:  # torchvision's word for a class folder without pictures
-            raise ValueError(f"in {folder}: {' '.join(str(error).split())}") from error
-        return [path for path, _ in pairs], [label for _, label in pairs]
+        paths: list[str] = []
+        labels: list[int] = []
+        for label, name in enumerate(self.classes):
+            if not (folder / name).is_dir():
+                continue
+            found = pictures_below(folder / name)
+            if not found:
+                raise ValueError(f"{folder / name} has no pictures; valid endings: {', '.join(ENDINGS)}")
+            paths += found
+            labels += [label] * len(found)
+        return paths, labels
 
     def _split(self, part: str) -> Split:
         paths, labels = self._files(part)
@@ -114,6 +120,26 @@ class ImageFolder(Dataset):
             status = os.stat(path)
             digest.update(f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
         return digest.hexdigest()[:16]
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: what programs leave (.ipynb_checkpoints, ._a.jpg, __MACOSX)."""
+    return name[0] == "." or name == "__MACOSX"
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """The pictures of a folder and of those in it, sorted folder by folder."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not hidden(name)]
+        found.append((place, sorted(n for n in names if n.lower().endswith(ENDINGS) and not hidden(n))))
+    return [f"{place}/{name}" for place, names in sorted(found) for name in names]
+
+
+def pictures_in(folder: Path, ending: str) -> list[str]:
+    """The names of a folder's own pictures, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.name.endswith(ending) and not hidden(e.name) and not e.is_dir())
 
 
 def _user_cache() -> Path:

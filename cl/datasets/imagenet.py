@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from cl.datasets.image_folder import ImageFolder
+from cl.datasets.image_folder import ImageFolder, hidden, pictures_in
 
 NUM_CLASSES = 1000
 IDENTIFIER = re.compile(r"n\d{8}")
@@ -79,8 +79,7 @@ class ImageNet(ImageFolder):
         paths: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
-            with os.scandir(folder / name) as entries:
-                names = sorted(entry.name for entry in entries if entry.name.endswith(".JPEG"))
+            names = pictures_in(folder / name, ".JPEG")
             if not names:
                 raise ValueError(f"{folder / name} has no pictures (*.JPEG)")
             names = names[: self.per_class] if part == "train" else names
@@ -108,5 +107,5 @@ def _entries(folder: Path) -> tuple[list[str], str | None]:
     """The ids of the class folders, sorted, and a picture that lies beside them, as in the archive of val/, or None."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
-    loose = min((name for name in names if name.endswith(".JPEG")), default=None)
+    loose = min((name for name in names if name.endswith(".JPEG") and not hidden(name)), default=None)
     return sorted(name for name in names if IDENTIFIER.fullmatch(name)), loose

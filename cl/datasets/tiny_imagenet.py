@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cl.datasets.image_folder import ImageFolder
+from cl.datasets.image_folder import ImageFolder, hidden, pictures_in
 
 FOLDER = "tiny-imagenet-200"
 FETCH = "curl -LO http://cs231n.stanford.edu/tiny-imagenet-200.zip && unzip -q tiny-imagenet-200.zip -d"
@@ -36,15 +36,15 @@ class TinyImageNet(ImageFolder):
         return []  # their number is known without looking
 
     def _ids(self) -> list[str]:
-        return sorted(entry.name for entry in (self.root / "train").iterdir() if entry.is_dir())
+        return sorted(e.name for e in (self.root / "train").iterdir() if e.is_dir() and not hidden(e.name))
 
     def _files(self, part: str) -> tuple[list[str], list[int]]:
         labels = {name: label for label, name in enumerate(self._ids())}
         if part == "train":
             pairs = [
-                (path, label)
+                (self.root / "train" / name / "images" / file, label)
                 for name, label in labels.items()
-                for path in sorted((self.root / "train" / name / "images").glob("*.JPEG"))
+                for file in pictures_in(self.root / "train" / name / "images", ".JPEG")
             ]
         else:
             lines = (self.root / "val" / "val_annotations.txt").read_text().splitlines()

@@ -47,6 +47,7 @@ class Strategy:
         initial_weights: Callable[[int], dict[str, torch.Tensor]] | None = None,
         seed: int = 0,
         objective: Objective | None = None,
+        fewest_samples: int = 1,
     ) -> None:
         """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None.
 
@@ -54,7 +55,8 @@ class Strategy:
         `num_outputs` how many outputs it has, `task_outputs` those of each task (empty where tasks share them),
         `stages` the tasks of each stage of training, `capacity` how many samples may be stored on all ranks,
         `initial_weights` gives state dicts of networks before training: 0 that of this one, others by number.
-        `objective` is what outputs are held to; None: the labels, by cross entropy.
+        `objective` is what outputs are held to; None: the labels, by cross entropy. `fewest_samples` is how many the
+        network can be trained on at once (`backbones.fewest_samples`).
         """
         self.model, self.updater, self.transform, self.buffer = model, updater, transform, buffer
         self.network = model if network is None else network
@@ -62,7 +64,7 @@ class Strategy:
         self.stages, self.capacity, self.seed = stages, capacity, seed
         self.initial_weights = initial_weights
         self.objective = objective or Labels(foreign_outputs)
-        self.forward_together = not mixes_samples(model)
+        self.forward_together, self.fewest_samples = not mixes_samples(model), fewest_samples
         self.replayed_samples = 0
 
     def fields(
@@ -153,7 +155,7 @@ class Strategy:
 
     def passes(self, batch: Batch, draws: list[Records]) -> list[tuple[Batch, list[Records]]]:
         """The parts of a step, one for each backward pass: new and replayed samples cut into as many."""
-        count = min(self.updater.passes, len(batch))
+        count = min(self.updater.passes, len(batch) // self.fewest_samples)
         if count == 1:
             return [(batch, draws)]
         cut = [split_records(draw, count) for draw in draws]
@@ -197,16 +199,32 @@ class Strategy:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of raw samples, augmented afresh."""
+        if len(x) < self.fewest_samples:
+            raise ValueError(
+                "one record alone cannot go through a network with batch normalisation, which takes a variance over "
+                "several: raise buffer.capacity or strategy.replay_batch_size"
+            )
         return self.network(self.transform.train(x))
 
     def forward_each(self, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits of several groups of raw samples, each as if it went through the network alone.
 
-        Where no layer mixes the samples of a batch, that is one pass over all of them, which is faster.
+        Where no layer mixes the samples of a batch, that is one pass over all of them, which is faster. A group that is
+        too small for batch-norm goes with the group before it.
         """
-        if not self.forward_together:
-            return tuple(self.forward(part) for part in parts)
-        return self.forward(torch.cat(parts)).split([len(part) for part in parts])
+        if self.forward_together:
+            passes = [list(parts)]
+        else:
+            passes = []
+            for part in parts:
+                if passes and len(part) < self.fewest_samples:
+                    passes[-1].append(part)
+                else:
+                    passes.append([part])
+        outputs: list[torch.Tensor] = []
+        for together in passes:
+            outputs += self.forward(torch.cat(together)).split([len(part) for part in together])
+        return tuple(outputs)
 
     def cross_entropy(self, logits: torch.Tensor, y: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Mean cross entropy; where the task is known, over the outputs of each sample's task only."""

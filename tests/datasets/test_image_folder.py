@@ -390,3 +390,17 @@ def test_a_class_folder_without_pictures_is_named(pets, part, name):
 def test_an_impossible_size_or_number_of_channels_is_rejected(pets, option, value):
     with pytest.raises(ValueError, match=f"dataset.{option}"):
         make(pets, **{option: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".ipynb_checkpoints/b-checkpoint.png", "._b.png", ".b.png", "__MACOSX/b.png", "deep/.thumbs/b.png"],
+)
+def test_what_programs_leave_in_a_class_folder_is_no_sample(pets, tmp_path, name):
+    expected = make(pets, cache=tmp_path / "fresh").load(seed=0)
+    put(pets / "train" / "cat" / name, colour(1, 1, 1))
+    put(pets / "train" / ".cache" / "c.png", colour(1, 1, 1))
+    put(pets / "train" / "__MACOSX" / "c.png", colour(1, 1, 1))
+    (pets / "train" / "cat" / "folder.png").mkdir()
+    assert make(pets).classes == ["Zebra", "cat", "dog"]
+    assert_same(make(pets).load(seed=0), expected)
