@@ -7,6 +7,7 @@ import copy
 import math
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -41,15 +42,18 @@ def run(config) -> list[Path]:
     if _starts_merged(base):  # then the networks are others with each fusion
         options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
         base["strategy"] = base["strategy"] | {"fusion": _seedless(own["fusion"]) | options}
-    parts = experiment.compose(base)
+    with closing(experiment.compose(base)) as parts:
+        return _run(fusion, own, base, parts, merge_folder(config))
+
+
+def _run(fusion: Fusion, own: dict, base: dict, parts: Components, folder: Path) -> list[Path]:
     if parts.scenario.targets:
         raise ValueError(
             f"networks are merged by what they classify, and scenario={base['scenario']['name']} has no labels"
         )
-    folder = merge_folder(config)
     baselines = [(name, _with_strategy(base, name)) for name in own["baselines"]]
     for _, baseline in baselines:
-        experiment.compose(baseline)
+        experiment.compose(baseline).close()
     check_writable(folder)
     reader = sources.Reader(base, parts, fusion.unequal_widths and own["checkpoints"] is not None)
     merged_before = (folder / "results.json").is_file() and not base["overwrite"]
@@ -62,12 +66,14 @@ def run(config) -> list[Path]:
     tasks, _ = experiment.load_tasks(base, parts)
     source = _find_models(fusion, own, base, parts, reader)
     source.num_samples = [tasks.num_training(of_network) for of_network in source.tasks]
+    parts.logger.start(folder, base | own)
     content = _merge(fusion, own, base, parts, tasks, source, folder)
     plots.draw_run(folder, content, base["pictures"])
     if "t" in content.get("curve", {}):
         title = f"{own['fusion']['kind']} between networks, {base['scenario']['name']} on {base['dataset']['name']}"
         pictures.draw_curve(folder, content["curve"], title, base["pictures"])
     results.write_json(folder / "results.json", content)
+    parts.logger.finish(content)
     alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
     print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
     return [*finished, folder]

@@ -178,6 +178,13 @@ def test_replay_beats_fine_tuning_and_joint_training_beats_replay(compose_config
     assert accuracy["joint"] > accuracy["er"] - 0.02
 
 
+def test_with_the_default_options_the_upper_bound_is_one_for_every_seed(compose_config):
+    for seed in range(6):
+        words = (f"seed={seed}", "progress=false", "pictures=[]")
+        joint, er = (results_of(compose_config(f"strategy={name}", *words)) for name in ("joint", "er"))
+        assert joint["average_accuracy"] > max(0.94, er["average_accuracy"])
+
+
 @pytest.mark.parametrize("scenario", ["class2", "class10", "task5", "domain5", "permuted10", "rotated10", "instance5"])
 @pytest.mark.parametrize("strategy", ["finetune", "derpp"])
 def test_every_scenario_trains(compose_config, scenario, strategy):
@@ -328,6 +335,19 @@ def test_wandb_logger_writes_an_offline_run(compose_config):
     config = compose_config("strategy=finetune", "scenario=class2", "logger=wandb", "logger.mode=offline", *QUICK)
     folder = experiment.run(config)
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "derpp", "agem", "gdumb"])
+def test_one_sample_that_is_left_over_does_not_end_the_training_of_a_network_with_batch_norm(compose_config, strategy):
+    # The two tasks of the digits have 723 and 719 training samples: with batches of 722 one is left of the first.
+    words = ("backbone=mobilenetv3", "scenario=class2", f"strategy={strategy}", "epochs=1", "progress=false")
+    options = () if strategy == "finetune" else ("buffer.capacity=60",)
+    content = results_of(compose_config(*words, "batch_size=722", "pictures=[]", *options))
+    if strategy == "finetune":
+        assert (content["gradient_steps"], content["labelled_samples"]) == (2, 1442)
+    assert math.isfinite(content["average_accuracy"])
+    with pytest.raises(ValueError, match="batch_size=1 is too small for backbone=mobilenetv3"):
+        experiment.run(compose_config(*words, "batch_size=1", *options))
 
 
 # Each names what fails: at every moment of a run something that was opened before has to be closed.

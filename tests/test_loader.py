@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from cl.backbones import fewest_samples
 from cl.loader import epoch_batches, num_batches
 from cl.samples import Samples
 
@@ -93,35 +95,45 @@ def test_every_place_of_the_order_is_equally_likely():
     assert np.abs(places - 300).max() < 83
 
 
+# Where a batch must have two samples
+
+
 @pytest.mark.parametrize(
-    "count, batch_size, ranks, sizes, shares",
+    "count, batch_size, ranks, fewest, sizes",  # of the samples with a share, rank by rank
     [
-        # one of the samples left: it joins the step before
-        (9, 4, 1, [[4], [5]], [[1], [1]]),
-        (10, 4, 1, [[4], [4], [2]], [[1]] * 3),
-        (5, 4, 1, [[5]], [[1]]),
-        (3, 2, 1, [[3]], [[1]]),
-        (2, 4, 1, [[2]], [[1]]),
-        # ranks: 8 samples are a step; a batch of 0 is the dummy of a rank without samples
-        (9, 4, 2, [[5, 4]], [[2 * 5 / 9, 2 * 4 / 9]]),
-        (10, 4, 2, [[4, 4], [2, 0]], [[1, 1], [2, 0]]),
-        (11, 4, 2, [[4, 4], [3, 0]], [[1, 1], [2, 0]]),
-        (12, 4, 2, [[4, 4], [2, 2]], [[1, 1], [1, 1]]),
-        (13, 4, 3, [[5, 4, 4]], [[15 / 13, 12 / 13, 12 / 13]]),
-        (17, 4, 3, [[4, 4, 4], [3, 2, 0]], [[1, 1, 1], [9 / 5, 6 / 5, 0]]),
+        (289, 288, 1, 1, [[288, 1]]),
+        (289, 288, 1, 2, [[289]]),
+        (290, 288, 1, 2, [[288, 2]]),
+        (19, 4, 4, 1, [[4, 1], [4, 1], [4, 1], [4, 0]]),
+        (17, 4, 4, 2, [[5], [4], [4], [4]]),
+        (19, 4, 4, 2, [[4, 3], [4, 0], [4, 0], [4, 0]]),
+        (21, 4, 4, 2, [[4, 3], [4, 2], [4, 0], [4, 0]]),
+        (3, 4, 2, 2, [[3], [0]]),
     ],
 )
-def test_where_two_samples_are_the_fewest_no_batch_has_one(count, batch_size, ranks, sizes, shares):
-    found = [list(epoch_batches(numbered(count), batch_size, 0, 0, 0, rank, ranks, fewest=2)) for rank in range(ranks)]
-    assert {len(batches) for batches in found} == {len(sizes), num_batches(count, batch_size, ranks, fewest=2)}
-    steps = list(zip(*found))
-    assert [[len(batch) if batch.share else 0 for batch in step] for step in steps] == sizes
-    assert [[batch.share for batch in step] for step in steps] == [pytest.approx(step) for step in shares]
-    assert all(len(batch) == 2 for step in steps for batch in step if not batch.share)
-    numbers = [number for step in steps for batch in step if batch.share for number in numbers_of(batch)]
-    assert sorted(numbers) == list(range(count))
+def test_no_batch_is_smaller_than_it_may_be(count, batch_size, ranks, fewest, sizes):
+    parts = [list(epoch_batches(numbered(count), batch_size, 0, 0, 0, rank, ranks, fewest)) for rank in range(ranks)]
+    assert [[len(batch) if batch.share else 0 for batch in part] for part in parts] == sizes
+    assert min(len(batch) for part in parts for batch in part) >= fewest
+    assert num_batches(count, batch_size, ranks, fewest) == len(sizes[0])
+    own = [[numbers_of(batch) if batch.share else [] for batch in part] for part in parts]
+    assert sorted(number for part in own for batch in part for number in batch) == list(range(count))
+    for step in range(len(sizes[0])):  # the mean over ranks of the weighed means is that over the samples
+        mean = sum(part[step].share * np.mean(numbers_of(part[step])) for part in parts) / ranks
+        assert mean == pytest.approx(np.mean([number for part in own for number in part[step]]))
 
 
-def test_less_samples_than_the_fewest_are_refused():
+def test_a_single_sample_is_refused_where_two_are_needed():
     with pytest.raises(ValueError, match="a stage of training has 1 samples, and needs at least 2: batch norm"):
         next(epoch_batches(numbered(1), 4, 0, 0, 0, fewest=2))
+
+
+def test_two_samples_are_needed_where_batch_norm_has_one_value_of_each():
+    image = torch.zeros(1, 1, 2, 2)
+    layers = {"spatial": nn.BatchNorm2d(1), "flat": nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)), "none": nn.ReLU()}
+    assert {name: fewest_samples(layer, image) for name, layer in layers.items()} == {
+        "spatial": 1,
+        "flat": 2,
+        "none": 1,
+    }
+    assert layers["spatial"].num_batches_tracked == 0  # the network itself is left as it is

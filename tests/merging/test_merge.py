@@ -242,6 +242,7 @@ def test_networks_of_unequal_widths_are_merged_from_files(config_of):
 
 def test_the_published_protocol_sets_each_quirk_and_the_fair_one_none(config_of):
     words = ("scenario=skewed2", "strategy.init=independent", "fusion=curve", "fusion.points=2", "fusion.plane=0")
+    words += ("schedule=constant",)
     published, fair = config_of(*words, "protocol=published"), config_of(*words)
     assert (published.optimizer_state, fair.optimizer_state) == ("epoch", "keep")
     assert (published.fusion.init, published.fusion.start, published.fusion.schedule.name) == (
@@ -249,7 +250,7 @@ def test_the_published_protocol_sets_each_quirk_and_the_fair_one_none(config_of)
     )  # fmt: skip
     assert (fair.fusion.init, fair.fusion.start, fair.fusion.schedule) == ("linear", "model", None)
     transport = config_of("fusion=ot", "protocol=published").fusion
-    assert (transport.cost, transport.anchor, transport.samples) == ("activations", "random", 100)
+    assert (transport.cost, transport.anchor) == ("weights", "random")
     contents = [results_of(config) for config in (published, fair)]
     assert contents[0]["average_accuracy"] != contents[1]["average_accuracy"]
     for content in contents:
@@ -278,9 +279,7 @@ def test_the_table_on_colour_pictures_is_one_word_and_runs_on_a_folder_of_them(c
     )  # fmt: skip
     content = results_of(config)
     assert content["config"]["dataset"]["mean"] == [0.4914, 0.4822, 0.4465]
-    assert (
-        content["labelled_samples"] == 2 * 150 and content["unlabelled_samples"] == 50 + 15
-    )  # all that the first has: a tenth
+    assert content["labelled_samples"] == 2 * 150 and content["unlabelled_samples"] == 0
     assert len(content["model_accuracies"]) == 2
 
 
@@ -353,3 +352,17 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
         "finetune", "er", "network 1 alone", "network 2 alone", "avg", "magmax",
     ]  # fmt: skip
     assert all(" 2 " in row for row in table[3:])  # seeds
+
+
+def test_a_merge_has_a_run_of_wandb_of_its_own_and_ends_it(config_of, monkeypatch):
+    import wandb
+
+    words = ("logger=wandb", "logger.mode=offline", "fusion=curve", "fusion.points=0", "fusion.plane=0")
+    folder = experiment.run(config_of(*words, "epochs=1", "fusion.epochs=1"))[-1]
+    (trained,) = folder.parent.parent.glob("independent_*/seed0")
+    for place in (folder, trained):
+        assert len(list(place.glob("wandb/offline-run-*/*.wandb"))) == 1 and wandb.run is None
+    monkeypatch.setattr(experiment, "_fuse", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        experiment.run(config_of(*words, "epochs=1", "fusion.epochs=1", "overwrite=true"))
+    assert wandb.run is None
