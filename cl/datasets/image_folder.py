@@ -104,12 +104,24 @@ class ImageFolder(Dataset):
             return Split(FileImages(names, self.decoder, self.loader), torch.tensor(labels))
         cached = self.cache / f"{self.root.name}-{part}-{self._key(paths)}.npy"
         if cached.is_file():
-            return split_of(np.load(cached), labels)
+            return split_of(self._cached(cached, len(labels)), labels)
         with ThreadPoolExecutor(processors()) as pool:  # decoding frees the interpreter lock
             images = np.stack(list(pool.map(self._decode, paths)))
         with atomic_write(cached) as file:
             np.save(file, images)
         return split_of(images, labels)
+
+    def _cached(self, path: Path, count: int) -> np.ndarray:
+        channels, height, width = self.sample_shape
+        try:
+            images = np.load(path)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path}, where decoded pictures are kept, cannot be read ({error}): delete it") from error
+        if images.shape != (count, height, width, channels) or images.dtype != np.uint8:
+            raise ValueError(
+                f"{path}, where decoded pictures are kept, has {images.dtype} of shape {images.shape}: delete it"
+            )
+        return images
 
     def _decode(self, path: str) -> np.ndarray:
         return self.decoder(path).permute(1, 2, 0).numpy()
