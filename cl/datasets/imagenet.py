@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cl import seeding
 from cl.datasets.image_folder import ImageFolder, hidden, pictures_in
+from cl.datasets.layouts import root_of
 
 NUM_CLASSES = 1000
 IDENTIFIER = re.compile(r"n\d{8}")
@@ -30,7 +31,7 @@ class ImageNet(ImageFolder):
             raise ValueError(f"dataset.per_class must be at least 1 or null, got {per_class}")
         self.per_class = per_class
         self.listed = None if class_list is None else read_class_list(class_list)
-        place = str(Path(root).expanduser() / folder)
+        place = str(root_of(Path(root).expanduser(), folder) / folder)
         super().__init__(place, size, 3, crop, stream, cache, validation, mean, std, augment)
         self.num_classes = NUM_CLASSES if self.listed is None else len(self.listed)
 

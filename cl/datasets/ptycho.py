@@ -75,6 +75,10 @@ class Ptycho(Reconstructed):
         found = [path for path in self.root.glob("*") if path.is_dir() and re.search(r"\d+", path.name)]
         found.sort(key=lambda path: (int(re.findall(r"\d+", path.name)[-1]), path.name))
         if len(found) < self.num_classes:
+            if (self.root / PATTERNS).is_file():
+                raise FileNotFoundError(
+                    f"{self.root} is the folder of one scan: dataset.root should be that above it, {self.root.parent}"
+                )
             raise FileNotFoundError(
                 f"{self.root} has {len(found)} folders of scans, and dataset.scans={self.num_classes} are asked for: "
                 f"dataset.root needs one numbered folder for each, with {PATTERNS} and {OBJECT}"
