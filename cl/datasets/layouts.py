@@ -25,6 +25,8 @@ def seen(root: Path, folder: str, files: tuple[str, ...] = ()) -> str:
     """
     if not root.is_dir():
         return f"; there is no folder {root}" if not root.exists() else f"; {root} is no folder"
+    if (root / folder).is_dir():
+        return ""
     names = sorted(entry.name for entry in os.scandir(root))
     below = [name for name in names if (root / name / folder).is_dir()]
     if below:

@@ -70,6 +70,12 @@ def test_the_pictures_of_a_class_are_drawn_and_not_the_first_by_name(root):
     assert [shade // 10 * 10 for shade in found] == firsts and found != firsts
 
 
+def test_root_may_be_the_folder_itself(root):
+    made = dataset(root / "imagenet")
+    made.check()
+    assert made.root == root / "imagenet"
+
+
 def test_the_network_is_given_a_crop(root):
     assert dataset(root, crop=6).input_shape == (3, 6, 6)
     with pytest.raises(ValueError, match="dataset.crop must lie between 1 and dataset.size=8, got 9"):

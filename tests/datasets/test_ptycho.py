@@ -240,3 +240,9 @@ def test_numbers_beyond_float32_are_refused_with_their_file(tmp_path):
     np.save(tmp_path / "204" / PATTERNS, patterns.astype(np.float64) * 1e39)
     with pytest.raises(ValueError, match=f"{PATTERNS} has values beyond the range of float32"):
         files(tmp_path, 1).load(0)
+
+
+def test_the_folder_of_one_scan_is_not_that_of_scans(tmp_path):
+    write_scan(tmp_path / "204", 6)
+    with pytest.raises(FileNotFoundError, match="204 is the folder of one scan: dataset.root should be that above it"):
+        files(tmp_path / "204", 1).check()
