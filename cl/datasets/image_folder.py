@@ -73,7 +73,7 @@ class ImageFolder(Dataset):
         self.root, self.folders = _arranged(self.root)
         found = {}
         for part, folder in self.folders.items():
-            found[part] = _folders_in(folder)
+            found[part] = folders_in(folder)
             if not found[part]:
                 others = [name for name in TESTS if name != folder.name and (self.root / name).is_dir()]
                 also = (
@@ -86,9 +86,9 @@ class ImageFolder(Dataset):
         if unknown:
             raise ValueError(f"{self.folders['test']} has classes that train/ has not: {', '.join(unknown)}")
         single = self.folders["train"] / found["train"][0]
-        if len(found["train"]) == 1 and len(_folders_in(single)) > 1 and not _has_pictures(single):
+        if len(found["train"]) == 1 and len(folders_in(single)) > 1 and not _has_pictures(single):
             raise ValueError(
-                f"{single} is the only class, and has no pictures of its own but {len(_folders_in(single))} folders: "
+                f"{single} is the only class, and has no pictures of its own but {len(folders_in(single))} folders: "
                 f"if they are the classes, move them to {self.folders['train']}"
             )
         return found["train"]
@@ -148,7 +148,7 @@ def _arranged(root: Path) -> tuple[Path, dict[str, Path]]:
     """The folder that has train/ and a test split, and the two; FileNotFoundError where there are none."""
     places = [root]
     if root.is_dir() and not (root / "train").is_dir():
-        below = _folders_in(root)
+        below = folders_in(root)
         places += [root / below[0]] if len(below) == 1 else []
         places += [root.parent] if root.name in ("train", *TESTS) else []
     for place in places:
@@ -158,13 +158,13 @@ def _arranged(root: Path) -> tuple[Path, dict[str, Path]]:
                 raise ValueError(f"{place} has {' and '.join(tests)}: rename the one that is to be tested on to test")
             return place, {"train": place / "train", "test": place / tests[0]}
     missing = root / ("test" if (root / "train").is_dir() else "train")
-    has = f"it has {', '.join(_folders_in(root)[:5]) or 'no folders'}" if root.is_dir() else f"there is no {root}"
+    has = f"it has {', '.join(folders_in(root)[:5]) or 'no folders'}" if root.is_dir() else f"there is no {root}"
     raise FileNotFoundError(
         f"no folder {missing}: dataset.root needs train/ and test/ with one folder per class; {has}"
     )
 
 
-def _folders_in(folder: Path) -> list[str]:
+def folders_in(folder: Path) -> list[str]:
     """The names of a folder's own folders, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not hidden(entry.name))

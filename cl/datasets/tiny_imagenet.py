@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cl.datasets.image_folder import ImageFolder, hidden, pictures_in
+from cl.datasets.image_folder import ImageFolder, folders_in, pictures_below, pictures_in
 from cl.datasets.layouts import root_of, seen
 
 FOLDER = "tiny-imagenet-200"
@@ -25,7 +25,7 @@ class TinyImageNet(ImageFolder):
 
     def check(self) -> None:
         for path in (self.root / "train", self.root / "val" / "val_annotations.txt"):
-            if not path.exists():
+            if not path.exists() and not (path.name != "train" and self._val_by_class()):
                 raise FileNotFoundError(
                     f"no {path}: dataset.root needs the folder {FOLDER}; fetch it with `{FETCH} {self.root.parent}`"
                     + seen(self.root.parent, FOLDER)
@@ -38,7 +38,14 @@ class TinyImageNet(ImageFolder):
         return []  # their number is known without looking
 
     def _ids(self) -> list[str]:
-        return sorted(e.name for e in (self.root / "train").iterdir() if e.is_dir() and not hidden(e.name))
+        return folders_in(self.root / "train")
+
+    def _val_by_class(self) -> bool:
+        """Whether the validation pictures lie in a folder for each class, as many scripts arrange them."""
+        folder = self.root / "val"
+        if not folder.is_dir() or (folder / "images").is_dir() and pictures_in(folder / "images", ".JPEG"):
+            return False
+        return set(folders_in(folder)) - {"images"} == set(self._ids())
 
     def _files(self, part: str) -> tuple[list[str], list[int]]:
         labels = {name: label for label, name in enumerate(self._ids())}
@@ -48,9 +55,21 @@ class TinyImageNet(ImageFolder):
                 for name, label in labels.items()
                 for file in pictures_in(self.root / "train" / name / "images", ".JPEG")
             ]
+        elif self._val_by_class():
+            pairs = [
+                (Path(path), label)
+                for name, label in labels.items()
+                for path in pictures_below(self.root / "val" / name)
+            ]
         else:
             lines = (self.root / "val" / "val_annotations.txt").read_text().splitlines()
             words = [line.split("\t") for line in lines if line]
+            wrong = next((line for line in words if len(line) < 2 or line[1] not in labels), None)
+            if wrong is not None:
+                raise ValueError(
+                    f"{self.root / 'val' / 'val_annotations.txt'} is damaged: expected a picture and the id of a class "
+                    f"of train/, got {' '.join(wrong)!r}"
+                )
             pairs = [(self.root / "val" / "images" / name, labels[identifier]) for name, identifier, *_ in words]
         missing = next((path for path, _ in pairs if not path.is_file()), None)
         if missing is not None or not pairs:

@@ -72,3 +72,28 @@ def test_root_may_be_the_folder_itself_and_its_archive_is_named(root, tmp_path):
     with pytest.raises(FileNotFoundError, match="seen one folder deeper: set dataset.root=.*/outer/deep"):
         (tmp_path / "outer" / "deep" / "tiny-imagenet-200").mkdir(parents=True)
         dataset(tmp_path / "outer").check()
+
+
+@pytest.mark.parametrize("below", ["", "images"])
+def test_validation_pictures_arranged_by_class_are_used(root, below):
+    val = root / "tiny-imagenet-200" / "val"
+    for path in (val / "images").iterdir():
+        path.unlink()
+    for label, name in enumerate(IDS):
+        write(val / name / below / f"val_{199 - label}.JPEG", label)
+    for annotated in (True, False):
+        if not annotated:
+            (val / "val_annotations.txt").unlink()
+        made = dataset(root)
+        made.check()
+        test = made.load(seed=0)[1]
+        assert test.y.tolist() == list(range(200))
+        assert all(abs(int(x.float().mean().round()) - shade(int(y))) <= 1 for x, y in zip(test.x, test.y))
+
+
+@pytest.mark.parametrize("line", ["val_9.JPEG", "val_9.JPEG\tn99999999\t0"])
+def test_a_damaged_line_of_the_annotations_is_named(root, line):
+    with open(root / "tiny-imagenet-200" / "val" / "val_annotations.txt", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match="val_annotations.txt is damaged: .* got 'val_9.JPEG"):
+        dataset(root).load(seed=0)
