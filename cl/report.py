@@ -23,7 +23,7 @@ from cl import plots
 from cl.atomic import atomic_write
 from cl.metrics import ERROR_FORMULAS, FORMULAS
 from cl.published import Published
-from cl.run_folder import MERGE_KEYS
+from cl.settings import MERGE_KEYS
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (

@@ -17,14 +17,15 @@ from cl import experiment, plots, results
 from cl.build import build
 from cl.experiment import Components
 from cl.history import History
-from cl.run_folder import MERGE_KEYS, benchmark_name, check_writable, config_hash, finished_run, plain
+from cl.run_folder import benchmark_name, check_writable, config_hash, finished_run, plain
 from cl.scenarios import Tasks
+from cl.settings import MERGE_KEYS
+from cl.values import did_you_mean
 from merging import pictures, sources
 from merging.fusion import Fusion, Models, State, WeightFusion
 from merging.workshop import Workshop
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-WEIGHTINGS = ("uniform", "samples")
 
 
 def run(config) -> list[Path]:
@@ -81,8 +82,6 @@ def _seedless(fusion: dict) -> dict:
 
 def _check(own: dict, base: dict) -> Fusion:
     """The fusion; raises ValueError for what cannot work, before anything is trained."""
-    if own["weighting"] not in WEIGHTINGS:
-        raise ValueError(f"weighting={own['weighting']} does not exist; valid: {', '.join(WEIGHTINGS)}")
     if own["checkpoints"] is not None and own["run"] is not None:
         raise ValueError("give checkpoints or run, not both")
     if own["initial"] is not None and own["checkpoints"] is None:
@@ -99,10 +98,7 @@ def _check(own: dict, base: dict) -> Fusion:
     known = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
     for name in own["baselines"]:
         if name not in known:
-            raise ValueError(f"baselines={name} does not exist; valid: {', '.join(known)}")
-    for name in ("finetune_samples", "finetune_epochs"):
-        if own[name] < 0:
-            raise ValueError(f"{name} must be at least 0, got {own[name]}")
+            raise ValueError(f"baselines={name} does not exist{did_you_mean(name, known)}; valid: {', '.join(known)}")
     fusion = build(own["fusion"], "fusion")
     for asked, what in ((own["running"], "running=true"), (_starts_merged(base), "strategy.init=merged")):
         if asked and not isinstance(fusion, WeightFusion):
