@@ -297,7 +297,7 @@ def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["weighting=size"], "weighting=size does not exist"),
+        (["weighting=size"], "weighting must be uniform or samples, got 'size'"),
         (["checkpoints=[a.pt]", "run=b"], "not both"),
         (["checkpoints=[a.pt]", "weighting=samples"], "weighting=samples needs the networks of a run"),
         (["initial=a.pt"], "initial=FILE belongs to checkpoints"),
@@ -306,7 +306,7 @@ def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
         (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
         (["running=true", "fusion=ensemble"], "running=true goes on from merged weights"),
         (["strategy.init=merged", "fusion=ensemble"], "strategy.init=merged goes on from merged weights"),
-        (["finetune_samples=-1"], "finetune_samples must be at least 0"),
+        (["finetune_samples=-1"], "finetune_samples must be a whole number of at least 0"),
         (["launcher=horovod"], "merging is one process"),
     ],
 )
