@@ -146,7 +146,8 @@ def fewest_samples(network: nn.Module, image: torch.Tensor) -> int:
     if not mixes_samples(network):
         return 1
     try:
-        copy.deepcopy(network).train()(image)
+        with torch.random.fork_rng([image.device] if image.is_cuda else []):  # dropout draws
+            copy.deepcopy(network).train()(image)
     except ValueError:  # torch's for a batch-norm that has nothing to take a variance of
         return 2
     return 1

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cl import seeding
-from cl.datasets.base import Dataset, Split
+from cl.datasets.base import Dataset, Split, stratified
 from cl.samples import Samples, joined
 from cl.streaming import FileImages
 from cl.transforms import permute_pixels, rotate
@@ -337,14 +337,13 @@ class Skewed(Scenario):
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
         labels = train.y.numpy()
         whole = labels == self.whole_class if self.whole_class is not None else np.zeros(len(labels), dtype=bool)
-        others = _by_class(labels, seeding.generator(seed, "skewed").permutation(np.flatnonzero(~whole)))
+        others = seeding.generator(seed, "skewed").permutation(np.flatnonzero(~whole))
         count = int(self.first_share * len(others))
         if not 0 < count < len(others):
             raise ValueError(f"scenario.first_share={self.first_share} of {len(others)} samples leaves a task empty")
-        # The order of the files may be that of the classes, so the share is spread evenly over samples sorted by class.
-        chosen = np.diff(np.arange(len(others) + 1) * count // len(others)) == 1
-        first = np.sort(np.concatenate([np.flatnonzero(whole), others[chosen]]))
-        parts = [Part(indices, labels[indices]) for indices in (first, np.sort(others[~chosen]))]
+        chosen, rest = stratified(labels, others, count)
+        first = np.sort(np.concatenate([np.flatnonzero(whole), chosen]))
+        parts = [Part(indices, labels[indices]) for indices in (first, rest)]
         everything = Part(np.arange(len(test)), test.y.numpy())
         return Tasks(train, test, parts, [everything, everything], [None, None])
 

@@ -4,6 +4,8 @@ torchvision's transforms draw one set of parameters per call, so on a batch ever
 alike; per-sample calls cost more than the training step of a small network.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -42,17 +44,12 @@ class BatchTransform:
         cutmix: float = 0.0,
         dtype: torch.dtype = torch.uint8,
     ):
-        unknown = [name for name in augment if name not in AUGMENTATIONS]
+        unknown = [name for name in augment if not isinstance(name, str) or name not in AUGMENTATIONS]
         if unknown:
             raise ValueError(f"dataset.augment has unknown steps {unknown}; valid: {', '.join(AUGMENTATIONS)}")
         if augment and dtype != torch.uint8:
             raise ValueError(f"dataset.augment={augment} is for pictures; samples that are no pictures need []")
-        if (mean is None) != (std is None):
-            raise ValueError("dataset.mean and dataset.std belong together: give both or neither")
-        if mean is not None and not len(mean) == len(std) == channels:
-            raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}): {mean}, {std}")
-        if std is not None and min(std) <= 0:
-            raise ValueError(f"dataset.std must be above 0, got {std}")
+        _check_normalisation(mean, std, channels, dtype)
         if min(mixup, cutmix) < 0:
             raise ValueError(f"mixing.mixup and mixing.cutmix must be 0 or more, got {mixup} and {cutmix}")
         self.mixup, self.cutmix = mixup, cutmix
@@ -93,6 +90,28 @@ class BatchTransform:
             x = x.add_(self.shift)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return x.contiguous(memory_format=layout)
+
+
+def _check_normalisation(mean: list | None, std: list | None, channels: int, dtype: torch.dtype) -> None:
+    """Raise ValueError for numbers that are not a mean and a deviation of each channel."""
+    if (mean is None) != (std is None):
+        raise ValueError("dataset.mean and dataset.std belong together: give both or neither")
+    if mean is None or std is None:
+        return
+    if not len(mean) == len(std) == channels:
+        raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}): {mean}, {std}")
+    for name, values in (("mean", mean), ("std", std)):
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            raise ValueError(f"dataset.{name} must be numbers, got {values}")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"dataset.{name} must be finite, got {values}")
+    if min(std) <= 0:
+        raise ValueError(f"dataset.std must be above 0, got {std}")
+    if dtype == torch.uint8 and (min(mean) < 0 or max(*mean, *std) > 1):
+        raise ValueError(
+            f"dataset.mean and dataset.std are of pixels in [0, 1], not in 0 to 255: they must not be above 1, and the "
+            f"mean not below 0, got {mean} and {std}"
+        )
 
 
 def random_crop(x: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:

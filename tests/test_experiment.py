@@ -450,3 +450,37 @@ def test_split_mnist_reaches_the_published_order(compose_config, mnist_root):
     # published, Buzzega et al. 2020: 19.60 +- 0.04 and 86.12 +- 1.89; four standard deviations here
     assert accuracy["finetune"] == pytest.approx(0.196, abs=0.005)
     assert accuracy["er"] == pytest.approx(0.8612, abs=0.076)
+
+
+@pytest.fixture
+def odd_pictures(tmp_path):
+    """Five training pictures of 8 pixels in each of two classes."""
+    random = np.random.default_rng(0)
+    for part, name, number in itertools.product(("train", "test"), "ab", range(5)):
+        (tmp_path / "odd" / part / name).mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "odd" / part / name / f"{number}.png")
+    own = ["dataset=image_folder", f"dataset.root={tmp_path / 'odd'}", "dataset.size=8", "scenario=class2"]
+    return [*own, f"dataset.cache={tmp_path / 'cache'}", "backbone=mobilenetv3", "progress=false", "pictures=[]"]
+
+
+@pytest.mark.parametrize("strategy, options, steps", [
+    ("finetune", ["batch_size=4"], 2),
+    ("er", ["batch_size=4", "buffer.capacity=3", "strategy.replay_batch_size=1"], 2),
+    ("derpp", ["batch_size=4", "buffer.capacity=3", "strategy.replay_batch_size=1"], 2),
+    ("agem", ["batch_size=4", "buffer.capacity=4", "strategy.replay_batch_size=3", "passes=2"], 2),
+    ("finetune", ["batch_size=2", "passes=2"], 2),
+])  # fmt: skip
+def test_one_sample_left_and_batch_normalisation_over_maps_of_one_pixel(
+    compose_config, odd_pictures, strategy, options, steps
+):
+    content = results_of(compose_config(f"strategy={strategy}", *odd_pictures, *options, "epochs=1"))
+    assert content["gradient_steps"] == steps  # 5 samples a task, batches of 4: the one left joins them
+
+
+def test_batches_of_one_with_batch_normalisation_are_refused_before_data_are_read(
+    compose_config, odd_pictures, monkeypatch
+):
+    monkeypatch.setattr("cl.experiment.load_tasks", lambda *_: pytest.fail("data were read"))
+    with pytest.raises(ValueError, match="^batch_size=1 is too small for backbone=mobilenetv3, .* at least 2$"):
+        experiment.run(compose_config(*odd_pictures, "batch_size=1"))

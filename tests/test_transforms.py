@@ -53,7 +53,7 @@ CIFAR_MEAN, CIFAR_STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2615]
         (1, [0.5], [0.5]),
         (1, [0.1307], [0.3081]),
         (3, CIFAR_MEAN, CIFAR_STD),
-        (3, [0.0, 0.5, 1.0], [1.0, 0.1, 2.0]),
+        (3, [0.0, 0.5, 1.0], [1.0, 0.1, 0.9]),
         (3, [0, 0, 0], [1, 1, 1]),  # whole numbers, as a command line gives them
     ],
 )
@@ -244,6 +244,15 @@ def test_two_transforms_do_not_share_their_random_numbers():
         ([], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], 1, "one number per channel"),
         ([], [0.5], [0.0], 1, "dataset.std"),  # every pixel would be infinite or not a number
         ([], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], 3, "dataset.std"),
+        ([], [127.5], [0.5], 1, r"pixels in \[0, 1\], not in 0 to 255"),
+        ([], [0.5], [64.0], 1, r"pixels in \[0, 1\], not in 0 to 255"),
+        ([], [-0.5], [0.5], 1, "the mean not below 0"),
+        ([], [float("nan")], [0.5], 1, "dataset.mean must be finite"),
+        ([], [0.5], [float("nan")], 1, "dataset.std must be finite"),  # it is not below 0
+        ([], ["a"], [0.5], 1, "dataset.mean must be numbers"),
+        ([], [0.5], [True], 1, "dataset.std must be numbers"),
+        ([], [0.5], [[0.5]], 1, "dataset.std must be numbers"),
+        ([["flip"]], None, None, 1, "unknown steps"),
     ],
 )
 def test_unknown_steps_and_unfit_numbers_are_rejected(augment, mean, std, channels, message):

@@ -74,20 +74,49 @@ class Dataset(ABC):
 
         `loader` decodes what stays in files.
 
-        The part held out is drawn by `seed`. The official test split is then not used at all: what is chosen on the
-        validation part has not seen it.
+        The part held out is drawn by `seed`, of each class its share to within one sample. The official test split is
+        then not used at all: what is chosen on the validation part has not seen it.
         """
         self.loader = loader
         train, test = self.read()
+        for name, split in (("training", train), ("test", test)):
+            self._check_split(name, split)
         if self.validation == 0:
             return train, test
         order = seeding.generator(seed, "validation").permutation(len(train))
         held_out = round(self.validation * len(train))
         if not 0 < held_out < len(train):
             raise ValueError(f"dataset.validation={self.validation} of {len(train)} samples leaves an empty part")
-        parts = (np.sort(order[held_out:]), np.sort(order[:held_out]))
-        rest, validation = (train.part(torch.from_numpy(part)) for part in parts)
+        validation, rest = (train.part(torch.from_numpy(part)) for part in stratified(train.y.numpy(), order, held_out))
         return rest, validation
+
+    def _check_split(self, name: str, split: Split) -> None:
+        """Raise ValueError for samples that are not what the data set says they are."""
+        place = f"{type(self).__name__} in {self.root}" if hasattr(self, "root") else type(self).__name__
+        if len(split) == 0:
+            raise ValueError(f"{place}: there are no {name} samples")
+        if split.x.shape[1:] != self.sample_shape or split.x.dtype != self.sample_dtype:
+            raise ValueError(
+                f"{place}: the {name} samples are {split.x.dtype} of shape {tuple(split.x.shape[1:])}, expected "
+                f"{self.sample_dtype} of shape {tuple(self.sample_shape)}"
+            )
+        low, high = int(split.y.min()), int(split.y.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"{place}: the {name} labels go from {low} to {high}, expected 0 to {self.num_classes - 1}: are these "
+                "the files of another data set?"
+            )
+
+
+def stratified(labels: np.ndarray, indices: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """`count` of some indices into labels, and the rest, both sorted: of each class its share to within one sample.
+
+    Which of a class are chosen follows from their order in `indices`.
+    """
+    by_class = indices[np.argsort(labels[indices], kind="stable")]
+    # Spread evenly over the samples sorted by class: every stretch of them has its share, rounded up or down.
+    chosen = np.diff(np.arange(len(by_class) + 1) * count // len(by_class)) == 1
+    return np.sort(by_class[chosen]), np.sort(by_class[~chosen])
 
 
 def split_of(images: np.ndarray, labels) -> Split:

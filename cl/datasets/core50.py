@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cl.datasets.image_folder import ImageFolder, pictures_in
+from cl.datasets.layouts import root_of, seen
 
 FOLDER = "core50_128x128"
 SESSIONS = range(1, 12)
@@ -26,7 +27,7 @@ class Core50(ImageFolder):
         if labels not in LABELS:
             raise ValueError(f"dataset.labels={labels} does not exist; valid: {', '.join(LABELS)}")
         self.labels = labels
-        place = str(Path(root).expanduser() / FOLDER)
+        place = str(root_of(Path(root).expanduser(), FOLDER) / FOLDER)
         super().__init__(place, size, 3, None, stream, cache, validation, mean, std, augment)
         self.num_classes = OBJECTS if labels == "objects" else OBJECTS // OF_A_CATEGORY
 
@@ -37,7 +38,7 @@ class Core50(ImageFolder):
                 if not folder.is_dir():
                     raise FileNotFoundError(
                         f"no {folder}: dataset.root needs the folder {FOLDER}; fetch it with `{FETCH} "
-                        f"{self.root.parent}`"
+                        f"{self.root.parent}`" + seen(self.root.parent, FOLDER)
                     )
 
     def _find_classes(self) -> list[str]:

@@ -20,11 +20,15 @@ from cl.streaming import FileImages, processors
 
 IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
 CACHE_VERSION = 3  # of the pixels that decoding gives
+TESTS = ("test", "val", "valid", "validation")  # names of the folder that is the test split; the first that is there
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFolder(Dataset):
     """Pictures in one folder per class, the centre square of each scaled to `size` pixels.
+
+    Where there is no test/ it is the one of val/, valid/ and validation/ that is there. `root` may also be the folder
+    above, if it has no other one, or train/ itself.
 
     `stream`: whether the pictures stay in their files; "auto": if those of a split take more than 2 GiB. `crop`: side
     of what the network is given of them, None for the whole square. Raises ValueError for a layout that does not fit
@@ -66,25 +70,31 @@ class ImageFolder(Dataset):
         return self._split("train"), self._split("test")
 
     def _find_classes(self) -> list[str]:
+        self.root, self.folders = _arranged(self.root)
         found = {}
-        for part in ("train", "test"):
-            folder = self.root / part
-            if not folder.is_dir():
-                raise FileNotFoundError(
-                    f"no folder {folder}: dataset.root needs train/ and test/ with one folder per class"
-                )
-            found[part] = sorted(
-                entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name)
-            )
+        for part, folder in self.folders.items():
+            found[part] = _folders_in(folder)
             if not found[part]:
-                raise ValueError(f"{folder} has no class folders: expected one folder per class")
+                others = [name for name in TESTS if name != folder.name and (self.root / name).is_dir()]
+                also = (
+                    f"; {' and '.join(others)} beside it may have: rename what is to be tested on to test"
+                    if others
+                    else ""
+                )
+                raise ValueError(f"{folder} has no class folders: expected one folder per class{also}")
         unknown = sorted(set(found["test"]) - set(found["train"]))
         if unknown:
-            raise ValueError(f"{self.root / 'test'} has classes that train/ has not: {', '.join(unknown)}")
+            raise ValueError(f"{self.folders['test']} has classes that train/ has not: {', '.join(unknown)}")
+        single = self.folders["train"] / found["train"][0]
+        if len(found["train"]) == 1 and len(_folders_in(single)) > 1 and not _has_pictures(single):
+            raise ValueError(
+                f"{single} is the only class, and has no pictures of its own but {len(_folders_in(single))} folders: "
+                f"if they are the classes, move them to {self.folders['train']}"
+            )
         return found["train"]
 
     def _files(self, part: str) -> tuple[list[str], list[int]]:
-        folder = self.root / part
+        folder = self.folders[part]
         paths: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
@@ -104,12 +114,24 @@ class ImageFolder(Dataset):
             return Split(FileImages(names, self.decoder, self.loader), torch.tensor(labels))
         cached = self.cache / f"{self.root.name}-{part}-{self._key(paths)}.npy"
         if cached.is_file():
-            return split_of(np.load(cached), labels)
+            return split_of(self._cached(cached, len(labels)), labels)
         with ThreadPoolExecutor(processors()) as pool:  # decoding frees the interpreter lock
             images = np.stack(list(pool.map(self._decode, paths)))
         with atomic_write(cached) as file:
             np.save(file, images)
         return split_of(images, labels)
+
+    def _cached(self, path: Path, count: int) -> np.ndarray:
+        channels, height, width = self.sample_shape
+        try:
+            images = np.load(path)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path}, where decoded pictures are kept, cannot be read ({error}): delete it") from error
+        if images.shape != (count, height, width, channels) or images.dtype != np.uint8:
+            raise ValueError(
+                f"{path}, where decoded pictures are kept, has {images.dtype} of shape {images.shape}: delete it"
+            )
+        return images
 
     def _decode(self, path: str) -> np.ndarray:
         return self.decoder(path).permute(1, 2, 0).numpy()
@@ -120,6 +142,37 @@ class ImageFolder(Dataset):
             status = os.stat(path)
             digest.update(f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
         return digest.hexdigest()[:16]
+
+
+def _arranged(root: Path) -> tuple[Path, dict[str, Path]]:
+    """The folder that has train/ and a test split, and the two; FileNotFoundError where there are none."""
+    places = [root]
+    if root.is_dir() and not (root / "train").is_dir():
+        below = _folders_in(root)
+        places += [root / below[0]] if len(below) == 1 else []
+        places += [root.parent] if root.name in ("train", *TESTS) else []
+    for place in places:
+        tests = [name for name in TESTS if (place / name).is_dir()]
+        if (place / "train").is_dir() and tests:
+            if "test" not in tests and len(tests) > 1:
+                raise ValueError(f"{place} has {' and '.join(tests)}: rename the one that is to be tested on to test")
+            return place, {"train": place / "train", "test": place / tests[0]}
+    missing = root / ("test" if (root / "train").is_dir() else "train")
+    has = f"it has {', '.join(_folders_in(root)[:5]) or 'no folders'}" if root.is_dir() else f"there is no {root}"
+    raise FileNotFoundError(
+        f"no folder {missing}: dataset.root needs train/ and test/ with one folder per class; {has}"
+    )
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """The names of a folder's own folders, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not hidden(entry.name))
+
+
+def _has_pictures(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(ENDINGS) and not hidden(entry.name) for entry in entries)
 
 
 def hidden(name: str) -> bool:

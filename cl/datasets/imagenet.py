@@ -4,10 +4,13 @@ import os
 import re
 from pathlib import Path
 
+from cl import seeding
 from cl.datasets.image_folder import ImageFolder, hidden, pictures_in
+from cl.datasets.layouts import root_of
 
 NUM_CLASSES = 1000
 IDENTIFIER = re.compile(r"n\d{8}")
+PER_CLASS_SEED = 0  # of the pictures that `per_class` draws: they are the same for every seed of a run
 LISTS = Path(__file__).resolve().parent.parent.parent / "conf" / "class_lists"
 
 
@@ -15,9 +18,9 @@ class ImageNet(ImageFolder):
     """<root>/<folder>/train/<WordNet id>/*.JPEG and val/ alike; labels follow the ids, or the list of classes.
 
     `class_list`: the classes that are used, null for all 1000: a file with one id per line, by its name where it lies
-    in conf/class_lists/. `per_class`: how many training pictures of each, the first by name; null: all. The validation
-    pictures are the test split, as is usual: those of the test have no labels. Raises FileNotFoundError for what is not
-    there, ValueError for a layout or a list that does not fit.
+    in conf/class_lists/. `per_class`: how many training pictures of each, drawn alike for every seed of a run; null:
+    all. The validation pictures are the test split, as is usual: those of the test have no labels. Raises
+    FileNotFoundError for what is not there, ValueError for a layout or a list that does not fit.
     """
 
     def __init__(
@@ -28,7 +31,7 @@ class ImageNet(ImageFolder):
             raise ValueError(f"dataset.per_class must be at least 1 or null, got {per_class}")
         self.per_class = per_class
         self.listed = None if class_list is None else read_class_list(class_list)
-        place = str(Path(root).expanduser() / folder)
+        place = str(root_of(Path(root).expanduser(), folder) / folder)
         super().__init__(place, size, 3, crop, stream, cache, validation, mean, std, augment)
         self.num_classes = NUM_CLASSES if self.listed is None else len(self.listed)
 
@@ -82,7 +85,9 @@ class ImageNet(ImageFolder):
             names = pictures_in(folder / name, ".JPEG")
             if not names:
                 raise ValueError(f"{folder / name} has no pictures (*.JPEG)")
-            names = names[: self.per_class] if part == "train" else names
+            if part == "train" and self.per_class is not None:
+                random = seeding.generator(PER_CLASS_SEED, f"per class {name}")
+                names = sorted(random.permutation(names)[: self.per_class].tolist())
             paths += [f"{folder}/{name}/{file}" for file in names]
             labels += [label] * len(names)
         return paths, labels

@@ -75,6 +75,10 @@ class Ptycho(Reconstructed):
         found = [path for path in self.root.glob("*") if path.is_dir() and re.search(r"\d+", path.name)]
         found.sort(key=lambda path: (int(re.findall(r"\d+", path.name)[-1]), path.name))
         if len(found) < self.num_classes:
+            if (self.root / PATTERNS).is_file():
+                raise FileNotFoundError(
+                    f"{self.root} is the folder of one scan: dataset.root should be that above it, {self.root.parent}"
+                )
             raise FileNotFoundError(
                 f"{self.root} has {len(found)} folders of scans, and dataset.scans={self.num_classes} are asked for: "
                 f"dataset.root needs one numbered folder for each, with {PATTERNS} and {OBJECT}"
@@ -83,8 +87,8 @@ class Ptycho(Reconstructed):
         for folder in self.folders:
             patterns, patches = (self._open(folder / name) for name in (PATTERNS, OBJECT))
             expected = (len(patterns), *self.sample_shape[1:])
-            real = not np.iscomplexobj(patterns)
-            if patterns.shape != expected or patches.shape != expected or not np.iscomplexobj(patches) or not real:
+            kinds = patterns.dtype.kind in "fiu" and patches.dtype.kind == "c"
+            if patterns.shape != expected or patches.shape != expected or not kinds:
                 raise ValueError(
                     f"{folder} has {patterns.dtype} patterns of shape {patterns.shape} and {patches.dtype} patches of "
                     f"{patches.shape}: both should be (patches, {expected[1]}, {expected[2]}), the patterns real and "
@@ -110,6 +114,8 @@ class Ptycho(Reconstructed):
         for name, array in ((PATTERNS, patterns), (OBJECT, patches)):
             if not np.isfinite(array).all():
                 raise ValueError(f"{folder / name} is damaged: it has values that are not finite")
+            if np.abs(array).max(initial=0) > np.finfo(np.float32).max:
+                raise ValueError(f"{folder / name} has values beyond the range of float32, in which they are used")
         kept = np.square(np.angle(patches)).mean((1, 2)) >= self.void
         if kept.sum() < 2:
             raise ValueError(f"{folder}: {kept.sum()} of {len(kept)} patches are above dataset.void={self.void}")
@@ -117,8 +123,12 @@ class Ptycho(Reconstructed):
 
 
 def columns_of(patterns: np.ndarray, patches: np.ndarray) -> list[np.ndarray]:
-    """Magnitudes, amplitudes and phases as float32: scan by scan, so that wider types are never there of all scans."""
-    return [column.astype(np.float32) for column in (patterns, np.abs(patches), np.angle(patches))]
+    """Magnitudes, amplitudes and phases as float32: scan by scan, so that wider types are never there of all scans.
+
+    Whatever the order of bytes and dimensions in memory was, theirs is the usual one.
+    """
+    columns = (patterns, np.abs(patches), np.angle(patches))
+    return [np.ascontiguousarray(column, dtype=np.float32) for column in columns]
 
 
 def _split(magnitudes: np.ndarray, amplitude: np.ndarray, phase: np.ndarray, labels: np.ndarray) -> Split:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cl.datasets.image_folder import ImageFolder, hidden, pictures_in
+from cl.datasets.layouts import root_of, seen
 
 FOLDER = "tiny-imagenet-200"
 FETCH = "curl -LO http://cs231n.stanford.edu/tiny-imagenet-200.zip && unzip -q tiny-imagenet-200.zip -d"
@@ -18,7 +19,7 @@ class TinyImageNet(ImageFolder):
     def __init__(
         self, root: str, cache: str | None, validation: float, mean: list | None, std: list | None, augment: list
     ):
-        folder = str(Path(root).expanduser() / FOLDER)
+        folder = str(root_of(Path(root).expanduser(), FOLDER) / FOLDER)
         super().__init__(folder, 64, 3, None, False, cache, validation, mean, std, augment)
         self.num_classes = 200
 
@@ -27,6 +28,7 @@ class TinyImageNet(ImageFolder):
             if not path.exists():
                 raise FileNotFoundError(
                     f"no {path}: dataset.root needs the folder {FOLDER}; fetch it with `{FETCH} {self.root.parent}`"
+                    + seen(self.root.parent, FOLDER)
                 )
         found = len(self._ids())
         if found != self.num_classes:

@@ -1,6 +1,9 @@
 """Data sets in the files that torchvision reads and downloads."""
 
+import gzip
 import socket
+import struct
+import zlib
 from abc import abstractmethod
 from functools import partial
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cl.datasets.base import Dataset, Split, split_of
+from cl.datasets.layouts import root_of, seen
 from cl.downloads import fetch
 
 EMNIST_CLASSES = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
@@ -19,21 +23,27 @@ class _TorchvisionSet(Dataset):
 
     torchvision_name: str
     folder: str  # below root, where torchvision keeps the files
+    beginnings: tuple[str, ...]  # of the names of its files and archives
 
     def __init__(
         self, root: str, download: bool, validation: float, mean: list | None, std: list | None, augment: list
     ):
         super().__init__(validation, mean, std, augment)
-        self.root, self.download = Path(root).expanduser(), download
+        self.root, self.download = root_of(Path(root).expanduser(), self.folder), download
         self.options: dict = {}  # further arguments of torchvision's class
 
     def check(self) -> None:
         """Raise FileNotFoundError that names the folder which is expected, unless it is to be downloaded."""
-        if not self.download and not (self.root / self.folder).is_dir():
+        if not self.download and not self.is_there():
             raise FileNotFoundError(
                 f"no {self.torchvision_name} in {self.root}: expected the folder {self.root / self.folder}; "
                 "set dataset.root=PATH to where it is, or dataset.download=true to fetch it"
+                + seen(self.root, self.folder, self.beginnings)
             )
+
+    def is_there(self) -> bool:
+        """Whether there is anything of it."""
+        return (self.root / self.folder).is_dir()
 
     def read(self) -> tuple[Split, Split]:
         from torchvision import datasets
@@ -43,8 +53,7 @@ class _TorchvisionSet(Dataset):
         if self.download and self.damaged(self.root):
             fetch(self.root, self.folder, partial(self._fetch, factory), self.damaged)
         try:
-            parts = [factory(root=self.root, train=train, **self.options) for train in (True, False)]
-            train, test = (self.part(split_of(np.asarray(part.data), part.targets)) for part in parts)
+            train, test = self.parts(factory)
         except Exception as error:  # a damaged file raises whatever its reader stumbles over, AssertionError included
             damaged = ", ".join(path.name for path in self.damaged(self.root)) or "none of them by itself"
             raise ValueError(
@@ -53,9 +62,9 @@ class _TorchvisionSet(Dataset):
             ) from error
         return train, test
 
-    def part(self, split: Split) -> Split:
-        """A split as it is used."""
-        return split
+    @abstractmethod
+    def parts(self, factory) -> list[Split]:
+        """Training and test split; `factory` is torchvision's class."""
 
     @abstractmethod
     def damaged(self, root: Path) -> list[Path]:
@@ -80,26 +89,63 @@ class _TorchvisionSet(Dataset):
 
 
 class _Idx(_TorchvisionSet):
-    """Grey pictures of 28x28 pixels in MNIST's four IDX files."""
+    """Grey pictures of 28x28 pixels in MNIST's four IDX files, also packed by gzip, and with a dot in their names."""
 
     sample_shape = (1, 28, 28)
     prefixes = ("train", "t10k")  # of the files' names
+    beginnings = ("train-", "t10k-", "emnist-", "gzip.zip")
+
+    def is_there(self) -> bool:
+        return super().is_there() or any(path.is_file() for pair in self._paths(self.root) for path in pair)
+
+    def parts(self, factory) -> list[Split]:
+        return [self.part(split_of(*map(_read_idx, pair))) for pair in self._paths(self.root)]
+
+    def part(self, split: Split) -> Split:
+        """A split as it is used."""
+        return split
 
     def damaged(self, root: Path) -> list[Path]:
-        from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
-
         found = []
-        for part in self.prefixes:
-            paths = [root / self.folder / f"{part}-{name}" for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        for paths in self._paths(root):
             lengths = set()
             for path in paths:
                 try:
-                    lengths.add(len(read_sn3_pascalvincent_tensor(str(path))))
-                except Exception:  # see above: there is no one type
+                    lengths.add(len(_read_idx(path)))
+                except (OSError, ValueError):
                     found.append(path)
             if len(lengths) > 1:  # whole, but not of one data set
                 found += paths
         return found
+
+    def _paths(self, root: Path) -> list[list[Path]]:
+        """The files of pictures and of labels, of the training and of the test split."""
+        kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
+        return [[self._path(root / self.folder, f"{part}-{kind}") for kind in kinds] for part in self.prefixes]
+
+    def _path(self, folder: Path, name: str) -> Path:
+        """Where a file is, in whatever form; where it should be if it is in none."""
+        dotted = name.replace("-idx", ".idx")
+        forms = [f"{form}{ending}" for ending in ("", ".gz") for form in (name, dotted)]
+        places = [place / form for place in (folder, folder.parent) for form in forms]
+        return next((place for place in places if place.is_file()), folder / name)
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """The unsigned bytes of an IDX file (its format: http://yann.lecun.com/exdb/mnist); ValueError for another one."""
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
+        raise ValueError(f"{path} is no IDX file of unsigned bytes")
+    shape = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+    if len(values) != np.prod(shape, dtype=np.int64) or len(shape) not in (1, 3):
+        raise ValueError(f"{path} has {len(values)} bytes for an array of shape {shape}")
+    return values.reshape(shape).copy()  # writable
 
 
 class Mnist(_Idx):
@@ -143,6 +189,10 @@ class Emnist(_Idx):
 class _Cifar(_TorchvisionSet):
     """The two CIFAR sets; torchvision knows the checksum of each of their files."""
 
+    def parts(self, factory) -> list[Split]:
+        loaded = [factory(root=self.root, train=train) for train in (True, False)]
+        return [split_of(np.asarray(part.data), part.targets) for part in loaded]
+
     def damaged(self, root: Path) -> list[Path]:
         from torchvision import datasets
         from torchvision.datasets.utils import check_integrity
@@ -156,11 +206,11 @@ class Cifar10(_Cifar):
     """50,000 and 10,000 pictures of 10 classes, 3x32x32 (Krizhevsky 2009)."""
 
     torchvision_name, folder = "CIFAR10", "cifar-10-batches-py"
-    num_classes, sample_shape = 10, (3, 32, 32)
+    num_classes, sample_shape, beginnings = 10, (3, 32, 32), ("cifar-10-", "data_batch_")
 
 
 class Cifar100(_Cifar):
     """50,000 and 10,000 pictures of 100 classes, 3x32x32 (Krizhevsky 2009)."""
 
     torchvision_name, folder = "CIFAR100", "cifar-100-python"
-    num_classes, sample_shape = 100, (3, 32, 32)
+    num_classes, sample_shape, beginnings = 100, (3, 32, 32), ("cifar-100-",)

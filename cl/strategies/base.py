@@ -155,7 +155,7 @@ class Strategy:
 
     def passes(self, batch: Batch, draws: list[Records]) -> list[tuple[Batch, list[Records]]]:
         """The parts of a step, one for each backward pass: new and replayed samples cut into as many."""
-        count = min(self.updater.passes, len(batch) // self.fewest_samples)
+        count = min(self.updater.passes, max(1, len(batch) // self.fewest_samples))
         if count == 1:
             return [(batch, draws)]
         cut = [split_records(draw, count) for draw in draws]

@@ -75,10 +75,27 @@ def test_the_validation_part_depends_on_the_seed_only():
     assert rows(digits(0.2).load(seed=4)[1]) != first
 
 
-def test_the_validation_part_is_drawn_from_all_classes():
-    # a part cut off at the end of sorted labels would miss most of them; with 288 samples a random one misses a class
-    # with a probability below 10 * 0.9 ** 288 < 1e-12
-    assert len(digits(0.2).load(seed=0)[1].y.unique()) == 10
+class InOrder(Digits):
+    """The digits as files give them: sorted by class; `counts` of each."""
+
+    counts = (140, 3, 77, 1, 10, 25, 100, 2, 60, 9)
+
+    def read(self):
+        train, test = super().read()
+        chosen = [torch.nonzero(train.y == label)[:count, 0] for label, count in enumerate(self.counts)]
+        return train.part(torch.cat(chosen)), test
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5, 0.77])
+def test_each_part_has_of_each_class_its_share(share, seed):
+    train, held_out = InOrder(share, None, None, []).load(seed)
+    counts = torch.tensor(InOrder.counts)
+    assert len(held_out) == round(share * sum(InOrder.counts))
+    for part in (train, held_out):
+        expected = counts * len(part) / sum(InOrder.counts)
+        assert (part.y.bincount(minlength=10) - expected).abs().max() < 1
+    assert not torch.equal(held_out.x, InOrder(share, None, None, []).load(seed + 2)[1].x)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, 0.0001, 0.9999])

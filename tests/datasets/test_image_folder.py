@@ -404,3 +404,81 @@ def test_what_programs_leave_in_a_class_folder_is_no_sample(pets, tmp_path, name
     (pets / "train" / "cat" / "folder.png").mkdir()
     assert make(pets).classes == ["Zebra", "cat", "dog"]
     assert_same(make(pets).load(seed=0), expected)
+
+
+def _renamed(name: str):
+    def change(root: Path) -> Path:
+        (root / "test").rename(root / name)
+        return root
+
+    return change
+
+
+def _with_a_test_folder_and(name: str):
+    def change(root: Path) -> Path:
+        put(root / name / "cat" / "z.png", colour(9, 9, 9))
+        return root
+
+    return change
+
+
+FORMS = {
+    "as it is": lambda root: root,
+    "val": _renamed("val"),
+    "valid": _renamed("valid"),
+    "validation": _renamed("validation"),
+    "val beside test": _with_a_test_folder_and("val"),
+    "root is train": lambda root: root / "train",
+    "root is test": lambda root: root / "test",
+    "root is the folder above": lambda root: shutil.move(root, root.parent / "own" / root.name) and root.parent / "own",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_folders_in_another_form_give_the_same_pictures(pets, tmp_path, form):
+    expected = make(pets, cache=tmp_path / "a").load(seed=0)
+    found = make(FORMS[form](pets), cache=tmp_path / "b").load(seed=0)
+    for one, other in zip(expected, found):
+        assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+
+
+def _empty_test(root: Path) -> None:
+    (root / "test").rename(root / "val")
+    put(root / "test" / "1.png", colour(1, 2, 3))
+
+
+def _several(root: Path) -> None:
+    (root / "test").rename(root / "val")
+    put(root / "validation" / "cat" / "1.png", colour(1, 2, 3))
+
+
+def _nested(root: Path) -> None:
+    shutil.move(root / "train", root / "inner")
+    (root / "train").mkdir()
+    shutil.move(root / "inner", root / "train" / "images")
+    shutil.rmtree(root / "test")
+    put(root / "test" / "images" / "cat" / "1.png", colour(1, 2, 3))
+
+
+@pytest.mark.parametrize("change, message", [
+    (_empty_test, "test has no class folders: .*; val beside it may have: rename what is to be tested on to test"),
+    (_several, "has val and validation: rename the one that is to be tested on to test"),
+    (_nested, "train/images is the only class, and has no pictures of its own but 3 folders: if they are the classes"),
+    (lambda root: shutil.rmtree(root / "test"), "no folder .*/test: .*; it has train"),
+    (lambda root: (root / "train").rename(root / "training"), "no folder .*/train: .*; it has test, training"),
+    (shutil.rmtree, "no folder .*/train: .*; there is no "),
+])  # fmt: skip
+def test_folders_that_could_be_meant_in_several_ways_are_named(pets, change, message):
+    change(pets)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        make(pets)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_cache_is_named(pets, tmp_path):
+    cache = tmp_path / "cache"
+    make(pets, cache=cache).load(seed=0)
+    for content in (b"", b"nothing", next(cache.glob("*test*")).read_bytes()):
+        next(cache.glob("*train*")).write_bytes(content)
+        with pytest.raises(ValueError, match="where decoded pictures are kept, .*: delete it"):
+            make(pets, cache=cache).load(seed=0)

@@ -58,8 +58,22 @@ def test_a_list_says_which_classes_and_in_which_order(root):
     made = dataset(root, class_list=str(root / "mine.txt"), per_class=2)
     made.check()
     train, test = made.load(0)
-    assert made.num_classes == 2 and shades(train) == [60, 61, 20, 21] and shades(test) == [69, 29]
+    assert made.num_classes == 2 and shades(test) == [69, 29]
+    assert [shade // 10 for shade in shades(train)] == [6, 6, 2, 2] and len(set(shades(train))) == 4
     assert train.y.tolist() == [0, 0, 1, 1] and test.y.tolist() == [0, 1]
+    assert shades(dataset(root, class_list=str(root / "mine.txt"), per_class=2).load(1)[0]) == shades(train)
+
+
+def test_the_pictures_of_a_class_are_drawn_and_not_the_first_by_name(root):
+    firsts = [20, 40, 60]
+    found = shades(dataset(root, per_class=1).load(0)[0])
+    assert [shade // 10 * 10 for shade in found] == firsts and found != firsts
+
+
+def test_root_may_be_the_folder_itself(root):
+    made = dataset(root / "imagenet")
+    made.check()
+    assert made.root == root / "imagenet"
 
 
 def test_the_network_is_given_a_crop(root):

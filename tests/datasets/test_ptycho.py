@@ -184,3 +184,65 @@ def test_a_shifted_object_turns_the_phase_of_a_far_field_only():
     plane = np.ones((16, 16))
     assert np.allclose(diffraction(moved, plane), diffraction(patches, plane))
     assert not np.allclose(diffraction(moved, probe(16)), diffraction(patches, probe(16)))
+
+
+MEMORY = {
+    "as it is": lambda array: array,
+    "fortran": np.asfortranarray,
+    "turned": lambda array: np.asfortranarray(array.transpose(2, 1, 0)).transpose(2, 1, 0),
+    "every other": lambda array: np.repeat(array, 2, axis=0)[::2],
+    "big-endian": lambda array: array.astype(array.dtype.newbyteorder(">")),
+    "big-endian fortran": lambda array: np.asfortranarray(array.astype(array.dtype.newbyteorder(">"))),
+}
+
+
+@pytest.mark.parametrize("patterns, patches", [
+    ("f2", "c8"), ("f4", "c16"), ("f8", "c8"), ("f16", "c32"), ("u1", "c8"), ("i2", "c16"), ("u8", "c16"),
+])  # fmt: skip
+@pytest.mark.parametrize("memory", MEMORY)
+def test_arrays_of_every_memory_order_and_number_come_to_the_same(tmp_path, memory, patterns, patches):
+    _, objects = write_scan(tmp_path / "204", 6)
+    magnitudes = np.random.default_rng(0).integers(0, 100, (6, SIZE, SIZE))
+    np.save(tmp_path / "204" / PATTERNS, MEMORY[memory](magnitudes.astype(patterns)))
+    np.save(tmp_path / "204" / OBJECT, MEMORY[memory](objects.astype(patches)))
+    dataset = files(tmp_path, 1)
+    dataset.check()
+    train, test = dataset.load(0)
+    for name, expected in (("x", magnitudes), ("amplitude", np.abs(objects)), ("phase", np.angle(objects))):
+        parts = [split.x if name == "x" else split.targets[name] for split in (train, test)]
+        assert all(part.is_contiguous() and part.dtype == torch.float32 for part in parts)
+        found = torch.cat(parts)[:, 0].numpy()
+        order = [np.lexsort(rows.reshape(6, -1).T.round(3)) for rows in (found, expected)]
+        assert np.allclose(found[order[0]], expected[order[1]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, dtype, message", [
+    (PATTERNS, "?", "bool patterns"),
+    (PATTERNS, "c8", "complex64 patterns"),
+    (PATTERNS, "U3", "<U3 patterns"),
+    (PATTERNS, "O", "cannot be read"),
+    (PATTERNS, "M8[s]", "datetime64.* patterns"),
+    (PATTERNS, [("a", "f4")], "patterns of shape"),
+    (OBJECT, "f4", "float32 patches"),
+    (OBJECT, "i8", "int64 patches"),
+    (OBJECT, "O", "cannot be read"),
+])  # fmt: skip
+def test_arrays_that_are_no_such_numbers_are_refused_with_their_folder(tmp_path, name, dtype, message):
+    write_scan(tmp_path / "204", 6)
+    np.save(tmp_path / "204" / name, np.zeros((6, SIZE, SIZE)).astype(dtype))
+    with pytest.raises(ValueError, match=f"204.*{message}") as error:
+        files(tmp_path, 1).check()
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_beyond_float32_are_refused_with_their_file(tmp_path):
+    patterns, _ = write_scan(tmp_path / "204", 6)
+    np.save(tmp_path / "204" / PATTERNS, patterns.astype(np.float64) * 1e39)
+    with pytest.raises(ValueError, match=f"{PATTERNS} has values beyond the range of float32"):
+        files(tmp_path, 1).load(0)
+
+
+def test_the_folder_of_one_scan_is_not_that_of_scans(tmp_path):
+    write_scan(tmp_path / "204", 6)
+    with pytest.raises(FileNotFoundError, match="204 is the folder of one scan: dataset.root should be that above it"):
+        files(tmp_path / "204", 1).check()

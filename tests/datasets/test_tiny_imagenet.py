@@ -59,3 +59,16 @@ def test_what_is_missing_is_named_with_the_command_that_fetches_it(root, tmp_pat
     gone.rmdir()
     with pytest.raises(ValueError, match="199 class folders in place of 200"):
         dataset(root).check()
+
+
+def test_root_may_be_the_folder_itself_and_its_archive_is_named(root, tmp_path):
+    made = dataset(root / "tiny-imagenet-200")
+    made.check()
+    assert made.root == root / "tiny-imagenet-200"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "tiny-imagenet-200.zip").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="the archive .*/own/tiny-imagenet-200.zip was seen: unpack it there"):
+        dataset(tmp_path / "own").check()
+    with pytest.raises(FileNotFoundError, match="seen one folder deeper: set dataset.root=.*/outer/deep"):
+        (tmp_path / "outer" / "deep" / "tiny-imagenet-200").mkdir(parents=True)
+        dataset(tmp_path / "outer").check()

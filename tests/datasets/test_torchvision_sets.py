@@ -149,12 +149,7 @@ def _overwrite(path):
     path.write_bytes(b"<html>404 Not Found</html>" * 40)
 
 
-def _compress(path):
-    """What a user has who renamed the downloaded archive in place of unpacking it."""
-    path.write_bytes(gzip.compress(path.read_bytes()))
-
-
-DAMAGES = (_truncate, _cut_into_the_header, _empty, _lengthen, _overwrite, _compress)
+DAMAGES = (_truncate, _cut_into_the_header, _empty, _lengthen, _overwrite)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.strip("_"))
@@ -235,6 +230,101 @@ def test_download_fetches_a_damaged_mnist_file_anew_as_the_error_says(small_mnis
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fetch)
     assert len(make(Mnist, tmp_path, download=True).read()[0]) == 12
+
+
+def _dotted(folder):
+    for name in MNIST_NAMES:
+        (folder / name).rename(folder / name.replace("-idx", ".idx"))
+    return folder.parent.parent
+
+
+def _gzipped(folder, ending: str = ".gz"):
+    for name in MNIST_NAMES:
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        (folder / f"{name}{ending}").write_bytes(gzip.compress(content))
+    return folder.parent.parent
+
+
+def _gzipped_without_its_ending(folder):
+    return _gzipped(folder, "")
+
+
+def _beside_raw(folder):
+    for name in MNIST_NAMES:
+        (folder / name).rename(folder.parent / name)
+    folder.rmdir()
+    return folder.parent.parent
+
+
+FORMS = {
+    "dotted": _dotted,
+    "gzipped": _gzipped,
+    "gzipped without its ending": _gzipped_without_its_ending,
+    "dotted and gzipped": lambda folder: _gzipped(folder) and [
+        path.rename(path.with_name(path.name.replace("-idx", ".idx"))) for path in folder.iterdir()
+    ] and folder.parent.parent,
+    "not in raw": _beside_raw,
+    "root is MNIST": lambda folder: folder.parent,
+    "root is MNIST/raw": lambda folder: folder,
+    "root is MNIST, not in raw": lambda folder: _beside_raw(folder) / "MNIST",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_mnist_in_another_form_is_read_bit_by_bit(small_mnist, form, download, monkeypatch):
+    folder, parts = small_mnist
+    monkeypatch.setattr(Mnist, "_fetch", lambda *_: pytest.fail("it was fetched though it is there"))
+    dataset = make(Mnist, FORMS[form](folder), download=download)
+    dataset.check()
+    for split, (pictures, labels) in zip(dataset.load(seed=0), parts.values()):
+        assert_equal(split, pictures[:, None], labels)
+
+
+def test_the_folder_of_another_set_of_the_same_names_is_not_taken(small_mnist):
+    for root in (small_mnist[0], small_mnist[0].parent):
+        with pytest.raises(FileNotFoundError, match="no FashionMNIST in"):
+            make(FashionMnist, root).check()
+
+
+def test_cifar_is_found_where_root_is_its_own_folder(small_cifar10):
+    folder, batches = small_cifar10
+    dataset = make(Cifar10, folder)
+    dataset.check()
+    assert_equal(dataset.load(seed=0)[1], *batches["test_batch"])
+
+
+@pytest.mark.parametrize("factory, there, message", [
+    (Cifar10, "cifar-10-python.tar.gz", "; the archive {}/cifar-10-python.tar.gz was seen: unpack it there"),
+    (Cifar100, "cifar-100-python.tar.gz", "; the archive {}/cifar-100-python.tar.gz was seen: unpack it there"),
+    (Cifar10, "cifar-10-batches-bin/a.bin", "; the folder {}/cifar-10-batches-bin was seen, whose name is like it"),
+    (Cifar10, "data_batch_1", "; {}/data_batch_1 was seen, which may be a part of it: if so, move it and its like to "),
+    (Cifar10, "deep/cifar-10-batches-py/x", "; it was seen one folder deeper: set dataset.root={}/deep"),
+    (Mnist, "train-images-idx3-ubyte.gz", "; {}/train-images-idx3-ubyte.gz was seen, which may be a part of it"),
+    (Mnist, "data/MNIST/raw/x", "; it was seen one folder deeper: set dataset.root={}/data"),
+    (Mnist, "", "; there is no folder {}"),
+])  # fmt: skip
+def test_what_was_seen_in_another_form_is_said(tmp_path, factory, there, message):
+    root = tmp_path / "own"
+    if there:
+        (root / there).parent.mkdir(parents=True)
+        (root / there).write_bytes(b"")
+    with pytest.raises(FileNotFoundError) as error:
+        make(factory, root).check()
+    assert message.format(root) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape, high, message", [
+    ((4, 32, 32), 9, r"training samples are torch.uint8 of shape \(1, 32, 32\), expected torch.uint8 of shape \(1, 28"),
+    ((4, 28, 28), 25, "training labels go from 25 to 25, expected 0 to 9"),
+    ((0, 28, 28), 9, "there are no training samples"),
+])  # fmt: skip
+def test_samples_of_another_data_set_are_refused(tmp_path, write_mnist, shape, high, message):
+    part = (np.zeros(shape, dtype=np.uint8), np.full(shape[0], high))
+    write_mnist(tmp_path, {"train": part, "test": part})
+    with pytest.raises(ValueError, match=message):
+        make(Mnist, tmp_path).load(0)
 
 
 def test_the_real_mnist(real_mnist_root):
