@@ -24,4 +24,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    cli.launch(main, "merge")

@@ -17,4 +17,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.launch(main)
+    cli.launch(main, "run")

@@ -16,7 +16,7 @@ from cl import weights
 
 
 def mlp(
-    sample_shape: tuple[int, int, int], num_outputs: int, hidden: list, bias: bool = True, init: str = "torch"
+    sample_shape: tuple[int, int, int], num_outputs: int, hidden: list[int], bias: bool = True, init: str = "torch"
 ) -> nn.Module:
     """Fully connected network with ReLU between its layers; `hidden` are the widths in between.
 

@@ -3,15 +3,22 @@
 `hydra.utils.instantiate` would do, but wraps a wrong option in a page of text; here it is a line with the valid names.
 """
 
-import difflib
 import importlib
 import inspect
-import types
-import typing
+
+from cl.values import BelowOne, Count, NotNegative, Positive, convert, did_you_mean
 
 # Keys of a node that are not arguments of its constructor: the name shown in tables, and whether a strategy replays.
 LABELS = ("name", "memory", "_target_")
-PLAIN_TYPES = (int, float, bool, str, list, dict, types.NoneType)
+# Options of which the annotation tells less: torch's, and what all members of a group have in common.
+KINDS = {
+    "optimizer": {
+        "lr": NotNegative, "momentum": NotNegative, "dampening": float, "weight_decay": NotNegative, "eps": Positive,
+        "alpha": BelowOne, "betas": tuple[BelowOne, BelowOne],
+    },
+    "dataset": {"mean": list[float] | None, "std": list[Positive] | None, "augment": list[str]},
+    "buffer": {"candidates": Count | None, "timeout": Positive},
+}  # fmt: skip
 
 
 def locate(node: dict, group: str):
@@ -30,34 +37,46 @@ def locate(node: dict, group: str):
 
 
 def build(node: dict, group: str, **given):
-    """Call the node's `_target_` with its options and the arguments `given` by the program.
+    """Call the node's `_target_` with its options, converted by their annotations, and the arguments `given`.
 
     Raises ValueError, with the valid names, for an option that the target does not take, for one that is missing, and
-    for one of another type than its annotation says (plain types only).
+    for a value that its annotation does not take.
     """
-    target = locate(node, group)
-    options = {key: value for key, value in node.items() if key not in LABELS}
-    parameters = inspect.signature(target).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    valid = [name for name, p in parameters.items() if name not in given and p.kind is not p.VAR_KEYWORD]
-    for key in options:
-        if key not in valid and not takes_any:
-            close = difflib.get_close_matches(key, valid, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise ValueError(f"unknown option {group}.{key}{hint}; valid: {', '.join(valid) or 'none'}")
-    missing = [name for name in valid if parameters[name].default is inspect.Parameter.empty and name not in options]
+    options = options_of(node, group, given)
+    parameters = inspect.signature(locate(node, group)).parameters
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_KEYWORD
+        and name not in options
+        and name not in given
+    ]
     if missing:
         raise ValueError(f"{group} needs {', '.join(missing)}")
-    for key, value in options.items():
-        _check_type(f"{group}.{key}", value, parameters[key].annotation if key in parameters else None)
-    return target(**options, **given)
+    target = locate(node, group)
+    try:
+        return target(**options, **given)
+    except ValueError as error:
+        if not target.__module__.startswith("torch"):  # its messages do not name our options
+            raise
+        given = " ".join(f"{group}.{key}={value}" for key, value in options.items())
+        raise ValueError(f"{given}: {error}") from error
 
 
-def _check_type(name: str, value, annotation) -> None:
-    allowed = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if not all(kind in PLAIN_TYPES for kind in allowed):
-        return
-    kinds = {*allowed, int} if float in allowed else set(allowed)  # a whole number will do for a float
-    if type(value) not in kinds:
-        expected = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in allowed)
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
+def options_of(node: dict, group: str, given=()) -> dict:
+    """The options of a node, checked and converted as `build` does it; `given`: names of the other arguments."""
+    parameters = inspect.signature(locate(node, group)).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    valid = [name for name, p in parameters.items() if name not in given and p.kind is not p.VAR_KEYWORD]
+    options = {key: value for key, value in node.items() if key not in LABELS}
+    for key in options:
+        if key not in valid and not takes_any:
+            raise ValueError(
+                f"unknown option {group}.{key}{did_you_mean(key, valid)}; valid: {', '.join(valid) or 'none'}"
+            )
+    kinds = {key: parameters[key].annotation for key in options if key in parameters}
+    kinds |= {key: kind for key, kind in KINDS.get(group, {}).items() if key in kinds}
+    return {
+        key: convert(f"{group}.{key}", value, kinds[key]) if key in kinds else value for key, value in options.items()
+    }

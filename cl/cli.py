@@ -1,84 +1,68 @@
 """The command line around Hydra: flags anywhere, errors in one line, one table at the end.
 
-Hydra gives composition, sweeps, launchers and completion; three things are added to it:
+Hydra gives composition, sweeps, launchers and completion; four things are added to it:
 
-- Hydra's argparse takes no override after a flag (`unrecognized arguments: seed=0,1,2`), so the arguments are put in
-  order first: overrides, then flags.
+- Its argparse takes no override after a flag (`unrecognized arguments: seed=0,1,2`), so the arguments are put in order.
+- A sweep over a group takes options that only the swept members have (`dataset=mnist,kmnist dataset.root=PATH`).
 - A user's mistake is one line that says what is valid, and exit status 1; `debug=true` shows the traceback instead.
 - After the last job the runs of this command are summed up in one table (mean +- std over seeds).
 """
 
-import difflib
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from cl import ranks
-from cl.build import LABELS
+from cl import arguments, ranks
 from cl.launch import LAUNCHED, start_ranks
-
-# Hydra's flags that are followed by a value; every other flag stands alone.
-FLAGS_WITH_VALUE = {
-    "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p",
-    "--experimental-rerun",
-}  # fmt: skip
-# The value of `--info` may be left out, so it is taken only where it is one of Hydra's words.
-INFO_VALUES = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
-
-# What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer;
-# by name and words, because this file imports none of them.
-PEER_ERRORS = re.compile("HorovodInternalError|PeerError|DistBackendError|DistNetworkError|Connection (closed|reset)")
+from cl.mistakes import one_line
+from cl.settings import RUN_GROUPS, Merge
+from cl.values import WORDS
 
 _finished_runs: list[Path] = []  # folders of the runs that this process finished or found finished
 _reported: set[str] = set()  # errors already printed: the jobs of a sweep share most of their mistakes
+_swept: set[str] = set()  # keys that this command sweeps over
 _process: int | None = None  # the process that `launch` runs in
 
 
-def flags_anywhere(arguments: list[str]) -> list[str]:
-    """Arguments in the order that Hydra's parser takes: all overrides, then all flags with their values."""
-    overrides, flags = [], []
-    rest = iter(arguments)
-    pending = next(rest, None)
-    while pending is not None:
-        argument, pending = pending, next(rest, None)
-        if not argument.startswith("-"):
-            overrides.append(argument)
-            continue
-        flags.append(argument)
-        takes_value = argument in FLAGS_WITH_VALUE or (argument in ("--info", "-i") and pending in INFO_VALUES)
-        if takes_value and pending is not None:
-            flags.append(pending)
-            pending = next(rest, None)
-    return overrides + flags
+def launch(main, command: str) -> None:
+    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 130 (interrupted).
 
-
-def launch(main) -> None:
-    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 130 (interrupted)."""
+    `command`: the name of its configuration, run or merge.
+    """
     global _process
     _process = os.getpid()
-    arguments = sys.argv[1:] = flags_anywhere(sys.argv[1:])
-    OmegaConf.register_new_resolver("published", published)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded below
+    _finished_runs.clear()
+    _reported.clear()
+    _swept.clear()
+    words, overrides, flags = sys.argv[1:], [], []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded by cl.mistakes
+    OmegaConf.register_new_resolver("published", published, replace=True)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
     interrupted = False
     try:
+        overrides, flags = arguments.ordered(words)
+        arguments.check_overrides(overrides, command)
+        if arguments.is_sweep(flags):
+            overrides = _for_each_job(overrides)
+        sys.argv[1:] = overrides + flags
         main()
     except KeyboardInterrupt:
         if LAUNCHED not in os.environ:
             print("\ninterrupted: the same command resumes after the last finished task", file=sys.stderr)
         interrupted = True
     except Exception as error:
+        line = one_line(error, command, overrides, _extra_folder(flags))
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
-        _report(error, arguments, debug="debug=true" in (argument.lower() for argument in arguments))
+        asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
+        _report(error, line, debug=any(WORDS.get(word) for word in asked))
     if _finished_runs and LAUNCHED not in os.environ:
         from cl import report
 
@@ -87,6 +71,40 @@ def launch(main) -> None:
     if ranks.started():
         _leave(status)
     sys.exit(status)
+
+
+def _for_each_job(overrides: list[str]) -> list[str]:
+    """The overrides of a sweep so that options of a swept group are left to its jobs.
+
+    Hydra also composes a configuration of what all jobs have in common, in which a swept group has its default option;
+    that takes no option of another. A value is therefore made a sweep over one value, which only the jobs are given.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    _swept.update(override.key_or_group for override in parsed if override.is_sweep_override())
+    if not any(key not in Merge.__annotations__ and "." not in key for key in _swept):
+        return overrides
+    return [
+        override.input_line
+        if override.is_sweep_override() or override.is_delete() or override.is_hydra_override()
+        or "." not in override.key_or_group
+        else f"{override.get_key_element()}=choice({override.get_value_element_as_str() or chr(39) * 2})"
+        for override in parsed
+    ]  # fmt: skip
+
+
+def _extra_folder(flags: list[str]) -> str | None:
+    """The folder that --config-dir names."""
+    for place, flag in enumerate(flags):
+        name, equals, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            return value if equals else flags[place + 1]
+    return None
+
+
+def groups(command: str) -> str:
+    """`${groups:run}`: the groups that have an effect on a command with their options, for its help."""
+    names = ("experiment", *RUN_GROUPS, *(("launcher",) if command == "run" else ("fusion", "protocol")))
+    return "\n".join(f"{name}: {', '.join(arguments.options(name))}" for name in names)
 
 
 def _leave(status: int) -> None:
@@ -127,7 +145,8 @@ def run_job(config, run: Callable | None = None) -> float | None:
     except Exception as error:
         if _process != os.getpid():  # a launcher with processes of its own has to be told by the exception
             raise
-        _report(error, [], debug=config.debug)
+        line = one_line(error, "run", [])
+        _report(error, line, debug=WORDS.get(str(config.get("debug")).lower()) is True, job=_job())
         return None
     if ranks.rank() > 0:
         return None
@@ -156,8 +175,7 @@ def _run_or_find(config) -> Path:
     return run(config)
 
 
-def _report(error: Exception, arguments: list[str], debug: bool) -> None:
-    line = one_line(error, arguments)
+def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
     if line in _reported:
         return
     _reported.add(line)
@@ -167,64 +185,13 @@ def _report(error: Exception, arguments: list[str], debug: bool) -> None:
     if ranks.rank() > 0 and not isinstance(error, RuntimeError):
         return
     where = f"rank {ranks.rank()}: " if ranks.started() else ""
-    print(f"{where}error: {line}", file=sys.stderr)
+    print(f"{where}error: {job}{line}", file=sys.stderr)
 
 
-def one_line(error: Exception, arguments: list[str]) -> str:
-    """What went wrong and what is valid, in one line, for the user's and Hydra's errors alike."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        if group.endswith("/regime"):
-            return (
-                f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"
-            )
-        return f"{group}={name} does not exist{_did_you_mean(name, error.options)}; valid: {', '.join(error.options)}"
-    if isinstance(error, OverrideParseException):
-        return f"cannot read the argument {error.override!r}: {_first_line(error)}"
-    if isinstance(error.__cause__, ValueError) and isinstance(error, OmegaConfBaseException):
-        return one_line(error.__cause__, arguments)  # raised by a resolver
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _composition_error(error, arguments)
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.strerror}: {error.filename}"
-    if isinstance(error, (ValueError, OSError)):
-        return " ".join(str(error).split())
-    if ranks.started() and PEER_ERRORS.search(f"{type(error).__name__}: {error}"):
-        return f"lost another rank of this run, see what the launcher says of it ({_first_line(error)})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())} (debug=true shows where)"
-
-
-def _composition_error(error: Exception, arguments: list[str]) -> str:
-    match = re.search(r"Could not override '([^']+)'", str(error))
-    if match is None:
-        return _first_line(error).rstrip(".")
-    key = match.group(1)
-    parent, _, name = key.rpartition(".")
-    valid = _valid_keys(parent, arguments)
-    if not valid:
-        return f"unknown option {key}: there is no {parent!r} in this configuration"
-    return f"unknown option {key}{_did_you_mean(name, valid)}; valid: {', '.join(valid)}"
-
-
-def _valid_keys(parent: str, arguments: list[str]) -> list[str]:
-    """The keys below `parent` in the configuration that the group choices among the arguments give."""
-    from hydra import compose, initialize_config_dir
-
-    conf = Path(__file__).resolve().parent.parent / "conf"
-    groups = {folder.name for folder in conf.iterdir() if folder.is_dir()}
-    chosen = [a for a in arguments if a.lstrip("+").partition("=")[0] in groups and "," not in a]
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose(Path(sys.argv[0]).stem if Path(sys.argv[0]).stem in ("run", "merge") else "run", chosen)
-    node = OmegaConf.select(config, parent) if parent else config
-    return sorted(str(key) for key in node if key not in LABELS) if OmegaConf.is_dict(node) else []
-
-
-def _did_you_mean(name: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _job() -> str:
+    """What this job of a sweep does not have in common with the others, to begin a message with."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return ""
+    own = [word for word in hydra.overrides.task if word.lstrip("+").partition("=")[0] in _swept]
+    return f"job {' '.join(own)}: " if own else ""

@@ -19,7 +19,7 @@ from torch import nn
 from cl import checkpoint, plots, ranks, reconstructions, results, seeding
 from cl.backbones import fewest_samples
 from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
-from cl.build import build, locate
+from cl.build import build, locate, options_of
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
 from cl.datasets.base import Dataset
 from cl.evaluator import Evaluator
@@ -42,6 +42,7 @@ TORCH_THREADS = torch.get_num_threads()  # before any run has changed it
 # Weights below which sharing a step among threads costs more than it gains; on busy cores it costs twenty times as much
 # as the step itself (measured with 784-100-100-10: 0.5 ms on one thread, 0.5 to 20 ms on two).
 SMALL_NETWORK = 300_000
+BUFFER_GIVEN = ("fields", "num_classes", "seed", "device", "comm")  # by the program, when there is data
 
 
 # The weights with which a stage starts, from its number and the history so far.
@@ -120,7 +121,6 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
 
 def compose(config: dict) -> Components:
     """Build and check every component; raises ValueError or OSError for whatever cannot work."""
-    _check_numbers(config)
     started = ranks.started()
     comm = connect(started[0] if started else None)
     device = _device(config["device"], comm.local_rank)
@@ -142,6 +142,12 @@ def compose(config: dict) -> Components:
             f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
             "the initial ones: leave out one of them"
         )
+    if strategy.uses_memory is not config["strategy"]["memory"]:  # it decides which options name the run's folder
+        raise ValueError(
+            f"strategy.memory={config['strategy']['memory']} is no option: it says what "
+            f"strategy={config['strategy']['name']} does, which is {strategy.uses_memory}"
+        )
+    options_of(config["buffer"] | {"capacity": 1}, "buffer", given=BUFFER_GIVEN)
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"],
@@ -432,8 +438,6 @@ def _scale_rate(policy: str, optimizer: torch.optim.Optimizer, schedule: Schedul
     linear: times as high; sqrt: its square root (Krizhevsky 2014); none: as it is.
     """
     factors = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}
-    if policy not in factors:
-        raise ValueError(f"lr_scaling={policy} does not exist; valid: {', '.join(factors)}")
     if factors[policy] != 1.0:
         schedule.start = 1 / factors[policy]
         for group in optimizer.param_groups:
@@ -451,29 +455,11 @@ def _set_threads(threads: int | str, model: nn.Module, local_ranks: int) -> None
     torch.set_num_threads(threads)
 
 
-def _check_numbers(config: dict) -> None:
-    for key in ("batch_size", "passes", "eval_batch_size", "log_interval", "threads", "steps"):
-        if (key, config[key]) in (("threads", "auto"), ("steps", None)):
-            continue
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"{key} must be a whole number of at least 1, got {config[key]}")
-    if not isinstance(config["seed"], int) or config["seed"] < 0:
-        raise ValueError(f"seed must be a whole number of 0 or more, got {config['seed']}")
-    for key, valid in (("optimizer_state", ("keep", "reset", "epoch")), ("model_state", ("keep", "reset"))):
-        if config[key] not in valid:
-            raise ValueError(f"{key} must be {', '.join(valid[:-1])} or {valid[-1]}, got {config[key]}")
-    if config["batch_norm"] not in ("rank0", "average"):
-        raise ValueError(f"batch_norm must be rank0 or average, got {config['batch_norm']}")
-    plots.check_formats(config["pictures"])
-
-
 def _epochs(epochs: int | list[int], stages: int) -> list[int]:
     if isinstance(epochs, int):
         epochs = [epochs] * stages
     if len(epochs) != stages:
         raise ValueError(f"epochs has {len(epochs)} numbers, but there are {stages} stages of training: {epochs}")
-    if not all(isinstance(number, int) and number >= 1 for number in epochs):
-        raise ValueError(f"epochs must be whole numbers of at least 1, got {epochs}")
     return epochs
 
 

@@ -23,7 +23,7 @@ class NoLogger:
 class WandbLogger(NoLogger):
     """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`)."""
 
-    def __init__(self, project: str, entity: str | None, mode: str, tags: list):
+    def __init__(self, project: str, entity: str | None, mode: str, tags: list[str]):
         if mode not in ("online", "offline", "disabled"):
             raise ValueError(f"logger.mode must be online, offline or disabled, got {mode}")
         if mode == "online" and not (os.environ.get("WANDB_API_KEY") or _has_login()):

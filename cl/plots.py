@@ -20,13 +20,6 @@ LABEL_WIDTH = 48  # characters of a line in a legend
 MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
 
 
-def check_formats(formats: list) -> None:
-    """Raise ValueError for a file format that is not written."""
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise ValueError(f"pictures={unknown} cannot be written; valid: {', '.join(FORMATS)}")
-
-
 def draw_run(folder: Path, results: dict, formats: list) -> None:
     """accuracy_matrix and, where a run has several stages, average_accuracy (or of errors), in each of the formats."""
     if not formats:

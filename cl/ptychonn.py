@@ -32,7 +32,7 @@ class PtychoNN(nn.Module):
         return torch.cat([self.amplitude(code), math.pi * torch.tanh(self.phase(code))], dim=1)
 
 
-def ptychonn(sample_shape: tuple[int, int, int], num_outputs: int, widths: list, batch_norm: bool) -> nn.Module:
+def ptychonn(sample_shape: tuple[int, int, int], num_outputs: int, widths: list[int], batch_norm: bool) -> nn.Module:
     """The network for patterns of a size; raises ValueError for what it cannot compute."""
     channels, height, width = sample_shape
     if num_outputs != 2:

@@ -24,7 +24,8 @@ from cl import plots
 from cl.atomic import atomic_write
 from cl.metrics import ERROR_FORMULAS, FORMULAS
 from cl.published import Published
-from cl.run_folder import MERGE_KEYS, identity
+from cl.run_folder import identity
+from cl.settings import MERGE_KEYS
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (

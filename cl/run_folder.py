@@ -16,25 +16,23 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from cl.ranks import world_size
+from cl.settings import checked
 
 # What does not change a run's numbers does not change its folder either.
 NOT_IDENTITY = (
     "seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval", "launcher",
 )  # fmt: skip
-# Keys of conf/merge.yaml that conf/run.yaml does not have.
-MERGE_KEYS = (
-    "protocol", "fusion", "checkpoints", "run", "initial", "weighting", "sequential", "running", "batch_norm_samples",
-    "finetune_samples", "finetune_epochs", "baselines",
-)  # fmt: skip
 
 
 def plain(config) -> dict:
-    """The configuration resolved to plain Python; a value that was left open (`???`) is an error that names it."""
+    """The configuration resolved to plain Python, with the keys outside the groups checked and converted.
+
+    Raises ValueError for a value that was left open (`???`) and for what `cl.settings` refuses.
+    """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given, for example {missing[0]}=...")
-    config = OmegaConf.to_container(config, resolve=True)
-    return {key: value for key, value in config.items() if key != "published"}
+    return checked(OmegaConf.to_container(config, resolve=True))
 
 
 def identity(config: dict, ranks: int | None = None) -> dict:

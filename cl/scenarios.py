@@ -108,8 +108,8 @@ class ClassIncremental(Scenario):
         self,
         num_tasks: int,
         initial_increment: int | None = None,
-        increment: int | list | None = None,
-        class_order: str | list | None = None,
+        increment: int | list[int] | None = None,
+        class_order: str | list[int] | None = None,
         concatenate: bool = False,
     ):
         super().__init__(num_tasks, concatenate)
@@ -201,7 +201,7 @@ class TaskIncremental(ClassIncremental):
 class DomainIncremental(ClassIncremental):
     """The same tasks with shared labels: each class is called by its place within its task ("Split", domain)."""
 
-    def __init__(self, num_tasks: int, class_order: str | list | None = None, concatenate: bool = False):
+    def __init__(self, num_tasks: int, class_order: str | list[int] | None = None, concatenate: bool = False):
         super().__init__(num_tasks, class_order=class_order, concatenate=concatenate)
 
     def plan(self, dataset: Dataset) -> None:
@@ -223,7 +223,7 @@ class Reconstruction(ClassIncremental):
     A network has one output channel for each target. Scans are grouped as classes are (`ClassIncremental`).
     """
 
-    def __init__(self, num_tasks: int, scan_order: str | list | None = None, concatenate: bool = False):
+    def __init__(self, num_tasks: int, scan_order: str | list[int] | None = None, concatenate: bool = False):
         super().__init__(num_tasks, class_order=scan_order, concatenate=concatenate)
 
     @property
@@ -277,7 +277,7 @@ class Permuted(_Transformed):
 class Rotated(_Transformed):
     """The images of each task turned by an angle of their own, drawn from `degrees` = [from, to)."""
 
-    def __init__(self, num_tasks: int, degrees: list, concatenate: bool = False):
+    def __init__(self, num_tasks: int, degrees: list[float], concatenate: bool = False):
         super().__init__(num_tasks, concatenate)
         if len(degrees) != 2 or degrees[0] > degrees[1]:
             raise ValueError(f"scenario.degrees must be [from, to] in degrees, got {degrees}")

@@ -124,7 +124,7 @@ class Step(Schedule):
 class MultiStep(Schedule):
     """Times `gamma` at each milestone; with a list, the factor is `gamma[i]` from milestone i on."""
 
-    def __init__(self, milestones: list, gamma: float | list = 0.1, warmup: float = 0.0):
+    def __init__(self, milestones: list[float], gamma: float | list[float] = 0.1, warmup: float = 0.0):
         super().__init__(warmup)
         rising = list(milestones) == sorted(set(milestones)) and milestones
         if not rising or milestones[0] <= 0 or milestones[0] < 1 <= milestones[-1]:

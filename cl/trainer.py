@@ -44,8 +44,10 @@ class Trainer:
     def train(self, samples: Samples, stage: int, steps: int) -> float:
         """`steps` steps in as many passes over `samples` as they take; returns the mean loss of the last interval.
 
-        Raises ValueError when the loss is not finite, at the end of the interval in which that happened.
+        Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
+        weights are not, before the first step or after the last.
         """
+        self._check_weights(f"before the first step of stage {stage + 1}")
         started = time.perf_counter()
         # Streams named by the stage: nothing of them has to be saved between stages.
         torch.manual_seed(seeding.derive(self.seed, "network", stage))
@@ -67,7 +69,8 @@ class Trainer:
                 step += 1
                 self.progress.step()
                 if step % self.log_interval == 0 or step == steps:
-                    loss = self._log(meter, stage, epoch)
+                    loss = self._log(meter, stage, epoch, samples)
+        self._check_weights(f"after the last step of stage {stage + 1}")
         self.history.train_seconds += time.perf_counter() - started
         return loss
 
@@ -76,7 +79,30 @@ class Trainer:
         for group, rate in zip(self._groups, self.strategy.updater.base_rates):
             group["lr"] = rate * factor
 
-    def _log(self, meter: "_Meter", stage: int, epoch: int) -> float:
+    def _check_weights(self, when: str) -> None:
+        """The last step is followed by no loss that would tell."""
+        model = self.strategy.model
+        statistics = (item for item in model.named_buffers() if item[0].endswith(("running_mean", "running_var")))
+        named = [*model.named_parameters(), *statistics]
+        if not torch.stack([torch.isfinite(value).all() for _, value in named]).all():
+            names = [name for name, value in named if not torch.isfinite(value).all()]
+            raise ValueError(
+                f"{when} {', '.join(names[:3])}{' ...' * (len(names) > 3)} has numbers that are not finite"
+            )
+
+    def _not_finite(self, loss: float, rate: float, samples: Samples) -> str:
+        """What is known of a loss that is not finite."""
+        words = f"the loss is {loss} after {self.history.gradient_steps} steps with optimizer.lr={rate:g}"
+        strength = getattr(self.strategy, "strength", None)
+        if strength is not None:
+            words += f" and a penalty of strength {strength:g} (strategy.lambda_, or twice strategy.c)"
+        for name, column in samples.columns().items():
+            if isinstance(column, torch.Tensor) and not torch.isfinite(column).all():
+                return f"{words}: the column {name} of the training data has numbers that are not finite"
+        more = "" if strength is None else " or a weaker penalty"
+        return f"{words}: training has diverged, perhaps a lower learning rate{more} helps"
+
+    def _log(self, meter: "_Meter", stage: int, epoch: int, training_set: Samples) -> float:
         """Close an interval; returns its mean loss."""
         buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
         steps, samples, seconds, loss = meter.take()
@@ -90,10 +116,7 @@ class Trainer:
         self.history.gradient_steps += steps
         self.history.labelled_samples += int(samples + replayed)
         if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} after {self.history.gradient_steps} steps: training has diverged; "
-                f"lower optimizer.lr (now {rate:g})"
-            )
+            raise ValueError(self._not_finite(loss, rate, training_set))
         row = {
             "stage": stage,
             "epoch": epoch,

@@ -20,14 +20,15 @@ from cl import experiment, plots, results
 from cl.build import build
 from cl.experiment import Components
 from cl.history import History
-from cl.run_folder import MERGE_KEYS, benchmark_name, check_writable, config_hash, finished_run, plain
+from cl.run_folder import benchmark_name, check_writable, config_hash, finished_run, plain
 from cl.scenarios import Tasks
+from cl.settings import MERGE_KEYS
+from cl.values import did_you_mean
 from merging import pictures, sources
 from merging.fusion import Fusion, Models, State, WeightFusion, no_initial
 from merging.workshop import Workshop
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-WEIGHTINGS = ("uniform", "samples")
 
 
 def run(config) -> list[Path]:
@@ -98,8 +99,6 @@ def _seedless(fusion: dict) -> dict:
 def _check(own: dict, base: dict) -> Fusion:
     """The fusion; raises ValueError for options that cannot work."""
     name = own["fusion"]["name"]
-    if own["weighting"] not in WEIGHTINGS:
-        raise ValueError(f"weighting={own['weighting']} does not exist; valid: {', '.join(WEIGHTINGS)}")
     if own["checkpoints"] is not None and own["run"] is not None:
         raise ValueError("give checkpoints or run, not both")
     if own["initial"] is not None and own["checkpoints"] is None:
@@ -116,10 +115,9 @@ def _check(own: dict, base: dict) -> Fusion:
     known = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
     for baseline in own["baselines"]:
         if baseline not in known:
-            raise ValueError(f"baselines={baseline} does not exist; valid: {', '.join(known)}")
-    for key, least in (("finetune_samples", 0), ("finetune_epochs", 1), ("batch_norm_samples", 2)):
-        if type(own[key]) is not int or own[key] < least:
-            raise ValueError(f"{key} must be a whole number, at least {least}, got {own[key]}")
+            raise ValueError(
+                f"baselines={baseline} does not exist{did_you_mean(baseline, known)}; valid: {', '.join(known)}"
+            )
     fusion = build(own["fusion"], "fusion")
     for asked, what in (
         (own["running"], "running=true goes on from"), (_starts_merged(base), "strategy.init=merged goes on from"),

@@ -1,8 +1,10 @@
 """A component is built from its options strictly: a mistake is one line that names it and the valid names."""
 
+import math
 from functools import partial
 
 import pytest
+import torch
 
 from cl.build import build, locate
 
@@ -23,7 +25,7 @@ def failing(width):
     raise ValueError(f"width {width} is too large")
 
 
-def typed(width: int, rate: float = 0.1, kind: str | None = None, flag: bool = False, sizes: list | None = None):
+def typed(width: int, rate: float = 0.1, kind: str | None = None, flag: bool = False, sizes: list[int] | None = None):
     return width, rate, kind, flag, sizes
 
 
@@ -96,22 +98,77 @@ def test_a_missing_option_is_named(function, given, message):
 @pytest.mark.parametrize(
     "option, value, message",
     [
-        ("width", "3", "widget.width must be int, got '3'"),
-        ("width", 3.0, "widget.width must be int, got 3.0"),
-        ("width", True, "widget.width must be int, got True"),
-        ("width", None, "widget.width must be int, got None"),
-        ("rate", "0.1", "widget.rate must be float, got '0.1'"),
-        ("rate", False, "widget.rate must be float, got False"),
-        ("kind", 3, "widget.kind must be str or null, got 3"),
-        ("flag", 1, "widget.flag must be bool, got 1"),
-        ("flag", "yes", "widget.flag must be bool, got 'yes'"),
-        ("sizes", 3, "widget.sizes must be list or null, got 3"),
+        ("width", "x", "widget.width must be a whole number, got 'x'"),
+        ("width", 3.0, "widget.width must be a whole number, got 3.0"),
+        ("width", "3.0", "widget.width must be a whole number, got '3.0'"),
+        ("width", True, "widget.width must be a whole number, got true"),
+        ("width", None, "widget.width must be a whole number, got null"),
+        ("rate", "0.1x", "widget.rate must be a number, got '0.1x'"),
+        ("rate", False, "widget.rate must be a number, got false"),
+        ("rate", math.nan, "widget.rate must be a number, got nan"),
+        ("rate", "-inf", "widget.rate must be a number, got '-inf'"),
+        (
+            "kind",
+            3,
+            "widget.kind must be text or null, got 3: text that looks like something else has quotes of its own, "
+            "'widget.kind=\"3\"'",
+        ),
+        ("flag", 1, "widget.flag must be true or false, got 1"),
+        ("flag", "maybe", "widget.flag must be true or false, got 'maybe'"),
+        ("sizes", {"a": 1}, "widget.sizes must be a list (each a whole number) or null, got {'a': 1}"),
+        ("sizes", [1, "x"], "widget.sizes must be a list (each a whole number) or null, got [1, 'x']"),
+        ("sizes", "ab", "widget.sizes must be a list (each a whole number) or null, got 'ab'"),
     ],
 )
 def test_an_option_of_a_wrong_type_is_named(option, value, message):
     with pytest.raises(ValueError) as error:
         build(node(typed, **{"width": 3, option: value}), "widget")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "option, given, taken",
+    [
+        ("width", "3", 3),
+        ("width", "1_000", 1000),
+        ("rate", "1e-3", 0.001),  # which YAML 1.1 reads as text
+        ("flag", "no", False),
+        ("flag", "Off", False),
+        ("flag", "yes", True),
+        ("sizes", 3, [3]),
+        ("sizes", "3", [3]),
+        ("sizes", ["1", 2], [1, 2]),
+        ("sizes", None, None),
+    ],
+)
+def test_a_value_becomes_what_its_annotation_says(option, given, taken):
+    names = ("width", "rate", "kind", "flag", "sizes")
+    got = build(node(typed, **{"width": 3, option: given}), "widget")[names.index(option)]
+    assert got == taken and type(got) is type(taken)
+
+
+@pytest.mark.parametrize(
+    "option, value, valid",
+    [
+        ("lr", "abc", "a number of at least 0"),
+        ("lr", True, "a number of at least 0"),
+        ("lr", -0.1, "a number of at least 0"),
+        ("weight_decay", math.inf, "a number of at least 0"),
+        ("eps", 0, "a number above 0"),
+        ("betas", [0.9], "a list of 2 "),
+        ("betas", [0.9, 1.0], "a list of 2 "),
+    ],
+)
+def test_what_torch_takes_is_known_better_than_its_annotations_tell(option, value, valid):
+    options = {"_target_": "torch.optim.AdamW", option: value}
+    with pytest.raises(ValueError, match=f"^optimizer.{option} must be {valid}"):
+        build(options, "optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_a_complaint_of_torch_begins_with_our_options():
+    options = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
+    with pytest.raises(ValueError, match="^optimizer.lr=0.1 optimizer.nesterov=True: Nesterov"):
+        build(options, "optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
 
 
 def test_a_whole_number_will_do_for_a_float_and_null_where_it_is_allowed():

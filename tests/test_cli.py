@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support import QUICK, ROOT
 
-from cl.cli import flags_anywhere
+from cl.arguments import ordered
 from cl.run_folder import check_writable
 
 
@@ -21,7 +20,7 @@ def command(*arguments, cwd=ROOT, timeout=120, **options) -> subprocess.Complete
 
 
 @pytest.mark.parametrize(
-    "given, ordered",
+    "given, expected",
     [
         (["strategy=er", "-m", "seed=0,1"], ["strategy=er", "seed=0,1", "-m"]),
         (["-m", "seed=0,1"], ["seed=0,1", "-m"]),
@@ -33,8 +32,8 @@ def command(*arguments, cwd=ROOT, timeout=120, **options) -> subprocess.Complete
         ([], []),
     ],
 )
-def test_overrides_come_before_flags(given, ordered):
-    assert flags_anywhere(given) == ordered
+def test_overrides_come_before_flags(given, expected):
+    assert sum(ordered(given), []) == expected
 
 
 def test_sweep_with_the_flag_in_the_middle_ends_with_the_table_and_is_quick_the_second_time(tmp_path):
@@ -63,62 +62,6 @@ def test_help_shows_the_groups_without_importing_torch(tmp_path):
     for text in ("strategy: agem, der, derpp, er, ", "dataset: cifar10", "scenario: class10", "-m seed=0,1,2"):
         assert text in shown.stdout, text
     assert "| torch" not in shown.stderr and "| numpy" not in shown.stderr
-
-
-MISTAKES = {
-    "unknown strategy": (["strategy=derp"], "strategy=derp does not exist (did you mean derpp?); valid: agem, der, "),
-    "unknown scenario": (["scenario=class20"], "valid: class10, class2, class5, domain5"),
-    "typo in a key": (["buffer.capcity=5"], "unknown option buffer.capcity (did you mean capacity?); valid: admission"),
-    "typo at the top": (["sed=1"], "unknown option sed (did you mean seed?)"),
-    "unknown group": (["strateggy.alpha=1"], "unknown option strateggy.alpha"),
-    "added option": (["+strategy.gamma=1"], "unknown option strategy.gamma"),
-    "added optimizer option": (["+optimizer.momentun=1"], "unknown option optimizer.momentun (did you mean momentum?)"),
-    "no capacity": (["buffer.capacity=0"], "buffer.capacity must be a positive number of records"),
-    "more tasks than classes": (["scenario.num_tasks=11"], "scenario.num_tasks=11, but the data set has 10 classes"),
-    "classes that do not divide": (["scenario.num_tasks=4"], "10 classes do not divide into 4 equal tasks"),
-    "no data": (["dataset=mnist", "dataset.root=/nowhere"], "no MNIST in /nowhere: expected the folder /nowhere/MNIST"),
-    "no picture folder": (["dataset=image_folder", "dataset.root=/nowhere"], "no folder /nowhere/train"),
-    "value left open": (["dataset=image_folder"], "dataset.root must be given"),
-    "unknown model": (["backbone=timm", "backbone.model=resnet19"], "timm has no model 'resnet19'; valid names are"),
-    "network for other pictures": (["backbone=timm", "backbone.model=vit_tiny_patch16_224"], "does not take pictures"),
-    "bad number": (["strategy.replay_batch_size=0"], "replay_batch_size must be a whole number of at least 1, got 0"),
-    "bad seed": (["seed=-1"], "seed must be a whole number of 0 or more"),
-    "bad epochs": (["epochs=[1,2]"], "epochs has 2 numbers, but there are 5 stages"),
-    "no such device": (["device=cuda:99"], "device=cuda:99 cannot be used here"),
-    "unknown law": (["buffer.admission=fifo"], "buffer.admission=fifo does not exist; valid: reservoir"),
-    "no published values": (
-        ["+experiment=split_mnist_er", "buffer.capacity=300"], "no published replay for buffer.capacity=300",
-    ),
-    "cannot be parsed": (["epochs=[1,"], "cannot read the argument 'epochs=[1,'"),
-    "output is a file": (["output=FILE"], "is a file; choose output=PATH"),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def mistaken(tmp_path_factory):
-    """By mistake the folder of its command and what will come of it; two run at a time, as most of it is importing."""
-
-    def start(arguments: list[str]):
-        folder = tmp_path_factory.mktemp("mistake")
-        (folder / "file").write_text("")
-        arguments = [argument.replace("FILE", str(folder / "file")) for argument in arguments]
-        if not any(argument.startswith("output=") for argument in arguments):
-            arguments.append(f"output={folder / 'out'}")
-        return folder, pool.submit(command, *arguments)
-
-    with ThreadPoolExecutor(2) as pool:
-        yield {name: start(arguments) for name, (arguments, _) in MISTAKES.items()}
-        pool.shutdown(cancel_futures=True)
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_clear_line_with_status_1_and_nothing_written(mistaken, name):
-    folder, running = mistaken[name]
-    done = running.result()
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
-    assert MISTAKES[name][1] in done.stderr
-    assert [path.name for path in folder.rglob("*")] == ["file"]
 
 
 def test_a_mistake_in_a_sweep_is_said_once(tmp_path):

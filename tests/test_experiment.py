@@ -326,9 +326,36 @@ def test_schedule_and_optimizer_reset_act(compose_config):
 
 def test_a_diverged_run_says_so_and_leaves_no_results(compose_config):
     config = compose_config("strategy=finetune", "optimizer.lr=1e20", *QUICK)
-    with pytest.raises(ValueError, match="diverged; lower optimizer.lr"):
+    with pytest.raises(ValueError, match=r"the loss is \w+ after \d+ steps with optimizer.lr=1e\+20: .* diverged"):
         experiment.run(config)
     assert not (run_folder(plain(config)) / "results.json").exists()
+
+
+def test_the_strength_of_a_penalty_is_named_where_training_diverges(compose_config):
+    config = compose_config("strategy=ewc", "strategy.lambda_=1e30", *QUICK)
+    with pytest.raises(ValueError, match="a penalty of strength 1e[+]30 .*perhaps a lower .*rate or a weaker penalty"):
+        experiment.run(config)
+
+
+@pytest.mark.parametrize("steps, when", [(1, "after the last step of stage 1 fc1.weight"), (2, "the loss is nan")])
+def test_weights_that_the_last_step_made_infinite_are_no_result(compose_config, steps, when):
+    # the loss of the only step is finite, and its step is not
+    config = compose_config(
+        "strategy=finetune", f"steps={steps}", "optimizer.lr=3e38", "optimizer.weight_decay=1e3", *QUICK
+    )
+    with pytest.raises(ValueError, match=when):
+        experiment.run(config)
+    assert not (run_folder(plain(config)) / "results.json").exists()
+
+
+def test_weights_that_are_not_finite_before_training_are_not_called_diverged(compose_config, monkeypatch):
+    def spoil(config, parts, num_training, equip=experiment.equip):
+        parts.model.fc2.bias.data[3] = math.nan
+        return equip(config, parts, num_training)
+
+    monkeypatch.setattr(experiment, "equip", spoil)
+    with pytest.raises(ValueError, match="^before the first step of stage 1 fc2.bias has numbers that are not finite$"):
+        experiment.run(compose_config("strategy=finetune", *QUICK))
 
 
 def test_wandb_logger_writes_an_offline_run(compose_config):

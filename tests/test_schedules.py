@@ -157,7 +157,10 @@ def test_only_a_rate_that_never_changes_is_called_constant(schedule, constant):
         (lambda: Cyclic(mode="round"), "schedule.mode=round"),
         (lambda: Cyclic(gamma=0.0), "schedule.gamma"),
         (lambda: MultiStep([0.5, 0.5]), "schedule.milestones"),  # does not rise
-        (lambda: build({"_target_": "cl.schedules.MultiStep", "milestones": 0.5}, "schedule"), "schedule.milestones"),
+        (
+            lambda: build({"_target_": "cl.schedules.MultiStep", "milestones": "half"}, "schedule"),
+            "schedule.milestones",
+        ),
         (lambda: MultiStep([0.5], gamma=-0.1), "schedule.gamma"),  # the rate would turn negative
         (lambda: MultiStep([0.5], gamma=0.0), "schedule.gamma"),  # and here nothing would be learned
     ],

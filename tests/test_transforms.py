@@ -260,10 +260,10 @@ def test_unknown_steps_and_unfit_numbers_are_rejected(augment, mean, std, channe
         BatchTransform(augment, mean, std, channels, CPU)
 
 
-def test_a_number_in_place_of_a_list_is_rejected():
-    with pytest.raises(ValueError, match="dataset.mean must be list"):
-        node = {"_target_": "cl.datasets.digits.Digits", "validation": 0.0, "mean": 0.5, "std": 0.5, "augment": []}
-        build(node, "dataset")
+def test_a_number_in_place_of_a_list_is_a_list_of_one():
+    node = {"_target_": "cl.datasets.digits.Digits", "validation": 0.0, "mean": 0.5, "std": 0.25, "augment": "flip"}
+    dataset = build(node, "dataset")
+    assert (dataset.mean, dataset.std, dataset.augment) == ([0.5], [0.25], ["flip"])
 
 
 # The functions that scenarios use

@@ -12,7 +12,8 @@ from torch import nn
 
 from cl import checkpoint, experiment, weights
 from cl.backbones import timm_model
-from cl.run_folder import MERGE_KEYS, plain
+from cl.run_folder import plain
+from cl.settings import MERGE_KEYS
 from merging.sources import Reader
 
 SHAPE = (1, 8, 8)  # of the digits

@@ -13,7 +13,7 @@ from support import ROOT
 from torch import nn
 
 from cl import experiment as training
-from cl.run_folder import MERGE_KEYS
+from cl.settings import MERGE_KEYS
 from cl.trainer import Trainer
 from merging import batch_norm, experiment
 

@@ -13,7 +13,8 @@ from support import ROOT
 from cl import checkpoint
 from cl import experiment as training
 from cl.datasets.base import Dataset
-from cl.run_folder import MERGE_KEYS, plain
+from cl.run_folder import plain
+from cl.settings import MERGE_KEYS
 from cl.trainer import Trainer
 from merging import experiment, sources
 from merging.fusion import Models
@@ -266,15 +267,15 @@ MISTAKES = [
     (["fusion=ensemble", "running=true"], "running=true goes on from merged weights, and fusion=ensemble has none"),
     (["fusion=ensemble", "finetune_samples=10"], "finetune_samples=10 trains merged weights"),
     (["finetune_samples=1"], "are to be equally many of each task, and there are 2"),
-    (["finetune_samples=1.5"], "finetune_samples must be a whole number, at least 0, got 1.5"),
-    (["finetune_epochs=0"], "finetune_epochs must be a whole number, at least 1, got 0"),
-    (["batch_norm_samples=1"], "batch_norm_samples must be a whole number, at least 2, got 1"),
+    (["finetune_samples=1.5"], "finetune_samples must be a whole number of at least 0, got 1.5"),
+    (["finetune_epochs=0"], "finetune_epochs must be a whole number of at least 1, got 0"),
+    (["batch_norm_samples=1"], "batch_norm_samples must be a whole number of at least 2, got 1"),
     (["initial={a}"], "initial=FILE belongs to checkpoints"),
-    (["weighting=size"], "weighting=size does not exist; valid: uniform, samples"),
+    (["weighting=size"], "weighting must be uniform or samples"),
     (["strategy=er"], "merging starts from strategy=independent, got strategy=er"),
     (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
     (["strategy.init=merged", "fusion=ensemble"], "strategy.init=merged goes on from merged weights"),
-    (["finetune_samples=-1"], "finetune_samples must be a whole number, at least 0, got -1"),
+    (["finetune_samples=-1"], "finetune_samples must be a whole number of at least 0, got -1"),
     (["launcher=horovod"], "merging is one process"),
     (["baselines=[derp]"], "baselines=derp does not exist"),
 ]  # fmt: skip
