@@ -92,7 +92,7 @@ class Trainer:
 
     def _not_finite(self, loss: float, rate: float, samples: Samples) -> str:
         """What is known of a loss that is not finite."""
-        words = f"the loss is {loss} after {self.history.gradient_steps} steps with optimizer.lr={rate:g}"
+        words = f"the loss is {loss} after {self.history.gradient_steps} steps, the last at a learning rate of {rate:g}"
         strength = getattr(self.strategy, "strength", None)
         if strength is not None:
             words += f" and a penalty of strength {strength:g} (strategy.lambda_, or twice strategy.c)"
