@@ -6,6 +6,8 @@ and a missing equals sign for something else than what was meant. What can be sa
 
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from cl.settings import MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
 from cl.values import did_you_mean, one_of
 
@@ -57,6 +59,16 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def options_with(group: str, name: str) -> list[str]:
+    """Those that have a value of their own by that name."""
+    found = []
+    for option in options(group):
+        node = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+        if name in node.get(group, node):
+            found.append(option)
+    return found
+
+
 def is_sweep(flags: list[str]) -> bool:
     """Whether the flags ask for several jobs."""
     return "-m" in flags or "--multirun" in flags
@@ -75,10 +87,13 @@ def check_overrides(overrides: list[str], command: str) -> None:
         if bare.startswith("hydra"):
             continue
         top = bare.partition(".")[0]
+        opened = "{" if bare == "experiment" else "[{"  # several experiments may be put together
         if key.startswith("~"):
             if top not in known:
                 raise ValueError(f"{override}: there is no {top} to take out{did_you_mean(top, known)}")
-            if bare.count(".") < 2:  # below that are the free words of an option such as backbone.options
+            # Below that are the free words of an option such as backbone.options; and what an experiment sets for one
+            # option has to be taken out for another: +experiment=skewed_mnist strategy=er ~strategy.init
+            if bare.count(".") < 2 and not _foreign(bare, overrides):
                 raise ValueError(f"{override} takes out what is needed: set another value, {bare}=VALUE")
         elif key == "experiment":
             raise ValueError(f"an experiment is added, with a plus: +experiment={value}")
@@ -88,9 +103,16 @@ def check_overrides(overrides: list[str], command: str) -> None:
             raise ValueError(f"{bare} is there already, so it is set without a plus: {bare}={value}")
         elif top in MERGE_KEYS and command == "run":
             raise ValueError(f"{override} is for merge.py: run.py has no {top}")
-        elif bare in (*groups, "experiment") and (value in ("", "null") or value[0] in "[{"):
+        elif bare in (*groups, "experiment") and (value in ("", "null") or value[0] in opened):
             valid = ", ".join(options(bare))
             raise ValueError(f"{bare} must be the name of one option, got {value or repr('')}; valid: {valid}")
+
+
+def _foreign(key: str, overrides: list[str]) -> bool:
+    """Whether the option that is chosen among the overrides has nothing by that name itself."""
+    group, _, name = key.partition(".")
+    chosen = [override.partition("=")[2] for override in overrides if override.startswith(f"{group}=")]
+    return bool(chosen and name) and not set(chosen[-1].split(",")) & set(options_with(group, name))
 
 
 def _unknown_flag(flag: str, value: str | None) -> str:

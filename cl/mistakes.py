@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cl import ranks
-from cl.arguments import CONF
+from cl.arguments import CONF, options_with
 from cl.build import LABELS
 from cl.settings import MERGE_GROUPS
 from cl.values import did_you_mean
@@ -107,7 +107,7 @@ def _unknown_option(key: str, command: str, overrides: list[str], searchpath: st
         chosen = chosen if "/" in choice else f"{parent}={choice}"
     words = f"unknown option {key}{did_you_mean(name, valid)}; "
     words += f"valid for {chosen}: {', '.join(valid)}" if valid else f"{chosen} has no options"
-    others = _options_with(parent, name)
+    others = options_with(parent, name)
     return words + (f"; {parent}={', '.join(others)} can take {name}" if others else "")
 
 
@@ -129,16 +129,6 @@ def _composed(command: str, choices, searchpath: str | None):
     extra = [f"hydra.searchpath=['{Path(searchpath).resolve()}']"] if searchpath else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(command, [*choices, *extra], return_hydra_config=True)
-
-
-def _options_with(group: str, name: str) -> list[str]:
-    """The files of a group whose option has the name."""
-    found = []
-    for path in sorted((CONF / group).glob("*.yaml")):
-        node = OmegaConf.to_container(OmegaConf.load(path))
-        if name in node.get(group, node):
-            found.append(path.stem)
-    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -117,6 +117,7 @@ MISTAKES = [
     ("+strategy=er", "strategy is there already, so it is set without a plus: strategy=er"),
     ("~seed", "~seed takes out what is needed: set another value, seed=VALUE"),
     ("~strategy", "~strategy takes out what is needed"),
+    ("strategy=er ~strategy.replay_from", "~strategy.replay_from takes out what is needed"),
     ("~optimizer.lr", "~optimizer.lr takes out what is needed"),
     ("~sed", "~sed: there is no sed to take out (did you mean seed?)"),
     # the way in which they are written
@@ -172,6 +173,8 @@ RIGHT = [
     ("strategy=er,derpp -m strategy.replay_batch_size=5", "strategy.replay_batch_size", [5, 5]),
     ("optimizer=adam,adamw -m optimizer.betas=[0.5,0.9]", "optimizer.betas", [[0.5, 0.9], [0.5, 0.9]]),
     ("+experiment=split_mnist_er,split_mnist_joint dataset.root='/a b' -m", "dataset.root", ["/a b", "/a b"]),
+    ("+experiment=[split_cifar10,gdumb_learner]", "batch_size", [16]),
+    ("+experiment=skewed_mnist strategy=derpp ~strategy.init", "strategy.beta", [0.5]),
     ("+_width=7 backbone.hidden='${_width}'", "backbone.hidden", [[7]]),
     ("merge fusion=dare,ties -m fusion.keep=30", "fusion.keep", [30.0, 30.0]),
     ("merge baselines=er", "baselines", [["er"]]),
