@@ -317,15 +317,24 @@ class Skewed(Scenario):
 
     `first_share` of the samples of each other class (to within one sample), drawn by the seed, belongs to the first
     task, and so do all of `whole_class`; with None no class is special. Both are tested on the whole test split.
+    Without `shuffle` the share is the first part of the other samples in the order of the data set, as in published
+    splits: refused where a task would lack a class, as with files sorted by class.
     """
 
-    def __init__(self, num_tasks: int, whole_class: int | None, first_share: float, concatenate: bool = False):
+    def __init__(
+        self,
+        num_tasks: int,
+        whole_class: int | None,
+        first_share: float,
+        shuffle: bool = True,
+        concatenate: bool = False,
+    ):
         super().__init__(num_tasks, concatenate)
         if num_tasks != 2:
             raise ValueError(f"a skewed scenario has two tasks, got scenario.num_tasks={num_tasks}")
         if not 0 < first_share < 1:
             raise ValueError(f"scenario.first_share must be a share between 0 and 1, got {first_share}")
-        self.whole_class, self.first_share = whole_class, first_share
+        self.whole_class, self.first_share, self.shuffle = whole_class, first_share, shuffle
 
     def plan(self, dataset: Dataset) -> None:
         if self.whole_class is not None and not 0 <= self.whole_class < dataset.num_classes:
@@ -337,11 +346,21 @@ class Skewed(Scenario):
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
         labels = train.y.numpy()
         whole = labels == self.whole_class if self.whole_class is not None else np.zeros(len(labels), dtype=bool)
-        others = seeding.generator(seed, "skewed").permutation(np.flatnonzero(~whole))
+        others = np.flatnonzero(~whole)
         count = int(self.first_share * len(others))
         if not 0 < count < len(others):
             raise ValueError(f"scenario.first_share={self.first_share} of {len(others)} samples leaves a task empty")
-        chosen, rest = stratified(labels, others, count)
+        if self.shuffle:
+            chosen, rest = stratified(labels, seeding.generator(seed, "skewed").permutation(others), count)
+        else:
+            chosen, rest = others[:count], others[count:]
+            for place, part in (("first", chosen), ("second", rest)):
+                absent = sorted(set(labels[others].tolist()) - set(labels[part].tolist()))
+                if absent:
+                    raise ValueError(
+                        f"scenario.shuffle=false takes the samples in the order of the data set, and the {place} task "
+                        f"would have none of the labels {absent}: set scenario.shuffle=true"
+                    )
         first = np.sort(np.concatenate([np.flatnonzero(whole), chosen]))
         parts = [Part(indices, labels[indices]) for indices in (first, rest)]
         everything = Part(np.arange(len(test)), test.y.numpy())

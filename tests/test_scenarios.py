@@ -531,6 +531,19 @@ def test_a_skewed_scenario_gives_one_class_whole_and_the_share_of_every_other(wh
     assert sorted(ids(together)) == list(range(len(labels)))
 
 
+def test_a_share_in_the_order_of_the_file_is_refused_where_that_is_the_order_of_the_classes():
+    in_order = Skewed(2, whole_class=4, first_share=0.3, shuffle=False)
+    others = [number for number, label in enumerate(TRAIN_LABELS) if label != 4]
+    whole = [number for number, label in enumerate(TRAIN_LABELS) if label == 4]
+    count = int(0.3 * len(others))
+    for seed in range(2):
+        tasks = tasks_of(in_order, seed)
+        assert ids(tasks.training([0])) == sorted(whole + others[:count])
+        assert ids(tasks.training([1])) == others[count:]
+    with pytest.raises(ValueError, match=r"first task would have none of the labels \[5, 6, 7, 8, 9\]: .*shuffle=true"):
+        tasks_of(in_order, train_labels=np.sort(TRAIN_LABELS))
+
+
 def test_the_samples_of_a_share_are_drawn_by_the_seed():
     firsts = [ids(tasks_of(Skewed(2, whole_class=4, first_share=0.3), seed).training([0])) for seed in (0, 0, 1)]
     assert firsts[0] == firsts[1] and len(set(firsts[0]) ^ set(firsts[2])) > 20
