@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cl import ranks
 from cl.arguments import CONF, options_with
 from cl.build import LABELS
-from cl.settings import MERGE_GROUPS
+from cl.settings import MERGE_GROUPS, Merge
 from cl.values import did_you_mean
 
 # What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer;
@@ -71,7 +71,8 @@ def _composition_error(error: Exception, command: str, overrides: list[str], sea
         return _unknown_option(match.group(1), command, overrides, searchpath)
     if match := re.search(r"Ambiguous value for argument '(.+?)=(.*)'", text):
         key, values = match.groups()
-        one = "" if (CONF / key.lstrip("+")).is_dir() else f", or make it a list, {key}=[{values}]"
+        takes_list = "list" in str(Merge.__annotations__.get(key, "")) or "." in key
+        one = f", or make it a list, {key}=[{values}]" if takes_list else ""
         return f"{key}={values} has several values: add -m to sweep over them{one}"
     if match := re.search(r"Sweep parameters '(.+?)' requires --multirun", text):
         return f"{match[1]} has several values: add -m to sweep over them"

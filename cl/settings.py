@@ -112,7 +112,9 @@ def checked(config: dict) -> dict:
     merging = all(key in config for key in MERGE_KEYS)
     kinds = typing.get_type_hints(Merge if merging else Run, include_extras=True)
     groups = MERGE_GROUPS if merging else RUN_GROUPS
-    config = {key: value for key, value in config.items() if key != "published" and not str(key).startswith("_")}
+    config = {key: value for key, value in config.items() if not str(key).startswith("_")}
+    if isinstance(config.get("published"), dict):
+        del config["published"]
     for key in config:
         if key not in kinds and key not in groups:
             where = "; it belongs to merge.py" if key in MERGE_KEYS else ""

@@ -115,6 +115,8 @@ MISTAKES = [
     ("fusion=avg", "fusion=avg is for merge.py"),
     ("+seed=1", "seed is there already, so it is set without a plus: seed=1"),
     ("+strategy=er", "strategy is there already, so it is set without a plus: strategy=er"),
+    ("+published=1", "unknown option published"),
+    ("merge fusion=avg,ot,curve fusion.plane=0 -m", "fusion.plane", "curve"),
     ("~seed", "~seed takes out what is needed: set another value, seed=VALUE"),
     ("~strategy", "~strategy takes out what is needed"),
     ("strategy=er ~strategy.replay_from", "~strategy.replay_from takes out what is needed"),
