@@ -123,7 +123,7 @@ MISTAKES = [
     ("~optimizer.lr", "~optimizer.lr takes out what is needed"),
     ("~sed", "~sed: there is no sed to take out (did you mean seed?)"),
     # the way in which they are written
-    ("seed=0,1", "seed=0,1 has several values: add -m to sweep over them, or make it a list, seed=[0,1]"),
+    ("seed=0,1", "seed=0,1 has several values: add -m to sweep over them"),
     ("seed=range(3)", "seed=range(3) has several values: add -m"),
     ("--seed 1", "unknown flag --seed: settings have no dashes, write seed=1"),
     ("-seed=1", "unknown flag -seed: settings have no dashes, write seed=1"),
