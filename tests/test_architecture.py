@@ -44,7 +44,17 @@ def test_the_check_itself_sees_imports_inside_functions():
     "module, allowed",
     [
         ("hydra", {"cl/cli.py", "cl/mistakes.py"}),
-        ("omegaconf", {"cl/cli.py", "cl/mistakes.py", "cl/run_folder.py", "cl/results.py", "cl/published.py"}),
+        (
+            "omegaconf",
+            {
+                "cl/arguments.py",
+                "cl/cli.py",
+                "cl/mistakes.py",
+                "cl/run_folder.py",
+                "cl/results.py",
+                "cl/published.py",
+            },
+        ),
         ("horovod", {"cl/comm.py"}),
         ("cffi", {"cl/buffers/native.py"}),
         ("wandb", {"cl/loggers.py"}),
