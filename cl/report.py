@@ -31,7 +31,7 @@ from cl.settings import MERGE_KEYS
 MEASURES = (
     ("average_accuracy", "accuracy %", 100, 2),
     ("average_error", "error", 1, 4),
-    ("task_average_accuracy", "task known %", 100, 2),
+    ("task_average_accuracy", "task-aware %", 100, 2),
     ("forgetting", "forgetting %", 100, 2),
     ("backward_transfer", "backward %", 100, 2),
     ("forward_transfer", "forward %", 100, 2),

@@ -348,7 +348,7 @@ def _results(
     """The content of results.json: totals are those of training the networks and of merging them."""
     trained = source.results or {}
     accuracies = [sum(row) / len(row) for row in alone]
-    measured = results.measures(history, parts.scenario.task_known)
+    measured = results.measures(history, parts.scenario.task_aware)
     return {
         "schema": results.SCHEMA,
         "kind": "merge",

@@ -437,7 +437,7 @@ needs_horovod = pytest.mark.skipif(
 
 
 def sweep(launcher: str, ranks: int, choices: list[str], *outputs: Path) -> list[dict]:
-    """The results of a sweep that is repeated for each output: of each a dictionary by strategy and passes."""
+    """The results of a sweep repeated for each output: of each a dictionary by strategy and accumulation steps."""
     options = (*SMALL, f"launcher={launcher}", f"launcher.np={ranks}", *choices)
     status, _, err = finish(start("-m", *options, "output=" + ",".join(map(str, outputs))), timeout=240)
     assert status == 0, err
@@ -449,7 +449,7 @@ def results(output: Path) -> dict:
     for path in output.rglob("results.json"):
         content = json.loads(path.read_text())
         content["weights"] = torch.load(path.with_name("task_01.pt"))["model"]
-        found[content["strategy"], content["config"]["passes"]] = content
+        found[content["strategy"], content["config"]["gradient_accumulation_steps"]] = content
     return found
 
 
@@ -467,7 +467,7 @@ def assert_replayed_on_all_ranks(content: dict, ranks: int) -> None:
     assert all(torch.isfinite(weights).all() for weights in content["weights"].values())
     new = sum(samples * epochs for samples, epochs in zip(SAMPLES, content["config"]["epochs"]))
     replayed = content["labelled_samples"] - new
-    # Ten records a draw on every rank in every step but the first, in however many passes they are trained on.
+    # Ten records a draw on every rank in every step but the first, in however many backward passes they are trained on.
     assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10 > 0
 
 
@@ -486,7 +486,7 @@ def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, launcher, ranks, strateg
 def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     options = (*SMALL, "epochs=[1,6]", "launcher=horovod", "launcher.np=2")
-    process = start(*options, "strategy=derpp", "passes=2", f"output={killed}")
+    process = start(*options, "strategy=derpp", "gradient_accumulation_steps=2", f"output={killed}")
     while "task  1/" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)
@@ -496,7 +496,9 @@ def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_pat
     (first,) = killed.rglob("task_00.pt")
     made = first.stat().st_mtime_ns
     # The run is resumed in the first folder and made from the start in the second.
-    resumed, once = sweep("horovod", 2, ["strategy=derpp", "passes=2", "epochs=[1,6]"], killed, whole)
+    resumed, once = sweep(
+        "horovod", 2, ["strategy=derpp", "gradient_accumulation_steps=2", "epochs=[1,6]"], killed, whole
+    )
     assert first.stat().st_mtime_ns == made, "the run was not resumed but made anew"
     assert len(once) == 1
     assert_same(once, resumed)
