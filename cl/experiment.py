@@ -18,7 +18,7 @@ from torch import nn
 
 from cl import checkpoint, plots, ranks, reconstructions, results, seeding
 from cl.backbones import fewest_samples
-from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
+from cl.buffers.base import ReplayBuffer, check_policies, parse_capacity, total_capacity
 from cl.build import build, locate, options_of
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
 from cl.datasets.base import Dataset
@@ -166,7 +166,7 @@ def compose(config: dict) -> Components:
                 "is one memory over all of them"
             )
         parse_capacity(config["buffer"]["capacity"])
-        check_laws(config["buffer"]["admission"], config["buffer"]["draw"], config["buffer"]["candidates"])
+        check_policies(config["buffer"]["insertion"], config["buffer"]["sampling"], config["buffer"]["candidates"])
     model = _network(config, dataset, scenario).to(device)
     # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights follow
     # inside each convolution.
