@@ -24,12 +24,13 @@ from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statisti
 from cl.datasets.base import Dataset
 from cl.evaluator import Evaluator
 from cl.history import History
+from cl.identity import as_text, config_hash, words
 from cl.loader import num_batches
 from cl.loggers import NoLogger
 from cl.objectives import AbsoluteError, Labels, Objective
 from cl.progress import Progress
 from cl.results import MetricsFile
-from cl.run_folder import check_writable, config_hash, finished_run, plain, run_folder
+from cl.run_folder import check_writable, finished_run, plain, run_folder
 from cl.scenarios import Scenario, Tasks
 from cl.schedules import Schedule
 from cl.strategies.base import Strategy
@@ -390,6 +391,7 @@ def _results(config: dict, parts: Components, memory: dict, history: History) ->
         "buffer": config["buffer"]["name"] if parts.strategy.uses_buffer else None,
         "seed": config["seed"],
         "group": config_hash(config),
+        "identity": as_text(words(config)),
         "world_size": parts.comm.size,
         **results.measures(history, parts.scenario.task_aware),
         "train_seconds": history.train_seconds,

@@ -3,7 +3,6 @@
 import json
 import platform
 import resource
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 from omegaconf import OmegaConf
 
 from cl import metrics
+from cl import versions as versions_of_remerge
 from cl.atomic import atomic_write
 from cl.history import History
 
-SCHEMA = "remerge.results/1"
+SCHEMA = "remerge.results/2"
 METRIC_COLUMNS = (
     "stage", "epoch", "step", "loss", "learning_rate", "samples_per_second", "replay_wait_seconds", "buffer_records",
 )  # fmt: skip
@@ -104,13 +104,11 @@ class MetricsFile:
 
 def versions() -> dict:
     """What the numbers were made with."""
-    root = Path(__file__).resolve().parent.parent
-    git = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
+        **versions_of_remerge.this(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "horovod": next((found.version for found in metadata.distributions(name="horovod")), None),
-        "git_commit": git.stdout.strip() or None,
     }
 
 
