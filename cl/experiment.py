@@ -21,6 +21,7 @@ from cl.backbones import fewest_samples
 from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
 from cl.build import build, locate, options_of
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
+from cl.compiler import defer_compiler
 from cl.datasets.base import Dataset
 from cl.evaluator import Evaluator
 from cl.history import History
@@ -179,6 +180,8 @@ def compose(config: dict) -> Components:
             f"normalisation takes a variance over the samples of a batch: it must be at least {fewest}"
         )
     schedule = build(config["schedule"], "schedule")
+    if not config["compile"]:
+        defer_compiler()
     optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
     _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["passes"])
     reduce = ReduceOptions(**config["reduce"])
