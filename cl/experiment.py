@@ -110,13 +110,14 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         memory = _memory(parts.strategy, buffer, capacity, comm)
         if comm.is_main:
             content = _results(config, parts, memory, history)
-            plots.draw_run(folder, content, config["pictures"])
-            if parts.scenario.targets:
-                title = f"{config['strategy']['name']}, after the last of {len(parts.stages)} stages"
-                reconstructions.draw(folder, parts.model, evaluator, title, config["pictures"])
             results.write_json(folder / "results.json", content)
             checkpoint.clear(folder, everything=False)
             parts.logger.finish(content)
+            with plots.after_results(folder):
+                plots.draw_run(folder, content, config["pictures"])
+                if parts.scenario.targets:
+                    title = f"{config['strategy']['name']}, after the last of {len(parts.stages)} stages"
+                    reconstructions.draw(folder, parts.model, evaluator, title, config["pictures"])
     return folder
 
 
