@@ -22,6 +22,12 @@ FLAGS = {
     "--shell-completion", "-sc", "--info", "-i",
 }  # fmt: skip
 SHOWN = ("job", "hydra", "all")  # values of --cfg
+# Keys that had another name once, and the name they have now.
+RENAMED = {
+    "buffer.admission": "buffer.insertion",
+    "buffer.draw": "buffer.sampling",
+    "passes": "gradient_accumulation_steps",
+}
 # The value of --info may be left out, so it is taken only where it is one of these.
 INFO_VALUES = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
@@ -84,6 +90,8 @@ def check_overrides(overrides: list[str], command: str) -> None:
         if not equals and not override.startswith("~"):
             raise ValueError(_no_setting(overrides, place, known))
         bare = key.lstrip("+~")
+        if bare in RENAMED:
+            raise ValueError(f"{bare} is now {RENAMED[bare]}")
         if bare.startswith("hydra"):
             continue
         top = bare.partition(".")[0]

@@ -8,8 +8,9 @@ import inspect
 
 from cl.values import BelowOne, Count, NotNegative, Positive, convert, did_you_mean
 
-# Keys of a node that are not arguments of its constructor: the name shown in tables, and whether a strategy replays.
-LABELS = ("name", "memory", "_target_")
+# Keys of a node that are not arguments of its constructor: the name shown in tables, whether a strategy replays, and its
+# version, which is raised when a default or the code changes the numbers.
+LABELS = ("name", "memory", "version", "_target_")
 # Options of which the annotation tells less: torch's, and what all members of a group have in common.
 KINDS = {
     "optimizer": {

@@ -35,9 +35,9 @@ class Comm:
         return self.rank == 0
 
     def distribute(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, options: "ReduceOptions"
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, accumulation_steps: int, options: "ReduceOptions"
     ) -> torch.optim.Optimizer:
-        """The optimizer to use in its place; `passes`: backward passes before each `reduce`.
+        """The optimizer to use in its place; `accumulation_steps`: backward passes before each `reduce`.
 
         Raises ValueError for options that this engine, or what it was built with, does not have.
         """
@@ -139,7 +139,7 @@ class HorovodComm(Comm):
             )
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
 
-    def distribute(self, optimizer, model, passes, options):
+    def distribute(self, optimizer, model, accumulation_steps, options):
         hvd = self.hvd
         if options.predivide != 1.0 and hvd.rocm_built():
             raise ValueError(f"Horovod's ROCm builds do not predivide: leave out reduce.predivide={options.predivide}")
@@ -150,7 +150,7 @@ class HorovodComm(Comm):
             optimizer,
             named_parameters=model.named_parameters(),
             compression=hvd.Compression.fp16 if options.fp16 else hvd.Compression.none,
-            backward_passes_per_step=passes,
+            backward_passes_per_step=accumulation_steps,
             op=hvd.Adasum if options.operation == "adasum" else hvd.Average,
             gradient_predivide_factor=options.predivide,
         )
@@ -206,7 +206,7 @@ class TorchComm(Comm):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
 
-    def distribute(self, optimizer, model, passes, options):
+    def distribute(self, optimizer, model, accumulation_steps, options):
         if not options.plain:
             raise ValueError(f"torch.distributed has no {options}: use launcher=horovod")
         self.weights = [weight for group in optimizer.param_groups for weight in group["params"]]

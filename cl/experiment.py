@@ -18,19 +18,20 @@ from torch import nn
 
 from cl import checkpoint, plots, ranks, reconstructions, results, seeding
 from cl.backbones import fewest_samples
-from cl.buffers.base import ReplayBuffer, check_laws, parse_capacity, total_capacity
+from cl.buffers.base import ReplayBuffer, check_policies, parse_capacity, total_capacity
 from cl.build import build, locate, options_of
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
 from cl.compiler import defer_compiler
 from cl.datasets.base import Dataset
 from cl.evaluator import Evaluator
 from cl.history import History
+from cl.identity import as_text, config_hash, words
 from cl.loader import num_batches
 from cl.loggers import NoLogger
 from cl.objectives import AbsoluteError, Labels, Objective
 from cl.progress import Progress
 from cl.results import MetricsFile
-from cl.run_folder import check_writable, config_hash, finished_run, plain, run_folder
+from cl.run_folder import check_writable, finished_run, plain, run_folder
 from cl.scenarios import Scenario, Tasks
 from cl.schedules import Schedule
 from cl.strategies.base import Strategy
@@ -167,7 +168,7 @@ def compose(config: dict) -> Components:
                 "is one memory over all of them"
             )
         parse_capacity(config["buffer"]["capacity"])
-        check_laws(config["buffer"]["admission"], config["buffer"]["draw"], config["buffer"]["candidates"])
+        check_policies(config["buffer"]["insertion"], config["buffer"]["sampling"], config["buffer"]["candidates"])
     model = _network(config, dataset, scenario).to(device)
     # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights follow
     # inside each convolution.
@@ -184,11 +185,18 @@ def compose(config: dict) -> Components:
     if not config["compile"]:
         defer_compiler()
     optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
-    _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["passes"])
+    _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["gradient_accumulation_steps"])
     reduce = ReduceOptions(**config["reduce"])
     reduce.check_step(config["precision"], config["clip_norm"], strategy.changes_gradients)
     updater = Updater(
-        optimizer, model, device, comm, reduce, config["precision"], config["clip_norm"], config["passes"]
+        optimizer,
+        model,
+        device,
+        comm,
+        reduce,
+        config["precision"],
+        config["clip_norm"],
+        config["gradient_accumulation_steps"],
     )
     return Components(
         comm=comm,
@@ -238,7 +246,7 @@ def make_buffer(config: dict, parts: Components, num_training: int) -> tuple[Rep
 
 def equip(config: dict, parts: Components, buffer: ReplayBuffer | None, capacity: int | None) -> None:
     """Hand the strategy what it works on: the memory and its capacity (None for a strategy without) and all else."""
-    foreign = _foreign_outputs(parts.scenario, parts.device) if parts.scenario.task_known else None
+    foreign = _foreign_outputs(parts.scenario, parts.device) if parts.scenario.task_aware else None
     parts.strategy.setup(
         model=parts.model,
         updater=parts.updater,
@@ -299,7 +307,9 @@ def _train(
     first, history = resumed or (0, History(*evaluator(model), measure=measure))
 
     def steps_of(stage: int, num_samples: int) -> int:
-        epoch = num_batches(num_samples, config["batch_size"] * config["passes"], comm.size, parts.fewest_samples)
+        epoch = num_batches(
+            num_samples, config["batch_size"] * config["gradient_accumulation_steps"], comm.size, parts.fewest_samples
+        )
         return config["steps"] or parts.epochs[stage] * epoch
 
     steps = [steps_of(stage, tasks.num_training(chosen)) for stage, chosen in enumerate(parts.stages)]
@@ -332,8 +342,8 @@ def _train(
             strategy.after_task(stage, samples)
             check_equal(comm, model)
             started = time.perf_counter()
-            row, known_row = evaluator(model, strategy.classifier())
-            history.add(row, known_row)
+            row, task_aware_row = evaluator(model, strategy.classifier())
+            history.add(row, task_aware_row)
             history.eval_seconds += time.perf_counter() - started
             digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
             parts.logger.log(
@@ -357,7 +367,9 @@ def _stage_line(label: str, stage: int, stages: list[list[int]], loss: float, hi
     if history.measure == "error":
         return line + f"error so far {_mean_of(history.rows[-1], seen):.4f}"
     line += f"accuracy so far {100 * _mean_of(history.rows[-1], seen):5.1f} %"
-    return line + (f"  task known {100 * _mean_of(history.known_rows[-1], seen):5.1f} %" if history.known_rows else "")
+    return line + (
+        f"  task-aware {100 * _mean_of(history.task_aware_rows[-1], seen):5.1f} %" if history.task_aware_rows else ""
+    )
 
 
 def _mean_of(row: list[float], tasks: list[int]) -> float:
@@ -383,8 +395,9 @@ def _results(config: dict, parts: Components, memory: dict, history: History) ->
         "buffer": config["buffer"]["name"] if parts.strategy.uses_buffer else None,
         "seed": config["seed"],
         "group": config_hash(config),
+        "identity": as_text(words(config)),
         "world_size": parts.comm.size,
-        **results.measures(history, parts.scenario.task_known),
+        **results.measures(history, parts.scenario.task_aware),
         "train_seconds": history.train_seconds,
         "eval_seconds": history.eval_seconds,
         "samples_per_second": history.labelled_samples / history.train_seconds,

@@ -7,25 +7,25 @@ from dataclasses import asdict, dataclass, field
 class History:
     """Accuracies in [0, 1], or errors; a row per stage of training, an entry per task.
 
-    `rows` with every output in question, `known_rows` with the outputs of the sample's task only (empty where tasks
-    share their outputs); the two `untrained` rows are those of the network before training.
+    `rows` over all outputs, `task_aware_rows` over the outputs of the sample's task (empty where tasks share their
+    outputs); the two `untrained` rows are those of the network before training.
     """
 
     untrained: list[float]
-    untrained_known: list[float] | None
+    untrained_task_aware: list[float] | None
     rows: list[list[float]] = field(default_factory=list)
-    known_rows: list[list[float]] = field(default_factory=list)
+    task_aware_rows: list[list[float]] = field(default_factory=list)
     gradient_steps: int = 0
     labelled_samples: int = 0  # that entered a loss, new and replayed
     measure: str = "accuracy"  # what the rows are: accuracy, or error
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 
-    def add(self, row: list[float], known_row: list[float] | None) -> None:
+    def add(self, row: list[float], task_aware_row: list[float] | None) -> None:
         """What was measured after a stage."""
         self.rows.append(row)
-        if known_row is not None:
-            self.known_rows.append(known_row)
+        if task_aware_row is not None:
+            self.task_aware_rows.append(task_aware_row)
 
     def state(self) -> dict:
         """For a checkpoint; `History(**state)` takes it back."""

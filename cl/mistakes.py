@@ -51,8 +51,8 @@ def _missing_option(error: MissingConfigException) -> str:
     if error.options is None:
         return _first_line(error).rstrip(".")
     group, _, name = error.missing_cfg_file.rpartition("/")
-    valid = [option for option in error.options if option != "regime"]
-    if group.endswith("/regime"):
+    valid = [option for option in error.options if option != "recipe"]
+    if group.endswith("/recipe"):
         return f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"
     # The number in the name of a scenario is only that of its tasks.
     kind, number = re.fullmatch(r"(.*?)(\d*)", name).groups()

@@ -38,10 +38,10 @@ def draw_run(folder: Path, results: dict, formats: list) -> None:
     if not formats:
         return
     measure = "error" if "error_matrix" in results else "accuracy"
-    known = results["measured_with_task_known"]
+    known = results["task_aware"]
     matrix = results[f"{'task_' if known else ''}{measure}_matrix"]
     method = results.get("fusion", results["strategy"])
-    title = f"{method}, {results['scenario']} on {results['dataset']}" + (", task known" if known else "")
+    title = f"{method}, {results['scenario']} on {results['dataset']}" + (", task-aware" if known else "")
     save(_matrix_figure(matrix, title, measure), folder / f"{measure}_matrix", formats)
     if results[f"{measure}_so_far"] is not None:
         line = {"label": method, "mean": results[f"{measure}_so_far"], "std": None}

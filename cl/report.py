@@ -22,16 +22,17 @@ from pathlib import Path
 
 from cl import plots
 from cl.atomic import atomic_write
+from cl.identity import words
 from cl.metrics import ERROR_FORMULAS, FORMULAS
 from cl.published import Published
-from cl.run_folder import identity
 from cl.settings import MERGE_KEYS
+from cl.versions import made_with
 
 # Columns of measures: key in results.json, heading, factor for print, digits.
 MEASURES = (
     ("average_accuracy", "accuracy %", 100, 2),
     ("average_error", "error", 1, 4),
-    ("task_average_accuracy", "task known %", 100, 2),
+    ("task_average_accuracy", "task-aware %", 100, 2),
     ("forgetting", "forgetting %", 100, 2),
     ("backward_transfer", "backward %", 100, 2),
     ("forward_transfer", "forward %", 100, 2),
@@ -143,25 +144,29 @@ def _add_what_differs(groups: list[Group]) -> None:
         if len(same) == 1:
             continue
         settings = [_settings(group.runs[0]) for group in same]
-        keys = sorted(set().union(*settings))
+        keys = sorted(set().union(*settings) - {"schema"})
         differ = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings}) > 1]
         for group, setting in zip(same, settings):
-            group.label["with"] = " ".join(f"{key}={setting[key]}" for key in differ if key in setting)
+            shown = ((key, _value(group.runs[0], key, setting)) for key in differ)
+            group.label["with"] = " ".join(f"{key}={value}" for key, value in shown if value is not UNSET)
+
+
+UNSET = object()
 
 
 def _settings(run: dict) -> dict:
-    """The keys and values that name a run's configuration, without those that say what another key says as well."""
-    kept = identity(run["config"], run["world_size"])
-    settings = dict(_flat({key: value for key, value in kept.items() if key not in ("baselines", "protocol")}))
-    return {key: value for key, value in settings.items() if key.split(".")[-1] not in ("seed", "_target_")}
+    """The words that name a run's configuration."""
+    return words(run["config"], run["world_size"])
 
 
-def _flat(node: dict, prefix: str = ""):
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _value(run: dict, key: str, setting: dict):
+    """A setting of a run, from its configuration where its name leaves it out."""
+    if key in setting:
+        return setting[key]
+    node = run["config"] if key != "ranks" else {"ranks": run["world_size"]}
+    for name in key.split("."):
+        node = node.get(name, UNSET) if isinstance(node, dict) else UNSET
+    return node.get("name", UNSET) if isinstance(node, dict) else node
 
 
 def rows(groups: list[Group], published: Published | None = None) -> tuple[list[str], list[list[str]]]:
@@ -210,13 +215,28 @@ def caption(groups: list[Group]) -> str:
     return ", ".join(common)
 
 
+def mixed_versions(groups: list[Group]) -> str:
+    """Which versions made the runs, where that is more than one: their numbers need not be comparable; else nothing."""
+    made: dict[str, list[str]] = {}
+    for group in groups:
+        name = " ".join(text for text in group.label.values() if text != "-")
+        for run in group.runs:
+            if "versions" in run:  # a row for a network that was merged has none
+                made.setdefault(made_with(run["versions"]), []).append(f"{name} seed {run['seed']}")
+    if len(made) < 2:
+        return ""
+    parts = (f"{version}: {runs[0]}{f' and {len(runs) - 1} more' * (len(runs) > 1)}" for version, runs in made.items())
+    return f"Made with {len(made)} versions: {'; '.join(parts)}."
+
+
 def as_text(groups: list[Group], published: Published | None = None) -> str:
     """The table in aligned columns, for a terminal."""
     heading, cells = rows(groups, published)
     widths = [max(map(len, column)) for column in zip(heading, *cells)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (heading, *cells)]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([caption(groups), *lines])
+    note = mixed_versions(groups)
+    return "\n".join([caption(groups), *lines, *(["", note] if note else [])])
 
 
 def as_markdown(groups: list[Group], published: Published | None = None) -> str:
@@ -231,6 +251,8 @@ def as_markdown(groups: list[Group], published: Published | None = None) -> str:
     lines += [f"- {name.replace('_', ' ')}: {formula}" for name, formula in formulas.items()]
     if published is not None:
         lines += ["", f"Published: {published.source}"]
+    if note := mixed_versions(groups):
+        lines += ["", note]
     return "\n".join(lines) + "\n"
 
 

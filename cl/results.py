@@ -3,7 +3,6 @@
 import json
 import platform
 import resource
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,16 +11,17 @@ import torch
 from omegaconf import OmegaConf
 
 from cl import metrics
+from cl import versions as versions_of_remerge
 from cl.atomic import atomic_write
 from cl.history import History
 
-SCHEMA = "remerge.results/1"
+SCHEMA = "remerge.results/2"
 METRIC_COLUMNS = (
     "stage", "epoch", "step", "loss", "learning_rate", "samples_per_second", "replay_wait_seconds", "buffer_records",
 )  # fmt: skip
 
 
-def measures(history: History, task_known: bool) -> dict:
+def measures(history: History, task_aware: bool) -> dict:
     """The entries of results.json that follow from the accuracies.
 
     Transfer and forgetting are taken from the matrix that the scenario asks for: with the task known in
@@ -29,8 +29,8 @@ def measures(history: History, task_known: bool) -> dict:
     """
     if history.measure == "error":
         return _error_measures(history)
-    matrix, task_matrix = history.rows, history.known_rows or None
-    own, untrained = (task_matrix, history.untrained_known) if task_known else (matrix, history.untrained)
+    matrix, task_matrix = history.rows, history.task_aware_rows or None
+    own, untrained = (task_matrix, history.untrained_task_aware) if task_aware else (matrix, history.untrained)
     return {
         "accuracy_matrix": matrix,
         "task_accuracy_matrix": task_matrix,
@@ -42,7 +42,7 @@ def measures(history: History, task_known: bool) -> dict:
         "learning_accuracy": metrics.learning_accuracy(own),
         "accuracy_so_far": metrics.accuracy_so_far(own),
         "untrained_accuracy": untrained,
-        "measured_with_task_known": task_known,
+        "task_aware": task_aware,
     }
 
 
@@ -60,7 +60,7 @@ def _error_measures(history: History) -> dict:
         "learning_error": None if learning is None else -learning,
         "error_so_far": None if so_far is None else [-value for value in so_far],
         "untrained_error": history.untrained,
-        "measured_with_task_known": False,
+        "task_aware": False,
     }
 
 
@@ -104,13 +104,11 @@ class MetricsFile:
 
 def versions() -> dict:
     """What the numbers were made with."""
-    root = Path(__file__).resolve().parent.parent
-    git = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
+        **versions_of_remerge.this(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "horovod": next((found.version for found in metadata.distributions(name="horovod")), None),
-        "git_commit": git.stdout.strip() or None,
     }
 
 

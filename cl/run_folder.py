@@ -2,11 +2,12 @@
 
     <output>/<scenario>_<dataset>_<backbone>/<strategy>[_<capacity>]_<hash>/seed<seed>/
 
+The hash is that of the words that name the run (`cl.identity`).
+
 So runs that can be compared lie side by side, the seeds of one configuration lie in one folder, a repeated command
 finds what it has finished, and all ranks of a run agree. This file needs no torch: a finished run answers at once.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -15,13 +16,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cl.ranks import world_size
+from cl import versions
+from cl.identity import config_hash
 from cl.settings import checked
-
-# What does not change a run's numbers does not change its folder either.
-NOT_IDENTITY = (
-    "seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval", "launcher",
-)  # fmt: skip
 
 
 def plain(config) -> dict:
@@ -33,28 +30,6 @@ def plain(config) -> dict:
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given, for example {missing[0]}=...")
     return checked(OmegaConf.to_container(config, resolve=True))
-
-
-def identity(config: dict, ranks: int | None = None) -> dict:
-    """The part of a configuration that decides a run's numbers; a buffer that is not used is no part of it.
-
-    `ranks`: with how many it was run; None: with those that are there, or that its launcher will start.
-    """
-    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    kept["ranks"] = world_size(config) if ranks is None else ranks
-    # Workers decode alike however many there are; other loaders give other pixels.
-    if kept.pop("loader")["name"] != "workers":
-        kept["loader"] = config["loader"]["name"]
-    if not config["strategy"]["memory"]:
-        kept.pop("buffer")
-    else:
-        kept["buffer"] = {key: value for key, value in kept["buffer"].items() if key != "timeout"}
-    return kept
-
-
-def config_hash(config: dict) -> str:
-    """Eight hex digits that name a configuration without its seed."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def benchmark_name(config: dict) -> str:
@@ -76,8 +51,17 @@ def finished_run(config) -> Path | None:
     folder = run_folder(config)
     if config["overwrite"] or not (folder / "results.json").is_file():
         return None
-    print(f"finished before: {folder}  (overwrite=true trains it anew)")
+    print(f"finished before: {folder}{other_version(folder)}  (overwrite=true trains it anew)")
     return folder
+
+
+def other_version(folder: Path) -> str:
+    """What made the results in a folder, where that is not this version or commit; else nothing."""
+    made = json.loads((folder / "results.json").read_text())["versions"]
+    here = versions.this()
+    if all(made.get(key) == here[key] for key in here):
+        return ""
+    return f", made with {versions.made_with(made)}; this is {versions.made_with(here)}"
 
 
 def check_writable(folder: Path) -> None:

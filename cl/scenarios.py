@@ -67,7 +67,7 @@ class Scenario(ABC):
     own (empty where the tasks share their labels). `targets`: what is to be computed in place of labels, by shape.
     """
 
-    task_known = False  # whether training and the scenario's own accuracy are told the task of a sample
+    task_aware = False  # whether training and the scenario's own accuracy are told the task of a sample
     targets: dict[str, tuple[int, ...]] = {}
 
     def __init__(self, num_tasks: int, concatenate: bool):
@@ -185,7 +185,7 @@ class ClassIncremental(Scenario):
 class TaskIncremental(ClassIncremental):
     """The same tasks, but the task of a sample is known: training and the scenario's accuracy use its outputs only."""
 
-    task_known = True
+    task_aware = True
 
     def plan(self, dataset: Dataset) -> None:
         super().plan(dataset)

@@ -55,7 +55,7 @@ class Run(TypedDict):
     epochs: Count | list[Count]
     steps: Count | None
     batch_size: Count
-    passes: Count
+    gradient_accumulation_steps: Count
     eval_batch_size: Count
     optimizer_state: Literal["keep", "reset", "epoch"]
     model_state: Literal["keep", "reset"]

@@ -53,7 +53,7 @@ class Trainer:
         torch.manual_seed(seeding.derive(self.seed, "network", stage))
         self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", stage))
         rank, ranks = self.comm.rank, self.comm.size
-        batch_size = self.batch_size * self.strategy.updater.passes
+        batch_size = self.batch_size * self.strategy.updater.accumulation_steps
         fewest = self.strategy.fewest_samples
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
         meter = _Meter(self.device)

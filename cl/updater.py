@@ -15,7 +15,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Updater:
-    """One optimizer with what stands around its step; `passes` backward passes make a step.
+    """One optimizer with what stands around its step; `accumulation_steps` backward passes make a step.
 
     `precision` fp32, bf16 or fp16 (with loss scaling), `clip_norm` the largest gradient norm over all weights, or None.
     Raises ValueError for an unknown precision, and for fp16 where there is no GPU.
@@ -30,14 +30,14 @@ class Updater:
         reduce: ReduceOptions,
         precision: str = "fp32",
         clip_norm: float | None = None,
-        passes: int = 1,
+        accumulation_steps: int = 1,
     ):
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision} does not exist; valid: {', '.join(PRECISIONS)}")
         if clip_norm is not None and clip_norm <= 0:
             raise ValueError(f"clip_norm must be above 0, or null, got {clip_norm}")
-        self.optimizer = comm.distribute(optimizer, model, passes, reduce)
-        self.comm, self.device, self.clip_norm, self.passes = comm, device, clip_norm, passes
+        self.optimizer = comm.distribute(optimizer, model, accumulation_steps, reduce)
+        self.comm, self.device, self.clip_norm, self.accumulation_steps = comm, device, clip_norm, accumulation_steps
         # Before a schedule or a checkpoint has changed them.
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]

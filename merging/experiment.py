@@ -20,7 +20,8 @@ from cl import experiment, plots, results
 from cl.build import build
 from cl.experiment import Components
 from cl.history import History
-from cl.run_folder import benchmark_name, check_writable, config_hash, finished_run, plain
+from cl.identity import as_text, config_hash, words
+from cl.run_folder import benchmark_name, check_writable, finished_run, other_version, plain
 from cl.scenarios import Tasks
 from cl.settings import MERGE_KEYS
 from cl.values import did_you_mean
@@ -62,7 +63,7 @@ def _run(fusion: Fusion, own: dict, base: dict, parts: Components, folder: Path)
         check_merge(fusion, own, base, parts, reader)
     finished = [_train(baseline) for _, baseline in baselines]
     if merged_before:
-        print(f"finished before: {folder}  (overwrite=true merges anew)")
+        print(f"finished before: {folder}{other_version(folder)}  (overwrite=true merges anew)")
         return [*finished, folder]
     tasks, _ = experiment.load_tasks(base, parts)
     source = _find_models(fusion, own, base, parts, reader)
@@ -83,14 +84,8 @@ def _run(fusion: Fusion, own: dict, base: dict, parts: Components, folder: Path)
 
 def merge_folder(config: dict) -> Path:
     """The folder of a merged network: a function of the configuration, beside the runs on the same benchmark."""
-    method = f"{config['fusion']['name']}_{_hash(config)}"
+    method = f"{config['fusion']['name']}_{config_hash(config)}"
     return Path(config["output"]) / benchmark_name(config) / method / f"seed{config['seed']}"
-
-
-def _hash(config: dict) -> str:
-    """What names a merge without its seed; the baselines beside it are no part of it."""
-    kept = {key: value for key, value in config.items() if key != "baselines"}
-    return config_hash(kept | {"fusion": _seedless(config["fusion"])})
 
 
 def _seedless(fusion: dict) -> dict:
@@ -349,7 +344,7 @@ def _results(
     """The content of results.json: totals are those of training the networks and of merging them."""
     trained = source.results or {}
     accuracies = [sum(row) / len(row) for row in alone]
-    measured = results.measures(history, parts.scenario.task_known)
+    measured = results.measures(history, parts.scenario.task_aware)
     return {
         "schema": results.SCHEMA,
         "kind": "merge",
@@ -361,7 +356,8 @@ def _results(
         "buffer": None,
         "buffer_capacity": None,
         "seed": base["seed"],
-        "group": _hash(base | own),
+        "group": config_hash(base | own),
+        "identity": as_text(words(base | own)),
         "models_group": config_hash(base | {key: own[key] for key in ("run", "checkpoints")}),
         "world_size": 1,
         **measured,

@@ -47,7 +47,7 @@ class Workshop:
         batch_norm_samples: int,
     ):
         self.config, self.parts, self.tasks, self.history, self.folder = config, parts, tasks, history, folder
-        self.foreign_outputs = foreign_outputs if parts.scenario.task_known else None
+        self.foreign_outputs = foreign_outputs if parts.scenario.task_aware else None
         self.network, self.sample_shape = copy.deepcopy(parts.model), parts.dataset.input_shape
         self.trained = 0
         self.unlabelled_samples = 0  # that were seen
@@ -104,7 +104,9 @@ class Workshop:
         strategy = Finetune()
         fewest = parts.fewest_samples
         strategy.setup(module, self.updater(module), parts.transform, None, self.foreign_outputs, fewest_samples=fewest)
-        steps = epochs * num_batches(len(samples), config["batch_size"] * config["passes"], fewest=fewest)
+        steps = epochs * num_batches(
+            len(samples), config["batch_size"] * config["gradient_accumulation_steps"], fewest=fewest
+        )
         progress = Progress("merging", steps, 0, config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
         trainer = Trainer(
@@ -123,7 +125,7 @@ class Workshop:
         optimizer = build(config["optimizer"], "optimizer", params=module.parameters())
         return Updater(
             optimizer, module, parts.device, parts.comm, ReduceOptions(), config["precision"], config["clip_norm"],
-            config["passes"],
+            config["gradient_accumulation_steps"],
         )  # fmt: skip
 
     def testing(self, tasks: Sequence[int]) -> Samples:

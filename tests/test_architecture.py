@@ -127,7 +127,7 @@ def test_every_backbone_brings_an_optimizer_and_a_schedule_that_can_be_built(com
     assert (others.optimizer.name, others.schedule.name) == ("adam", "cosine")
 
 
-def test_no_regime_is_without_its_backbone():
+def test_no_recipe_is_without_its_backbone():
     backbones = {path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml")}
     for group in ("optimizer", "schedule"):
-        assert {path.stem for path in (ROOT / "conf" / group / "regime").glob("*.yaml")} == backbones
+        assert {path.stem for path in (ROOT / "conf" / group / "recipe").glob("*.yaml")} == backbones

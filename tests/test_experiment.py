@@ -46,7 +46,7 @@ def test_a_run_leaves_everything_behind_that_the_schema_states(compose_config):
     assert (content["strategy"], content["scenario"], content["dataset"]) == ("derpp", "class5", "digits")
     matrix, known = content["accuracy_matrix"], content["task_accuracy_matrix"]
     assert len(matrix) == 5 and all(len(row) == 5 for row in matrix)
-    assert all(a <= b for row, known_row in zip(matrix, known) for a, b in zip(row, known_row))
+    assert all(a <= b for row, task_aware_row in zip(matrix, known) for a, b in zip(row, task_aware_row))
     assert content["average_accuracy"] == pytest.approx(sum(matrix[-1]) / 5)
     # 1,437 training samples, twice, in batches of 10 that end with each epoch of each task
     steps = content["gradient_steps"]
@@ -191,7 +191,7 @@ def test_every_scenario_trains(compose_config, scenario, strategy):
     content = results_of(compose_config(f"scenario={scenario}", f"strategy={strategy}", *QUICK))
     has_own_outputs = scenario.startswith(("class", "task"))
     assert (content["task_accuracy_matrix"] is not None) == has_own_outputs
-    assert content["measured_with_task_known"] == scenario.startswith("task")
+    assert content["task_aware"] == scenario.startswith("task")
     own = content["task_accuracy_matrix"] if scenario == "task5" else content["accuracy_matrix"]
     assert content["learning_accuracy"] == pytest.approx(sum(own[i][i] for i in range(len(own))) / len(own))
     # domain5: chance is one half; elsewhere one in ten
@@ -208,7 +208,7 @@ UNDEFINED = {
 @pytest.mark.parametrize("strategy", STATEFUL)
 def test_every_strategy_trains_in_every_scenario_in_which_it_is_defined(compose_config, scenario, strategy):
     # with mixed precision and several passes a step
-    options = ("precision=bf16", "passes=2", "batch_size=5", *QUICK)
+    options = ("precision=bf16", "gradient_accumulation_steps=2", "batch_size=5", *QUICK)
     config = compose_config(f"scenario={scenario}", f"strategy={strategy}", *options)
     if scenario in UNDEFINED.get(strategy, ()):
         with pytest.raises(ValueError, match=f"strategy={strategy} is defined where tasks bring classes of their own"):
@@ -469,8 +469,8 @@ def odd_pictures(tmp_path):
     ("finetune", ["batch_size=4"], 2),
     ("er", ["batch_size=4", "buffer.capacity=3", "strategy.replay_batch_size=1"], 2),
     ("derpp", ["batch_size=4", "buffer.capacity=3", "strategy.replay_batch_size=1"], 2),
-    ("agem", ["batch_size=4", "buffer.capacity=4", "strategy.replay_batch_size=3", "passes=2"], 2),
-    ("finetune", ["batch_size=2", "passes=2"], 2),
+    ("agem", ["batch_size=4", "buffer.capacity=4", "strategy.replay_batch_size=3", "gradient_accumulation_steps=2"], 2),
+    ("finetune", ["batch_size=2", "gradient_accumulation_steps=2"], 2),
 ])  # fmt: skip
 def test_one_sample_left_and_batch_normalisation_over_maps_of_one_pixel(
     compose_config, odd_pictures, strategy, options, steps

@@ -139,7 +139,7 @@ def test_pictures_are_written_in_every_format(tmp_path):
     from cl import plots
 
     run = {
-        "strategy": "er", "scenario": "class2", "dataset": "digits", "measured_with_task_known": False,
+        "strategy": "er", "scenario": "class2", "dataset": "digits", "task_aware": False,
         "accuracy_matrix": [[0.9, 0.0], [0.5, 0.8]], "task_accuracy_matrix": None, "accuracy_so_far": [0.9, 0.65],
     }  # fmt: skip
     plots.draw_run(tmp_path, run, ["png", "pdf", "svg"])

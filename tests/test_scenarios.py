@@ -113,7 +113,7 @@ INCREMENTS = [
 def test_class_incremental_tasks_have_the_classes_asked_for_and_each_sample_once(num_tasks, options, sizes):
     scenario = ClassIncremental(num_tasks, **options)
     tasks = tasks_of(scenario)
-    assert len(tasks) == num_tasks and scenario.num_outputs == 10 and not scenario.task_known
+    assert len(tasks) == num_tasks and scenario.num_outputs == 10 and not scenario.task_aware
     ends = np.cumsum(sizes).tolist()
     expected = [range(end - size, end) for end, size in zip(ends, sizes)]
     assert scenario.task_outputs == expected
@@ -281,7 +281,7 @@ def test_task_incremental_splits_like_class_incremental_and_knows_the_task(optio
     known, unknown = TaskIncremental(**options), ClassIncremental(**options)
     assert same_tasks(tasks_of(known, seed=2), tasks_of(unknown, seed=2))
     assert known.task_outputs == unknown.task_outputs and known.num_outputs == unknown.num_outputs
-    assert known.task_known
+    assert known.task_aware
 
 
 @pytest.mark.parametrize("num_tasks, order", [(5, None), (2, None), (1, None), (5, [7, 0, 9, 3, 1, 8, 2, 6, 5, 4])])
@@ -289,7 +289,7 @@ def test_domain_incremental_calls_each_class_by_its_place_in_its_task(num_tasks,
     scenario = DomainIncremental(num_tasks, class_order=order)
     tasks = tasks_of(scenario)
     order, size = order or list(range(10)), 10 // num_tasks
-    assert scenario.num_outputs == size and scenario.task_outputs == [] and not scenario.task_known
+    assert scenario.num_outputs == size and scenario.task_outputs == [] and not scenario.task_aware
     for parts, labels, first_id in both_splits(tasks):
         assert_dealt_out_whole(parts, labels, first_id)
         for task_id, part in enumerate(parts):

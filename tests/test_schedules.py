@@ -206,7 +206,7 @@ def test_the_learner_of_gdumb_ends_with_the_end_of_a_cosine(compose_config):
     for experiment in ("split_mnist_gdumb", "[split_cifar10,gdumb_learner]"):
         config = compose_config(f"+experiment={experiment}")
         schedule = build(OmegaConf.to_container(config.schedule, resolve=True), "schedule")
-        assert (config.strategy.name, config.buffer.admission) == ("gdumb", "class_balanced")
+        assert (config.strategy.name, config.buffer.insertion) == ("gdumb", "class_balanced")
         cycles, passed = 0, 1  # the first epoch warms up
         while passed < config.epochs:
             passed, cycles = passed + 2**cycles, cycles + 1

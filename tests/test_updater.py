@@ -1,4 +1,4 @@
-"""The step around the loss: several backward passes, clipping, precision, rate scaling, shares of ranks."""
+"""The step around the loss: gradient accumulation, clipping, precision, rate scaling, shares of ranks."""
 
 import copy
 
@@ -57,10 +57,10 @@ def test_weighed_means_of_the_passes_add_up_to_the_mean_of_the_step(length, coun
 @pytest.mark.parametrize("strategy", ["finetune", "er", "derpp"])
 def test_two_passes_of_ten_equal_one_of_twenty(compose_config, strategy):
     weights = []
-    for batch_size, passes in ((20, 1), (10, 2)):
+    for batch_size, accumulation_steps in ((20, 1), (10, 2)):
         config = compose_config(
             f"strategy={strategy}", "scenario=class2", "epochs=1", "progress=false", "pictures=[]",
-            f"batch_size={batch_size}", f"passes={passes}",
+            f"batch_size={batch_size}", f"gradient_accumulation_steps={accumulation_steps}",
         )  # fmt: skip
         experiment.run(config)
         weights.append(torch.load(run_folder(plain(config)) / "task_01.pt")["model"])

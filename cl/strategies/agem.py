@@ -27,7 +27,7 @@ class Agem(ReplayStrategy):
         if not any(draws):
             return
         (replayed,) = draws
-        count = min(self.updater.passes, max(1, len(replayed) // self.fewest_samples))
+        count = min(self.updater.accumulation_steps, max(1, len(replayed) // self.fewest_samples))
         parts = split_records(replayed, count)
         reference = self.updater.gradient(lambda part: self.mean_loss(self.forward(part["x"]), [part]), parts)
         project(self.updater.gradients(), reference)

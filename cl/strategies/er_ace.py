@@ -31,7 +31,7 @@ class ErAce(ReplayStrategy):
             )
 
     def observe(self, batch: Batch) -> torch.Tensor:
-        # The batch is that of all ranks and passes together.
+        # The batch is that of all ranks and accumulation steps together.
         present = torch.zeros(self.num_outputs, device=batch.y.device)
         present[batch.y] = 1
         self.present = self.updater.comm.sum(present) > 0

@@ -24,10 +24,10 @@ class Gdumb(Scratch):
     uses_memory = uses_buffer = True
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
-        if buffer["admission"] != "class_balanced":
+        if buffer["insertion"] != "class_balanced":
             raise ValueError(
-                f"strategy=gdumb keeps equally many samples of each class: buffer.admission=class_balanced, got "
-                f"{buffer['admission']}"
+                f"strategy=gdumb keeps equally many samples of each class: buffer.insertion=class_balanced, got "
+                f"{buffer['insertion']}"
             )
 
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:

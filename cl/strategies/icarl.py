@@ -32,7 +32,7 @@ class Icarl(Strategy):
     uses_memory = True
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
-        if not scenario.task_outputs or scenario.task_known:
+        if not scenario.task_outputs or scenario.task_aware:
             raise ValueError(
                 "strategy=icarl is defined where tasks bring classes of their own and are not told apart: "
                 "scenario=class10 and the like"

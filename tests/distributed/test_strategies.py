@@ -27,7 +27,7 @@ def of_two_ranks(tmp_path_factory) -> dict[str, dict]:
     """Results and last weights of each strategy, all trained by the same two ranks, one after the other."""
     folder = tmp_path_factory.mktemp("ranks")
     choice = "strategy=" + ",".join(EXACT + WITH_OTHER_DRAWS)
-    train_with_two_ranks([*WORDS, choice, "batch_size=5", "passes=2", f"output={folder}", "-m"])
+    train_with_two_ranks([*WORDS, choice, "batch_size=5", "gradient_accumulation_steps=2", f"output={folder}", "-m"])
     return {
         content["strategy"]: content | {"weights": torch.load(path.with_name("task_01.pt"))["model"]}
         for path, content in results_in(folder)

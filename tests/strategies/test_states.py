@@ -20,7 +20,7 @@ FROM_SCRATCH = ("gdumb", "independent", "scratch")  # whatever the options say
 STATES = {
     "keep": ["optimizer.momentum=0.5"],
     "reset": ["model_state=reset", "optimizer_state=reset", "optimizer.momentum=0.5"],
-    "epoch": ["optimizer_state=epoch", "optimizer.momentum=0.5", "passes=2", "batch_size=5"],
+    "epoch": ["optimizer_state=epoch", "optimizer.momentum=0.5", "gradient_accumulation_steps=2", "batch_size=5"],
     "reset, bf16": ["model_state=reset", "precision=bf16", "optimizer=adam"],
 }
 
@@ -94,7 +94,7 @@ def test_teachers_anchors_and_starts(compose_config, monkeypatch, strategy, stat
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_resumed_run_with_weights_set_back_ends_with_the_same_bits(compose_config, monkeypatch, strategy):
-    words = [*options(strategy), *STATES["reset"], "passes=2", "batch_size=5"]
+    words = [*options(strategy), *STATES["reset"], "gradient_accumulation_steps=2", "batch_size=5"]
     if strategy == "lwf":
         words += ["strategy.warmup_steps=2"]
     whole = experiment.run(compose_config(*words, f"output={compose_config().output}/whole"))

@@ -1,5 +1,5 @@
-// Draw laws over the shards of all ranks. Every rank computes the same picks for a draw, from the numbers of records
-// and the stream of the rank that draws; so each knows what it has to send without being told.
+// Sampling policies over the shards of all ranks. Every rank computes the same picks for a draw, from the numbers of
+// records and the stream of the rank that draws; so each knows what it has to send without being told.
 #pragma once
 
 #include <cstddef>
@@ -59,8 +59,9 @@ class Shuffle {
 
 class Drawer {
   public:
-    // min(n, stored everywhere) picks of draw `sequence` under a law, all different; valid until the next call.
-    const std::vector<Pick> &pick(int law, const Census &census, const Stream &stream, uint64_t sequence, uint64_t n);
+    // min(n, stored everywhere) picks of draw `sequence` under a policy, all different; valid until the next call.
+    const std::vector<Pick> &pick(int policy, const Census &census, const Stream &stream, uint64_t sequence,
+                                  uint64_t n);
 
   private:
     void uniform(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n);

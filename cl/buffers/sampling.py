@@ -1,6 +1,6 @@
-"""Draw laws: which of the stored records are replayed.
+"""Sampling policies: which of the stored records are replayed.
 
-stored: the slots that hold a record; labels: the label in every slot. Both laws return min(n, stored) different slots.
+stored: the slots that hold a record; labels: the label in every slot. Both return min(n, stored) different slots.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-#include "draw.h"
+#include "sampling.h"
 
 #include <algorithm>
 #include <numeric>
@@ -9,12 +9,12 @@ namespace replay {
 
 uint64_t Census::total() const { return std::accumulate(stored.begin(), stored.end(), uint64_t{0}); }
 
-const std::vector<Pick> &Drawer::pick(int law, const Census &census, const Stream &stream, uint64_t sequence,
+const std::vector<Pick> &Drawer::pick(int policy, const Census &census, const Stream &stream, uint64_t sequence,
                                       uint64_t n) {
     picks_.clear();
     n = std::min(n, census.total());
     shuffle_.begin(n);
-    if (law == RB_UNIFORM) uniform(census, stream, sequence, n);
+    if (policy == RB_UNIFORM) uniform(census, stream, sequence, n);
     else by_class(census, stream, sequence, n);
     return picks_;
 }

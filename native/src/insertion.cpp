@@ -1,24 +1,24 @@
-#include "admission.h"
+#include "insertion.h"
 
 #include "error.h"
 #include "heap.h"
 
 namespace replay {
 
-Admission::Admission(uint64_t capacity, uint32_t num_classes, Stream stream)
+InsertionPolicy::InsertionPolicy(uint64_t capacity, uint32_t num_classes, Stream stream)
     : capacity_(capacity), stream_(stream), slots_(capacity, num_classes) {
     state_.keys.resize(capacity);
     state_.free.reserve(capacity);
     for (uint64_t slot = capacity; slot-- > 0;) state_.free.push_back(static_cast<Slot>(slot));
 }
 
-void Admission::restore(AdmissionState state, Slots slots) {
+void InsertionPolicy::restore(InsertionState state, Slots slots) {
     state_ = std::move(state);
     slots_ = std::move(slots);
     for (Slot slot : slots_.stored()) adopted(slot);
 }
 
-bool Admission::adopt(uint32_t label, uint64_t key, Slot &slot) {
+bool InsertionPolicy::adopt(uint32_t label, uint64_t key, Slot &slot) {
     if (state_.free.empty()) return false;
     slot = take_free();
     ++state_.offered;
@@ -28,7 +28,7 @@ bool Admission::adopt(uint32_t label, uint64_t key, Slot &slot) {
     return true;
 }
 
-Slot Admission::take_free() {
+Slot InsertionPolicy::take_free() {
     const Slot slot = state_.free.back();
     state_.free.pop_back();
     return slot;
@@ -36,9 +36,9 @@ Slot Admission::take_free() {
 
 namespace {
 
-class Reservoir : public Admission {
+class Reservoir : public InsertionPolicy {
   public:
-    using Admission::Admission;
+    using InsertionPolicy::InsertionPolicy;
 
     void offer(const int64_t *labels, uint32_t n, std::vector<Placed> &placed) override {
         for (uint32_t row = 0; row < n; ++row) {
@@ -67,13 +67,13 @@ class Reservoir : public Admission {
     KeyHeap heap_;
 };
 
-// Every record is stored while there is room; from then on the largest class gives way to smaller ones. So of n_c offered
-// records of class c min(n_c, L) are stored, with the level L that fills the capacity. L only falls, and each class is a
-// reservoir of its own. Records that were adopted may lie above the level: their class gives way first.
-class ClassBalanced : public Admission {
+// Every record is stored while there is room; from then on the largest class gives way to smaller ones. So of n_c
+// offered records of class c min(n_c, L) are stored, with the level L that fills the capacity. L only falls, and each
+// class is a reservoir of its own. Records that were adopted may lie above the level: their class gives way first.
+class ClassBalanced : public InsertionPolicy {
   public:
     ClassBalanced(uint64_t capacity, uint32_t num_classes, Stream stream)
-        : Admission(capacity, num_classes, stream), heaps_(num_classes), seen_(num_classes) {}
+        : InsertionPolicy(capacity, num_classes, stream), heaps_(num_classes), seen_(num_classes) {}
 
     void offer(const int64_t *labels, uint32_t n, std::vector<Placed> &placed) override {
         for (uint32_t row = 0; row < n; ++row) {
@@ -103,9 +103,9 @@ class ClassBalanced : public Admission {
         }
     }
 
-    void restore(AdmissionState state, Slots slots) override {
+    void restore(InsertionState state, Slots slots) override {
         for (uint32_t label : state.appearance) seen_[label] = true;
-        Admission::restore(std::move(state), std::move(slots));
+        InsertionPolicy::restore(std::move(state), std::move(slots));
     }
 
   private:
@@ -140,13 +140,13 @@ class ClassBalanced : public Admission {
 
 // Bouvier et al. (CCGrid 2024): a fixed share of the slots per class, filled in order; then each record of a batch of b
 // replaces a uniformly chosen one of its class with probability candidates / b.
-class Candidates : public Admission {
+class Candidates : public InsertionPolicy {
   public:
     Candidates(uint64_t capacity, uint32_t num_classes, uint32_t candidates, Stream stream)
-        : Admission(capacity, num_classes, stream), quota_(capacity / num_classes), candidates_(candidates) {
+        : InsertionPolicy(capacity, num_classes, stream), quota_(capacity / num_classes), candidates_(candidates) {
         if (quota_ == 0)
             fail(RB_INVALID,
-                 "admission by candidates keeps equally many records of each class: a shard with a capacity of ",
+                 "insertion by candidates keeps equally many records of each class: a shard with a capacity of ",
                  capacity, " is less than one for each of ", num_classes, " classes");
     }
 
@@ -188,14 +188,14 @@ class Candidates : public Admission {
 
 }  // namespace
 
-std::unique_ptr<Admission> make_admission(int law, uint64_t capacity, uint32_t num_classes, uint32_t candidates,
-                                          Stream stream) {
-    switch (law) {
+std::unique_ptr<InsertionPolicy> make_insertion(int policy, uint64_t capacity, uint32_t num_classes,
+                                                uint32_t candidates, Stream stream) {
+    switch (policy) {
         case RB_RESERVOIR: return std::make_unique<Reservoir>(capacity, num_classes, stream);
         case RB_CLASS_BALANCED: return std::make_unique<ClassBalanced>(capacity, num_classes, stream);
         case RB_CANDIDATES: return std::make_unique<Candidates>(capacity, num_classes, candidates, stream);
     }
-    fail(RB_INVALID, "no admission law has the number ", law);
+    fail(RB_INVALID, "no insertion policy has the number ", policy);
 }
 
 }  // namespace replay

@@ -1,4 +1,4 @@
-"""Each admission law keeps records with exactly the chances it promises, and never more than it may."""
+"""Each insertion policy keeps records with exactly the chances it promises, and never more than it may."""
 
 from collections import Counter
 from itertools import combinations
@@ -9,33 +9,35 @@ import torch
 from scipy import stats
 
 from cl import seeding
-from cl.buffers.admission import Candidates, ClassBalanced, Reservoir
+from cl.buffers.insertion import Candidates, ClassBalanced, Reservoir
 from cl.seeding import Uniforms
 
-# A law is rejected at p < LEVEL: of correct laws one in 10,000 would be. Seeds are fixed, so each test always passes or
-# always fails.
+# A policy is rejected at p < LEVEL: of correct ones one in 10,000 would be. Seeds are fixed, so each test always passes
+# or always fails.
 LEVEL = 1e-4
 
-LAWS = {
+POLICIES = {
     "reservoir": Reservoir,
     "class_balanced": ClassBalanced,
     "candidates": lambda capacity, uniforms: Candidates(capacity, uniforms, num_classes=4, candidates=2),
 }
 
 
-def keep(law, batches):
+def keep(policy, batches):
     """Offer batches of labels; after each, the positions in the stream of the records that are stored then."""
     content, offered = {}, 0
     for labels in batches:
-        placed = law.offer(list(labels))
+        placed = policy.offer(list(labels))
         for slot, row in placed.items():
-            assert slot in law.stored, "a record was put into a slot that counts as free"
+            assert slot in policy.stored, "a record was put into a slot that counts as free"
             assert 0 <= row < len(labels)
             content[slot] = offered + row
         offered += len(labels)
-        assert set(law.stored) <= content.keys() & set(range(law.capacity)), "a slot never written counts as stored"
-        kept = [content[slot] for slot in law.stored]
-        assert len(set(kept)) == len(kept) <= law.capacity, "a record is stored twice"
+        assert set(policy.stored) <= content.keys() & set(range(policy.capacity)), (
+            "a slot never written counts as stored"
+        )
+        kept = [content[slot] for slot in policy.stored]
+        assert len(set(kept)) == len(kept) <= policy.capacity, "a record is stored twice"
         yield kept
 
 
@@ -116,8 +118,8 @@ def even_parts(seen: Counter, capacity: int) -> dict[int, int]:
 def test_class_balanced_shares_the_capacity_evenly_after_every_offer(name, capacity):
     labels, size = STREAMS[name]
     batches = [labels[start : start + size] for start in range(0, len(labels), size)]
-    law, seen = ClassBalanced(capacity, Uniforms(0, "test")), Counter()
-    for batch, kept in zip(batches, keep(law, batches)):
+    policy, seen = ClassBalanced(capacity, Uniforms(0, "test")), Counter()
+    for batch, kept in zip(batches, keep(policy, batches)):
         seen.update(batch)
         held, parts = Counter(labels[record] for record in kept), even_parts(seen, capacity)
         assert len(kept) == min(capacity, seen.total())  # no room is left unused
@@ -128,10 +130,10 @@ def test_class_balanced_shares_the_capacity_evenly_after_every_offer(name, capac
 
 
 def test_class_balanced_shrinks_a_class_only_when_the_memory_is_full():
-    law = ClassBalanced(10, Uniforms(0, "test"))
+    policy = ClassBalanced(10, Uniforms(0, "test"))
     stream = [[0] * 100, [1], [1] * 2, [1] * 100, [2], [0] * 50]
     found = []
-    for kept in keep(law, stream):
+    for kept in keep(policy, stream):
         labels = np.concatenate(stream)[kept]
         found.append(np.bincount(labels, minlength=3).tolist())
     assert found == [[10, 0, 0], [9, 1, 0], [7, 3, 0], [5, 5, 0], [5, 4, 1], [5, 4, 1]]
@@ -139,7 +141,7 @@ def test_class_balanced_shrinks_a_class_only_when_the_memory_is_full():
 
 @pytest.mark.parametrize("name", ["reservoir", "class_balanced", "candidates"])
 def test_an_empty_batch_before_any_other_stores_nothing(name):
-    assert list(keep(LAWS[name](12, Uniforms(0, "test")), [[], [1], []])) == [[], [0], [0]]
+    assert list(keep(POLICIES[name](12, Uniforms(0, "test")), [[], [1], []])) == [[], [0], [0]]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +170,9 @@ def test_class_balanced_evicts_uniformly_so_a_class_stays_a_reservoir(same_chanc
 
 
 def test_candidates_appends_until_a_class_is_full_and_never_exceeds_it():
-    law = Candidates(10, Uniforms(0, "test"), num_classes=3, candidates=1)  # 10 // 3 records of each
+    policy = Candidates(10, Uniforms(0, "test"), num_classes=3, candidates=1)  # 10 // 3 records of each
     batches = [[0, 1], [0, 0, 1], [2], [1], [0] * 50 + [1] * 50 + [2] * 50]
-    *appended, replaced = keep(law, batches)
+    *appended, replaced = keep(policy, batches)
     assert [sorted(kept) for kept in appended] == [list(range(end)) for end in (2, 5, 6, 7)]
     labels = np.concatenate(batches)
     assert np.bincount(labels[replaced]).tolist() == [3, 3, 3]
@@ -179,12 +181,12 @@ def test_candidates_appends_until_a_class_is_full_and_never_exceeds_it():
 @pytest.mark.parametrize("candidates, size", [(1, 8), (3, 8), (7, 8), (1, 2), (2, 3)])
 def test_candidates_replaces_with_probability_c_over_b_a_uniform_record_of_its_class(candidates, size):
     batches, quota = 8000, 5
-    law = Candidates(2 * quota, Uniforms(0, "test"), num_classes=2, candidates=candidates)
-    law.offer([0] * quota + [1] * quota)
+    policy = Candidates(2 * quota, Uniforms(0, "test"), num_classes=2, candidates=candidates)
+    policy.offer([0] * quota + [1] * quota)
     replaced, slots = np.zeros(size), Counter()
     for batch in range(batches):
         row = batch % size  # one record of class 1 among those of class 0, in turn at each place of the batch
-        placed = law.offer([int(place == row) for place in range(size)])
+        placed = policy.offer([int(place == row) for place in range(size)])
         slot = {of: slot for slot, of in placed.items()}.get(row)
         if slot is not None:
             replaced[row] += 1
@@ -199,10 +201,10 @@ def test_candidates_replaces_with_probability_c_over_b_a_uniform_record_of_its_c
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_candidates_takes_every_record_of_a_batch_no_larger_than_their_number(size):
-    law = Candidates(4, Uniforms(0, "test"), num_classes=4, candidates=3)  # one slot a class
-    law.offer([0, 1, 2, 3])
+    policy = Candidates(4, Uniforms(0, "test"), num_classes=4, candidates=3)  # one slot a class
+    policy.offer([0, 1, 2, 3])
     for _ in range(100):
-        assert law.offer(list(range(size))) == {label: label for label in range(size)}
+        assert policy.offer(list(range(size))) == {label: label for label in range(size)}
 
 
 def test_candidates_refuses_a_capacity_below_one_record_a_class():
@@ -211,31 +213,31 @@ def test_candidates_refuses_a_capacity_below_one_record_a_class():
     assert Candidates(10, Uniforms(0, "test"), num_classes=10, candidates=1).quota == 1
 
 
-def offers(law, seed, steps):
+def offers(policy, seed, steps):
     stream = seeding.generator(seed, "labels")
-    return [law.offer(stream.integers(4, size=1 + step % 5).tolist()) for step in range(steps)]
+    return [policy.offer(stream.integers(4, size=1 + step % 5).tolist()) for step in range(steps)]
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("before", [0, 2, 20], ids=["empty", "unfilled", "full"])
 def test_a_restored_law_goes_on_exactly(name, before, tmp_path):
-    law, other = (LAWS[name](12, Uniforms(seed, "test")) for seed in (0, 1))
-    offers(law, 0, before)
+    policy, other = (POLICIES[name](12, Uniforms(seed, "test")) for seed in (0, 1))
+    offers(policy, 0, before)
     offers(other, 1, 7)  # what it held before is forgotten
-    torch.save(law.state(), tmp_path / "state")
+    torch.save(policy.state(), tmp_path / "state")
     other.restore(torch.load(tmp_path / "state", weights_only=True))
-    assert other.stored == law.stored
-    went_on = offers(law, 2, 20)
+    assert other.stored == policy.stored
+    went_on = offers(policy, 2, 20)
     assert offers(other, 2, 20) == went_on
-    assert any(went_on) and other.stored == law.stored
+    assert any(went_on) and other.stored == policy.stored
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", POLICIES)
 def test_a_state_is_a_snapshot_that_later_offers_do_not_change(name):
-    law, other = (LAWS[name](12, Uniforms(0, "test")) for _ in range(2))
-    offers(law, 0, 2)
-    state = law.state()
-    went_on = offers(law, 1, 20)
+    policy, other = (POLICIES[name](12, Uniforms(0, "test")) for _ in range(2))
+    offers(policy, 0, 2)
+    state = policy.state()
+    went_on = offers(policy, 1, 20)
     other.restore(state)
     assert offers(other, 1, 20) == went_on
-    assert other.stored == law.stored
+    assert other.stored == policy.stored

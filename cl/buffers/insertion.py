@@ -1,4 +1,4 @@
-"""Admission laws: which of the offered records stay, and in which slot.
+"""Insertion policies: which of the offered records stay, and in which slot.
 
 Reservoir and class-balanced memories give every offered record a uniform random key and keep the records with the
 highest keys. Each set of k among the n offered is then equally likely to be the kept one, which is the law of
@@ -14,7 +14,7 @@ from heapq import heappop, heappush, heapreplace
 from cl.seeding import Uniforms
 
 
-class Admission(ABC):
+class InsertionPolicy(ABC):
     """Decides on offered labels; `stored` lists the slots that hold a record, in no particular order."""
 
     def __init__(self, capacity: int, uniforms: Uniforms):
@@ -34,7 +34,7 @@ class Admission(ABC):
         self.stored = list(state["stored"])
 
 
-class Reservoir(Admission):
+class Reservoir(InsertionPolicy):
     """After n offers each is stored with probability min(1, capacity / n)."""
 
     def __init__(self, capacity: int, uniforms: Uniforms):
@@ -64,7 +64,7 @@ class Reservoir(Admission):
         self.heap = [(key, slot) for key, slot in state["heap"]]
 
 
-class ClassBalanced(Admission):
+class ClassBalanced(InsertionPolicy):
     """Every record is stored while there is room; from then on the largest class gives way to smaller ones.
 
     Of n_c offered records of class c, min(n_c, L) are stored, with the level L that fills the capacity (classes at the
@@ -113,7 +113,7 @@ class ClassBalanced(Admission):
         self.largest = None
 
 
-class Candidates(Admission):
+class Candidates(InsertionPolicy):
     """The law of Bouvier et al. (CCGrid 2024): a fixed share of the slots per class, filled in order; then each record
     of a batch of b replaces a uniformly chosen one of its class with probability candidates / b.
     """
@@ -123,7 +123,7 @@ class Candidates(Admission):
         self.quota, self.candidates = capacity // num_classes, candidates
         if self.quota == 0:
             raise ValueError(
-                f"buffer.admission=candidates keeps equally many records of each class: "
+                f"buffer.insertion=candidates keeps equally many records of each class: "
                 f"a capacity of {capacity} is less than one for each of {num_classes} classes"
             )
         self.filled = [0] * num_classes
