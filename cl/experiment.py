@@ -44,7 +44,6 @@ TORCH_THREADS = torch.get_num_threads()  # before any run has changed it
 # Weights below which sharing a step among threads costs more than it gains; on busy cores it costs twenty times as much
 # as the step itself (measured with 784-100-100-10: 0.5 ms on one thread, 0.5 to 20 ms on two).
 SMALL_NETWORK = 300_000
-BUFFER_GIVEN = ("fields", "num_classes", "seed", "device", "comm")  # by the program, when there is data
 
 
 # The weights with which a stage starts, from its number and the history so far.
@@ -150,7 +149,7 @@ def compose(config: dict) -> Components:
             f"strategy.memory={config['strategy']['memory']} is no option: it says what "
             f"strategy={config['strategy']['name']} does, which is {strategy.uses_memory}"
         )
-    options_of(config["buffer"] | {"capacity": 1}, "buffer", given=BUFFER_GIVEN)
+    options_of(config["buffer"] | {"capacity": 1}, "buffer")
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"],
