@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ def write(folder, strategy="er", seed=0, accuracy=0.5, group="g1", capacity=200,
         "config": {
             "seed": seed, "optimizer": {"lr": lr}, "output": str(folder), "loader": {"name": "workers"},
             "strategy": {"name": strategy, "memory": capacity is not None}, "buffer": {"timeout": 30.0},
+            "dataset": {"name": "digits"},
         },
     } | more  # fmt: skip
     path = folder / f"{strategy}_{group}" / f"seed{seed}" / "results.json"
@@ -150,6 +152,18 @@ def test_pictures_are_written_in_every_format(tmp_path):
     joint = run | {"accuracy_matrix": [[0.9, 0.8]], "accuracy_so_far": None}
     plots.draw_run(tmp_path / "joint", joint, ["png"])
     assert [file.name for file in (tmp_path / "joint").iterdir()] == ["accuracy_matrix.png"]
+
+
+def test_runs_of_several_versions_are_told_apart(tmp_path):
+    made = [{"remerge": "0.2.0", "git_commit": "aaa"}, {"remerge": "0.2.0", "git_commit": "bbb"}]
+    for seed, versions in enumerate((made[0], made[0], made[1])):
+        write(tmp_path, "er", seed, versions=versions)
+    text = report.as_text(report.load([tmp_path]))
+    assert text.splitlines()[-1].startswith("Made with 2 versions: remerge 0.2.0, commit aaa: ")
+    assert "seed 0 and 1 more; remerge 0.2.0, commit bbb: " in text and text.endswith("seed 2.")
+    assert "Made with 2 versions" in report.as_markdown(report.load([tmp_path]))
+    shutil.rmtree(next(path.parent for path in tmp_path.rglob("results.json") if "bbb" in path.read_text()))
+    assert "Made with" not in report.as_text(report.load([tmp_path]))
 
 
 def merged(folder, seed, fusion="avg", accuracies=(0.5, 0.7), **more):
