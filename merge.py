@@ -9,10 +9,12 @@ Only Hydra is imported here: torch takes seconds, and `--help` or a typo should 
 
 import hydra
 
-from cl import cli
+from cl import checks, cli
+from cl.run_folder import plain
 
 
 def merge(config):
+    checks.check(plain(config))
     from merging.experiment import run  # imports torch
 
     return run(config)

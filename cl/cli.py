@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from cl import arguments, ranks
+from cl.checks import check
 from cl.launch import LAUNCHED, start_ranks
 from cl.mistakes import one_line
 from cl.settings import RUN_GROUPS, Merge
@@ -166,6 +167,7 @@ def _run_or_find(config) -> Path:
         folder = finished_run(config)
         if folder is not None:
             return folder
+        check(plain(config))
         if launcher != "none":
             overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
             start_ranks(OmegaConf.to_container(config.launcher), overrides)

@@ -21,6 +21,7 @@ from cl.backbones import fewest_samples
 from cl.buffers.base import ReplayBuffer, check_policies, parse_capacity, total_capacity
 from cl.build import build, locate, options_of
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
+from cl.compiler import defer_compiler
 from cl.datasets.base import Dataset
 from cl.evaluator import Evaluator
 from cl.history import History
@@ -43,7 +44,6 @@ TORCH_THREADS = torch.get_num_threads()  # before any run has changed it
 # Weights below which sharing a step among threads costs more than it gains; on busy cores it costs twenty times as much
 # as the step itself (measured with 784-100-100-10: 0.5 ms on one thread, 0.5 to 20 ms on two).
 SMALL_NETWORK = 300_000
-BUFFER_GIVEN = ("fields", "num_classes", "seed", "device", "comm")  # by the program, when there is data
 
 
 # The weights with which a stage starts, from its number and the history so far.
@@ -110,13 +110,14 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         memory = _memory(parts.strategy, buffer, capacity, comm)
         if comm.is_main:
             content = _results(config, parts, memory, history)
-            plots.draw_run(folder, content, config["pictures"])
-            if parts.scenario.targets:
-                title = f"{config['strategy']['name']}, after the last of {len(parts.stages)} stages"
-                reconstructions.draw(folder, parts.model, evaluator, title, config["pictures"])
             results.write_json(folder / "results.json", content)
             checkpoint.clear(folder, everything=False)
             parts.logger.finish(content)
+            with plots.after_results(folder):
+                plots.draw_run(folder, content, config["pictures"])
+                if parts.scenario.targets:
+                    title = f"{config['strategy']['name']}, after the last of {len(parts.stages)} stages"
+                    reconstructions.draw(folder, parts.model, evaluator, title, config["pictures"])
     return folder
 
 
@@ -148,7 +149,7 @@ def compose(config: dict) -> Components:
             f"strategy.memory={config['strategy']['memory']} is no option: it says what "
             f"strategy={config['strategy']['name']} does, which is {strategy.uses_memory}"
         )
-    options_of(config["buffer"] | {"capacity": 1}, "buffer", given=BUFFER_GIVEN)
+    options_of(config["buffer"] | {"capacity": 1}, "buffer")
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     transform = BatchTransform(
         dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], device, config["channels_last"],
@@ -180,6 +181,8 @@ def compose(config: dict) -> Components:
             f"normalisation takes a variance over the samples of a batch: it must be at least {fewest}"
         )
     schedule = build(config["schedule"], "schedule")
+    if not config["compile"]:
+        defer_compiler()
     optimizer = build(config["optimizer"], "optimizer", params=model.parameters())
     _scale_rate(config["lr_scaling"], optimizer, schedule, comm.size * config["gradient_accumulation_steps"])
     reduce = ReduceOptions(**config["reduce"])

@@ -3,6 +3,7 @@
 matplotlib is imported when something is drawn, and without pyplot: no window, no global state.
 """
 
+import contextlib
 import textwrap
 from pathlib import Path
 
@@ -18,6 +19,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX*"
 LABEL_WIDTH = 48  # characters of a line in a legend
 MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
+
+
+@contextlib.contextmanager
+def after_results(folder: Path):
+    """Where pictures are drawn of results that are on disk: an error says that these are complete."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f"the results in {folder} are complete, but the pictures of them could not be drawn: {error}; "
+            "pictures=[] draws none"
+        ) from error
 
 
 def draw_run(folder: Path, results: dict, formats: list) -> None:

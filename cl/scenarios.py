@@ -2,7 +2,6 @@
 
 A scenario works in two steps. `plan` decides from the data set's shape alone what the tasks will be, and rejects what
 cannot be; `split` hands the labels to continuum and returns `Tasks`, whose samples are contiguous uint8 tensors.
-Continuum is given indices in place of images: it then copies no pixels, and its per-sample access is never used.
 Terms after van de Ven et al. 2022, Three types of incremental learning.
 """
 
@@ -16,6 +15,7 @@ import torch
 from cl import seeding
 from cl.datasets.base import Dataset, Split, stratified
 from cl.samples import Samples, joined
+from cl.splits import class_incremental, instance_incremental
 from cl.streaming import FileImages
 from cl.transforms import permute_pixels, rotate
 
@@ -163,21 +163,19 @@ class ClassIncremental(Scenario):
         return list(increments)
 
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
-        from continuum.scenarios import ClassIncremental as ContinuumClassIncremental
-
         if self.class_order == "random":
             order = seeding.generator(seed, "class order").permutation(self.num_classes).tolist()
         else:
             order = self.class_order or list(range(self.num_classes))
 
-        def make(data):
-            return ContinuumClassIncremental(data, increment=self.increments, class_order=order)
-
         for name, split_ in (("training", train), ("test", test)):
             absent = sorted(set(range(self.num_classes)) - set(split_.y.unique().tolist()))
             if absent:
                 raise ValueError(f"the {name} split has no sample of the labels {absent}: every class needs some")
-        parts = [self._relabel(_parts(split_, make)) for split_ in (train, test)]
+        parts = [
+            self._relabel([Part(*task) for task in class_incremental(split_.y.numpy(), self.increments, order)])
+            for split_ in (train, test)
+        ]
         return Tasks(train, test, *parts, [None] * self.num_tasks)
 
     def _relabel(self, parts: list[Part]) -> list[Part]:
@@ -298,8 +296,6 @@ class InstanceIncremental(Scenario):
         self.num_outputs = dataset.num_classes
 
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
-        from continuum.scenarios import InstanceIncremental as ContinuumInstanceIncremental
-
         parts = []
         for name, split in (("training", train), ("test", test)):
             if len(split) < self.num_tasks:
@@ -308,7 +304,7 @@ class InstanceIncremental(Scenario):
             by_class = _by_class(split.y.numpy(), seeding.generator(seed, f"instance {name}").permutation(len(split)))
             task_of = np.empty(len(split), dtype=np.int64)
             task_of[by_class] = np.arange(len(split)) % self.num_tasks
-            parts.append(_parts(split, ContinuumInstanceIncremental, task_of))
+            parts.append([Part(*task) for task in instance_incremental(split.y.numpy(), task_of)])
         return Tasks(train, test, *parts, [None] * self.num_tasks)
 
 
@@ -370,16 +366,3 @@ class Skewed(Scenario):
 def _by_class(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Indices into labels, those of a class together, within it in the order that they had."""
     return indices[np.argsort(labels[indices], kind="stable")]
-
-
-def _parts(split: Split, make_scenario, task_of: np.ndarray | None = None) -> list[Part]:
-    """The tasks of a continuum scenario over the indices of a split."""
-    from continuum.datasets import InMemoryDataset
-    from continuum.tasks import TaskType
-
-    data = InMemoryDataset(np.arange(len(split)), split.y.numpy(), task_of, data_type=TaskType.TENSOR)
-    parts = []
-    for task in make_scenario(data):
-        indices, labels, _ = task.get_raw_samples()
-        parts.append(Part(indices, labels.astype(np.int64)))
-    return parts

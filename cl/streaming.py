@@ -8,13 +8,15 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from cl.decoding import Decoder
+if TYPE_CHECKING:  # it imports Pillow, and most data sets have no picture files
+    from cl.decoding import Decoder
 
-Request = tuple[Decoder, list[bytes]]
+Request = tuple["Decoder", list[bytes]]
 
 
 def processors() -> int:
@@ -108,7 +110,7 @@ class FileImages:
     """
 
     paths: np.ndarray
-    decoder: Decoder
+    decoder: "Decoder"
     loader: Workers
     device: torch.device = torch.device("cpu")
     change: object = None

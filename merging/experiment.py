@@ -70,14 +70,15 @@ def _run(fusion: Fusion, own: dict, base: dict, parts: Components, folder: Path)
     source.num_samples = [tasks.num_training(of_network) for of_network in source.tasks]
     parts.logger.start(folder, base | own)
     content = _merge(fusion, own, base, parts, tasks, source, folder)
-    plots.draw_run(folder, content, base["pictures"])
-    if "t" in content.get("curve", {}):
-        title = f"{own['fusion']['kind']} between networks, {base['scenario']['name']} on {base['dataset']['name']}"
-        pictures.draw_curve(folder, content["curve"], title, base["pictures"])
     results.write_json(folder / "results.json", content)
     parts.logger.finish(content)
     alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
     print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
+    with plots.after_results(folder):
+        plots.draw_run(folder, content, base["pictures"])
+        if "t" in content.get("curve", {}):
+            title = f"{own['fusion']['kind']} between networks, {base['scenario']['name']} on {base['dataset']['name']}"
+            pictures.draw_curve(folder, content["curve"], title, base["pictures"])
     return [*finished, folder]
 
 

@@ -1,5 +1,6 @@
 """The commands as a user types them, each in a process of its own: flags anywhere, one clear line per mistake."""
 
+import json
 import os
 import signal
 import subprocess
@@ -139,9 +140,12 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_half_written_file(tmp_path,
         done = command("strategy=er", f"output={disk / 'out'}", "epochs=1", "progress=false")
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
         assert "No space left on device" in done.stderr
-        assert not list(disk.rglob(".*.tmp")) and not list(disk.rglob("results.json"))
+        assert not list(disk.rglob(".*.tmp"))
+        assert bool(list(disk.rglob("results.json"))) is ("the results in" in done.stderr)  # then pictures lack space
         import torch
 
+        for file in disk.rglob("results.json"):
+            assert json.loads(file.read_text())["kind"] == "run"
         for file in disk.rglob("task_*.pt"):
             torch.load(file)  # whole
         for line in (text for file in disk.rglob("metrics.csv") for text in file.read_text().splitlines()):

@@ -324,6 +324,20 @@ def test_schedule_and_optimizer_reset_act(compose_config):
     assert results_of(config)["accuracy_matrix"] == each
 
 
+def test_pictures_that_cannot_be_drawn_are_said_and_leave_the_results(compose_config, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such colour")
+
+    config = compose_config("strategy=finetune", "steps=1", "pictures=[png]", "progress=false")
+    folder = run_folder(plain(config))
+    monkeypatch.setattr(experiment.plots, "save", fail)
+    with pytest.raises(OSError, match=f"the results in {folder} are complete, but .*: no such colour; pictures="):
+        experiment.run(config)
+    assert json.loads((folder / "results.json").read_text())["kind"] == "run"
+    assert finished_run(config) == folder and not (folder / "resume.pt").exists()
+    assert not list(folder.glob("*.png"))
+
+
 def test_a_diverged_run_says_so_and_leaves_no_results(compose_config):
     config = compose_config("strategy=finetune", "optimizer.lr=1e20", *QUICK)
     with pytest.raises(ValueError, match=r"the loss is \w+ after \d+ steps, the last at a .* of 1e\+\d+: .* diverged"):
