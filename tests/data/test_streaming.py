@@ -183,8 +183,8 @@ def test_streamed_and_loaded_runs_have_the_same_results(folder, compose_config):
         data = [f"dataset.{key}={value}" for key, value in options.items()]
         config = compose_config(
             "dataset=image_folder", f"dataset.root={folder}", f"dataset.cache={folder.parent / 'cache'}", *data,
-            "dataset.size=12", "dataset.crop=8", "dataset.augment=[resized_crop,flip]", "loader.workers=1", "overwrite=true",
-            "scenario=class5", "scenario.num_tasks=3", "strategy=er", "buffer.capacity=6", "batch_size=3",
+            "dataset.size=12", "dataset.crop=8", "dataset.augment=[resized_crop,flip]", "loader.workers=1",
+            "overwrite=true", "scenario=class5", "scenario.num_tasks=3", "strategy=er", "buffer.capacity=6", "batch_size=3",
             "eval_batch_size=4", *QUICK,
         )  # fmt: skip
         return json.loads((run(config) / "results.json").read_text())
