@@ -108,7 +108,7 @@ MISTAKES = [
     ("+reduce.x=1", "unknown option reduce.x; valid: operation, fp16, predivide"),
     ("+launcher.x=1", "unknown option launcher.x; valid: name, np"),
     ("strategy=finetune +buffer.foo=1", "unknown option buffer.foo; valid: capacity"),
-    ("buffer.capcity=5", "unknown option buffer.capcity (did you mean capacity?); valid for buffer=native: insertion"),
+    ("buffer.capcity=5", "unknown option buffer.capcity (did you mean capacity?); valid for buffer=native: candidates"),
     ("buffer.admission=reservoir", "error: buffer.admission is now buffer.insertion"),
     ("++buffer.draw=uniform", "buffer.draw is now buffer.sampling"),
     ("strategy=gdumb ~buffer.admission", "buffer.admission is now buffer.insertion"),
