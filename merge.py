@@ -9,13 +9,13 @@ Only Hydra is imported here: torch takes seconds, and `--help` or a typo should 
 
 import hydra
 
-from cl import checks, cli
-from cl.run_folder import plain
+from cl.run import checks, cli
+from cl.run.folder import plain
 
 
 def merge(config):
     checks.check(plain(config))
-    from merging.experiment import run  # imports torch
+    from merging.run import run  # imports torch
 
     return run(config)
 

@@ -21,22 +21,22 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cl import ranks
-from cl.backbones import mlp, resnet_cifar
 from cl.buffers.native import NativeBuffer
-from cl.comm import Comm, ReduceOptions, connect, disconnect
-from cl.history import History
-from cl.launch import start_ranks
-from cl.loader import num_batches
-from cl.loggers import NoLogger
-from cl.progress import Progress
-from cl.samples import Samples
-from cl.schedules import Constant
+from cl.data.loader import num_batches
+from cl.data.rows import Samples
+from cl.data.transforms import BatchTransform
+from cl.distributed import ranks
+from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
+from cl.distributed.launch import start_ranks
+from cl.networks.backbones import mlp, resnet_cifar
+from cl.reporting.history import History
+from cl.reporting.loggers import NoLogger
+from cl.reporting.progress import Progress
+from cl.run.trainer import Trainer
+from cl.step.schedules import Constant
+from cl.step.updater import Updater
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
-from cl.trainer import Trainer
-from cl.transforms import BatchTransform
-from cl.updater import Updater
 
 CLASSES, CAPACITY = 10, 1000
 CPU = torch.device("cpu")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from cl import checkpoint, weights
-from cl.experiment import Components
-from cl.scenarios import ClassIncremental
+from cl.networks import weights
+from cl.run import checkpoint
+from cl.run.experiment import Components
+from cl.scenarios.classes import ClassIncremental
 from merging.fusion import State
 
 # Options of a scenario or data set that say nothing of what a sample is, or which task it belongs to.

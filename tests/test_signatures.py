@@ -39,7 +39,7 @@ def test_every_group_has_targets():
     assert {"strategy", "scenario", "dataset", "backbone", "buffer", "optimizer", "schedule", "loader", "logger"} < {
         group for group, _ in TARGETS
     }
-    assert ("optimizer", "torch.optim.SGD") in TARGETS and ("fusion", "merging.ties.Ties") in TARGETS
+    assert ("optimizer", "torch.optim.SGD") in TARGETS and ("fusion", "merging.vectors.ties.Ties") in TARGETS
 
 
 @pytest.mark.parametrize("group, target", TARGETS, ids=lambda word: word)

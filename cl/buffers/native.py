@@ -21,7 +21,7 @@ from cl.buffers.base import (
     check_policies,
     check_update,
 )
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 from cl.seeding import derive
 
 try:

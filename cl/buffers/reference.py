@@ -23,7 +23,7 @@ from cl.buffers.base import (
     check_update,
 )
 from cl.buffers.insertion import Candidates, ClassBalanced, Reservoir
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 from cl.seeding import Uniforms
 
 

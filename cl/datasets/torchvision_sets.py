@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cl.data.downloads import fetch
 from cl.datasets.base import Dataset, Split, split_of
 from cl.datasets.layouts import root_of, seen
-from cl.downloads import fetch
 
 EMNIST_CLASSES = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
 SILENCE = 60.0  # seconds without a byte after which a server is given up: others wait for who downloads

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
+from cl.data.loader import Batch
 from cl.strategies.base import split_records
 from cl.strategies.replay import ReplayStrategy
 from cl.values import Count

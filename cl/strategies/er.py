@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
-from cl.samples import Samples
+from cl.data.loader import Batch
+from cl.data.rows import Samples
 from cl.strategies.base import joined, mean_of
 from cl.strategies.replay import ReplayStrategy
 from cl.values import Count

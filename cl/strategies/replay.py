@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from cl import seeding
-from cl.samples import Samples
+from cl.data.rows import Samples
 from cl.strategies.base import Strategy
 from cl.values import Count
 

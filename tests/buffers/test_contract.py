@@ -14,7 +14,7 @@ from scipy import stats
 from cl.buffers.base import INSERTION_POLICIES, SAMPLING_POLICIES, Field, check_policies, parse_capacity, total_capacity
 from cl.buffers.native import NativeBuffer
 from cl.buffers.reference import ReferenceBuffer
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 
 FACTORIES = {"reference": ReferenceBuffer, "native": NativeBuffer}
 

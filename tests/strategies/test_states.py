@@ -9,8 +9,8 @@ import pytest
 import torch
 from support import QUICK
 
-from cl import checkpoint, experiment
-from cl.run_folder import plain, run_folder
+from cl.run import checkpoint, experiment
+from cl.run.folder import plain, run_folder
 
 STRATEGIES = [
     "agem", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "finetune", "gdumb", "icarl", "independent", "lwf",
