@@ -7,6 +7,7 @@ import importlib
 import inspect
 from collections.abc import Collection, Mapping
 from inspect import Parameter
+from typing import Literal
 
 from cl.values import BelowOne, Count, NotNegative, Positive, convert, did_you_mean
 
@@ -19,7 +20,10 @@ KINDS = {
         "lr": NotNegative, "momentum": NotNegative, "dampening": float, "weight_decay": NotNegative, "eps": Positive,
         "alpha": BelowOne, "betas": tuple[BelowOne, BelowOne],
     },
-    "dataset": {"mean": list[float] | None, "std": list[Positive] | None, "augment": list[str]},
+    "dataset": {
+        "mean": list[float] | None, "std": list[Positive] | None, "validation": BelowOne,
+        "augment": list[Literal["crop", "flip", "resized_crop", "rand_augment"]],
+    },
     "buffer": {"candidates": Count | None, "timeout": Positive},
 }  # fmt: skip
 # Arguments that the program gives, so that the user cannot.

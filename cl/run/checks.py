@@ -1,17 +1,23 @@
 """What is wrong with a configuration, said before torch is imported.
 
 The options of each group are checked against the source of what they build (`cl.signatures`), with the conversion that
-`cl.build` uses; what only the component itself can tell is said when it is built.
+`cl.build` uses. Data set and scenario need no torch to be built and to plan the tasks, so they are: whether the files
+are there and the tasks can be made is known at once. What only other components can tell is said when they are built.
 """
 
-from cl.build import GIVEN, checked_options
+from cl.build import GIVEN, build, checked_options
 from cl.configuration.settings import MERGE_GROUPS
+from cl.run.folder import check_writable, run_folder
 from cl.signatures import UnreadableError, parameters_of
 
 
 def check(config: dict) -> None:
-    """Raise ValueError for the first mistake of a plain configuration of run.py or merge.py."""
+    """Raise ValueError or OSError for the first mistake of a plain configuration of run.py or merge.py."""
     check_options(config)
+    dataset = build(config["dataset"], "dataset")
+    dataset.check()
+    build(config["scenario"], "scenario").plan(dataset)
+    check_writable(run_folder(config))
 
 
 def check_options(config: dict) -> None:

@@ -68,7 +68,7 @@ MISTAKES = [
     ("backbone.hidden=[a]", "backbone.hidden must be a list (each a whole number), got ['a']"),
     ("scenario.increment=[2,x]", "scenario.increment must be", "a list (each a whole number)", "got [2, 'x']"),
     ("schedule=multistep schedule.milestones=[a]", "schedule.milestones must be a list (each a number above 0), got"),
-    ("dataset.augment=flipp", "dataset.augment", "['flipp']", "valid: crop, flip"),
+    ("dataset.augment=flipp", "dataset.augment must be a list (each crop, flip, resized_crop or", "got 'flipp'"),
     ("dataset.std=[0]", "dataset.std must be a list (each a number above 0) or null, got [0]"),
     ("dataset=mnist dataset.root=5", "dataset.root must be text, got 5", "'dataset.root=\"5\"'"),
     ("dataset=mnist dataset.download=maybe", "dataset.download must be true or false, got 'maybe'"),

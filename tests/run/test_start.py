@@ -12,7 +12,8 @@ from test_mistakes import MISTAKES, split
 UNUSED = {
     "torchvision", "timm", "continuum", "datasets", "scipy", "pandas", "sklearn", "sympy", "mpmath", "triton",
     "matplotlib", "PIL", "simplejpeg", "h5py", "wandb", "ot", "horovod", "networkx", "safetensors", "requests",
-    "pyarrow", "torch._inductor", "torch._dynamo.config", "torch.fx.experimental.symbolic_shapes", "torch.onnx", "nvidia.dali",
+    "pyarrow", "torch._inductor", "torch._dynamo.config", "torch.fx.experimental.symbolic_shapes", "torch.onnx",
+    "nvidia.dali",
 }  # fmt: skip
 WITHOUT_TORCH = UNUSED | {"torch", "numpy", "tqdm", "cl.run.experiment"}
 
@@ -53,7 +54,7 @@ print(json.dumps(said))
 
 # Mistakes that torch or a library on top of it has to tell.
 NEED_TORCH = {
-    "optimizer.nesterov=true", "backbone=timm backbone.model=resnet19",
+    "optimizer.nesterov=true", "strategy.memory=false", "epochs=[1,2]", "backbone=timm backbone.model=resnet19",
     "backbone=timm backbone.model=vit_tiny_patch16_224", "device=cuda:99",
 }  # fmt: skip
 
