@@ -6,7 +6,7 @@
 import importlib
 import inspect
 
-from cl.values import BelowOne, Count, NotNegative, Positive, convert, did_you_mean
+from cl.values import BelowOne, NotNegative, Positive, convert, did_you_mean
 
 # Keys of a node that are not arguments of its constructor: the name shown in tables, whether a strategy replays, and its
 # version, which is raised when a default or the code changes the numbers.
@@ -18,7 +18,7 @@ KINDS = {
         "alpha": BelowOne, "betas": tuple[BelowOne, BelowOne],
     },
     "dataset": {"mean": list[float] | None, "std": list[Positive] | None, "augment": list[str]},
-    "buffer": {"candidates": Count | None, "timeout": Positive},
+    "buffer": {"timeout": Positive},
 }  # fmt: skip
 
 
@@ -67,9 +67,12 @@ def build(node: dict, group: str, **given):
 
 def options_of(node: dict, group: str, given=()) -> dict:
     """The options of a node, checked and converted as `build` does it; `given`: names of the other arguments."""
-    parameters = inspect.signature(locate(node, group)).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    target = locate(node, group)
+    parameters = inspect.signature(target).parameters
+    extra = target.extra_options() if hasattr(target, "extra_options") else {}  # of a target that can say which
+    takes_any = not extra and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     valid = [name for name, p in parameters.items() if name not in given and p.kind is not p.VAR_KEYWORD]
+    valid += extra
     options = {key: value for key, value in node.items() if key not in LABELS}
     for key in options:
         if key not in valid and not takes_any:
@@ -77,6 +80,7 @@ def options_of(node: dict, group: str, given=()) -> dict:
                 f"unknown option {group}.{key}{did_you_mean(key, valid)}; valid: {', '.join(valid) or 'none'}"
             )
     kinds = {key: parameters[key].annotation for key in options if key in parameters}
+    kinds |= extra
     kinds |= {key: kind for key, kind in KINDS.get(group, {}).items() if key in kinds}
     return {
         key: convert(f"{group}.{key}", value, kinds[key]) if key in kinds else value for key, value in options.items()

@@ -18,7 +18,8 @@ from torch import nn
 
 from cl import checkpoint, plots, ranks, reconstructions, results, seeding
 from cl.backbones import fewest_samples
-from cl.buffers.base import ReplayBuffer, check_policies, parse_capacity, total_capacity
+from cl.buffers.base import ReplayBuffer
+from cl.buffers.settings import check_buffer, total_capacity
 from cl.build import build, locate, options_of
 from cl.comm import Comm, ReduceOptions, check_equal, connect, equalise_statistics
 from cl.datasets.base import Dataset
@@ -165,8 +166,7 @@ def compose(config: dict) -> Components:
                 f"buffer={config['buffer']['name']} serves one process, but there are {comm.size} ranks; buffer=native "
                 "is one memory over all of them"
             )
-        parse_capacity(config["buffer"]["capacity"])
-        check_policies(config["buffer"]["insertion"], config["buffer"]["sampling"], config["buffer"]["candidates"])
+        check_buffer(config["buffer"])
     model = _network(config, dataset, scenario).to(device)
     # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights follow
     # inside each convolution.
