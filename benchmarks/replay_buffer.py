@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cl.buffers.base import Field
 from cl.buffers.native import NativeBuffer
 from cl.buffers.reference import ReferenceBuffer
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 
 CPU = torch.device("cpu")
 CLASSES, LOGITS, OFFERED = 10, 100, 20  # times the capacity

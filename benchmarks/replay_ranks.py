@@ -51,7 +51,7 @@ START_SECONDS, TIMEOUT = 180, 60.0
 
 
 class PipeComm:
-    """As much of cl.comm.Comm as the buffer needs: the parent passes the objects on."""
+    """As much of cl.distributed.comm.Comm as the buffer needs: the parent passes the objects on."""
 
     def __init__(self, rank: int, size: int, pipe):
         self.rank, self.size, self.pipe = rank, size, pipe

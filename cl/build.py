@@ -5,11 +5,13 @@
 
 import importlib
 import inspect
+from collections.abc import Collection, Mapping
+from inspect import Parameter
 
 from cl.values import BelowOne, NotNegative, Positive, convert, did_you_mean
 
-# Keys of a node that are not arguments of its constructor: the name shown in tables, whether a strategy replays, and its
-# version, which is raised when a default or the code changes the numbers.
+# Keys of a node that are not arguments of its constructor: the name shown in tables, whether a strategy replays, and
+# its version, which is raised when a default or the code changes the numbers.
 LABELS = ("name", "memory", "version", "_target_")
 # Options of which the annotation tells less: torch's, and what all members of a group have in common.
 KINDS = {
@@ -20,6 +22,13 @@ KINDS = {
     "dataset": {"mean": list[float] | None, "std": list[Positive] | None, "augment": list[str]},
     "buffer": {"timeout": Positive},
 }  # fmt: skip
+# Arguments that the program gives, so that the user cannot.
+GIVEN = {
+    "backbone": ("sample_shape", "num_outputs"),
+    "buffer": ("fields", "num_classes", "seed", "device", "comm"),
+    "optimizer": ("params",),
+    "loader": ("device", "local_ranks"),
+}
 
 
 def locate(node: dict, group: str):
@@ -43,19 +52,9 @@ def build(node: dict, group: str, **given):
     Raises ValueError, with the valid names, for an option that the target does not take, for one that is missing, and
     for a value that its annotation does not take.
     """
-    options = options_of(node, group, given)
-    parameters = inspect.signature(locate(node, group)).parameters
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind is not parameter.VAR_KEYWORD
-        and name not in options
-        and name not in given
-    ]
-    if missing:
-        raise ValueError(f"{group} needs {', '.join(missing)}")
+    assert group not in GIVEN or tuple(given) == GIVEN[group], (group, tuple(given))
     target = locate(node, group)
+    options = checked_options(node, group, _parameters(target), given)
     try:
         return target(**options, **given)
     except ValueError as error:
@@ -65,14 +64,24 @@ def build(node: dict, group: str, **given):
         raise ValueError(f"{given}: {error}") from error
 
 
-def options_of(node: dict, group: str, given=()) -> dict:
-    """The options of a node, checked and converted as `build` does it; `given`: names of the other arguments."""
-    target = locate(node, group)
-    parameters = inspect.signature(target).parameters
-    extra = target.extra_options() if hasattr(target, "extra_options") else {}  # of a target that can say which
-    takes_any = not extra and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    valid = [name for name, p in parameters.items() if name not in given and p.kind is not p.VAR_KEYWORD]
-    valid += extra
+def options_of(node: dict, group: str) -> dict:
+    """The options of a node, checked and converted as `build` does it."""
+    return checked_options(node, group, _parameters(locate(node, group)), GIVEN.get(group, ()))
+
+
+def _parameters(target) -> Mapping[str, Parameter]:
+    """What a target takes; some know more than their signature tells."""
+    return target.parameters() if hasattr(target, "parameters") else inspect.signature(target).parameters
+
+
+def checked_options(node: dict, group: str, parameters: Mapping[str, Parameter], given: Collection[str] = ()) -> dict:
+    """The options of a node, converted by the annotations of the target's parameters; `given`: the other arguments.
+
+    Raises ValueError, with the valid names, for an option that the target does not take, for one that is missing, and
+    for a value that its annotation does not take.
+    """
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+    valid = [name for name, p in parameters.items() if name not in given and p.kind is not Parameter.VAR_KEYWORD]
     options = {key: value for key, value in node.items() if key not in LABELS}
     for key in options:
         if key not in valid and not takes_any:
@@ -80,8 +89,9 @@ def options_of(node: dict, group: str, given=()) -> dict:
                 f"unknown option {group}.{key}{did_you_mean(key, valid)}; valid: {', '.join(valid) or 'none'}"
             )
     kinds = {key: parameters[key].annotation for key in options if key in parameters}
-    kinds |= extra
     kinds |= {key: kind for key, kind in KINDS.get(group, {}).items() if key in kinds}
-    return {
-        key: convert(f"{group}.{key}", value, kinds[key]) if key in kinds else value for key, value in options.items()
-    }
+    options |= {key: convert(f"{group}.{key}", options[key], kind) for key, kind in kinds.items()}
+    missing = [name for name in valid if parameters[name].default is Parameter.empty and name not in options]
+    if missing:
+        raise ValueError(f"{group} needs {', '.join(missing)}")
+    return options

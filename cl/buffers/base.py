@@ -5,6 +5,7 @@ requested at the end of the step before, `add` for the new samples, `request` fo
 always sees the memory as it was after the `add` before it, whether it is fetched in the background or at once.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from cl.buffers.settings import policy_options
+from cl.buffers.settings import with_policy_options
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ class ReplayBuffer(ABC):
     serves_ranks = False  # whether it is one memory over several ranks
     wait_seconds = 0.0  # how long the caller has waited for draws
 
-    @staticmethod
-    def extra_options() -> dict[str, object]:
-        """What its constructor takes beside what its signature names: the options of all policies."""
-        return policy_options()
+    @classmethod
+    def parameters(cls) -> dict[str, inspect.Parameter]:
+        """What its constructor takes, with the options of all policies by name."""
+        return with_policy_options(inspect.signature(cls).parameters)
 
     @abstractmethod
     def add(self, records: dict[str, torch.Tensor]) -> None:

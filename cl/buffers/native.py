@@ -16,7 +16,7 @@ from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.policy import Policy
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 from cl.seeding import derive
 
 try:
@@ -62,7 +62,7 @@ class NativeBuffer(ReplayBuffer):
         device: torch.device,
         comm: Comm,
         timeout: float = 30.0,
-        **options,
+        **options,  # of the policies
     ):
         check_both_sides("insertion", insertion, InsertionPolicy, lib.rb_insertion_policy)
         check_both_sides("sampling", sampling, SamplingPolicy, lib.rb_sampling_policy)
@@ -245,7 +245,7 @@ def check_both_sides(key: str, name: str, kind: type[Policy], name_at: Callable)
             "with `pip install -e .`, or use buffer=reference (one process only)"
         )
     if there and not here:
-        raise ValueError(f"buffer.{key}={name} is missing in Python: add cl/buffers/{key}/{name}.py")
+        raise ValueError(f"buffer.{key}={name} is missing in Python: add cl/buffers/{key}_{name}.py")
 
 
 class _Part(NamedTuple):

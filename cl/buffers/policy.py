@@ -1,14 +1,11 @@
-"""Policies by name: what the packages `insertion` and `sampling` have in common, and the check of what was chosen.
+"""Policies by name: what insertion and sampling policies have in common.
 
-A policy is a class in a file of one of these packages; naming itself in its declaration makes it known. This file needs
-no torch, so that a configuration can be checked before torch is imported.
+A policy is a class that names itself in its declaration, in a file insertion_NAME.py or sampling_NAME.py of this
+folder; `cl.buffers.settings` imports them all.
 """
 
-import importlib
 import inspect
-import pkgutil
 from abc import ABC
-from types import ModuleType
 from typing import ClassVar
 
 
@@ -31,9 +28,3 @@ class Policy(ABC):
             cls.known[name] = cls
         elif not inspect.isabstract(cls):
             raise TypeError(f"{cls.__name__} has no name: declare it as class {cls.__name__}(..., name='...')")
-
-
-def import_all(package: ModuleType) -> None:
-    """Import every module of a package, so that the policies in them are known."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")

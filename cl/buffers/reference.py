@@ -23,7 +23,7 @@ from cl.buffers.base import (
 from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 from cl.seeding import Uniforms
 
 
@@ -45,7 +45,7 @@ class ReferenceBuffer(ReplayBuffer):
         seed: int,
         device: torch.device,
         comm: Comm,
-        **options,
+        **options,  # of the policies
     ):
         if comm.size > 1:
             raise ValueError(f"buffer=reference serves one process, but there are {comm.size} ranks; use buffer=native")

@@ -3,11 +3,26 @@
 This file needs no torch, so that a configuration can be checked before torch is imported.
 """
 
+import importlib
+import pkgutil
 import re
+from collections.abc import Mapping
+from inspect import Parameter
 
+import cl.buffers
 from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.sampling import SamplingPolicy
 from cl.values import convert, did_you_mean
+
+
+def import_policies() -> None:
+    """Import every module of this folder that holds a policy, which makes it known."""
+    for module in pkgutil.iter_modules(cl.buffers.__path__):
+        if module.name.startswith(("insertion_", "sampling_")):
+            importlib.import_module(f"cl.buffers.{module.name}")
+
+
+import_policies()
 
 
 def parse_capacity(capacity: int | str) -> tuple[float, str]:
@@ -35,6 +50,16 @@ def policy_options() -> dict[str, object]:
     """The options of all policies by name, with the annotation of each; None is an option that was not given."""
     policies = [*InsertionPolicy.known.values(), *SamplingPolicy.known.values()]
     return {name: kind | None for policy in policies for name, kind in policy.options.items()}
+
+
+def with_policy_options(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """The parameters of a buffer's constructor, with the options of all policies in place of its `**options`."""
+    found = dict(parameters)
+    if "options" in found and found["options"].kind is Parameter.VAR_KEYWORD:
+        del found["options"]
+        for name, kind in policy_options().items():
+            found[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+    return found
 
 
 def check_buffer(node: dict) -> None:

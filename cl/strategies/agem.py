@@ -7,7 +7,7 @@ memory. The memory holds equally many samples of each task that is over (their a
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
+from cl.data.loader import Batch
 from cl.strategies.base import split_records
 from cl.strategies.replay import ReplayStrategy
 

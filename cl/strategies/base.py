@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cl.backbones import mixes_samples
 from cl.buffers.base import Field, Records, ReplayBuffer
-from cl.loader import Batch
-from cl.objectives import Labels, Objective, own_outputs
-from cl.samples import Samples
-from cl.scenarios import Scenario
-from cl.transforms import BatchTransform
-from cl.updater import Updater
+from cl.data.loader import Batch
+from cl.data.rows import Samples
+from cl.data.transforms import BatchTransform
+from cl.networks.backbones import mixes_samples
+from cl.scenarios.base import Scenario
+from cl.step.objectives import Labels, Objective, own_outputs
+from cl.step.updater import Updater
 
 
 class Strategy:

@@ -6,8 +6,8 @@ The stream only fills a class-balanced memory; before each test the network is t
 import torch
 
 from cl import seeding
-from cl.samples import Samples, of_columns
-from cl.scenarios import Scenario
+from cl.data.rows import Samples, of_columns
+from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
 from cl.strategies.scratch import Scratch
 

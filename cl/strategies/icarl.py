@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from cl.buffers.base import Records
-from cl.loader import Batch
-from cl.samples import Samples, joined
-from cl.scenarios import Scenario
+from cl.data.loader import Batch
+from cl.data.rows import Samples, joined
+from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy, mean_of
 from cl.strategies.outputs import last_layer, outputs_of
 

@@ -17,7 +17,7 @@ from cl.buffers.native import NativeBuffer
 from cl.buffers.reference import ReferenceBuffer
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies, parse_capacity, total_capacity
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 
 FACTORIES = {"reference": ReferenceBuffer, "native": NativeBuffer}
 

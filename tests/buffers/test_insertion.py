@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 
 from cl import seeding
-from cl.buffers.insertion.candidates import Candidates
-from cl.buffers.insertion.class_balanced import ClassBalanced
-from cl.buffers.insertion.reservoir import Reservoir
+from cl.buffers.insertion_candidates import Candidates
+from cl.buffers.insertion_class_balanced import ClassBalanced
+from cl.buffers.insertion_reservoir import Reservoir
 from cl.seeding import Uniforms
 
 # A policy is rejected at p < LEVEL: of correct ones one in 10,000 would be. Seeds are fixed, so each test always passes

@@ -12,16 +12,16 @@ import torch
 from scipy import stats
 from support import ROOT
 
-from cl.buffers import insertion, sampling
+import cl.buffers
 from cl.buffers.base import Field
 from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.native import NativeBuffer, check_both_sides, lib, native_policies
-from cl.buffers.policy import Policy, import_all
+from cl.buffers.policy import Policy
 from cl.buffers.reference import ReferenceBuffer
 from cl.buffers.sampling import SamplingPolicy
-from cl.buffers.settings import check_policies, policy_options
+from cl.buffers.settings import check_policies, import_policies, policy_options
 from cl.build import options_of
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 
 POLICIES = Path(__file__).parent / "policies"
 CPP = ROOT / "native" / "tests" / "policies"
@@ -31,18 +31,16 @@ FIELDS = [Field("y", (), torch.int64), Field("number", (), torch.int64)]
 
 @pytest.fixture
 def new_policies(tmp_path, monkeypatch):
-    """The files lie in the packages for the length of a test."""
-    packages = {"insertion": (insertion, InsertionPolicy), "sampling": (sampling, SamplingPolicy)}
+    """The files lie in cl/buffers for the length of a test."""
     for key, name in NEW.items():
-        package, kind = packages[key]
-        (tmp_path / key).mkdir()
-        shutil.copy(POLICIES / f"{name}.py", tmp_path / key)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / key)])
+        shutil.copy(POLICIES / f"{key}_{name}.py", tmp_path)
+    monkeypatch.setattr(cl.buffers, "__path__", [*cl.buffers.__path__, str(tmp_path)])
+    for kind in (InsertionPolicy, SamplingPolicy):
         monkeypatch.setattr(kind, "known", dict(kind.known))
-        import_all(package)
+    import_policies()
     yield
     for key, name in NEW.items():
-        del sys.modules[f"cl.buffers.{key}.{name}"]
+        del sys.modules[f"cl.buffers.{key}_{name}"]
 
 
 def make(kind=ReferenceBuffer, **options):
@@ -95,8 +93,9 @@ def test_a_buffer_with_new_policies_is_saved_and_loaded(new_policies, tmp_path):
 def test_the_options_of_new_policies_are_checked_like_all_others(new_policies):
     assert "power" in policy_options()
     assert check_policies("fifo", "tempered", {"power": "0.5", "candidates": None}) == ({}, {"power": 0.5})
-    node = {"_target_": "cl.buffers.reference.ReferenceBuffer", "power": "1", "candidates": None, "capacity": 5}
-    assert options_of(node, "buffer") == {"power": 1.0, "candidates": None, "capacity": 5}
+    policies = {"insertion": "fifo", "sampling": "tempered", "candidates": None}
+    node = {"_target_": "cl.buffers.reference.ReferenceBuffer", "capacity": 5, "power": "1", **policies}
+    assert options_of(node, "buffer") == {"capacity": 5, "power": 1.0, **policies}
     for options, message in (
         ({"power": None}, "buffer.insertion=fifo buffer.sampling=tempered needs buffer.power"),
         ({"power": -1}, "buffer.power must be a number of at least 0, got -1"),
@@ -113,7 +112,7 @@ def test_a_policy_of_one_side_only_is_named_with_the_file_that_is_missing(new_po
     with pytest.raises(ValueError, match="buffer.insertion=fifo is missing in the C.. library: .*insertion_fifo.cpp"):
         make(NativeBuffer)
     monkeypatch.delitem(SamplingPolicy.known, "uniform")
-    with pytest.raises(ValueError, match="buffer.sampling=uniform is missing in Python: add cl/buffers/sampling/unif"):
+    with pytest.raises(ValueError, match="buffer.sampling=uniform is missing in Python: add cl/buffers/sampling_unif"):
         check_both_sides("sampling", "uniform", SamplingPolicy, lib.rb_sampling_policy)
 
 
@@ -123,14 +122,16 @@ def test_both_sides_have_the_same_policies():
 
 
 def test_two_policies_of_one_name_and_policies_without_a_name_are_refused(new_policies):
-    with pytest.raises(TypeError, match="two policies have the name fifo: cl.buffers.insertion.fifo and"):
+    with pytest.raises(TypeError, match="two policies have the name fifo: cl.buffers.insertion_fifo and"):
         type("Other", (InsertionPolicy,), {"offer": None}, name="fifo")
     with pytest.raises(TypeError, match="Other has no name"):
         type("Other", (InsertionPolicy,), {"offer": lambda self, labels: {}})
     assert Policy.__subclasses__() == [InsertionPolicy, SamplingPolicy]
 
 
-@pytest.mark.parametrize("path", [POLICIES / "fifo.py", CPP / "insertion_fifo.cpp"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [POLICIES / "insertion_fifo.py", CPP / "insertion_fifo.cpp"], ids=lambda path: path.name
+)
 def test_the_recipe_in_the_documentation_is_what_was_tested(path):
     assert path.read_text() in (ROOT / "docs" / "replay_buffer.md").read_text()
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from cl import seeding
-from cl.buffers.sampling.class_balanced import ClassBalanced
-from cl.buffers.sampling.uniform import Uniform
+from cl.buffers.sampling_class_balanced import ClassBalanced
+from cl.buffers.sampling_uniform import Uniform
 from cl.seeding import Uniforms
 
 # A policy is rejected at p < LEVEL: of correct ones one in 10,000 would be. Seeds are fixed, so each test always passes

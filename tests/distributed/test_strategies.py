@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from support import ROOT
 
-from cl import experiment
+from cl.run import experiment
 
 # One memory for all ranks is another one than that of one process, unless all of it is drawn.
 EXACT = ["agem", "ewc", "icarl", "lwf", "si"]

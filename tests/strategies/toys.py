@@ -7,11 +7,11 @@ from torch import nn
 
 from cl.buffers.base import Records
 from cl.buffers.reference import ReferenceBuffer
-from cl.comm import Comm, ReduceOptions
-from cl.loader import Batch
-from cl.samples import Samples
-from cl.transforms import BatchTransform
-from cl.updater import Updater
+from cl.data.loader import Batch
+from cl.data.rows import Samples
+from cl.data.transforms import BatchTransform
+from cl.distributed.comm import Comm, ReduceOptions
+from cl.step.updater import Updater
 
 CPU = torch.device("cpu")
 SHAPE, CLASSES = (1, 1, 2), 2
