@@ -5,6 +5,7 @@ The options of each group are checked against the source of what they build (`cl
 are there and the tasks can be made is known at once. What only other components can tell is said when they are built.
 """
 
+from cl.buffers.settings import check_buffer, with_policy_options
 from cl.build import GIVEN, build, checked_options
 from cl.configuration.settings import MERGE_GROUPS
 from cl.run.folder import check_writable, run_folder
@@ -14,6 +15,8 @@ from cl.signatures import UnreadableError, parameters_of
 def check(config: dict) -> None:
     """Raise ValueError or OSError for the first mistake of a plain configuration of run.py or merge.py."""
     check_options(config)
+    if config["strategy"].get("memory") is True:
+        check_buffer(config["buffer"])
     dataset = build(config["dataset"], "dataset")
     dataset.check()
     build(config["scenario"], "scenario").plan(dataset)
@@ -33,5 +36,5 @@ def _check_group(node: dict, group: str) -> None:
     except UnreadableError:  # the import will tell
         return
     if group == "buffer":  # also text, which is made a number when the data set is known
-        node = node | {"capacity": 1}
+        node, parameters = node | {"capacity": 1}, with_policy_options(parameters)
     checked_options(node, group, parameters, GIVEN.get(group, ()))

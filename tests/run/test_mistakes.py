@@ -77,7 +77,7 @@ MISTAKES = [
     ("logger=wandb logger.mode=offline logger.tags=[1]", "logger.tags must be a list (each text), got [1]"),
     ("backbone=timm", "backbone.model must be given"),
     ("buffer.capacity=0", "buffer.capacity must be a positive number of records"),
-    ("buffer.insertion=fifo", "buffer.insertion=fifo does not exist; valid: reservoir"),
+    ("buffer.insertion=fifo", "buffer.insertion=fifo does not exist; valid: candidates"),
     ("scenario.num_tasks=11", "scenario.num_tasks=11, but the data set has 10 classes"),
     ("scenario.num_tasks=4", "10 classes do not divide into 4 equal tasks"),
     ("dataset=mnist dataset.root=/nowhere", "no MNIST in /nowhere: expected the folder /nowhere/MNIST"),
