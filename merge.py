@@ -9,11 +9,13 @@ Only Hydra is imported here: torch takes seconds, and `--help` or a typo should 
 
 import hydra
 
-from cl import cli
+from cl.run import checks, cli
+from cl.run.folder import plain
 
 
 def merge(config):
-    from merging.experiment import run  # imports torch
+    checks.check(plain(config))
+    from merging.run import run  # imports torch
 
     return run(config)
 

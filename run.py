@@ -8,7 +8,7 @@ Only Hydra is imported here: torch takes seconds, and `--help` or a typo should 
 
 import hydra
 
-from cl import cli
+from cl.run import cli
 
 
 @hydra.main(config_path="conf", config_name="run", version_base="1.3")

@@ -20,8 +20,8 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cl.augmentations import rand_augment, random_resized_crop
-from cl.transforms import random_crop, random_flip
+from cl.data.augmentations import rand_augment, random_resized_crop
+from cl.data.transforms import random_crop, random_flip
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 

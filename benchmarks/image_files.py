@@ -25,10 +25,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cl.decoding import Decoder
-from cl.loader import epoch_batches
-from cl.samples import Samples
-from cl.streaming import FileImages, Workers
+from cl.data.decoding import Decoder
+from cl.data.loader import epoch_batches
+from cl.data.rows import Samples
+from cl.data.streaming import FileImages, Workers
 
 BATCH = 50
 CPU = torch.device("cpu")

@@ -22,14 +22,14 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cl.backbones import mlp, resnet_cifar
-from merging.avg import Avg
-from merging.curve import Curve
+from cl.networks.backbones import mlp, resnet_cifar
+from merging.align.ot import Ot
+from merging.curve.finding import Curve
 from merging.fusion import Models
-from merging.magmax import Magmax
-from merging.ot import Ot
-from merging.task_arithmetic import TaskArithmetic
-from merging.ties import Ties
+from merging.means.avg import Avg
+from merging.vectors.magmax import Magmax
+from merging.vectors.task_arithmetic import TaskArithmetic
+from merging.vectors.ties import Ties
 
 
 def seconds(function: Callable[[], object]) -> float:

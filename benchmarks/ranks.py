@@ -24,21 +24,21 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cl import ranks
-from cl.backbones import mlp, resnet_cifar
-from cl.comm import Comm, ReduceOptions, connect, disconnect
-from cl.history import History
-from cl.launch import start_ranks
-from cl.loader import epoch_batches, num_batches
-from cl.loggers import NoLogger
-from cl.progress import Progress
-from cl.results import MetricsFile
-from cl.samples import Samples
-from cl.schedules import Constant
+from cl.data.loader import epoch_batches, num_batches
+from cl.data.rows import Samples
+from cl.data.transforms import BatchTransform
+from cl.distributed import ranks
+from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
+from cl.distributed.launch import start_ranks
+from cl.networks.backbones import mlp, resnet_cifar
+from cl.reporting.history import History
+from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
+from cl.reporting.results import MetricsFile
+from cl.run.trainer import Trainer
+from cl.step.schedules import Constant
+from cl.step.updater import Updater
 from cl.strategies.finetune import Finetune
-from cl.trainer import Trainer
-from cl.transforms import BatchTransform
-from cl.updater import Updater
 
 CLASSES, LIMIT = 10, 1.02
 CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ def remerge(name: str, data: Samples, batch_size: int, comm: Comm, folder: Path)
     progress = Progress("", len(data) // (batch_size * comm.size), 0, comm.is_main)
     metrics = MetricsFile(folder / "metrics.csv", 0) if comm.is_main else None
     history = History([], None)
-    trainer = Trainer(strategy, Constant(), batch_size, 0, CPU, 100, history, progress, metrics, NoLogger(), comm)
+    trainer = Trainer(strategy, Constant(), batch_size, 0, Recorder(history, progress, metrics))
     comm.sum(torch.zeros(1))  # all ranks begin together
     started = time.perf_counter()
     trainer.train(data, 0, num_batches(len(data), batch_size, comm.size))

@@ -5,12 +5,12 @@
 Records are pictures (3x32x32, 5000 of them, or 3x224x224, 1000 of them; uint8 or float32) with label, task and 100
 float32 logits. Everything runs on one core, the thread of the buffer included. The memory is full, and 20 times its
 capacity was offered before. Draw: `request` and `receive` of a batch. Add: a batch is offered, of which about a
-twentieth is admitted.
+twentieth is stored.
 
 index_select  `torch.index_select(..., out=)` of the same fields into memory that is used again. Its indices are made
               beforehand, so it neither draws nor names the records. Limit of the draw: 1.0 times its time.
 vectorised    A reservoir in numpy and PyTorch: one call of the generator for the batch, then `index_copy_` of the rows
-              admitted. Limit of add: 1.0 times its time.
+              stored. Limit of add: 1.0 times its time.
 reference     `cl.buffers.reference`, for comparison.
 per sample    As suites in Python commonly do it: a list of samples, a loop over it with one random number each, and
               `random.sample` and `torch.stack` for a draw. It has to take at least 5 times as long for small pictures.
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cl.buffers.base import Field
 from cl.buffers.native import NativeBuffer
 from cl.buffers.reference import ReferenceBuffer
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 
 CPU = torch.device("cpu")
 CLASSES, LOGITS, OFFERED = 10, 100, 20  # times the capacity

@@ -16,7 +16,7 @@ throughput  64 records of 3x224x224 uint8 from 1000 on both ranks, requested and
             The rates are taken in turn, the ratio round by round. Limit: 60 % of what both ranks reach at once.
 idle        CPU time of the buffer's own thread while both ranks sleep for 3 s. Limit: 2 % of a core.
 scaling     2 to 16 ranks on this machine, so bytes and messages count and time does not: what a rank sends per step and
-            draw of 32, beside the least that can be, and a chi-square of the draw law at the largest number of ranks.
+            draw of 32, beside the least that can be, and a chi-square of the sampling policy at the most ranks.
 
 What was drawn is checked record by record outside the timed parts. Both ranks and both threads of each share the cores
 that there are; with fewer than four the threads of a rank take turns.
@@ -51,7 +51,7 @@ START_SECONDS, TIMEOUT = 180, 60.0
 
 
 class PipeComm:
-    """As much of cl.comm.Comm as the buffer needs: the parent passes the objects on."""
+    """As much of cl.distributed.comm.Comm as the buffer needs: the parent passes the objects on."""
 
     def __init__(self, rank: int, size: int, pipe):
         self.rank, self.size, self.pipe = rank, size, pipe
@@ -357,7 +357,7 @@ def show_scaling(sizes: list[int], steps: int) -> None:
     statistic = np.sum((counts - draws * p) ** 2) / (draws * p * (1 - p)) * (len(counts) - 1) / len(counts)
     chance = chi2.sf(statistic, len(counts) - 1)
     print(
-        f"  draw law at {size} ranks, {draws} draws from {len(counts)} records: chi-square {statistic:.0f} "
+        f"  sampling policy at {size} ranks, {draws} draws from {len(counts)} records: chi-square {statistic:.0f} "
         f"at {len(counts) - 1} degrees of freedom, p = {chance:.3f}"
     )
 

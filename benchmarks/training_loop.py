@@ -24,21 +24,21 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cl.backbones import mlp
 from cl.buffers.native import NativeBuffer
-from cl.comm import Comm, ReduceOptions
-from cl.history import History
-from cl.loader import num_batches
-from cl.loggers import NoLogger
-from cl.progress import Progress
-from cl.results import MetricsFile
-from cl.samples import Samples
-from cl.schedules import Constant
+from cl.data.loader import num_batches
+from cl.data.rows import Samples
+from cl.data.transforms import BatchTransform
+from cl.distributed.comm import Comm, ReduceOptions
+from cl.networks.backbones import mlp
+from cl.reporting.history import History
+from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
+from cl.reporting.results import MetricsFile
+from cl.run.trainer import Trainer
+from cl.step.schedules import Constant
+from cl.step.updater import Updater
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
-from cl.trainer import Trainer
-from cl.transforms import BatchTransform
-from cl.updater import Updater
 
 SHAPE, CLASSES, CAPACITY, LIMIT = (1, 28, 28), 10, 500, 1.3
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def remerge(strategy, new: Samples, batch_size: int, folder: Path) -> float:
     progress = Progress("", len(new) // batch_size, 0, True)
     metrics = MetricsFile(folder / "metrics.csv", 0)
     history = History([], None)
-    trainer = Trainer(strategy, Constant(), batch_size, 0, CPU, 100, history, progress, metrics, NoLogger())
+    trainer = Trainer(strategy, Constant(), batch_size, 0, Recorder(history, progress, metrics))
     started = time.perf_counter()
     trainer.train(new, 0, num_batches(len(new), batch_size))
     seconds = time.perf_counter() - started

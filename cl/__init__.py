@@ -1,1 +1,3 @@
 """Continual learning: data, strategies, buffers, training, evaluation and results."""
+
+__version__ = "0.2.0"

@@ -5,11 +5,14 @@
 
 import importlib
 import inspect
+from collections.abc import Collection, Mapping
+from inspect import Parameter
 
 from cl.values import BelowOne, Count, NotNegative, Positive, convert, did_you_mean
 
-# Keys of a node that are not arguments of its constructor: the name shown in tables, and whether a strategy replays.
-LABELS = ("name", "memory", "_target_")
+# Keys of a node that are not arguments of its constructor: the name shown in tables, whether a strategy replays, and
+# its version, which is raised when a default or the code changes the numbers.
+LABELS = ("name", "memory", "version", "_target_")
 # Options of which the annotation tells less: torch's, and what all members of a group have in common.
 KINDS = {
     "optimizer": {
@@ -19,6 +22,13 @@ KINDS = {
     "dataset": {"mean": list[float] | None, "std": list[Positive] | None, "augment": list[str]},
     "buffer": {"candidates": Count | None, "timeout": Positive},
 }  # fmt: skip
+# Arguments that the program gives, so that the user cannot.
+GIVEN = {
+    "backbone": ("sample_shape", "num_outputs"),
+    "buffer": ("fields", "num_classes", "seed", "device", "comm"),
+    "optimizer": ("params",),
+    "loader": ("device", "local_ranks"),
+}
 
 
 def locate(node: dict, group: str):
@@ -42,19 +52,9 @@ def build(node: dict, group: str, **given):
     Raises ValueError, with the valid names, for an option that the target does not take, for one that is missing, and
     for a value that its annotation does not take.
     """
-    options = options_of(node, group, given)
-    parameters = inspect.signature(locate(node, group)).parameters
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind is not parameter.VAR_KEYWORD
-        and name not in options
-        and name not in given
-    ]
-    if missing:
-        raise ValueError(f"{group} needs {', '.join(missing)}")
+    assert group not in GIVEN or tuple(given) == GIVEN[group], (group, tuple(given))
     target = locate(node, group)
+    options = checked_options(node, group, inspect.signature(target).parameters, given)
     try:
         return target(**options, **given)
     except ValueError as error:
@@ -64,11 +64,19 @@ def build(node: dict, group: str, **given):
         raise ValueError(f"{given}: {error}") from error
 
 
-def options_of(node: dict, group: str, given=()) -> dict:
-    """The options of a node, checked and converted as `build` does it; `given`: names of the other arguments."""
-    parameters = inspect.signature(locate(node, group)).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    valid = [name for name, p in parameters.items() if name not in given and p.kind is not p.VAR_KEYWORD]
+def options_of(node: dict, group: str) -> dict:
+    """The options of a node, checked and converted as `build` does it."""
+    return checked_options(node, group, inspect.signature(locate(node, group)).parameters, GIVEN.get(group, ()))
+
+
+def checked_options(node: dict, group: str, parameters: Mapping[str, Parameter], given: Collection[str] = ()) -> dict:
+    """The options of a node, converted by the annotations of the target's parameters; `given`: the other arguments.
+
+    Raises ValueError, with the valid names, for an option that the target does not take, for one that is missing, and
+    for a value that its annotation does not take.
+    """
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+    valid = [name for name, p in parameters.items() if name not in given and p.kind is not Parameter.VAR_KEYWORD]
     options = {key: value for key, value in node.items() if key not in LABELS}
     for key in options:
         if key not in valid and not takes_any:
@@ -77,6 +85,8 @@ def options_of(node: dict, group: str, given=()) -> dict:
             )
     kinds = {key: parameters[key].annotation for key in options if key in parameters}
     kinds |= {key: kind for key, kind in KINDS.get(group, {}).items() if key in kinds}
-    return {
-        key: convert(f"{group}.{key}", value, kinds[key]) if key in kinds else value for key, value in options.items()
-    }
+    options |= {key: convert(f"{group}.{key}", options[key], kind) for key, kind in kinds.items()}
+    missing = [name for name in valid if parameters[name].default is Parameter.empty and name not in options]
+    if missing:
+        raise ValueError(f"{group} needs {', '.join(missing)}")
+    return options

@@ -28,7 +28,7 @@ class _Moments:
         self.mean = self.mean + step * (count / self.count)
         self.squares = self.squares + variance * count + step.square() * (before * count / self.count)
 
-    def settle(self) -> None:
+    def write(self) -> None:
         """Make them the layer's; a layer that nothing entered keeps what it has."""
         if self.count:
             self.layer.running_mean.copy_(self.mean)
@@ -70,7 +70,7 @@ def recompute(network: nn.Module, images: torch.Tensor, batch: int = BATCH) -> i
         for module, mode in modes:
             module.training = mode
     for each in moments:
-        each.settle()
+        each.write()
     return len(images)
 
 

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from cl.samples import Samples
-from cl.schedules import Schedule
+from cl.data.rows import Samples
+from cl.step.schedules import Schedule
 
 State = dict[str, torch.Tensor]
 BLOCK = 2**17  # weights that are merged at a time: of ten models, a few MB
@@ -101,7 +101,7 @@ class Context(Protocol):
     def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
         """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
 
-    def settle(self, network: nn.Module, tasks: Sequence[int]) -> None:
+    def recalibrate_batch_norm(self, network: nn.Module, tasks: Sequence[int]) -> None:
         """Take a network's batch-norm statistics anew from images of some tasks, if it has any."""
 
     def measuring(self) -> AbstractContextManager:

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from support import ROOT
 
-from cl import cli
+from cl.run import cli
 
 
 def pytest_configure() -> None:

@@ -1,23 +1,78 @@
-"""The directions of the imports, and that every file of conf/ can be used."""
+"""The house: every module is in a room, and a room knows only the rooms below it.
+
+A room is a package of cl/ or merging/, or a module of its own where HOUSE names it; the modules that lie directly in
+cl/ or merging/ are its ground floor. Import statements inside functions count as well.
+"""
 
 import ast
+import importlib
+import importlib.util
+from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
-from omegaconf import OmegaConf
 from support import ROOT
 
-from cl.build import build, locate
-from cl.datasets.base import Dataset
+# From the ground up: a room may import from those above it in this list, and from itself.
+HOUSE = (
+    "cl",
+    "cl.distributed",
+    "cl.data",
+    "cl.datasets",
+    "cl.scenarios",
+    "cl.networks",
+    "cl.buffers",
+    "cl.step",
+    "cl.strategies",
+    "cl.configuration",
+    "cl.reporting",
+    "cl.run",
+    "cl.report",
+    "merging",
+    "merging.align",
+    "merging.vectors",
+    "merging.means",
+    "merging.curve",
+    "merging.sources",
+    "merging.context",
+    "merging.checks",
+    "merging.results",
+    "merging.run",
+)
+# Arrows that point up, and why they are there. The list only gets shorter.
+UPWARDS: set[tuple[str, str]] = set()
+MOST_LINES = 300
+# Files that are longer. The list only gets shorter.
+LONG = {
+    "cl/distributed/comm.py",
+    "cl/reporting/report.py",
+    "cl/run/experiment.py",
+    "merging/run.py",
+    "tests/buffers/test_contract.py",
+    "tests/datasets/test_image_folder.py",
+    "tests/datasets/test_torchvision_sets.py",
+    "tests/distributed/replay_worker.py",
+    "tests/distributed/test_replay.py",
+    "tests/merging/test_merge.py",
+    "tests/merging/test_sources.py",
+    "tests/networks/test_backbones.py",
+    "tests/run/test_experiment.py",
+    "tests/scenarios/test_scenarios.py",
+    "tests/test_build_horovod.py",
+    "benchmarks/replay_ranks.py",
+    "scripts/build_horovod.py",
+}
 
-SOURCES = sorted(path for folder in ("cl", "merging") for path in (ROOT / folder).rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("cl", "merging")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
 STRATEGIES = [path.relative_to(ROOT).as_posix() for path in (ROOT / "cl" / "strategies").glob("*.py")]
-CONFIGS = sorted((ROOT / "conf").glob("*/*.yaml"))
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, also inside functions."""
+    """Every module that a file imports, also inside functions, and what it takes from each."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -31,103 +86,126 @@ def importers(prefix: str) -> set[str]:
     """The files that import a module or anything below it."""
     return {
         path.relative_to(ROOT).as_posix()
-        for path in SOURCES
+        for path in MODULES.values()
         if any(name == prefix or name.startswith(prefix + ".") for name in imports(path))
     }
 
 
-def test_the_check_itself_sees_imports_inside_functions():
-    assert "cl/plots.py" in importers("matplotlib") and "cl/scenarios.py" in importers("continuum")
+def known(path: Path) -> set[str]:
+    """The modules of the house that a file imports: of `from cl.run import trainer` cl.run.trainer alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room they lead to; write the whole name"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            while name and name not in MODULES:
+                name = name.rpartition(".")[0]
+            found |= {name} - {""}
+    return found
 
 
-@pytest.mark.parametrize(
-    "module, allowed",
-    [
-        ("hydra", {"cl/cli.py", "cl/mistakes.py"}),
-        (
-            "omegaconf",
-            {
-                "cl/arguments.py",
-                "cl/cli.py",
-                "cl/mistakes.py",
-                "cl/run_folder.py",
-                "cl/results.py",
-                "cl/published.py",
-            },
-        ),
-        ("horovod", {"cl/comm.py"}),
-        ("cffi", {"cl/buffers/native.py"}),
-        ("wandb", {"cl/loggers.py"}),
-        ("continuum", {"cl/scenarios.py"}),
-        ("cl.experiment", {"cl/cli.py"}),
-        ("cl.strategies", {"cl/experiment.py", "cl/trainer.py", "cl/checkpoint.py", *STRATEGIES}),
-    ],
-)
-def test_only_these_files_import(module, allowed):
-    assert {path for path in importers(module) if not path.startswith("merging/")} <= allowed
+ARROWS = sorted((name, other) for name, path in MODULES.items() for other in known(path) - {name})
+
+
+def room(module: str) -> str:
+    """The room of a module: the longest part of its name that is a room."""
+    while module not in HOUSE:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def test_the_check_itself_sees_imports_inside_functions(tmp_path):
+    file = tmp_path / "late.py"
+    file.write_text("def f():\n    from cl.run import trainer\n    import cl.data.rows\n")
+    assert known(file) == {"cl.run.trainer", "cl.data.rows"}
+    assert imports(file) == {"cl.run", "cl.run.trainer", "cl.data.rows"}
+    assert {"cl/reporting/plots.py"} <= importers("matplotlib") and {"cl/reporting/loggers.py"} <= importers("wandb")
+    assert len(ARROWS) > 200
+
+
+def test_every_package_is_a_room_and_every_room_is_there():
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert packages <= set(HOUSE)
+    assert set(HOUSE) <= MODULES.keys()
+
+
+def test_arrows_point_down():
+    up = {(a, b) for a, b in ARROWS if HOUSE.index(room(a)) < HOUSE.index(room(b))}
+    assert up == UPWARDS
+
+
+def test_no_module_needs_itself():
+    below = {name: {b for a, b in ARROWS if a == name} for name in MODULES}
+    while leaves := [name for name, others in below.items() if not others & below.keys()]:
+        for name in leaves:
+            del below[name]
+    assert not below, f"cycles among {sorted(below)}"
 
 
 def test_cl_never_knows_merging():
     assert not {path for path in importers("merging") if path.startswith("cl/")}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_configuration_file_composes_and_its_target_exists(compose_config, path):
-    group, option = path.parent.name, path.stem
-    choice = f"+experiment={option}" if group == "experiment" else f"{group}={option}"
-    config = compose_config(choice, name="merge" if group in ("fusion", "protocol") else "run")
-    assert "#" == path.read_text()[0] or path.read_text().startswith("name:")
-    if group == "launcher":  # decides how the command itself is started, before anything is built
-        assert {"name", "np"} <= config[group].keys()
-    elif group == "protocol":  # flags that others refer to
-        fair = OmegaConf.to_container(compose_config(name="merge").protocol)
-        assert config.protocol.keys() == fair.keys() and config.protocol.name == option
-    elif group != "experiment":
-        node = OmegaConf.to_container(config[group])
-        assert {"name", "_target_"} <= node.keys()
-        assert path.read_text().count("_target_:") == 1
-        assert callable(locate(node, group))
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported(name):
+    module = importlib.import_module(name)
+    assert Path(module.__file__) == MODULES[name] and module.__doc__
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "strategy").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_strategy_file_says_whether_it_has_a_memory(compose_config, path):
-    node = OmegaConf.to_container(compose_config(f"strategy={path.stem}").strategy)
-    assert build(node, "strategy").uses_memory is node["memory"]
+def test_packages_hold_a_docstring_and_nothing_else():
+    for name, path in MODULES.items():
+        if path.name == "__init__.py" and name != "cl":  # cl has the version
+            assert [type(node) for node in ast.parse(path.read_text()).body] == [ast.Expr], name
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "dataset").glob("*.yaml")), ids=lambda path: path.stem)
-def test_data_sets_know_their_shape_and_what_is_missing_before_anything_is_loaded(path, tmp_path):
-    node = OmegaConf.to_container(OmegaConf.load(path))
-    if "root" in node:
-        node["root"] = str(tmp_path)
-    if path.stem == "image_folder":  # its classes are those of its folders
-        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-            build(node, "dataset")
-        return
-    dataset = build(node, "dataset")
-    assert isinstance(dataset, Dataset) and dataset.num_classes >= 10 and len(dataset.input_shape) == 3
-    if "root" in node:
-        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-            dataset.check()
+@pytest.mark.parametrize(
+    "module, allowed",
+    [
+        ("hydra", {"cl/run/cli.py", "cl/run/mistakes.py"}),
+        (
+            "omegaconf",
+            {
+                "cl/configuration/arguments.py",
+                "cl/run/cli.py",
+                "cl/run/mistakes.py",
+                "cl/run/folder.py",
+                "cl/configuration/identity.py",
+                "cl/reporting/results.py",
+                "cl/reporting/published.py",
+            },
+        ),
+        ("horovod", {"cl/distributed/comm.py"}),
+        ("cffi", {"cl/buffers/native.py"}),
+        ("wandb", {"cl/reporting/loggers.py"}),
+        ("continuum", set()),
+        ("cl.run.experiment", {"cl/run/cli.py"}),
+        ("cl.strategies", {"cl/run/experiment.py", "cl/run/trainer.py", "cl/run/checkpoint.py", *STRATEGIES}),
+    ],
+)
+def test_only_these_files_import(module, allowed):
+    assert {path for path in importers(module) if not path.startswith("merging/")} <= allowed
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "backbone").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_backbone_brings_an_optimizer_and_a_schedule_that_can_be_built(compose_config, path):
-    choice = [f"backbone={path.stem}"] + (["backbone.model=resnet18"] if path.stem == "timm" else [])
-    config = OmegaConf.to_container(compose_config(*choice), resolve=True)
-    weights = torch.nn.Parameter(torch.zeros(3))
-    optimizer = build(config["optimizer"], "optimizer", params=[weights])
-    weights.grad = torch.ones(3)
-    optimizer.step()
-    assert config["optimizer"]["name"] in {file.stem for file in (ROOT / "conf" / "optimizer").glob("*.yaml")}
-    assert weights.abs().min() > 0
-    schedule = build(config["schedule"], "schedule")
-    assert 0 < schedule.factor(0.5, epochs=30, steps=300) <= 1
-    others = compose_config(*choice, "optimizer=adam", "schedule=cosine")
-    assert (others.optimizer.name, others.schedule.name) == ("adam", "cosine")
+def test_files_are_short():
+    folders = ("cl", "merging", "tests", "benchmarks", "scripts")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    long = {path.relative_to(ROOT).as_posix() for path in files if len(path.read_text().splitlines()) > MOST_LINES}
+    assert long == LONG
 
 
-def test_no_regime_is_without_its_backbone():
-    backbones = {path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml")}
-    for group in ("optimizer", "schedule"):
-        assert {path.stem for path in (ROOT / "conf" / group / "regime").glob("*.yaml")} == backbones
+def test_no_folder_of_tests_hides_a_package_or_a_script():
+    """pytest puts the folders of tests on the path; without __init__.py a folder yields to a module of its name."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+    for name in ("cl", "merging", "run", "merge"):
+        found = importlib.util.find_spec(name)
+        assert found is not None and Path(found.origin).is_relative_to(ROOT)
+        assert not Path(found.origin).is_relative_to(ROOT / "tests")
+
+
+def test_files_of_tests_have_different_names():
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert not [name for name, count in names.items() if count > 1]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-ADMISSIONS = ("reservoir", "class_balanced", "candidates")
-DRAWS = ("uniform", "class_balanced")
+INSERTION_POLICIES = ("reservoir", "class_balanced", "candidates")
+SAMPLING_POLICIES = ("uniform", "class_balanced")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Records:
     """The result of a draw of n: `columns[name]` [n, *shape], `weight` [n] float32, and `ids` [n] int64 on the CPU.
 
     The ids name the records for `ReplayBuffer.update`. The weight is the probability of a record under a uniform draw
-    over that under the draw law (1 where that is so). Both may be given as functions that make them: few methods ask.
+    over that under the sampling policy (1 where that is so). Both may be given as functions: few methods ask for them.
     """
 
     __slots__ = ("columns", "share", "_weight", "_ids")
@@ -71,7 +71,7 @@ class ReplayBuffer(ABC):
 
     @abstractmethod
     def add(self, records: dict[str, torch.Tensor]) -> None:
-        """Offer a batch, one tensor [B, *shape] per field; the admission law decides what stays.
+        """Offer a batch, one tensor [B, *shape] per field; the insertion policy decides what stays.
 
         Raises ValueError, with the memory unchanged, for a missing or unknown field, a wrong shape or dtype, unequal
         lengths, and a label out of range.
@@ -108,7 +108,7 @@ class ReplayBuffer(ABC):
 
     @abstractmethod
     def save(self, path: Path) -> None:
-        """Write everything of this rank: records, admission state, generators and pending draws."""
+        """Write everything of this rank: records, insertion state, generators and pending draws."""
 
     @abstractmethod
     def load(self, *paths: Path) -> None:
@@ -189,16 +189,16 @@ def total_capacity(capacity: int | str, num_training: int, num_classes: int) -> 
     return int(number * num_classes) if unit == "/class" else int(number)
 
 
-def check_laws(admission: str, draw: str, candidates: int | None) -> None:
-    """Raise ValueError for a law that does not exist or lacks its number."""
-    if admission not in ADMISSIONS:
-        raise ValueError(f"buffer.admission={admission} does not exist; valid: {', '.join(ADMISSIONS)}")
-    if draw not in DRAWS:
-        raise ValueError(f"buffer.draw={draw} does not exist; valid: {', '.join(DRAWS)}")
-    if (admission == "candidates") != (candidates is not None):
+def check_policies(insertion: str, sampling: str, candidates: int | None) -> None:
+    """Raise ValueError for a policy that does not exist or lacks its number."""
+    if insertion not in INSERTION_POLICIES:
+        raise ValueError(f"buffer.insertion={insertion} does not exist; valid: {', '.join(INSERTION_POLICIES)}")
+    if sampling not in SAMPLING_POLICIES:
+        raise ValueError(f"buffer.sampling={sampling} does not exist; valid: {', '.join(SAMPLING_POLICIES)}")
+    if (insertion == "candidates") != (candidates is not None):
         raise ValueError(
             "buffer.candidates, the number of samples of each batch that replace a stored one, belongs to "
-            f"buffer.admission=candidates: got admission={admission}, candidates={candidates}"
+            f"buffer.insertion=candidates: got insertion={insertion}, candidates={candidates}"
         )
     if candidates is not None and candidates < 1:
         raise ValueError(f"buffer.candidates must be at least 1, got {candidates}")

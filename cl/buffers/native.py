@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from cl.buffers.base import (
-    ADMISSIONS,
-    DRAWS,
+    INSERTION_POLICIES,
+    SAMPLING_POLICIES,
     Field,
     Records,
     ReplayBuffer,
     check_columns,
     check_draw_size,
-    check_laws,
+    check_policies,
     check_update,
 )
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 from cl.seeding import derive
 
 try:
@@ -49,9 +49,9 @@ class PeerError(RuntimeError):
 class NativeBuffer(ReplayBuffer):
     """`capacity` records over all ranks of `comm`, each of which calls every method in the same order.
 
-    `fields` have a `y` (int64, below `num_classes`) that names the class; `admission`, `draw` and `candidates` name the
-    laws, see replay.h. `timeout` is how many seconds to wait for another rank. Raises ValueError for laws and
-    capacities that make no sense, PeerError for a rank that is lost.
+    `fields` have a `y` (int64, below `num_classes`) that names the class; `insertion`, `sampling` and `candidates` name
+    the policies, see replay.h. `timeout` is how many seconds to wait for another rank. Raises ValueError for policies
+    and capacities that make no sense, PeerError for a rank that is lost.
     """
 
     serves_ranks = True
@@ -59,8 +59,8 @@ class NativeBuffer(ReplayBuffer):
     def __init__(
         self,
         capacity: int,
-        admission: str,
-        draw: str,
+        insertion: str,
+        sampling: str,
         candidates: int | None,
         fields: list[Field],
         num_classes: int,
@@ -69,7 +69,7 @@ class NativeBuffer(ReplayBuffer):
         comm: Comm,
         timeout: float = 30.0,
     ):
-        check_laws(admission, draw, candidates)
+        check_policies(insertion, sampling, candidates)
         if capacity < comm.size:
             raise ValueError(
                 f"buffer.capacity must be at least 1 record for each rank, got {capacity} for {comm.size} ranks"
@@ -89,9 +89,9 @@ class NativeBuffer(ReplayBuffer):
         options.size = ffi.sizeof("rb_options")
         options.capacity = capacity // comm.size + (comm.rank < capacity % comm.size)
         options.num_classes = num_classes
-        options.admission = ADMISSIONS.index(admission)
+        options.insertion = INSERTION_POLICIES.index(insertion)
         options.candidates = candidates or 0
-        options.draw = DRAWS.index(draw)
+        options.sampling = SAMPLING_POLICIES.index(sampling)
         options.seed = derive(seed, "replay")
         options.rank, options.ranks = comm.rank, comm.size
         options.fields, options.num_fields = columns, len(fields)

@@ -12,33 +12,33 @@ from pathlib import Path
 import torch
 
 from cl.atomic import save_tensors
-from cl.buffers import draws
-from cl.buffers.admission import Candidates, ClassBalanced, Reservoir
+from cl.buffers import sampling as policies
 from cl.buffers.base import (
     Field,
     Records,
     ReplayBuffer,
     check_columns,
     check_draw_size,
-    check_laws,
+    check_policies,
     check_update,
 )
-from cl.comm import Comm
+from cl.buffers.insertion import Candidates, ClassBalanced, Reservoir
+from cl.distributed.comm import Comm
 from cl.seeding import Uniforms
 
 
 class ReferenceBuffer(ReplayBuffer):
     """`capacity` records with the given fields, of which `y` (int64, below `num_classes`) names the class.
 
-    `admission` and `draw` name the laws, see `cl.buffers.admission` and `cl.buffers.draws`. Random numbers depend on
-    `seed` alone. Raises ValueError for laws and capacities that make no sense.
+    `insertion` and `sampling` name the policies, see `cl.buffers.insertion` and `cl.buffers.sampling`. Random numbers
+    depend on `seed` alone. Raises ValueError for policies and capacities that make no sense.
     """
 
     def __init__(
         self,
         capacity: int,
-        admission: str,
-        draw: str,
+        insertion: str,
+        sampling: str,
         candidates: int | None,
         fields: list[Field],
         num_classes: int,
@@ -48,22 +48,22 @@ class ReferenceBuffer(ReplayBuffer):
     ):
         if comm.size > 1:
             raise ValueError(f"buffer=reference serves one process, but there are {comm.size} ranks; use buffer=native")
-        check_laws(admission, draw, candidates)
+        check_policies(insertion, sampling, candidates)
         if capacity < 1:
             raise ValueError(f"buffer.capacity must be at least 1 record, got {capacity}")
         uniforms = Uniforms(seed, "admission")
-        if admission == "reservoir":
-            self.admission = Reservoir(capacity, uniforms)
-        elif admission == "class_balanced":
-            self.admission = ClassBalanced(capacity, uniforms)
+        if insertion == "reservoir":
+            self.insertion = Reservoir(capacity, uniforms)
+        elif insertion == "class_balanced":
+            self.insertion = ClassBalanced(capacity, uniforms)
         else:
-            self.admission = Candidates(capacity, uniforms, num_classes, candidates)
-        self.law, self.uniforms = draw, Uniforms(seed, "draw")
-        self.laws = [admission, draw, candidates]
+            self.insertion = Candidates(capacity, uniforms, num_classes, candidates)
+        self.sampling, self.uniforms = sampling, Uniforms(seed, "draw")
+        self.policies = [insertion, sampling, candidates]
         self.capacity, self.num_classes, self.device = capacity, num_classes, device
         self.fields = fields
         self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype, device=device) for f in fields}
-        self.labels = [0] * capacity  # the field y once more, on the host, for the laws
+        self.labels = [0] * capacity  # the field y once more, on the host, for the policies
         self.ids = [-1] * capacity  # of the record in each slot: how many were offered before it
         self.slots: dict[int, int] = {}  # by id
         self.offered = 0
@@ -71,7 +71,7 @@ class ReferenceBuffer(ReplayBuffer):
 
     def add(self, records: dict[str, torch.Tensor]) -> None:
         labels = self._check(records)
-        placed = self.admission.offer(labels)
+        placed = self.insertion.offer(labels)
         first = self.offered
         self.offered += len(labels)
         if not placed:
@@ -95,13 +95,13 @@ class ReferenceBuffer(ReplayBuffer):
     def request(self, n: int) -> None:
         started = time.perf_counter()
         check_draw_size(n)
-        stored = self.admission.stored
-        drawn = getattr(draws, self.law)(stored, self.labels, n, self.uniforms)
+        stored = self.insertion.stored
+        drawn = getattr(policies, self.sampling)(stored, self.labels, n, self.uniforms)
         slots = torch.tensor(drawn, dtype=torch.int64, device=self.device)
-        if self.law == "uniform":
+        if self.sampling == "uniform":
             weight = torch.ones(len(drawn), device=self.device)
         else:
-            weight = torch.tensor(draws.class_balanced_weights(stored, self.labels, drawn), device=self.device)
+            weight = torch.tensor(policies.class_balanced_weights(stored, self.labels, drawn), device=self.device)
         columns = {name: column.index_select(0, slots) for name, column in self.columns.items()}
         ids = torch.tensor([self.ids[slot] for slot in drawn], dtype=torch.int64)
         self.queue.append(Records(columns, weight, ids))
@@ -117,7 +117,7 @@ class ReferenceBuffer(ReplayBuffer):
         return len(self.queue)
 
     def __len__(self) -> int:
-        return len(self.admission.stored)
+        return len(self.insertion.stored)
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +126,7 @@ class ReferenceBuffer(ReplayBuffer):
     def save(self, path: Path) -> None:
         state = {
             "about": self._about(),
-            "admission": self.admission.state(),
+            "insertion": self.insertion.state(),
             "draw": self.uniforms.state(),
             "columns": self.columns,
             "ids": self.ids,
@@ -147,7 +147,7 @@ class ReferenceBuffer(ReplayBuffer):
             raise ValueError(f"{path} is not a replay buffer that was saved, or is damaged") from error
         if about != self._about():
             raise ValueError(f"{path} holds another buffer: expected {self._about()}, got {about}")
-        self.admission.restore(state["admission"])
+        self.insertion.restore(state["insertion"])
         self.uniforms.restore(state["draw"])
         self.columns = state["columns"]
         self.labels = self.columns["y"].tolist()
@@ -159,7 +159,7 @@ class ReferenceBuffer(ReplayBuffer):
     def _about(self) -> dict:
         """What has to be equal for a saved buffer to be this one."""
         fields = [f"{field.name} {tuple(field.shape)} {field.dtype}" for field in self.fields]
-        return {"laws": self.laws, "capacity": self.capacity, "num_classes": self.num_classes, "fields": fields}
+        return {"policies": self.policies, "capacity": self.capacity, "num_classes": self.num_classes, "fields": fields}
 
     def close(self) -> None:
         self.columns, self.queue = {}, deque()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from cl import seeding
-from cl.streaming import FileImages, Workers
+from cl.data.streaming import FileImages, Workers
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,20 @@ class Dataset(ABC):
             )
 
 
+def by_class(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Indices into labels, those of a class together, within it in the order that they had."""
+    return indices[np.argsort(labels[indices], kind="stable")]
+
+
 def stratified(labels: np.ndarray, indices: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """`count` of some indices into labels, and the rest, both sorted: of each class its share to within one sample.
 
     Which of a class are chosen follows from their order in `indices`.
     """
-    by_class = indices[np.argsort(labels[indices], kind="stable")]
+    ordered = by_class(labels, indices)
     # Spread evenly over the samples sorted by class: every stretch of them has its share, rounded up or down.
-    chosen = np.diff(np.arange(len(by_class) + 1) * count // len(by_class)) == 1
-    return np.sort(by_class[chosen]), np.sort(by_class[~chosen])
+    chosen = np.diff(np.arange(len(ordered) + 1) * count // len(ordered)) == 1
+    return np.sort(ordered[chosen]), np.sort(ordered[~chosen])
 
 
 def split_of(images: np.ndarray, labels) -> Split:

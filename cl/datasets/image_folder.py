@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from cl.atomic import atomic_write
+from cl.data.decoding import Decoder
+from cl.data.streaming import FileImages, processors
 from cl.datasets.base import Dataset, Split, split_of
-from cl.decoding import Decoder
-from cl.streaming import FileImages, processors
 
 IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
 CACHE_VERSION = 3  # of the pixels that decoding gives

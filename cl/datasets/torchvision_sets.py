@@ -5,14 +5,13 @@ import socket
 import struct
 import zlib
 from abc import abstractmethod
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from cl.data.downloads import fetch
 from cl.datasets.base import Dataset, Split, split_of
 from cl.datasets.layouts import root_of, seen
-from cl.downloads import fetch
 
 EMNIST_CLASSES = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
 SILENCE = 60.0  # seconds without a byte after which a server is given up: others wait for who downloads
@@ -46,14 +45,11 @@ class _TorchvisionSet(Dataset):
         return (self.root / self.folder).is_dir()
 
     def read(self) -> tuple[Split, Split]:
-        from torchvision import datasets
-
-        factory = getattr(datasets, self.torchvision_name)
         # Looked at before the lock is taken: a folder that cannot be written to may hold all that is needed.
         if self.download and self.damaged(self.root):
-            fetch(self.root, self.folder, partial(self._fetch, factory), self.damaged)
+            fetch(self.root, self.folder, self._fetch, self.damaged)
         try:
-            train, test = self.parts(factory)
+            train, test = self.parts()
         except Exception as error:  # a damaged file raises whatever its reader stumbles over, AssertionError included
             damaged = ", ".join(path.name for path in self.damaged(self.root)) or "none of them by itself"
             raise ValueError(
@@ -63,15 +59,21 @@ class _TorchvisionSet(Dataset):
         return train, test
 
     @abstractmethod
-    def parts(self, factory) -> list[Split]:
-        """Training and test split; `factory` is torchvision's class."""
+    def parts(self) -> list[Split]:
+        """Training and test split."""
 
     @abstractmethod
     def damaged(self, root: Path) -> list[Path]:
         """The files below a folder that are missing or cannot be read."""
 
-    def _fetch(self, factory, root: Path) -> None:
-        before = socket.getdefaulttimeout()
+    def factory(self):
+        """torchvision's class; importing it takes a second, so only what needs it asks for it."""
+        from torchvision import datasets
+
+        return getattr(datasets, self.torchvision_name)
+
+    def _fetch(self, root: Path) -> None:
+        factory, before = self.factory(), socket.getdefaulttimeout()
         socket.setdefaulttimeout(SILENCE)  # torchvision sets none
         try:
             factory(root=root, train=True, download=True, **self.options)
@@ -98,7 +100,7 @@ class _Idx(_TorchvisionSet):
     def is_there(self) -> bool:
         return super().is_there() or any(path.is_file() for pair in self._paths(self.root) for path in pair)
 
-    def parts(self, factory) -> list[Split]:
+    def parts(self) -> list[Split]:
         return [self.part(split_of(*map(_read_idx, pair))) for pair in self._paths(self.root)]
 
     def part(self, split: Split) -> Split:
@@ -189,15 +191,15 @@ class Emnist(_Idx):
 class _Cifar(_TorchvisionSet):
     """The two CIFAR sets; torchvision knows the checksum of each of their files."""
 
-    def parts(self, factory) -> list[Split]:
+    def parts(self) -> list[Split]:
+        factory = self.factory()
         loaded = [factory(root=self.root, train=train) for train in (True, False)]
         return [split_of(np.asarray(part.data), part.targets) for part in loaded]
 
     def damaged(self, root: Path) -> list[Path]:
-        from torchvision import datasets
         from torchvision.datasets.utils import check_integrity
 
-        factory, folder = getattr(datasets, self.torchvision_name), root / self.folder
+        factory, folder = self.factory(), root / self.folder
         files = [*factory.train_list, *factory.test_list, (factory.meta["filename"], factory.meta["md5"])]
         return [folder / name for name, md5 in files if not check_integrity(folder / name, md5)]
 

@@ -7,7 +7,7 @@ memory. The memory holds equally many samples of each task that is over (their a
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
+from cl.data.loader import Batch
 from cl.strategies.base import split_records
 from cl.strategies.replay import ReplayStrategy
 
@@ -27,7 +27,7 @@ class Agem(ReplayStrategy):
         if not any(draws):
             return
         (replayed,) = draws
-        count = min(self.updater.passes, max(1, len(replayed) // self.fewest_samples))
+        count = min(self.updater.accumulation_steps, max(1, len(replayed) // self.fewest_samples))
         parts = split_records(replayed, count)
         reference = self.updater.gradient(lambda part: self.mean_loss(self.forward(part["x"]), [part]), parts)
         project(self.updater.gradients(), reference)

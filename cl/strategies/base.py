@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cl.backbones import mixes_samples
 from cl.buffers.base import Field, Records, ReplayBuffer
-from cl.loader import Batch
-from cl.objectives import Labels, Objective, own_outputs
-from cl.samples import Samples
-from cl.scenarios import Scenario
-from cl.transforms import BatchTransform
-from cl.updater import Updater
+from cl.data.loader import Batch
+from cl.data.rows import Samples
+from cl.data.transforms import BatchTransform
+from cl.networks.backbones import mixes_samples
+from cl.scenarios.base import Scenario
+from cl.step.objectives import Labels, Objective, own_outputs
+from cl.step.updater import Updater
 
 
 class Strategy:
@@ -126,15 +126,15 @@ class Strategy:
         draws = self.recall()
         self.updater.clear()
         total, offers = None, []
-        passes = self.passes(batch, draws)
-        for number, (new, replayed) in enumerate(passes, start=1):
+        parts = self.micro_batches(batch, draws)
+        for number, (new, replayed) in enumerate(parts, start=1):
             with self.updater.autocast():
                 loss = self.loss(new, replayed)
             total = loss.detach() if total is None else total + loss.detach()
             if self.buffer is not None:
                 if new.share:
                     offers.append(self.remember(new))
-                if number == len(passes):
+                if number == len(parts):
                     self.exchange(offers)
             self.updater.backward(loss)
         self.updater.reduce()
@@ -153,9 +153,9 @@ class Strategy:
         for size in self.draw_sizes:
             self.buffer.request(size)
 
-    def passes(self, batch: Batch, draws: list[Records]) -> list[tuple[Batch, list[Records]]]:
+    def micro_batches(self, batch: Batch, draws: list[Records]) -> list[tuple[Batch, list[Records]]]:
         """The parts of a step, one for each backward pass: new and replayed samples cut into as many."""
-        count = min(self.updater.passes, max(1, len(batch) // self.fewest_samples))
+        count = min(self.updater.accumulation_steps, max(1, len(batch) // self.fewest_samples))
         if count == 1:
             return [(batch, draws)]
         cut = [split_records(draw, count) for draw in draws]
@@ -246,7 +246,8 @@ class Strategy:
 def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
     """A mean over the samples of some parts together, weighed by their shares.
 
-    The sum of that over the passes of a step, and then the mean over ranks, is the mean over all samples of the step.
+    The sum of that over the micro-batches of a step, and then the mean over ranks, is the mean over the samples of the
+    step.
     """
     if all(part.share == 1 for part in parts):
         return mean

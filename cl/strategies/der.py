@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cl.buffers.base import Field, Records
-from cl.loader import Batch
+from cl.data.loader import Batch
 from cl.strategies.base import mean_of
 from cl.strategies.replay import ReplayStrategy, check_weights
 

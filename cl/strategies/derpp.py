@@ -6,7 +6,7 @@ Two independent draws per step: the network is held to the stored logits of the 
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
+from cl.data.loader import Batch
 from cl.strategies.base import joined
 from cl.strategies.der import Der, distillation
 from cl.strategies.replay import check_counts, check_flags, check_weights

@@ -6,8 +6,8 @@ One forward pass over new and replayed samples together, one mean cross entropy 
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
-from cl.samples import Samples
+from cl.data.loader import Batch
+from cl.data.rows import Samples
 from cl.strategies.base import joined, mean_of
 from cl.strategies.replay import ReplayStrategy
 

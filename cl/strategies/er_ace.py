@@ -6,8 +6,8 @@ New samples compete with the classes of their own batch only, so what was learne
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
-from cl.scenarios import Scenario
+from cl.data.loader import Batch
+from cl.scenarios.base import Scenario
 from cl.strategies.base import mean_of
 from cl.strategies.outputs import only
 from cl.strategies.replay import ReplayStrategy
@@ -31,7 +31,7 @@ class ErAce(ReplayStrategy):
             )
 
     def observe(self, batch: Batch) -> torch.Tensor:
-        # The batch is that of all ranks and passes together.
+        # The batch is that of all ranks and accumulation steps together.
         present = torch.zeros(self.num_outputs, device=batch.y.device)
         present[batch.y] = 1
         self.present = self.updater.comm.sum(present) > 0

@@ -3,7 +3,7 @@
 import torch
 
 from cl import seeding
-from cl.samples import Samples
+from cl.data.rows import Samples
 from cl.strategies.fisher import LABELS, SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
 from cl.strategies.replay import check_counts, check_weights, is_number

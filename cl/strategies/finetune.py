@@ -1,4 +1,4 @@
-"""Fine-tuning: the lower line ("vanilla", "incremental", "SGD"). Each task on its own data, nothing replayed."""
+"""Fine-tuning: the lower bound ("vanilla", "incremental", "SGD"). Each task on its own data, nothing replayed."""
 
 from cl.strategies.base import Strategy
 

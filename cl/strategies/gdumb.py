@@ -6,8 +6,8 @@ The stream only fills a class-balanced memory; before each test the network is t
 import torch
 
 from cl import seeding
-from cl.samples import Samples, of_columns
-from cl.scenarios import Scenario
+from cl.data.rows import Samples, of_columns
+from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
 from cl.strategies.scratch import Scratch
 
@@ -24,10 +24,10 @@ class Gdumb(Scratch):
     uses_memory = uses_buffer = True
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
-        if buffer["admission"] != "class_balanced":
+        if buffer["insertion"] != "class_balanced":
             raise ValueError(
-                f"strategy=gdumb keeps equally many samples of each class: buffer.admission=class_balanced, got "
-                f"{buffer['admission']}"
+                f"strategy=gdumb keeps equally many samples of each class: buffer.insertion=class_balanced, got "
+                f"{buffer['insertion']}"
             )
 
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:

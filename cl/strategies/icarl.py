@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from cl.buffers.base import Records
-from cl.loader import Batch
-from cl.samples import Samples, joined
-from cl.scenarios import Scenario
+from cl.data.loader import Batch
+from cl.data.rows import Samples, joined
+from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy, mean_of
 from cl.strategies.outputs import last_layer, outputs_of
 
@@ -32,7 +32,7 @@ class Icarl(Strategy):
     uses_memory = True
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
-        if not scenario.task_outputs or scenario.task_known:
+        if not scenario.task_outputs or scenario.task_aware:
             raise ValueError(
                 "strategy=icarl is defined where tasks bring classes of their own and are not told apart: "
                 "scenario=class10 and the like"

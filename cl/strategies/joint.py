@@ -1,4 +1,4 @@
-"""Joint training: the upper line. The data of all tasks at once, shuffled, in a single stage."""
+"""Joint training: the upper bound. The data of all tasks at once, shuffled, in a single stage."""
 
 from cl.strategies.base import Strategy
 

@@ -5,9 +5,9 @@ import copy
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
-from cl.samples import Samples
-from cl.scenarios import Scenario
+from cl.data.loader import Batch
+from cl.data.rows import Samples
+from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy, mean_of
 from cl.strategies.outputs import last_layer, only, outputs_of
 from cl.strategies.replay import check_flags, check_weights, is_number

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
+from cl.data.loader import Batch
 from cl.strategies.base import Strategy
 
 

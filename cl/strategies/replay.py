@@ -5,7 +5,7 @@ import math
 import torch
 
 from cl import seeding
-from cl.samples import Samples
+from cl.data.rows import Samples
 from cl.strategies.base import Strategy
 
 FILLINGS = ("stream", "task_end")

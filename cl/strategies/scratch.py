@@ -1,4 +1,4 @@
-"""Training from scratch at every task: the upper line per task. All data so far, from the initial weights."""
+"""Training from scratch at every task: the upper bound per task. All data so far, from the initial weights."""
 
 import copy
 

@@ -3,8 +3,8 @@
 import torch
 
 from cl.buffers.base import Records
-from cl.loader import Batch
-from cl.samples import Samples
+from cl.data.loader import Batch
+from cl.data.rows import Samples
 from cl.strategies.penalty import PenaltyStrategy
 from cl.strategies.replay import check_weights, is_number
 

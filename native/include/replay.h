@@ -51,8 +51,8 @@ enum {
     RB_INTERNAL = 4 /* a fault of this library */
 };
 
-enum { RB_RESERVOIR = 0, RB_CLASS_BALANCED = 1, RB_CANDIDATES = 2 }; /* admission laws */
-enum { RB_UNIFORM = 0, RB_BY_CLASS = 1 };                            /* draw laws */
+enum { RB_RESERVOIR = 0, RB_CLASS_BALANCED = 1, RB_CANDIDATES = 2 }; /* insertion policies */
+enum { RB_UNIFORM = 0, RB_BY_CLASS = 1 };                            /* sampling policies */
 
 /* A column of the memory. Rows are copied as they are: dtype and shape are the caller's business. */
 typedef struct {
@@ -65,12 +65,12 @@ typedef struct {
     size_t size;
     uint64_t capacity; /* records of this rank's shard, at least 1, below 2^26 */
     uint32_t num_classes;
-    int32_t admission;   /* RB_RESERVOIR: after n offers each is stored with probability min(1, capacity / n).
+    int32_t insertion;   /* RB_RESERVOIR: after n offers each is stored with probability min(1, capacity / n).
                             RB_CLASS_BALANCED: once this shard is full its largest class gives way to smaller ones, each
                             class a reservoir. RB_CANDIDATES: capacity / num_classes records per class, filled in order,
                             then each of a batch of b replaces one of its class with probability candidates / b */
     uint32_t candidates; /* of RB_CANDIDATES, at least 1; else 0 */
-    int32_t draw;        /* RB_UNIFORM: every set of records of all ranks equally likely. RB_BY_CLASS: each time a class
+    int32_t sampling;    /* RB_UNIFORM: every set of records of all ranks equally likely. RB_BY_CLASS: each time a class
                             of those stored, then one of its records; never a record twice */
     uint64_t seed;       /* the same on every rank */
     uint32_t rank, ranks; /* at most 4096 ranks */
@@ -84,10 +84,10 @@ typedef struct {
    that is requested next gets other memory meanwhile. */
 typedef struct {
     size_t size;
-    uint64_t count;       /* min(n, records on all ranks) */
-    uint64_t sequence;    /* number of the draw, from 0 */
-    const uint64_t *ids;  /* [count] names of the records, for rb_update */
-    const float *weights; /* [count] probability under RB_UNIFORM over that under the draw law, for a draw of one */
+    uint64_t count;             /* min(n, records on all ranks) */
+    uint64_t sequence;          /* number of the draw, from 0 */
+    const uint64_t *ids;        /* [count] names of the records, for rb_update */
+    const float *weights;       /* [count] probability under RB_UNIFORM over that under `sampling`, for a draw of one */
     const void *const *columns; /* [num_fields], each [count][row_bytes], aligned to 64 bytes */
     void *lease;                /* where all this memory begins, */
     uint64_t lease_bytes;       /* and its length, for those who register it with a device */
@@ -128,7 +128,7 @@ RB_API int rb_connect(rb_buffer *buffer, const void *const *addresses, const siz
 
 /* Offer n records, `columns` [num_fields] each [n][row_bytes] in the order of the options.
    Waits until the draws requested before are made: they see the memory without these records.
-   Cost: a decision per record, a copy per record that is admitted. RB_INVALID for a label out of range. */
+   Cost: a decision per record, a copy per record that is stored. RB_INVALID for a label out of range. */
 RB_API int rb_add(rb_buffer *buffer, uint64_t n, const void *const *columns);
 
 /* Replace one field of records by name, wherever they are stored: `ids` [n] from a draw, `rows` [n][row_bytes]. Draws

@@ -32,14 +32,14 @@ size_t rows_bytes(uint64_t n) { return (n * sizeof(uint32_t) + 7) / 8 * 8; }
 
 }  // namespace
 
-std::unique_ptr<Admission> admission_of(const Options &options) {
-    return make_admission(options.admission, options.capacity, options.num_classes, options.candidates,
-                          Stream(options.seed, options.rank, Purpose::admission));
+std::unique_ptr<InsertionPolicy> insertion_of(const Options &options) {
+    return make_insertion(options.insertion, options.capacity, options.num_classes, options.candidates,
+                          Stream(options.seed, options.rank, Purpose::insertion));
 }
 
 Buffer::Buffer(const Options &options, const MakeTransport &make)
     : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field,
-                                admission_of(options), options.ranks > 1),
+                                insertion_of(options), options.ranks > 1),
       pool_(std::make_shared<StagingPool>(options.fields)), connected_(options.ranks == 1),
       census_(options.ranks, options.num_classes), told_(options.num_classes), peers_(options.ranks) {
     for (const FieldInfo &field : options.fields) row_bytes_ += field.row_bytes;
@@ -216,7 +216,7 @@ void Buffer::statistics(rb_stats &stats) const {
     Lock lock(mutex_);
     stats.stored = shard_.size();
     stats.stored_everywhere = options_.ranks == 1 ? shard_.size() : census_.total();
-    stats.offered = shard_.admission().offered();
+    stats.offered = shard_.insertion().offered();
     stats.shard_bytes = shard_.bytes();
     stats.staging_bytes = pool_->bytes();
     stats.requests = requested_;
@@ -362,7 +362,7 @@ std::vector<Buffer::Part> Buffer::plan() {
         Peer &peer = peers_[rank];
         if (rank == options_.rank) {
             census_.stored[rank] = shard_.size();
-            if (options_.draw == RB_BY_CLASS)
+            if (options_.sampling == RB_BY_CLASS)
                 for (uint32_t label = 0; label < options_.num_classes; ++label)
                     census_.set_class(rank, label, shard_.count(label));
             apply_updates(rank, peer.updates_received);
@@ -379,7 +379,7 @@ std::vector<Buffer::Part> Buffer::plan() {
     }
     std::vector<Part> parts;
     for (uint32_t requester = 0; requester < options_.ranks; ++requester) {
-        const auto &picks = drawer_.pick(options_.draw, census_, streams_[requester], served_, sizes[requester]);
+        const auto &picks = drawer_.pick(options_.sampling, census_, streams_[requester], served_, sizes[requester]);
         Part part{requester, served_, {}, {}};
         for (uint32_t row = 0; row < picks.size(); ++row) {
             if (picks[row].rank != options_.rank) continue;
@@ -489,7 +489,7 @@ std::vector<std::unique_ptr<Message>> Buffer::request_messages(Kind kind, uint64
 
 std::vector<ClassCount> Buffer::changed_counts() {
     std::vector<ClassCount> counts;
-    if (options_.draw != RB_BY_CLASS) return counts;
+    if (options_.sampling != RB_BY_CLASS) return counts;
     for (uint32_t label = 0; label < options_.num_classes; ++label) {
         const uint64_t count = shard_.count(label);
         if (count != told_[label]) counts.push_back({label, static_cast<uint32_t>(count)});

@@ -22,8 +22,8 @@
 #include <vector>
 
 #include "../include/replay.h"
-#include "draw.h"
 #include "mapping.h"
+#include "sampling.h"
 #include "shard.h"
 #include "snapshot.h"
 #include "staging.h"
@@ -35,14 +35,14 @@ namespace replay {
 struct Options {
     uint64_t capacity, seed;
     uint32_t num_classes, candidates, rank, ranks, label_field;
-    int admission, draw;
+    int insertion, sampling;
     std::vector<FieldInfo> fields;
     double timeout_seconds;
 };
 
 using MakeTransport = std::function<std::unique_ptr<Transport>(uint32_t rank, uint32_t ranks, Transport::Events)>;
 
-std::unique_ptr<Admission> admission_of(const Options &options);
+std::unique_ptr<InsertionPolicy> insertion_of(const Options &options);
 
 class Buffer {
   public:

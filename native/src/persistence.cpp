@@ -11,10 +11,11 @@ namespace replay {
 namespace {
 
 // What has to be equal, also where the number of ranks is not.
-std::string laws_of(const Options &options) {
+std::string policies_of(const Options &options) {
     std::ostringstream text;
-    text << "admission " << options.admission << ", candidates " << options.candidates << ", draw " << options.draw
-         << ", classes " << options.num_classes << ", label field " << options.label_field << ", fields";
+    text << "insertion " << options.insertion << ", candidates " << options.candidates << ", sampling "
+         << options.sampling << ", classes " << options.num_classes << ", label field " << options.label_field
+         << ", fields";
     for (const FieldInfo &field : options.fields) text << " " << field.name << ":" << field.row_bytes;
     return text.str();
 }
@@ -45,11 +46,11 @@ void Buffer::save(const std::string &path) {
     lock.unlock();  // nobody else changes anything before the next request
 
     Saved saved;
-    saved.about = {options_.capacity, options_.ranks, options_.rank, options_.seed, laws_of(options_)};
+    saved.about = {options_.capacity, options_.ranks, options_.rank, options_.seed, policies_of(options_)};
     saved.requested = requested_;
     saved.wait_seconds = wait_seconds_;
-    const Slots &slots = shard_.admission().slots();
-    saved.admission = shard_.admission().state();
+    const Slots &slots = shard_.insertion().slots();
+    saved.insertion = shard_.insertion().state();
     saved.stored = slots.stored();
     saved.members = slots.members();
     saved.ids = shard_.ids();
@@ -78,9 +79,9 @@ void Buffer::save(const std::string &path) {
 }
 
 void Buffer::check_loaded(const Saved &saved, const std::string &path) const {
-    const std::string expected = laws_of(options_);
-    if (saved.about.laws != expected)
-        fail(RB_INVALID, path, " holds another buffer: expected ", expected, "; got ", saved.about.laws);
+    const std::string expected = policies_of(options_);
+    if (saved.about.policies != expected)
+        fail(RB_INVALID, path, " holds another buffer: expected ", expected, "; got ", saved.about.policies);
     if (saved.about.seed != options_.seed)
         fail(RB_INVALID, path, " holds a buffer of another seed: expected ", options_.seed, ", got ", saved.about.seed);
 }
@@ -98,7 +99,7 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
     std::vector<Saved> all;
     for (size_t rank = 0; rank < paths.size(); ++rank) {
         if (same_ranks && rank != options_.rank) continue;
-        all.push_back(read_saved(paths[rank], laws_of(options_), options_.fields, options_.num_classes));
+        all.push_back(read_saved(paths[rank], policies_of(options_), options_.fields, options_.num_classes));
         check_loaded(all.back(), paths[rank]);
         if (all.back().about.ranks != paths.size() || all.back().about.rank != rank)
             fail(RB_INVALID, paths[rank], " is the shard of rank ", all.back().about.rank, " of ",
@@ -117,9 +118,9 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
                 std::memcpy(shard_.row(field, saved.stored[i]), saved.columns[field].data() + i * bytes, bytes);
         }
         slots.restore(std::move(saved.stored), std::move(saved.members));
-        auto admission = admission_of(options_);
-        admission->restore(std::move(saved.admission), std::move(slots));
-        shard_.restore(std::move(admission), std::move(saved.ids));
+        auto insertion = insertion_of(options_);
+        insertion->restore(std::move(saved.insertion), std::move(slots));
+        shard_.restore(std::move(insertion), std::move(saved.ids));
         lock.lock();
         forget_draws();
         requested_ = served_ = saved.requested;
@@ -152,18 +153,18 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
     uint64_t records = 0, offered = 0, requested = 0;
     for (const Saved &saved : all) {
         records += saved.stored.size();
-        offered = std::max(offered, saved.admission.offered);
+        offered = std::max(offered, saved.insertion.offered);
         requested = std::max(requested, saved.requested);
     }
     const uint64_t mine = (records + options_.ranks - 1 - options_.rank) / options_.ranks;
     if (mine > options_.capacity)
         fail(RB_INVALID, "the saved shards hold ", records, " records, of which ", mine, " would come to rank ",
              options_.rank, ", whose capacity is ", options_.capacity);
-    auto admission = admission_of(options_);
-    AdmissionState state = admission->state();
+    auto insertion = insertion_of(options_);
+    InsertionState state = insertion->state();
     state.offered = offered;  // numbers that were used once are not used again
-    admission->restore(std::move(state), Slots(options_.capacity, options_.num_classes));
-    shard_.restore(std::move(admission), std::vector<uint64_t>(options_.capacity));
+    insertion->restore(std::move(state), Slots(options_.capacity, options_.num_classes));
+    shard_.restore(std::move(insertion), std::vector<uint64_t>(options_.capacity));
     uint64_t number = 0;
     for (uint32_t label = 0; label < options_.num_classes; ++label)
         for (const Saved &saved : all) {
@@ -172,7 +173,7 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
             for (Slot from : saved.members[label]) {
                 if (number++ % options_.ranks != options_.rank) continue;
                 Slot slot;
-                if (!shard_.adopt(label, saved.admission.keys[from], slot)) fail(RB_INTERNAL, "no room for a record");
+                if (!shard_.adopt(label, saved.insertion.keys[from], slot)) fail(RB_INTERNAL, "no room for a record");
                 for (size_t field = 0; field < options_.fields.size(); ++field) {
                     const uint64_t bytes = options_.fields[field].row_bytes;
                     std::memcpy(shard_.row(field, slot), saved.columns[field].data() + places[from] * bytes, bytes);

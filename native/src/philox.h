@@ -8,7 +8,7 @@
 
 namespace replay {
 
-enum class Purpose : uint32_t { admission = 1, draw = 2 };
+enum class Purpose : uint32_t { insertion = 1, draw = 2 };
 
 inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, uint64_t seed) {
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
@@ -22,7 +22,7 @@ inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, uint64_t seed) 
     return c;
 }
 
-// The stream of one rank and purpose. `place` names a record (admission) or a draw; up to 2^16 numbers belong to each.
+// The stream of one rank and purpose. `place` names a record (insertion) or a draw; up to 2^16 numbers belong to each.
 class Stream {
   public:
     Stream(uint64_t seed, uint32_t rank, Purpose purpose)

@@ -52,10 +52,11 @@ replay::Options read_options(const rb_options *given) {
     if (o.capacity >= uint64_t{1} << replay::RecordId::SLOT_BITS)
         fail(RB_INVALID, "capacity must be below 2^", replay::RecordId::SLOT_BITS, ", got ", o.capacity);
     if (o.num_classes < 1) fail(RB_INVALID, "num_classes must be at least 1");
-    if (o.admission < RB_RESERVOIR || o.admission > RB_CANDIDATES) fail(RB_INVALID, "no admission law ", o.admission);
-    if (o.draw < RB_UNIFORM || o.draw > RB_BY_CLASS) fail(RB_INVALID, "no draw law ", o.draw);
-    if ((o.admission == RB_CANDIDATES) != (o.candidates > 0))
-        fail(RB_INVALID, "candidates belong to RB_CANDIDATES, got admission ", o.admission, ", candidates ",
+    if (o.insertion < RB_RESERVOIR || o.insertion > RB_CANDIDATES)
+        fail(RB_INVALID, "no insertion policy ", o.insertion);
+    if (o.sampling < RB_UNIFORM || o.sampling > RB_BY_CLASS) fail(RB_INVALID, "no sampling policy ", o.sampling);
+    if ((o.insertion == RB_CANDIDATES) != (o.candidates > 0))
+        fail(RB_INVALID, "candidates belong to RB_CANDIDATES, got insertion ", o.insertion, ", candidates ",
              o.candidates);
     if (o.ranks < 1 || o.ranks > 4096) fail(RB_INVALID, "ranks must be 1 to 4096, got ", o.ranks);
     if (o.rank >= o.ranks) fail(RB_INVALID, "rank must be below ", o.ranks, ", got ", o.rank);
@@ -63,7 +64,7 @@ replay::Options read_options(const rb_options *given) {
     if (!(o.timeout_seconds > 0) || !std::isfinite(o.timeout_seconds) || o.timeout_seconds > 1e8)
         fail(RB_INVALID, "timeout_seconds must be above 0 and below 1e8, got ", o.timeout_seconds);
     replay::Options options{o.capacity,    o.seed,      o.num_classes, o.candidates, o.rank,           o.ranks,
-                            o.label_field, o.admission, o.draw,        {},           o.timeout_seconds};
+                            o.label_field, o.insertion, o.sampling,    {},           o.timeout_seconds};
     for (uint32_t i = 0; i < o.num_fields; ++i) {
         check_size(&o.fields[i], "field");
         if (!o.fields[i].name || !*o.fields[i].name) fail(RB_INVALID, "field ", i, " has no name");

@@ -8,9 +8,9 @@
 namespace replay {
 
 Shard::Shard(uint32_t rank, uint64_t capacity, std::vector<FieldInfo> fields, uint32_t label_field,
-             std::unique_ptr<Admission> admission, bool shared)
+             std::unique_ptr<InsertionPolicy> insertion, bool shared)
     : rank_(rank), capacity_(capacity), fields_(std::move(fields)), label_field_(label_field),
-      admission_(std::move(admission)), ids_(capacity) {
+      insertion_(std::move(insertion)), ids_(capacity) {
     for (const FieldInfo &field : fields_) {
         const uint64_t bytes = size_of(capacity, field.row_bytes);
         columns_.push_back(shared ? Memory::shared(bytes) : Memory(bytes));
@@ -20,13 +20,13 @@ Shard::Shard(uint32_t rank, uint64_t capacity, std::vector<FieldInfo> fields, ui
 void Shard::add(uint64_t n, const void *const *columns) {
     if (n == 0) return;
     const auto *labels = static_cast<const int64_t *>(columns[label_field_]);
-    const int64_t classes = admission_->slots().num_classes();
+    const int64_t classes = insertion_->slots().num_classes();
     for (uint64_t row = 0; row < n; ++row)
         if (labels[row] < 0 || labels[row] >= classes)
             fail(RB_INVALID, "labels must lie in [0, ", classes, "), got ", labels[row], " in row ", row);
-    const uint64_t first = admission_->offered();
+    const uint64_t first = insertion_->offered();
     placed_.clear();
-    admission_->offer(labels, static_cast<uint32_t>(n), placed_);
+    insertion_->offer(labels, static_cast<uint32_t>(n), placed_);
     for (const Placed &placed : placed_) ids_[placed.slot] = RecordId::make(rank_, placed.slot, first + placed.row);
     for (size_t field = 0; field < fields_.size(); ++field) {
         const auto *rows = static_cast<const std::byte *>(columns[field]);
@@ -48,14 +48,14 @@ uint64_t Shard::bytes() const {
     return bytes;
 }
 
-void Shard::restore(std::unique_ptr<Admission> admission, std::vector<uint64_t> ids) {
-    admission_ = std::move(admission);
+void Shard::restore(std::unique_ptr<InsertionPolicy> insertion, std::vector<uint64_t> ids) {
+    insertion_ = std::move(insertion);
     ids_ = std::move(ids);
 }
 
 bool Shard::adopt(uint32_t label, uint64_t key, Slot &slot) {
-    const uint64_t number = admission_->offered();
-    if (!admission_->adopt(label, key, slot)) return false;
+    const uint64_t number = insertion_->offered();
+    if (!insertion_->adopt(label, key, slot)) return false;
     ids_[slot] = RecordId::make(rank_, slot, number);
     return true;
 }

@@ -1,4 +1,4 @@
-// One rank's records: their bytes by field, their names, and the admission law that decides which they are.
+// One rank's records: their bytes by field, their names, and the insertion policy that decides which they are.
 // Not synchronised: one thread at a time, see Buffer.
 #pragma once
 
@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
-#include "admission.h"
-#include "draw.h"
+#include "insertion.h"
 #include "memory.h"
+#include "sampling.h"
 #include "staging.h"
 
 namespace replay {
@@ -28,7 +28,7 @@ class Shard {
   public:
     // `shared`: in memory that other processes may read.
     Shard(uint32_t rank, uint64_t capacity, std::vector<FieldInfo> fields, uint32_t label_field,
-          std::unique_ptr<Admission> admission, bool shared);
+          std::unique_ptr<InsertionPolicy> insertion, bool shared);
 
     // Throws for labels out of range, with nothing changed.
     void add(uint64_t n, const void *const *columns);
@@ -36,7 +36,7 @@ class Shard {
     bool update(uint32_t field, uint64_t id, const void *row);
 
     Slot slot_of(const Pick &pick) const {
-        const Slots &slots = admission_->slots();
+        const Slots &slots = insertion_->slots();
         return pick.label == ANY_CLASS ? slots.stored()[pick.position] : slots.of_class(pick.label)[pick.position];
     }
     const std::byte *row(size_t field, Slot slot) const {
@@ -46,15 +46,15 @@ class Shard {
     uint64_t id(Slot slot) const { return ids_[slot]; }
     const Memory &column(size_t field) const { return columns_[field]; }
 
-    uint64_t size() const { return admission_->slots().stored().size(); }
-    uint64_t count(uint32_t label) const { return admission_->slots().of_class(label).size(); }
+    uint64_t size() const { return insertion_->slots().stored().size(); }
+    uint64_t count(uint32_t label) const { return insertion_->slots().of_class(label).size(); }
     uint64_t bytes() const;
     uint64_t capacity() const { return capacity_; }
     const std::vector<FieldInfo> &fields() const { return fields_; }
-    const Admission &admission() const { return *admission_; }
+    const InsertionPolicy &insertion() const { return *insertion_; }
 
-    // For the files: take over laws and names as they were, or single records of other shards.
-    void restore(std::unique_ptr<Admission> admission, std::vector<uint64_t> ids);
+    // For the files: take over policies and names as they were, or single records of other shards.
+    void restore(std::unique_ptr<InsertionPolicy> insertion, std::vector<uint64_t> ids);
     const std::vector<uint64_t> &ids() const { return ids_; }
     bool adopt(uint32_t label, uint64_t key, Slot &slot);
 
@@ -63,7 +63,7 @@ class Shard {
     const uint64_t capacity_;
     const std::vector<FieldInfo> fields_;
     const uint32_t label_field_;
-    std::unique_ptr<Admission> admission_;
+    std::unique_ptr<InsertionPolicy> insertion_;
     std::vector<Memory> columns_;
     std::vector<uint64_t> ids_;  // [capacity], of the record in each slot
     std::vector<Placed> placed_;

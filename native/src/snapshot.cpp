@@ -13,14 +13,14 @@ void write_saved(FileWriter &file, const Saved &saved) {
     file.text(MAGIC);
     const About &about = saved.about;
     for (uint64_t number : {about.total_capacity, about.ranks, about.rank, about.seed}) file.number(number);
-    file.text(about.laws);
+    file.text(about.policies);
     file.number(saved.requested);
     file.bytes(&saved.wait_seconds, sizeof saved.wait_seconds);
     file.number(saved.members.size());
-    file.number(saved.admission.offered);
-    file.list(saved.admission.keys);
-    file.list(saved.admission.free);
-    file.list(saved.admission.appearance);
+    file.number(saved.insertion.offered);
+    file.list(saved.insertion.keys);
+    file.list(saved.insertion.free);
+    file.list(saved.insertion.appearance);
     file.list(saved.stored);
     for (const auto &members : saved.members) file.list(members);
     file.list(saved.ids);
@@ -41,23 +41,23 @@ void write_saved(FileWriter &file, const Saved &saved) {
     file.commit();
 }
 
-Saved read_saved(const std::string &path, const std::string &laws, const std::vector<FieldInfo> &fields,
+Saved read_saved(const std::string &path, const std::string &policies, const std::vector<FieldInfo> &fields,
                  uint32_t num_classes) {
     FileReader file(path);
     if (file.text() != MAGIC) file.damaged("it begins in another way");
     Saved saved;
     About &about = saved.about;
     for (uint64_t *number : {&about.total_capacity, &about.ranks, &about.rank, &about.seed}) *number = file.number();
-    about.laws = file.text();
+    about.policies = file.text();
     saved.requested = file.number();
     file.bytes(&saved.wait_seconds, sizeof saved.wait_seconds);
     // Of another number of classes or fields: the rest cannot be read, and need not be.
-    if (about.laws != laws) return saved;
+    if (about.policies != policies) return saved;
     if (file.number() != num_classes) file.damaged("its numbers do not agree");
-    saved.admission.offered = file.number();
-    saved.admission.keys = file.list<uint64_t>();
-    saved.admission.free = file.list<Slot>();
-    saved.admission.appearance = file.list<uint32_t>();
+    saved.insertion.offered = file.number();
+    saved.insertion.keys = file.list<uint64_t>();
+    saved.insertion.free = file.list<Slot>();
+    saved.insertion.appearance = file.list<uint32_t>();
     saved.stored = file.list<Slot>();
     size_t in_classes = 0;
     for (uint32_t label = 0; label < num_classes; ++label) {
@@ -66,8 +66,8 @@ Saved read_saved(const std::string &path, const std::string &laws, const std::ve
     }
     saved.ids = file.list<uint64_t>();
     const uint64_t capacity = saved.ids.size();
-    if (saved.admission.keys.size() != capacity || in_classes != saved.stored.size() ||
-        saved.stored.size() + saved.admission.free.size() != capacity)
+    if (saved.insertion.keys.size() != capacity || in_classes != saved.stored.size() ||
+        saved.stored.size() + saved.insertion.free.size() != capacity)
         file.damaged("its numbers do not agree");
     for (Slot slot : saved.stored)
         if (slot >= capacity) file.damaged("it has a slot out of range");

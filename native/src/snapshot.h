@@ -13,7 +13,7 @@ namespace replay {
 struct About {
     uint64_t total_capacity;  // over all ranks that saved
     uint64_t ranks, rank, seed;
-    std::string laws;  // admission, draw and their numbers, classes, fields
+    std::string policies;  // insertion, sampling and their numbers, classes, fields
 };
 
 struct SavedDraw {
@@ -34,7 +34,7 @@ struct Saved {
     About about;
     uint64_t requested;
     double wait_seconds;
-    AdmissionState admission;
+    InsertionState insertion;
     std::vector<Slot> stored;
     std::vector<std::vector<Slot>> members;
     std::vector<uint64_t> ids;
@@ -45,8 +45,8 @@ struct Saved {
 
 void write_saved(FileWriter &file, const Saved &saved);
 // Throws unless the file is whole and its numbers are in range for a shard with such fields and classes. Of a buffer
-// with other laws only `about` is read.
-Saved read_saved(const std::string &path, const std::string &laws, const std::vector<FieldInfo> &fields,
+// with other policies only `about` is read.
+Saved read_saved(const std::string &path, const std::string &policies, const std::vector<FieldInfo> &fields,
                  uint32_t num_classes);
 
 }  // namespace replay

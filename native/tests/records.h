@@ -30,11 +30,11 @@ struct Shape {
     size_t wide_bytes = 120;  // a multiple of 8
 };
 
-struct Law {
-    int admission, draw;
+struct Policies {
+    int insertion, sampling;
     uint32_t candidates;
 };
-inline const Law LAWS[] = {
+inline const Policies POLICIES[] = {
     {RB_RESERVOIR, RB_UNIFORM, 0}, {RB_CLASS_BALANCED, RB_BY_CLASS, 0}, {RB_CANDIDATES, RB_BY_CLASS, 3}};
 
 inline std::vector<FieldInfo> fields(const Shape &shape) {

@@ -1,5 +1,5 @@
 // Chi-square tests. With fixed seeds a test passes always or never; ERROR_RATE is the share of seeds with which a
-// correct law would fail one, so a new seed may be chosen without a thought.
+// correct policy would fail one, so a new seed may be chosen without a thought.
 #pragma once
 
 #include <cmath>

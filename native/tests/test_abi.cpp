@@ -25,8 +25,8 @@ rb_options options(uint32_t rank = 0, uint32_t ranks = 1) {
     o.size = sizeof o;
     o.capacity = CAPACITY;
     o.num_classes = CLASSES;
-    o.admission = RB_RESERVOIR;
-    o.draw = RB_UNIFORM;
+    o.insertion = RB_RESERVOIR;
+    o.sampling = RB_UNIFORM;
     o.seed = 5;
     o.rank = rank;
     o.ranks = ranks;
@@ -92,14 +92,14 @@ TEST(options_that_make_no_sense) {
         {"capacity 2^26", [](auto &o) { o.capacity = 1 << 26; }},
         {"capacity -1", [](auto &o) { o.capacity = ~uint64_t{0}; }},
         {"no class", [](auto &o) { o.num_classes = 0; }},
-        {"admission -1", [](auto &o) { o.admission = -1; }},
-        {"admission 3", [](auto &o) { o.admission = 3; }},
-        {"draw -1", [](auto &o) { o.draw = -1; }},
-        {"draw 2", [](auto &o) { o.draw = 2; }},
+        {"insertion -1", [](auto &o) { o.insertion = -1; }},
+        {"insertion 3", [](auto &o) { o.insertion = 3; }},
+        {"sampling -1", [](auto &o) { o.sampling = -1; }},
+        {"sampling 2", [](auto &o) { o.sampling = 2; }},
         {"candidates of a reservoir", [](auto &o) { o.candidates = 1; }},
-        {"no candidates", [](auto &o) { o.admission = RB_CANDIDATES; }},
+        {"no candidates", [](auto &o) { o.insertion = RB_CANDIDATES; }},
         {"candidates without room",
-         [](auto &o) { o.admission = RB_CANDIDATES, o.candidates = 1, o.num_classes = CAPACITY + 1; }},
+         [](auto &o) { o.insertion = RB_CANDIDATES, o.candidates = 1, o.num_classes = CAPACITY + 1; }},
         {"no rank", [](auto &o) { o.ranks = 0; }},
         {"rank 1 of 1", [](auto &o) { o.rank = 1; }},
         {"5000 ranks", [](auto &o) { o.ranks = 5000; }},

@@ -139,11 +139,11 @@ TEST(full_disk_keeps_the_old_file) {
 
 // ---- a buffer of one rank -------------------------------------------------------------------------------------------
 
-std::unique_ptr<Buffer> buffer_of(const Law &law, uint64_t capacity = 30, const Shape &shape = {}) {
+std::unique_ptr<Buffer> buffer_of(const Policies &policies, uint64_t capacity = 30, const Shape &shape = {}) {
     Options o = options(0, 1, capacity, shape);
-    o.admission = law.admission;
-    o.draw = law.draw;
-    o.candidates = law.candidates;
+    o.insertion = policies.insertion;
+    o.sampling = policies.sampling;
+    o.candidates = policies.candidates;
     return std::make_unique<Buffer>(o, nullptr);
 }
 
@@ -169,9 +169,9 @@ uint64_t go_on(Buffer &buffer, uint64_t from, uint64_t to) {
 
 TEST(a_loaded_buffer_goes_on_to_the_bit) {
     const Folder folder;
-    for (const Law &law : LAWS)
+    for (const Policies &policies : POLICIES)
         for (uint64_t saved_at : {0, 1, 5, 60}) {
-            const auto buffer = buffer_of(law), other = buffer_of(law);
+            const auto buffer = buffer_of(policies), other = buffer_of(policies);
             go_on(*buffer, 0, saved_at);
             buffer->save(folder / "shard");
             const uint64_t expected = go_on(*buffer, saved_at, 100);
@@ -188,7 +188,7 @@ TEST(a_loaded_buffer_goes_on_to_the_bit) {
 // Draws that give way to those of the file are not counted as memory any more.
 TEST(loading_again_and_again_takes_no_memory) {
     const Folder folder;
-    const auto buffer = buffer_of(LAWS[0]);
+    const auto buffer = buffer_of(POLICIES[0]);
     go_on(*buffer, 0, 20);
     buffer->save(folder / "shard");
     uint64_t bytes = 0;
@@ -213,8 +213,8 @@ std::string describe(Buffer &buffer) {
 TEST(a_damaged_shard_is_refused) {
     const Folder folder;
     const Shape shape{3, 16};
-    for (const Law &law : LAWS) {
-        const auto buffer = buffer_of(law, 6, shape), other = buffer_of(law, 6, shape);
+    for (const Policies &policies : POLICIES) {
+        const auto buffer = buffer_of(policies, 6, shape), other = buffer_of(policies, 6, shape);
         add(*buffer, numbers(0, 0, 11), shape);
         buffer->request(2);
         buffer->save(folder / "shard");
@@ -255,7 +255,7 @@ TEST(a_damaged_shard_is_refused) {
 
 TEST(shards_of_other_buffers_are_refused) {
     const Folder folder;
-    const auto buffer = buffer_of(LAWS[0]);
+    const auto buffer = buffer_of(POLICIES[0]);
     add(*buffer, numbers(0, 0, 20));
     buffer->save(folder / "shard");
     const auto refused = [&](const std::function<void(Options &)> &change, const char *part) {
@@ -268,8 +268,8 @@ TEST(shards_of_other_buffers_are_refused) {
     refused([](Options &o) { o.capacity = 31; }, "31");
     refused([](Options &o) { o.seed = 43; }, "43");
     refused([](Options &o) { o.num_classes = 8; }, "classes 8");
-    refused([](Options &o) { o.admission = RB_CLASS_BALANCED; }, "admission 1");
-    refused([](Options &o) { o.draw = RB_BY_CLASS; }, "draw 1");
+    refused([](Options &o) { o.insertion = RB_CLASS_BALANCED; }, "insertion 1");
+    refused([](Options &o) { o.sampling = RB_BY_CLASS; }, "sampling 1");
     refused([](Options &o) { o.label_field = NUMBER; }, "label field 1");
     refused([](Options &o) { o.fields[WIDE].row_bytes = 128; }, "wide:128");
     refused([](Options &o) { o.fields[WIDE].name = "broad"; }, "broad");
@@ -282,7 +282,7 @@ TEST(shards_of_other_buffers_are_refused) {
 
 TEST(a_buffer_survives_a_full_disk) {
     const Folder folder;
-    const auto buffer = buffer_of(LAWS[0]), same = buffer_of(LAWS[0]);
+    const auto buffer = buffer_of(POLICIES[0]), same = buffer_of(POLICIES[0]);
     go_on(*buffer, 0, 20);
     go_on(*same, 0, 20);
     {

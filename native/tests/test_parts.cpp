@@ -1,4 +1,5 @@
-// The parts that need no buffer around them: random numbers, lists of slots, admission and draw laws, memory of draws.
+// The parts that need no buffer around them: random numbers, lists of slots, insertion and sampling policies, memory of
+// draws.
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -7,10 +8,10 @@
 #include <set>
 #include <thread>
 
-#include "../src/admission.h"
-#include "../src/draw.h"
 #include "../src/error.h"
 #include "../src/heap.h"
+#include "../src/insertion.h"
+#include "../src/sampling.h"
 #include "../src/staging.h"
 #include "check.h"
 #include "statistics.h"
@@ -42,7 +43,7 @@ TEST(streams_of_ranks_purposes_and_places_are_different) {
     std::set<uint64_t> numbers;
     for (uint64_t seed : {0, 1})
         for (uint32_t rank : {0, 1, 4095})
-            for (Purpose purpose : {Purpose::admission, Purpose::draw})
+            for (Purpose purpose : {Purpose::insertion, Purpose::draw})
                 for (uint64_t place : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 40})
                     for (uint32_t i = 0; i < 5; ++i) numbers.insert(Stream(seed, rank, purpose).bits(place, i));
     CHECK_EQUAL(numbers.size(), 2 * 3 * 2 * 3 * 5);
@@ -140,18 +141,18 @@ TEST(heap_gives_the_lowest_key_first) {
     }
 }
 
-// ---- admission ------------------------------------------------------------------------------------------------------
+// ---- insertion ------------------------------------------------------------------------------------------------------
 
 // A shard of numbers: record i of the stream is i.
 struct Stored {
-    Stored(int law, uint64_t capacity, uint32_t classes, uint32_t candidates, uint64_t seed)
-        : admission(make_admission(law, capacity, classes, candidates, Stream(seed, 0, Purpose::admission))),
+    Stored(int policy, uint64_t capacity, uint32_t classes, uint32_t candidates, uint64_t seed)
+        : insertion(make_insertion(policy, capacity, classes, candidates, Stream(seed, 0, Purpose::insertion))),
           numbers(capacity) {}
 
     void offer(const std::vector<int64_t> &labels) {
-        const uint64_t first = admission->offered();
+        const uint64_t first = insertion->offered();
         placed.clear();
-        admission->offer(labels.data(), static_cast<uint32_t>(labels.size()), placed);
+        insertion->offer(labels.data(), static_cast<uint32_t>(labels.size()), placed);
         for (const Placed &p : placed) {
             CHECK(p.slot < numbers.size());
             CHECK(p.row < labels.size());
@@ -159,7 +160,7 @@ struct Stored {
         }
     }
 
-    std::unique_ptr<Admission> admission;
+    std::unique_ptr<InsertionPolicy> insertion;
     std::vector<uint64_t> numbers;
     std::vector<Placed> placed;
 };
@@ -172,12 +173,12 @@ const Shape SHAPES[] = {{1, 1}, {1, 3}, {7, 3}, {12, 4}, {100, 7}, {5, 20}};
 
 // Runs `check` after each batch: of one record at first, then of any size.
 void offer_streams(
-    int law, uint32_t candidates,
+    int policy, uint32_t candidates,
     const std::function<void(const Stored &, const Shape &, const std::vector<std::vector<uint64_t>> &)> &check) {
     for (const Shape &shape : SHAPES) {
-        if (law == RB_CANDIDATES && shape.capacity < shape.classes) continue;
+        if (policy == RB_CANDIDATES && shape.capacity < shape.classes) continue;
         for (int sorted = 0; sorted < 2; ++sorted) {
-            Stored shard(law, shape.capacity, shape.classes, candidates, 3);
+            Stored shard(policy, shape.capacity, shape.classes, candidates, 3);
             std::mt19937 random(4);
             std::vector<std::vector<uint64_t>> seen(shape.classes);  // numbers offered of each class
             std::vector<int64_t> labels_of_all;
@@ -190,8 +191,8 @@ void offer_streams(
                     labels_of_all.push_back(label);
                 }
                 shard.offer(labels);
-                CHECK_EQUAL(shard.admission->offered(), labels_of_all.size());
-                const Slots &slots = shard.admission->slots();
+                CHECK_EQUAL(shard.insertion->offered(), labels_of_all.size());
+                const Slots &slots = shard.insertion->slots();
                 std::set<uint64_t> stored;
                 for (Slot slot : slots.stored()) {
                     stored.insert(shard.numbers[slot]);
@@ -207,15 +208,15 @@ void offer_streams(
 
 TEST(reservoir_is_full_after_as_many_offers) {
     offer_streams(RB_RESERVOIR, 0, [](const Stored &shard, const Shape &shape, const auto &) {
-        CHECK_EQUAL(shard.admission->slots().stored().size(), std::min(shape.capacity, shard.admission->offered()));
+        CHECK_EQUAL(shard.insertion->slots().stored().size(), std::min(shape.capacity, shard.insertion->offered()));
     });
 }
 
 // All is stored while there is room; then a class of which something was left out is as large as any, to one record.
 TEST(class_balanced_fills_the_memory_evenly) {
     offer_streams(RB_CLASS_BALANCED, 0, [](const Stored &shard, const Shape &shape, const auto &seen) {
-        const Slots &slots = shard.admission->slots();
-        CHECK_EQUAL(slots.stored().size(), std::min(shape.capacity, shard.admission->offered()));
+        const Slots &slots = shard.insertion->slots();
+        CHECK_EQUAL(slots.stored().size(), std::min(shape.capacity, shard.insertion->offered()));
         uint64_t most = 0;
         for (uint32_t label = 0; label < shape.classes; ++label)
             most = std::max<uint64_t>(most, slots.of_class(label).size());
@@ -230,37 +231,37 @@ TEST(class_balanced_gives_way_only_where_there_is_no_room) {
     Stored shard(RB_CLASS_BALANCED, 10, 2, 0, 0);
     shard.offer(std::vector<int64_t>(100, 0));
     shard.offer({1});
-    CHECK_EQUAL(shard.admission->slots().of_class(0).size(), 9u);
-    CHECK_EQUAL(shard.admission->slots().of_class(1).size(), 1u);
+    CHECK_EQUAL(shard.insertion->slots().of_class(0).size(), 9u);
+    CHECK_EQUAL(shard.insertion->slots().of_class(1).size(), 1u);
 }
 
 TEST(candidates_keep_a_fixed_quota) {
     for (uint32_t candidates : {1, 3, 100})
         offer_streams(RB_CANDIDATES, candidates, [](const Stored &shard, const Shape &shape, const auto &seen) {
             for (uint32_t label = 0; label < shape.classes; ++label)
-                CHECK_EQUAL(shard.admission->slots().of_class(label).size(),
+                CHECK_EQUAL(shard.insertion->slots().of_class(label).size(),
                             std::min<uint64_t>(shape.capacity / shape.classes, seen[label].size()));
         });
 }
 
 // After records were dealt out to another number of ranks a class may exceed its part; it gives way, but no further.
 TEST(adopted_records_give_way_to_the_quotas) {
-    for (int law : {RB_CLASS_BALANCED, RB_CANDIDATES}) {
+    for (int policy : {RB_CLASS_BALANCED, RB_CANDIDATES}) {
         constexpr uint64_t CAPACITY = 10;
-        Stored shard(law, CAPACITY, 2, law == RB_CANDIDATES ? 1 : 0, 4);
+        Stored shard(policy, CAPACITY, 2, policy == RB_CANDIDATES ? 1 : 0, 4);
         Slot slot;
-        for (uint64_t key = 0; key < CAPACITY; ++key) CHECK(shard.admission->adopt(0, key, slot));
-        CHECK(!shard.admission->adopt(0, CAPACITY, slot));
+        for (uint64_t key = 0; key < CAPACITY; ++key) CHECK(shard.insertion->adopt(0, key, slot));
+        CHECK(!shard.insertion->adopt(0, CAPACITY, slot));
         for (int batch = 0; batch < 8; ++batch) shard.offer({1});
-        CHECK_EQUAL(shard.admission->slots().of_class(0).size(), CAPACITY / 2);
-        CHECK_EQUAL(shard.admission->slots().of_class(1).size(), CAPACITY / 2);
+        CHECK_EQUAL(shard.insertion->slots().of_class(0).size(), CAPACITY / 2);
+        CHECK_EQUAL(shard.insertion->slots().of_class(1).size(), CAPACITY / 2);
     }
 }
 
-TEST(admission_refuses_what_makes_no_sense) {
-    const Stream stream(0, 0, Purpose::admission);
-    CHECK_FAILS(make_admission(3, 10, 2, 0, stream), RB_INVALID, "3");
-    CHECK_FAILS(make_admission(RB_CANDIDATES, 10, 11, 1, stream), RB_INVALID, "11 classes");
+TEST(insertion_refuses_what_makes_no_sense) {
+    const Stream stream(0, 0, Purpose::insertion);
+    CHECK_FAILS(make_insertion(3, 10, 2, 0, stream), RB_INVALID, "3");
+    CHECK_FAILS(make_insertion(RB_CANDIDATES, 10, 11, 1, stream), RB_INVALID, "11 classes");
 }
 
 // Each set of `capacity` of the records offered is equally likely to be the one that is kept.
@@ -276,7 +277,7 @@ TEST(reservoir_law) {
                 shard.offer(std::vector<int64_t>(n));
                 left -= n;
             }
-            for (Slot slot : shard.admission->slots().stored()) ++counts[shard.numbers[slot]];
+            for (Slot slot : shard.insertion->slots().stored()) ++counts[shard.numbers[slot]];
         }
         const double p = equal_chance_p_value(counts, trials, CAPACITY);
         CHECK_THAT(p > ERROR_RATE, "batches of " << batch << ", p " << p);
@@ -296,8 +297,8 @@ TEST(class_balanced_law) {
         for (size_t first = 0; first < labels.size(); first += 8)
             shard.offer({labels.begin() + static_cast<ptrdiff_t>(first),
                          labels.begin() + static_cast<ptrdiff_t>(std::min(first + 8, labels.size()))});
-        for (Slot slot : shard.admission->slots().stored()) ++counts[shard.numbers[slot]];
-        for (uint32_t label = 0; label < 3; ++label) kept[label] = shard.admission->slots().of_class(label).size();
+        for (Slot slot : shard.insertion->slots().stored()) ++counts[shard.numbers[slot]];
+        for (uint32_t label = 0; label < 3; ++label) kept[label] = shard.insertion->slots().of_class(label).size();
     }
     for (uint32_t label = 0; label < 3; ++label) {
         std::vector<uint64_t> of_class;
@@ -322,7 +323,7 @@ TEST(candidates_law) {
             for (uint32_t i = 0; i < BATCH; ++i) labels[i] = i % 2;
             shard.offer(labels);
             for (const Placed &placed : shard.placed) {
-                CHECK_EQUAL(shard.admission->slots().label(placed.slot), placed.row % 2);
+                CHECK_EQUAL(shard.insertion->slots().label(placed.slot), placed.row % 2);
                 ++slots[placed.slot];
                 ++rows[placed.row];
             }
@@ -381,20 +382,21 @@ TEST(draws_have_the_right_number_of_different_records) {
     for (const auto &world : WORLDS) {
         const Census census = census_of(world);
         const uint64_t stored = census.total();
-        for (int law : {RB_UNIFORM, RB_BY_CLASS})
+        for (int policy : {RB_UNIFORM, RB_BY_CLASS})
             for (uint64_t n :
                  {uint64_t{0}, uint64_t{1}, stored / 2, stored - 1, stored, stored + 1, 10 * stored, uint64_t{1} << 40})
                 for (uint64_t sequence = 0; sequence < 5; ++sequence) {
                     std::set<uint64_t> numbers;
-                    for (const Pick &pick : drawer.pick(law, census, Stream(1, 2, Purpose::draw), sequence, n))
+                    for (const Pick &pick : drawer.pick(policy, census, Stream(1, 2, Purpose::draw), sequence, n))
                         numbers.insert(number_of(census, pick));
                     CHECK_EQUAL(numbers.size(), std::min(n, stored));
-                    CHECK_EQUAL(drawer.pick(law, census, Stream(1, 2, Purpose::draw), sequence, n).size(),
+                    CHECK_EQUAL(drawer.pick(policy, census, Stream(1, 2, Purpose::draw), sequence, n).size(),
                                 numbers.size());
                 }
     }
     const Census empty(3, 2);
-    for (int law : {RB_UNIFORM, RB_BY_CLASS}) CHECK(drawer.pick(law, empty, Stream(1, 0, Purpose::draw), 0, 5).empty());
+    for (int policy : {RB_UNIFORM, RB_BY_CLASS})
+        CHECK(drawer.pick(policy, empty, Stream(1, 0, Purpose::draw), 0, 5).empty());
 }
 
 TEST(draws_of_ranks_and_sequences_differ) {
@@ -436,7 +438,7 @@ std::vector<std::vector<double>> class_chances(const Census &census, uint64_t n)
 using Sampler = std::function<std::vector<Pick>(const Census &, uint64_t sequence, uint64_t n)>;
 
 // The least p-value over the places of a draw, each tested over all records, times their number (Bonferroni).
-double law_p_value(int law, const Census &census, uint64_t n, uint64_t draws, const Sampler &sampler) {
+double policy_p_value(int policy, const Census &census, uint64_t n, uint64_t draws, const Sampler &sampler) {
     n = std::min(n, census.total());
     std::vector<std::vector<uint64_t>> counts(n, std::vector<uint64_t>(census.total()));
     for (uint64_t sequence = 0; sequence < draws; ++sequence) {
@@ -444,14 +446,14 @@ double law_p_value(int law, const Census &census, uint64_t n, uint64_t draws, co
         CHECK_EQUAL(picks.size(), n);
         for (uint64_t i = 0; i < n; ++i) ++counts[i][number_of(census, picks[i])];
     }
-    const auto chances = class_chances(census, law == RB_BY_CLASS ? n : 0);
+    const auto chances = class_chances(census, policy == RB_BY_CLASS ? n : 0);
     double least = 1;
     for (uint64_t i = 0; i < n; ++i) {
         std::vector<double> probabilities;  // within a class any record is like any other
         for (uint32_t rank = 0; rank < census.ranks; ++rank)
             for (uint32_t label = 0; label < census.num_classes; ++label)
                 probabilities.insert(probabilities.end(), census.class_on(rank, label),
-                                     law == RB_UNIFORM
+                                     policy == RB_UNIFORM
                                          ? 1.0 / static_cast<double>(census.total())
                                          : chances[i][label] / static_cast<double>(census.of_class[label]));
         least = std::min(least, multinomial_p_value(counts[i], probabilities) * static_cast<double>(n));
@@ -460,20 +462,20 @@ double law_p_value(int law, const Census &census, uint64_t n, uint64_t draws, co
 }
 
 // The same over all worlds of more than one record.
-double law_p_value(int law, const Sampler &sampler) {
+double policy_p_value(int policy, const Sampler &sampler) {
     double least = 1;
     for (size_t world = 1; world < WORLDS.size(); ++world)
-        least = std::min(least, law_p_value(law, census_of(WORLDS[world]), 6, 40000 / SHORTER, sampler));
+        least = std::min(least, policy_p_value(policy, census_of(WORLDS[world]), 6, 40000 / SHORTER, sampler));
     return least * static_cast<double>(WORLDS.size() - 1);
 }
 
 TEST(draw_laws) {
     Drawer drawer;
-    for (int law : {RB_UNIFORM, RB_BY_CLASS}) {
-        const double p = law_p_value(law, [&](const Census &census, uint64_t sequence, uint64_t n) {
-            return drawer.pick(law, census, Stream(11, 1, Purpose::draw), sequence, n);
+    for (int policy : {RB_UNIFORM, RB_BY_CLASS}) {
+        const double p = policy_p_value(policy, [&](const Census &census, uint64_t sequence, uint64_t n) {
+            return drawer.pick(policy, census, Stream(11, 1, Purpose::draw), sequence, n);
         });
-        CHECK_THAT(p > ERROR_RATE, "law " << law << ", p " << p);
+        CHECK_THAT(p > ERROR_RATE, "policy " << policy << ", p " << p);
     }
 }
 
@@ -495,7 +497,7 @@ TEST(wrong_draw_laws_are_found) {
     };
     const struct {
         const char *name;
-        int law;
+        int policy;
         Sampler sampler;
     } wrong[] = {
         {"a rank, then a record: small shards are drawn too often", RB_UNIFORM,
@@ -524,7 +526,7 @@ TEST(wrong_draw_laws_are_found) {
          }},
     };
     for (const auto &each : wrong) {
-        const double p = law_p_value(each.law, each.sampler);
+        const double p = policy_p_value(each.policy, each.sampler);
         CHECK_THAT(p < ERROR_RATE * 1e-3, each.name << ", p " << p);
     }
 }

@@ -15,13 +15,14 @@ using std::chrono::milliseconds;
 
 namespace {
 
-std::vector<Options> all_options(uint32_t ranks, uint64_t capacity, const Law &law = LAWS[0], const Shape &shape = {}) {
+std::vector<Options> all_options(uint32_t ranks, uint64_t capacity, const Policies &policies = POLICIES[0],
+                                 const Shape &shape = {}) {
     std::vector<Options> all;
     for (uint32_t rank = 0; rank < ranks; ++rank) {
         Options one = options(rank, ranks, capacity, shape);
-        one.admission = law.admission;
-        one.draw = law.draw;
-        one.candidates = law.candidates;
+        one.insertion = policies.insertion;
+        one.sampling = policies.sampling;
+        one.candidates = policies.candidates;
         all.push_back(one);
     }
     return all;
@@ -98,12 +99,12 @@ std::vector<uint64_t> train_all(Job &job, Ledger &ledger, uint64_t from, uint64_
 
 // ---- contents -------------------------------------------------------------------------------------------------------
 
-// Every record whole, none twice, as many as asked for or stored, whatever the ranks, laws and the network do.
+// Every record whole, none twice, as many as asked for or stored, whatever the ranks, policies and the network do.
 TEST(draws_are_whole_and_complete) {
     for (uint32_t ranks : {2, 4, 16})
-        for (const Law &law : LAWS) {
+        for (const Policies &policies : POLICIES) {
             const uint64_t steps = std::max<uint64_t>(20, 600 / ranks / SHORTER);
-            Job job(all_options(ranks, 40, law), stormy(ranks, 300));
+            Job job(all_options(ranks, 40, policies), stormy(ranks, 300));
             Ledger ledger(ranks, 2 * steps);
             train_all(job, ledger, 0, steps);
             job.close();
@@ -117,7 +118,7 @@ TEST(large_records) {
         std::vector<uint64_t> expected;
         for (bool one_host : {false, true}) {
             const uint64_t steps = 64 / SHORTER;
-            Job job(all_options(ranks, 50, LAWS[1], shape), stormy(1, 300), one_host);
+            Job job(all_options(ranks, 50, POLICIES[1], shape), stormy(1, 300), one_host);
             Ledger ledger(ranks, 2 * steps);
             const auto digests = train_all(job, ledger, 0, steps, shape, 60);
             if (!one_host) expected = digests;
@@ -158,7 +159,7 @@ TEST(law_of_draws_at_16_ranks) {
     }
     const double p = equal_chance_p_value(sum, draws * RANKS, N);
     CHECK_THAT(p > ERROR_RATE, "all ranks, p " << p);
-    // A law that favours small shards, as one that first chooses a rank does, would be found by this.
+    // A policy that favours small shards, as one that first chooses a rank does, would be found by this.
     std::vector<uint64_t> wrong = sum;
     for (size_t i = 0; i < all.size(); ++i)
         if (all[i] >> 32 != 1) wrong[i] += sum[i] / 5;
@@ -231,11 +232,11 @@ TEST(draws_see_the_state_at_the_request) {
 
 TEST(equal_seeds_give_equal_draws) {
     for (uint32_t ranks : {1, 2, 4})
-        for (const Law &law : LAWS) {
+        for (const Policies &policies : POLICIES) {
             const uint64_t steps = std::max<uint64_t>(12, 40 / SHORTER);
             std::vector<uint64_t> expected;
             for (int repeat = 0; repeat < 4; ++repeat) {
-                Job job(all_options(ranks, 30, law),
+                Job job(all_options(ranks, 30, policies),
                         repeat ? stormy(static_cast<uint64_t>(repeat), 100 << repeat) : Weather());
                 Ledger ledger(ranks, 2 * steps);
                 const auto digests = train_all(job, ledger, 0, steps);
@@ -252,7 +253,7 @@ TEST(one_slow_rank) {
     const uint64_t steps = 12;
     std::vector<uint64_t> expected;
     for (bool slow : {false, true}) {
-        Job job(all_options(RANKS, 30, LAWS[1]), [slow](uint32_t from, uint32_t to, const Header &) {
+        Job job(all_options(RANKS, 30, POLICIES[1]), [slow](uint32_t from, uint32_t to, const Header &) {
             return from == 0 && to == 2 && slow ? Delay{milliseconds(2), milliseconds(10)} : Delay{};
         });
         Ledger ledger(RANKS, 2 * steps);
@@ -406,7 +407,7 @@ TEST(updates_do_not_reach_draws_that_are_being_sent) {
             const milliseconds delay(header.kind == late && of_shard_1 ? 50 : 0);
             return late == Kind::records ? Delay{delay, microseconds(0)} : Delay{microseconds(0), delay};
         };
-        Job job(all_options(2, 4, LAWS[0], shape), weather, late != Kind::records);
+        Job job(all_options(2, 4, POLICIES[0], shape), weather, late != Kind::records);
         const auto names = fill(job, 4, shape);
         job.each([&](uint32_t rank, Buffer &buffer) {
             buffer.request(1000);
@@ -423,9 +424,9 @@ TEST(updates_do_not_reach_draws_that_are_being_sent) {
 // A rank that has no more to do closes, and goes on serving what it stores.
 TEST(uneven_finish) {
     constexpr uint32_t RANKS = 4;
-    for (const Law &law : LAWS) {
+    for (const Policies &policies : POLICIES) {
         const uint64_t steps = std::max<uint64_t>(20, 100 / SHORTER);
-        Job job(all_options(RANKS, 20, law), stormy(8, 300));
+        Job job(all_options(RANKS, 20, policies), stormy(8, 300));
         std::atomic<uint64_t> closed{0};
         job.each([&](uint32_t rank, Buffer &buffer) {
             const uint64_t mine = rank == 0 ? 3 : rank == 1 ? 7 : rank == 2 ? steps : steps + 1;
@@ -455,7 +456,7 @@ TEST(uneven_finish) {
 
 // Those that never asked for anything are asked all the same.
 TEST(a_rank_that_only_stores) {
-    Job job(all_options(2, 50, LAWS[1]), stormy(1, 300));
+    Job job(all_options(2, 50, POLICIES[1]), stormy(1, 300));
     job.each([&](uint32_t rank, Buffer &buffer) {
         add(buffer, numbers(rank, 0, 40));
         for (int step = 0; rank == 0 && step < 20; ++step) {
@@ -487,7 +488,7 @@ TEST(closing_with_draws_on_their_way) {
                    : round % 3 == 1 ? Delay{late, microseconds(0)}
                                     : Delay{microseconds(0), late};
         };
-        Job job(all_options(2, 50, LAWS[0], shape), weather, round >= 3);
+        Job job(all_options(2, 50, POLICIES[0], shape), weather, round >= 3);
         job.each([&](uint32_t rank, Buffer &buffer) {
             add(buffer, numbers(rank, 0, 40), shape);
             for (int i = 0; i < 3; ++i) buffer.request(30);
@@ -652,9 +653,10 @@ std::vector<std::string> save(Job &job, const Folder &folder) {
 TEST(loaded_on_as_many_ranks_all_goes_on_to_the_bit) {
     const Folder folder;
     for (uint32_t ranks : {2, 4})
-        for (const Law &law : LAWS) {
+        for (const Policies &policies : POLICIES) {
             const uint64_t half = std::max<uint64_t>(10, 30 / SHORTER);
-            Job job(all_options(ranks, 30, law), stormy(1, 300)), again(all_options(ranks, 30, law), stormy(2, 300));
+            Job job(all_options(ranks, 30, policies), stormy(1, 300)),
+                again(all_options(ranks, 30, policies), stormy(2, 300));
             Ledger ledger(ranks, 4 * half);
             train_all(job, ledger, 0, half);
             const auto paths = save(job, folder);
@@ -713,13 +715,13 @@ TEST(updates_are_saved) {
 
 TEST(loaded_on_other_ranks_every_record_is_there_once) {
     const Folder folder;
-    for (const Law &law : LAWS)
+    for (const Policies &policies : POLICIES)
         for (uint32_t from : {1, 2, 3, 4})
             for (uint32_t to : {1, 2, 3, 4}) {
                 if (from == to) continue;
                 const Shape shape{3, 120};
-                Job job(all_options(from, 120 / from, law, shape)),
-                    other(all_options(to, 120 / to, law, shape), stormy(1, 300));
+                Job job(all_options(from, 120 / from, policies, shape)),
+                    other(all_options(to, 120 / to, policies, shape), stormy(1, 300));
                 std::set<uint64_t> expected;
                 std::vector<uint64_t> names;
                 job.each([&](uint32_t rank, Buffer &buffer) {
@@ -773,12 +775,12 @@ TEST(quotas_are_kept_after_loading_on_other_ranks) {
         const auto begin = of_class[label].begin() + static_cast<ptrdiff_t>(first);
         return std::vector<uint64_t>(begin, begin + static_cast<ptrdiff_t>(n));
     };
-    Job job(all_options(2, CAPACITY / 2, LAWS[1], shape));
+    Job job(all_options(2, CAPACITY / 2, POLICIES[1], shape));
     add(*job.buffers[0], part(0, 0, 100), shape);    // 10 of class 0
     add(*job.buffers[1], part(0, 100, 100), shape);  // 5 of class 0
     add(*job.buffers[1], part(1, 0, 100), shape);    // 5 of class 1
     const auto paths = save(job, folder);
-    Job one(all_options(1, CAPACITY, LAWS[1], shape));
+    Job one(all_options(1, CAPACITY, POLICIES[1], shape));
     Buffer &buffer = *one.buffers[0];
     buffer.load(paths);
     for (size_t step = 0; step < 10; ++step) {
@@ -861,7 +863,7 @@ TEST(nothing_is_left_of_300_jobs) {
     const int rounds = SANITIZED ? 60 : 300;
     for (int round = 0; round < rounds; ++round) {
         const uint32_t ranks = 1 + static_cast<uint32_t>(round % 3);
-        Job job(all_options(ranks, 200, LAWS[round % 3], {5, 4000}));
+        Job job(all_options(ranks, 200, POLICIES[round % 3], {5, 4000}));
         Ledger ledger(ranks, 6);
         train_all(job, ledger, 0, 3, {5, 4000}, 200);
         if (round % 5) job.close();  // else the draws that were not received are dropped

@@ -1,4 +1,4 @@
-"""What the statistical tests of the laws share."""
+"""What the statistical tests of the policies share."""
 
 import numpy as np
 import pytest

@@ -11,15 +11,15 @@ import pytest
 import torch
 from scipy import stats
 
-from cl.buffers.base import ADMISSIONS, DRAWS, Field, check_laws, parse_capacity, total_capacity
+from cl.buffers.base import INSERTION_POLICIES, SAMPLING_POLICIES, Field, check_policies, parse_capacity, total_capacity
 from cl.buffers.native import NativeBuffer
 from cl.buffers.reference import ReferenceBuffer
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 
 FACTORIES = {"reference": ReferenceBuffer, "native": NativeBuffer}
 
-# A law is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always passes
-# or always fails.
+# A policy is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always
+# passes or always fails.
 LEVEL = 1e-4
 
 CLASSES = 6
@@ -31,7 +31,7 @@ FIELDS = [
     Field("amplitude", (2, 3), torch.float32),
     Field("id", (), torch.int64),
 ]
-LAWS = list(product(ADMISSIONS, DRAWS))
+POLICIES = list(product(INSERTION_POLICIES, SAMPLING_POLICIES))
 
 
 @pytest.fixture(params=FACTORIES.values(), ids=FACTORIES.keys())
@@ -39,17 +39,17 @@ def make(request):
     """Makes buffers, of 24 records unless told otherwise, and closes them after the test."""
     made = []
 
-    def make_buffer(admission="reservoir", draw="uniform", **changes):
+    def make_buffer(insertion="reservoir", sampling="uniform", **changes):
         options = {
             "capacity": 24,
-            "candidates": 2 if admission == "candidates" else None,
+            "candidates": 2 if insertion == "candidates" else None,
             "fields": FIELDS,
             "num_classes": CLASSES,
             "seed": 0,
             "device": torch.device("cpu"),
             "comm": Comm(),
         } | changes
-        made.append(request.param(admission=admission, draw=draw, **options))
+        made.append(request.param(insertion=insertion, sampling=sampling, **options))
         return made[-1]
 
     yield make_buffer
@@ -129,9 +129,9 @@ def draw_records(buffer, n):
     return buffer.receive()
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
-def test_an_update_changes_one_field_of_the_named_records_and_nothing_else(make, admission, law):
-    buffer = make(admission, law)
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
+def test_an_update_changes_one_field_of_the_named_records_and_nothing_else(make, insertion, sampling):
+    buffer = make(insertion, sampling)
     for i in range(10):
         buffer.add(batch(range(8 * i, 8 * i + 8)))
     before = draw_records(buffer, 24)
@@ -242,9 +242,9 @@ def test_fields_and_dtypes_come_back_intact(make):
         assert torch.equal(records[field.name][order], expected[field.name])
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
-def test_rows_are_never_mixed_while_records_are_overwritten(make, admission, law):
-    buffer, seen = make(admission, law), set()
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
+def test_rows_are_never_mixed_while_records_are_overwritten(make, insertion, sampling):
+    buffer, seen = make(insertion, sampling), set()
     for records in live(buffer, range(60)):  # `receive` compares every field with the id
         seen |= set(records.ids)
     assert len(seen) > 2 * 24  # every slot was written more than once on average
@@ -269,16 +269,18 @@ def test_stored_records_do_not_follow_later_changes_of_the_given_tensors(make):
     assert sorted(draw(buffer, 8).ids) == list(range(8))
 
 
-@pytest.mark.parametrize("law", DRAWS)
-def test_changing_received_records_in_place_changes_neither_the_memory_nor_other_draws(make, law):
-    buffer = make(draw=law)
+@pytest.mark.parametrize("sampling", SAMPLING_POLICIES)
+def test_changing_received_records_in_place_changes_neither_the_memory_nor_other_draws(make, sampling):
+    buffer = make(sampling=sampling)
     buffer.add(batch([0, 1, 6, 12]))
     buffer.request(4)
     buffer.request(4)
     for _ in range(2):
         records = buffer.receive()
         weight = dict(zip(records["id"].tolist(), records.weight.tolist()))
-        assert weight == ({0: 1.5, 6: 1.5, 12: 1.5, 1: 0.5} if law == "class_balanced" else dict.fromkeys(weight, 1))
+        assert weight == (
+            {0: 1.5, 6: 1.5, 12: 1.5, 1: 0.5} if sampling == "class_balanced" else dict.fromkeys(weight, 1)
+        )
         for column in (*records.columns.values(), records.weight):
             column.fill_(77)
     later = draw(buffer, 4)
@@ -305,20 +307,20 @@ def test_nbytes_counts_the_records_at_full_capacity(make):
 # Draws
 
 
-@pytest.mark.parametrize("law", DRAWS)
+@pytest.mark.parametrize("sampling", SAMPLING_POLICIES)
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 11, 500])
-def test_a_draw_has_exactly_min_n_stored_records_and_no_duplicate(make, law, n):
-    buffer = make(draw=law)
+def test_a_draw_has_exactly_min_n_stored_records_and_no_duplicate(make, sampling, n):
+    buffer = make(sampling=sampling)
     buffer.add(batch([*of_class(0, 7), 1, 2, 3]))
     for _ in range(30):
         ids = draw(buffer, n).ids
         assert len(ids) == len(set(ids)) == min(n, 10)
 
 
-@pytest.mark.parametrize("law", DRAWS)
+@pytest.mark.parametrize("sampling", SAMPLING_POLICIES)
 @pytest.mark.parametrize("n", [0, 1, 5])
-def test_a_draw_from_an_empty_memory_is_empty(make, law, n):
-    buffer = make(draw=law)
+def test_a_draw_from_an_empty_memory_is_empty(make, sampling, n):
+    buffer = make(sampling=sampling)
     assert len(buffer) == 0
     buffer.request(n)
     records = buffer.receive()
@@ -327,19 +329,19 @@ def test_a_draw_from_an_empty_memory_is_empty(make, law, n):
         assert records[field.name].shape == (0, *field.shape) and records[field.name].dtype == field.dtype
 
 
-@pytest.mark.parametrize("law", DRAWS)
+@pytest.mark.parametrize("sampling", SAMPLING_POLICIES)
 @pytest.mark.parametrize("offered", [9, 24, 60], ids=["unfilled", "full", "overwritten"])
-def test_every_record_can_be_drawn_from_the_first_to_the_last(make, law, offered):
-    buffer = make(draw=law)
+def test_every_record_can_be_drawn_from_the_first_to_the_last(make, sampling, offered):
+    buffer = make(sampling=sampling)
     buffer.add(batch(range(offered)))
     drawn = Counter(draw(buffer, 1).ids[0] for _ in range(600))  # one of 24 is left out with probability 24 * 8e-12
     assert drawn.keys() == stored(buffer)
     assert len(drawn) == min(offered, 24)
 
 
-def uneven_memory(make, law):
+def uneven_memory(make, sampling):
     """24 records of three classes; one class came late, so the slots of those it drove out were used again."""
-    buffer = make("class_balanced", law)
+    buffer = make("class_balanced", sampling)
     buffer.add(batch(of_class(2, 60)))
     buffer.add(batch([*of_class(4, 4), *of_class(0, 5)]))
     ids = stored(buffer)
@@ -378,7 +380,7 @@ def test_the_weight_of_a_class_balanced_draw_is_the_uniform_chance_over_its_own(
 
 
 def test_weights_belong_to_the_memory_of_the_request(make):
-    buffer = make(draw="class_balanced")
+    buffer = make(sampling="class_balanced")
     buffer.add(batch([0, 6, 12, 1]))
     buffer.request(4)
     buffer.add(batch(of_class(1, 10)))
@@ -389,9 +391,9 @@ def test_weights_belong_to_the_memory_of_the_request(make):
 # Time
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
-def test_a_draw_sees_exactly_the_memory_after_the_add_before_it(make, admission, law):
-    late, prompt = make(admission, law), make(admission, law)
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
+def test_a_draw_sees_exactly_the_memory_after_the_add_before_it(make, insertion, sampling):
+    late, prompt = make(insertion, sampling), make(insertion, sampling)
     expected = []
     for step in range(15):
         records = batch(range(5 * step, 5 * step + 5))
@@ -446,26 +448,26 @@ def test_a_negative_draw_is_an_error_and_leaves_no_trace(make):
     assert draw(buffer, 5) == draw(twin, 5)
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
-def test_equal_seeds_give_equal_draws_and_different_seeds_different_ones(make, admission, law):
-    first, again, other = (live(make(admission, law, seed=seed), range(20)) for seed in (3, 3, 4))
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
+def test_equal_seeds_give_equal_draws_and_different_seeds_different_ones(make, insertion, sampling):
+    first, again, other = (live(make(insertion, sampling, seed=seed), range(20)) for seed in (3, 3, 4))
     assert first == again
     assert [set(records.ids) for records in first] != [set(records.ids) for records in other]
 
 
-@pytest.mark.parametrize("law", DRAWS)
-def test_draws_from_equal_memories_differ_between_seeds(make, law):
+@pytest.mark.parametrize("sampling", SAMPLING_POLICIES)
+def test_draws_from_equal_memories_differ_between_seeds(make, sampling):
     drawn = []
     for seed in (3, 4):
-        buffer = make(draw=law, seed=seed)
+        buffer = make(sampling=sampling, seed=seed)
         buffer.add(batch(range(20)))  # all of it is stored
         drawn.append(draw(buffer, 10).ids)
     assert set(drawn[0]) != set(drawn[1])
 
 
-@pytest.mark.parametrize("admission", ADMISSIONS)
-def test_what_is_stored_depends_on_the_seed_and_not_on_the_draws(make, admission):
-    drawing, quiet, other = make(admission), make(admission), make(admission, seed=1)
+@pytest.mark.parametrize("insertion", INSERTION_POLICIES)
+def test_what_is_stored_depends_on_the_seed_and_not_on_the_draws(make, insertion):
+    drawing, quiet, other = make(insertion), make(insertion), make(insertion, seed=1)
     for step in range(20):
         for buffer in (drawing, quiet, other):
             buffer.add(batch(range(6 * step, 6 * step + 6)))
@@ -483,7 +485,7 @@ def test_the_time_waited_for_draws_is_counted(make):
     assert waited < buffer.wait_seconds < time.perf_counter() - started
 
 
-# Admission
+# Insertion
 
 
 def test_batches_of_any_size_are_accepted(make):
@@ -495,9 +497,9 @@ def test_batches_of_any_size_are_accepted(make):
     assert len(buffer) == len(stored(buffer)) == 24
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
-def test_an_empty_add_changes_nothing(make, admission, law):
-    buffer, twin = make(admission, law), make(admission, law)
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
+def test_an_empty_add_changes_nothing(make, insertion, sampling):
+    buffer, twin = make(insertion, sampling), make(insertion, sampling)
     for one in (buffer, twin):
         one.add(batch([]))
         live(one, range(8))
@@ -547,11 +549,11 @@ def test_candidates_never_exceeds_the_share_of_a_class(make):
 # Life cycle
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
 @pytest.mark.parametrize("pending", [True, False], ids=["pending", "received"])
 @pytest.mark.parametrize("steps", [0, 2, 12], ids=["empty", "unfilled", "full"])
-def test_a_loaded_buffer_goes_on_like_one_never_saved(make, tmp_path, admission, law, steps, pending):
-    twin, saved, loaded = (make(admission, law) for _ in range(3))
+def test_a_loaded_buffer_goes_on_like_one_never_saved(make, tmp_path, insertion, sampling, steps, pending):
+    twin, saved, loaded = (make(insertion, sampling) for _ in range(3))
     live(loaded, range(20, 23))  # what it held and had pending is replaced
     for one in (twin, saved):
         live(one, range(steps))
@@ -567,12 +569,12 @@ def test_a_loaded_buffer_goes_on_like_one_never_saved(make, tmp_path, admission,
     assert live(saved, range(steps, steps + 12)) == expected  # and saving had no effect on the saved one
 
 
-@pytest.mark.parametrize("admission", ["reservoir", "class_balanced"])
-def test_a_loaded_reservoir_knows_how_much_was_offered_before(make, tmp_path, same_chance, admission):
-    # Of one class both laws are the same. A memory that takes itself for new after `load` prefers later records.
+@pytest.mark.parametrize("insertion", ["reservoir", "class_balanced"])
+def test_a_loaded_reservoir_knows_how_much_was_offered_before(make, tmp_path, same_chance, insertion):
+    # Of one class both policies are the same. A memory that takes itself for new after `load` prefers later records.
     counts, runs = np.zeros(80), 150
     for seed in range(runs):
-        buffer, loaded = (make(admission, capacity=8, seed=seed) for _ in range(2))
+        buffer, loaded = (make(insertion, capacity=8, seed=seed) for _ in range(2))
         buffer.add(batch(of_class(0, 40)))
         buffer.save(tmp_path / "buffer")
         loaded.load(tmp_path / "buffer")
@@ -587,9 +589,9 @@ def test_a_loaded_reservoir_knows_how_much_was_offered_before(make, tmp_path, sa
     assert 2 * stats.norm.sf(abs(deviation)) > LEVEL
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
-def test_slots_never_written_are_not_replayed_after_a_load_either(make, tmp_path, admission, law):
-    buffer, loaded = make(admission, law), make(admission, law)
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
+def test_slots_never_written_are_not_replayed_after_a_load_either(make, tmp_path, insertion, sampling):
+    buffer, loaded = make(insertion, sampling), make(insertion, sampling)
     live(loaded, range(20, 30))  # full: its old records must not come back
     buffer.add(batch([1, 2, 3, 9]))
     buffer.save(tmp_path / "buffer")
@@ -612,12 +614,12 @@ REPLACED_FIELDS = {
     [
         *(pytest.param({}, {"fields": fields}, id=name) for name, fields in REPLACED_FIELDS.items()),
         *(
-            pytest.param({law: one}, {law: other}, id=f"{law} {one} from {other}")
-            for law, names in (("admission", ADMISSIONS), ("draw", DRAWS))
+            pytest.param({sampling: one}, {sampling: other}, id=f"{sampling} {one} from {other}")
+            for sampling, names in (("insertion", INSERTION_POLICIES), ("sampling", SAMPLING_POLICIES))
             for one, other in permutations(names, 2)
         ),
         pytest.param({}, {"capacity": 25}, id="another capacity"),
-        pytest.param({"admission": "candidates"}, {"num_classes": 7}, id="another share of a class"),  # 24 // 7 records
+        pytest.param({"insertion": "candidates"}, {"num_classes": 7}, id="another share of a class"),  # 24 // 7 records
     ],
 )
 def test_the_file_of_another_buffer_is_refused_and_leaves_no_trace(make, tmp_path, options, changes):
@@ -701,11 +703,11 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("admission", ADMISSIONS)
+@pytest.mark.parametrize("insertion", INSERTION_POLICIES)
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_bad_batch_is_a_named_error_and_leaves_no_trace(make, admission, name):
+def test_a_bad_batch_is_a_named_error_and_leaves_no_trace(make, insertion, name):
     spoil, message = MISTAKES[name]
-    buffer, twin = make(admission), make(admission)
+    buffer, twin = make(insertion), make(insertion)
     for one in (buffer, twin):
         live(one, range(3))
     data = batch(range(500, 505))
@@ -721,13 +723,13 @@ def test_a_bad_batch_is_a_named_error_and_leaves_no_trace(make, admission, name)
     [
         ({"capacity": 0}, "capacity"),
         ({"capacity": -5}, "capacity"),
-        ({"admission": "fifo"}, "buffer.admission=fifo .*reservoir, class_balanced, candidates"),
-        ({"draw": "newest"}, "buffer.draw=newest .*uniform, class_balanced"),
-        ({"admission": "candidates", "candidates": None}, "buffer.candidates"),
-        ({"admission": "candidates", "candidates": 0}, "buffer.candidates"),
-        ({"admission": "reservoir", "candidates": 3}, "buffer.candidates"),
-        ({"admission": "class_balanced", "candidates": 3}, "buffer.candidates"),
-        ({"admission": "candidates", "capacity": CLASSES - 1}, "capacity of 5"),
+        ({"insertion": "fifo"}, "buffer.insertion=fifo .*reservoir, class_balanced, candidates"),
+        ({"sampling": "newest"}, "buffer.sampling=newest .*uniform, class_balanced"),
+        ({"insertion": "candidates", "candidates": None}, "buffer.candidates"),
+        ({"insertion": "candidates", "candidates": 0}, "buffer.candidates"),
+        ({"insertion": "reservoir", "candidates": 3}, "buffer.candidates"),
+        ({"insertion": "class_balanced", "candidates": 3}, "buffer.candidates"),
+        ({"insertion": "candidates", "capacity": CLASSES - 1}, "capacity of 5"),
     ],
 )
 def test_options_that_make_no_sense_are_errors(make, options, message):
@@ -772,6 +774,6 @@ def test_capacities_that_make_no_sense_are_errors_that_show_them(capacity):
     assert "buffer.capacity" in str(error.value) and repr(capacity) in str(error.value)
 
 
-@pytest.mark.parametrize("admission, law", LAWS)
-def test_every_pair_of_laws_is_valid(admission, law):
-    check_laws(admission, law, 1 if admission == "candidates" else None)
+@pytest.mark.parametrize("insertion, sampling", POLICIES)
+def test_every_pair_of_policies_is_valid(insertion, sampling):
+    check_policies(insertion, sampling, 1 if insertion == "candidates" else None)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
+from cl.data.downloads import fetch
 from cl.datasets import torchvision_sets
 from cl.datasets.torchvision_sets import Mnist
-from cl.downloads import fetch
 
 FILES = [f"{part}-{name}" for part in ("train", "t10k") for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 PROCESS = multiprocessing.get_context("fork")  # a new interpreter would import torch for seconds

@@ -11,7 +11,7 @@ from cl.build import build
 from cl.datasets import imagenet
 from cl.datasets.core50 import Core50
 from cl.datasets.imagenet import ImageNet, read_class_list
-from cl.run_folder import plain
+from cl.run.folder import plain
 
 IDS = ["n00000003", "n00000001", "n00000002"]  # in another order than they are numbered
 

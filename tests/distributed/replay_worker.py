@@ -71,10 +71,10 @@ def write(path: Path, content: bytes) -> None:
     part.rename(path)
 
 
-def make(comm, admission="reservoir", draw="uniform", **changes):
+def make(comm, insertion="reservoir", sampling="uniform", **changes):
     options = {
         "capacity": 24 * comm.size,
-        "candidates": 2 if admission == "candidates" else None,
+        "candidates": 2 if insertion == "candidates" else None,
         "fields": FIELDS,
         "num_classes": CLASSES,
         "seed": 0,
@@ -82,7 +82,7 @@ def make(comm, admission="reservoir", draw="uniform", **changes):
         "comm": comm,
         "timeout": 20.0,
     } | changes
-    return NativeBuffer(admission=admission, draw=draw, **options)
+    return NativeBuffer(insertion=insertion, sampling=sampling, **options)
 
 
 def batch(ids, fields=FIELDS):
@@ -191,20 +191,20 @@ def has_transport(comm):
     return bool(make(comm).statistics().transport)
 
 
-def train(comm, laws, steps, sleeps=False, large=False, seed=0):
-    """The digest of every law's draws on this rank."""
+def train(comm, policies, steps, sleeps=False, large=False, seed=0):
+    """The digest of every pair of policies' draws on this rank."""
     digests, fields = [], LARGE if large else FIELDS
-    for admission, law in laws:
-        buffer = make(comm, admission, law, fields=fields, seed=seed)
+    for insertion, sampling in policies:
+        buffer = make(comm, insertion, sampling, fields=fields, seed=seed)
         digests.append(Steps(comm, buffer, fields, sleeps).go(range(steps)).end())
         assert len(buffer) <= 24
         buffer.close()
     return digests
 
 
-def law(comm, offered, law, n, draws):
+def frequencies(comm, offered, sampling, n, draws):
     """Draws from shards to which `offered[rank]` ids were offered: what is stored, and the ids and weights of draws."""
-    buffer = make(comm, "reservoir", law, capacity=130 * comm.size)
+    buffer = make(comm, "reservoir", sampling, capacity=130 * comm.size)
     buffer.add(batch(offered[comm.rank]))
     stored = sorted(ids_of(draw(buffer)))
     drawn, weights = [], {}
@@ -254,9 +254,9 @@ def visibility(comm, steps):
     small.close()
 
 
-def updates(comm, admission, law):
+def updates(comm, insertion, sampling):
     """Each rank updates records wherever they are; draws requested later see it on all ranks."""
-    buffer = make(comm, admission, law)
+    buffer = make(comm, insertion, sampling)
     for first in range(0, 60, 10):
         buffer.add(batch(range(100 * comm.rank + first, 100 * comm.rank + first + 10)))
     records = draw(buffer)
@@ -303,12 +303,12 @@ def late_updates(comm):
     buffer.close()
 
 
-def go_on(comm, laws, folder):
+def go_on(comm, policies, folder):
     """A buffer that is saved with draws on their way, and another that is loaded, go on alike."""
     digests = []
-    for admission, law in laws:
-        path = Path(folder) / f"{admission}_{law}_{comm.size}_{comm.rank}"
-        saved, loaded = make(comm, admission, law), make(comm, admission, law)
+    for insertion, sampling in policies:
+        path = Path(folder) / f"{insertion}_{sampling}_{comm.size}_{comm.rank}"
+        saved, loaded = make(comm, insertion, sampling), make(comm, insertion, sampling)
         Steps(comm, saved).go(range(40))
         saved.save(path)
         names = comm.gather(path)
@@ -340,26 +340,26 @@ def save_after_update(comm, folder):
     assert drawn[1] == drawn[0], f"{sum(drawn[1].values())} of {len(drawn[1])} updates are left after load"
 
 
-def save(comm, laws, folder):
-    """Files for `load`, with draws on their way; by law the ids that are in them."""
+def save(comm, policies, folder):
+    """Files for `load`, with draws on their way; by pair of policies the ids that are in them."""
     content = []
-    for admission, law in laws:
-        buffer = make(comm, admission, law, capacity=144)
+    for insertion, sampling in policies:
+        buffer = make(comm, insertion, sampling, capacity=144)
         Steps(comm, buffer).go(range(60)).receive()
         content.append(sorted(ids_of(draw(buffer))))
         buffer.request(5)
         buffer.request(EVERYTHING)
-        buffer.save(Path(folder) / f"{admission}_{law}_{comm.rank}")
+        buffer.save(Path(folder) / f"{insertion}_{sampling}_{comm.rank}")
         buffer.close()
     return content
 
 
-def load(comm, laws, folder, saved_by):
-    """What so many others have saved; by law the ids that are there then. Laws and draws go on from there."""
+def load(comm, policies, folder, saved_by):
+    """What so many others have saved; by pair of policies the ids that are there then. They go on from there."""
     content = []
-    for admission, law in laws:
-        buffer = make(comm, admission, law, capacity=144)
-        buffer.load(*(Path(folder) / f"{admission}_{law}_{rank}" for rank in range(saved_by)))
+    for insertion, sampling in policies:
+        buffer = make(comm, insertion, sampling, capacity=144)
+        buffer.load(*(Path(folder) / f"{insertion}_{sampling}_{rank}" for rank in range(saved_by)))
         assert buffer.pending == 2
         assert len(Draws().take(buffer)) == 5
         content.append(sorted(ids_of(Draws().take(buffer))))
@@ -373,9 +373,9 @@ def load(comm, laws, folder, saved_by):
         steps.end()
         records = draw(buffer)
         assert len(records) == 144
-        if admission != "reservoir":
+        if insertion != "reservoir":
             assert Counter(records["y"].tolist()) == dict.fromkeys(range(CLASSES), quota * comm.size)
-        assert sum(record >= 16000 for record in ids_of(records)) > 20, "new records are admitted"
+        assert sum(record >= 16000 for record in ids_of(records)) > 20, "new records are stored"
         buffer.close()
     return content
 
@@ -407,7 +407,7 @@ def refuse(comm, folder):
         "one too many": (ValueError, f"of {comm.size}, expected rank 0 of", paths + paths[:1]),
     }
     others = {
-        "of other laws": {"draw": "class_balanced"},
+        "of other policies": {"sampling": "class_balanced"},
         "of another seed": {"seed": 1},
         "of other fields": {"fields": LARGE},
         "of fewer classes": {"num_classes": CLASSES + 1},

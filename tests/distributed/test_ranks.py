@@ -15,7 +15,7 @@ import pytest
 import torch
 from support import QUICK, ROOT
 
-from cl import launch
+from cl.distributed import launch
 
 ENGINES = ["horovod", "torchrun"]
 
@@ -132,7 +132,8 @@ def test_ranks_with_small_batches_equal_one_process_with_a_large_one(tmp_path, e
 def test_options_of_the_step_compose_with_several_ranks(tmp_path):
     engine = "torchrun" if importlib.util.find_spec("horovod") is None else "horovod"
     options = (
-        "strategy=finetune", "scenario=class2", "epochs=1", "passes=2", "precision=bf16", "clip_norm=1.0",
+        "strategy=finetune", "scenario=class2", "epochs=1", "gradient_accumulation_steps=2", "precision=bf16",
+        "clip_norm=1.0",
         "optimizer=adam", "schedule=cosine", "schedule.warmup=0.2", "lr_scaling=sqrt",
         "backbone=resnet18_cifar", "batch_norm=average", "batch_size=32", "channels_last=true",
     )  # fmt: skip
@@ -147,7 +148,7 @@ def test_options_of_the_step_compose_with_several_ranks(tmp_path):
     [
         ("joint", ("batch_size=10", "reduce.fp16=true", "reduce.predivide=2.0")),
         # the limit is far above the norm, unless that is taken of the scaled gradient
-        ("finetune", ("batch_size=5", "passes=2", "precision=fp16", "clip_norm=100")),
+        ("finetune", ("batch_size=5", "gradient_accumulation_steps=2", "precision=fp16", "clip_norm=100")),
     ],
 )
 def test_float16_stays_near_the_exact_weights(tmp_path, alone, strategy, options):
@@ -165,7 +166,7 @@ def test_compiled_networks_of_ranks_in_several_passes_equal_one_process(tmp_path
         pytest.skip("Horovod is not installed: `make horovod` builds it")
     if shutil.which(os.environ.get("CXX") or "g++") is None:
         pytest.skip("torch.compile needs a C++ compiler, and there is none")
-    options = ("strategy=finetune", "launcher=horovod", "batch_size=5", "passes=2", "compile=true")
+    options = ("strategy=finetune", "launcher=horovod", "batch_size=5", "gradient_accumulation_steps=2", "compile=true")
     assert_same_weights(alone("finetune"), run(tmp_path, *SMALL, *options), 5e-6)
 
 

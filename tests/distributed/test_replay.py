@@ -24,14 +24,14 @@ from scipy import stats
 from support import ROOT
 from test_ranks import assert_same_weights, finish, start, train_ranks
 
-from cl.buffers.base import ADMISSIONS, DRAWS
+from cl.buffers.base import INSERTION_POLICIES, SAMPLING_POLICIES
 
-# A law is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always passes
-# or always fails.
+# A policy is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always
+# passes or always fails.
 LEVEL = 1e-4
 
 WORKER = Path(__file__).with_name("replay_worker.py")
-LAWS = list(product(ADMISSIONS, DRAWS))
+POLICIES = list(product(INSERTION_POLICIES, SAMPLING_POLICIES))
 CLASSES = 6  # an id modulo this is its class
 TCP = {"UCX_TLS": "tcp,self"}
 TRANSPORTS = {"shared memory": {}, "tcp": TCP}  # within a host UCX takes shared memory of its own accord
@@ -122,18 +122,18 @@ def team(tmp_path_factory):
 def test_draws_are_whole_records_and_repeat_to_the_bit_whatever_the_transport_and_the_timing(team, ranks):
     # Batches and draws of 0, 1, a few and more than are stored, each rank its own; `train` checks every field of every
     # record, and the number of records of every draw.
-    once = team.run(ranks, {}, "train", laws=LAWS, steps=100)
-    again = team.run(ranks, TCP, "train", laws=LAWS, steps=100, sleeps=True)
+    once = team.run(ranks, {}, "train", policies=POLICIES, steps=100)
+    again = team.run(ranks, TCP, "train", policies=POLICIES, steps=100, sleeps=True)
     assert again == once
-    other_seed = team.run(ranks, {}, "train", laws=LAWS, steps=5, seed=1)
+    other_seed = team.run(ranks, {}, "train", policies=POLICIES, steps=5, seed=1)
     digests = [digest for of_rank in once + other_seed for digest in of_rank]
-    assert len(set(digests)) == len(digests), "two ranks, laws or seeds draw alike"
+    assert len(set(digests)) == len(digests), "two ranks, policies or seeds draw alike"
 
 
 @over_each_transport
 def test_large_records_come_in_several_messages_and_are_whole(team, transport):
-    once = team.run(3, transport, "train", laws=LAWS[::3], steps=40, large=True)
-    assert team.run(3, transport, "train", laws=LAWS[::3], steps=40, large=True, sleeps=True) == once
+    once = team.run(3, transport, "train", policies=POLICIES[::3], steps=40, large=True)
+    assert team.run(3, transport, "train", policies=POLICIES[::3], steps=40, large=True, sleeps=True) == once
 
 
 @over_each_transport
@@ -141,7 +141,7 @@ def test_draw_k_sees_exactly_what_each_rank_had_at_its_request_k(team, transport
     team.run(3, transport, "visibility", steps=80)
 
 
-# ---- Draw laws -------------------------------------------------------------------------------------------------------
+# ---- Sampling policies -----------------------------------------------------------------------------------------------
 
 
 def same_chance(counts, sizes) -> float:
@@ -159,8 +159,8 @@ def same_chance(counts, sizes) -> float:
 
 def same_share(hits: int, draws: int, n: int, part: int, total: int) -> float:
     """p-value of the hypothesis that `hits` of the records of `draws` draws of n lie in a part of all records."""
-    law = stats.hypergeom(total, part, n)
-    return float(2 * stats.norm.sf(abs(hits - draws * law.mean()) / math.sqrt(draws * law.var())))
+    chances = stats.hypergeom(total, part, n)
+    return float(2 * stats.norm.sf(abs(hits - draws * chances.mean()) / math.sqrt(draws * chances.var())))
 
 
 def of_class(label: int, count: int, first: int = 0) -> list[int]:
@@ -192,7 +192,7 @@ def judge_uniform(drawn: list[list[int]], stored: list[int], n: int) -> float:
 @over_each_transport
 def test_uniform_draws_take_every_record_of_every_rank_equally_often(team, transport):
     n, draws = 5, 1500
-    ranks = team.run(4, transport, "law", offered=UNEVEN, law="uniform", n=n, draws=draws)
+    ranks = team.run(4, transport, "frequencies", offered=UNEVEN, sampling="uniform", n=n, draws=draws)
     stored = ranks[0]["stored"]
     assert [sum(record in shard for record in stored) for shard in SHARDS] == [5, 130, 0, 60]
     for of_rank in ranks:
@@ -223,7 +223,7 @@ def test_the_test_of_uniform_draws_rejects_taking_a_rank_first(team):
 @over_each_transport
 def test_class_balanced_draws_are_even_over_the_classes_of_all_ranks_and_uniform_within(team, transport):
     n, draws = 3, 1500  # fewer than any class has, so no class is used up within a draw
-    ranks = team.run(4, transport, "law", offered=UNEVEN, law="class_balanced", n=n, draws=draws)
+    ranks = team.run(4, transport, "frequencies", offered=UNEVEN, sampling="class_balanced", n=n, draws=draws)
     stored = ranks[0]["stored"]
     sizes = Counter(record % CLASSES for record in stored)
     assert sizes.keys() == {0, 1, 2, 5} and sizes[5] == 50 and sum(sizes.values()) == 195
@@ -243,9 +243,9 @@ def test_class_balanced_draws_are_even_over_the_classes_of_all_ranks_and_uniform
 
 
 @over_each_transport
-@pytest.mark.parametrize("admission, law", [LAWS[0], LAWS[-1]])
-def test_updates_reach_records_on_every_rank(team, transport, admission, law):
-    team.run(3, transport, "updates", admission=admission, law=law)
+@pytest.mark.parametrize("insertion, sampling", [POLICIES[0], POLICIES[-1]])
+def test_updates_reach_records_on_every_rank(team, transport, insertion, sampling):
+    team.run(3, transport, "updates", insertion=insertion, sampling=sampling)
 
 
 @over_each_transport
@@ -263,7 +263,7 @@ def test_of_rival_updates_that_of_the_highest_rank_stays(team, transport):
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_loaded_buffer_goes_on_as_the_saved_one(team, ranks, tmp_path):
-    for of_rank in team.run(ranks, {}, "go_on", laws=LAWS, folder=str(tmp_path)):
+    for of_rank in team.run(ranks, {}, "go_on", policies=POLICIES, folder=str(tmp_path)):
         for saved, loaded in of_rank:
             assert loaded == saved
 
@@ -280,7 +280,7 @@ def files(team, tmp_path_factory):
     def get(ranks: int):
         if ranks not in made:
             folder = str(tmp_path_factory.mktemp("files"))
-            ids, *others = team.run(ranks, {}, "save", laws=LAWS, folder=folder)
+            ids, *others = team.run(ranks, {}, "save", policies=POLICIES, folder=folder)
             assert all(other == ids for other in others)
             made[ranks] = folder, ids
         return made[ranks]
@@ -292,7 +292,7 @@ def files(team, tmp_path_factory):
 def test_another_number_of_ranks_loads_every_record_once_and_goes_on_by_the_laws(team, files, before, after):
     folder, ids = files(before)
     assert all(len(of_law) > 100 for of_law in ids)
-    for of_rank in team.run(after, {}, "load", laws=LAWS, folder=folder, saved_by=before):
+    for of_rank in team.run(after, {}, "load", policies=POLICIES, folder=folder, saved_by=before):
         assert of_rank == ids
 
 
@@ -405,7 +405,7 @@ def two_networks():
 
 def test_ranks_in_two_networks_draw_what_ranks_of_one_host_draw(team, two_networks):
     def apart(environment):
-        job = team.job(2, environment, ("train", {"laws": LAWS, "steps": 60}))
+        job = team.job(2, environment, ("train", {"policies": POLICIES, "steps": 60}))
         ranks = [
             subprocess.Popen(
                 ["ip", "netns", "exec", name, sys.executable, str(WORKER), str(job), str(rank)],
@@ -420,7 +420,7 @@ def test_ranks_in_two_networks_draw_what_ranks_of_one_host_draw(team, two_networ
             assert status == 0, err
         return [json.loads((job / f"result_{rank}.json").read_text())[0] for rank in range(2)]
 
-    together = team.run(2, {}, "train", laws=LAWS, steps=60)
+    together = team.run(2, {}, "train", policies=POLICIES, steps=60)
     assert apart({"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "replay0"}) == together
 
 
@@ -437,7 +437,7 @@ needs_horovod = pytest.mark.skipif(
 
 
 def sweep(engine: str, ranks: int, choices: list[str], *outputs: Path) -> list[dict]:
-    """The results of a sweep that is repeated for each output: of each a dictionary by strategy and passes."""
+    """The results of a sweep repeated for each output: of each a dictionary by strategy and accumulation steps."""
     train_ranks(engine, ranks, "-m", *SMALL, *choices, "output=" + ",".join(map(str, outputs)), timeout=240)
     return [results(output) for output in outputs]
 
@@ -447,7 +447,7 @@ def results(output: Path) -> dict:
     for path in output.rglob("results.json"):
         content = json.loads(path.read_text())
         content["weights"] = torch.load(path.with_name("task_01.pt"))["model"]
-        found[content["strategy"], content["config"]["passes"]] = content
+        found[content["strategy"], content["config"]["gradient_accumulation_steps"]] = content
     return found
 
 
@@ -465,7 +465,7 @@ def assert_replayed_on_all_ranks(content: dict, ranks: int) -> None:
     assert all(torch.isfinite(weights).all() for weights in content["weights"].values())
     new = sum(samples * epochs for samples, epochs in zip(SAMPLES, content["config"]["epochs"]))
     replayed = content["labelled_samples"] - new
-    # Ten records a draw on every rank in every step but the first, in however many passes they are trained on.
+    # Ten records a draw on every rank in every step but the first, in however many backward passes they are trained on.
     assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10 > 0
 
 
@@ -482,7 +482,7 @@ def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, engine, ranks, strategy)
 def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     options = (*SMALL, "epochs=[1,6]", "launcher=horovod", "launcher.np=2")
-    process = start(*options, "strategy=derpp", "passes=2", f"output={killed}")
+    process = start(*options, "strategy=derpp", "gradient_accumulation_steps=2", f"output={killed}")
     while "task  1/" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)
@@ -492,7 +492,9 @@ def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_pat
     (first,) = killed.rglob("task_00.pt")
     made = first.stat().st_mtime_ns
     # The run is resumed in the first folder and made from the start in the second.
-    resumed, once = sweep("horovod", 2, ["strategy=derpp", "passes=2", "epochs=[1,6]"], killed, whole)
+    resumed, once = sweep(
+        "horovod", 2, ["strategy=derpp", "gradient_accumulation_steps=2", "epochs=[1,6]"], killed, whole
+    )
     assert first.stat().st_mtime_ns == made, "the run was not resumed but made anew"
     assert len(once) == 1
     assert_same(once, resumed)

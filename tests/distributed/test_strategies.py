@@ -12,7 +12,7 @@ from scipy import stats
 from support import ROOT
 from test_ranks import train_ranks
 
-from cl import experiment
+from cl.run import experiment
 
 ENGINE = "torchrun" if importlib.util.find_spec("horovod") is None else "horovod"
 # One memory for all ranks is another one than that of one process, unless all of it is drawn.
@@ -33,7 +33,8 @@ def of_two_ranks(tmp_path_factory) -> dict[str, dict]:
         start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     else:
         start = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", "--gloo", sys.executable]
-    line = [*start, str(ROOT / "run.py"), *WORDS, choice, "batch_size=5", "passes=2", f"output={folder}", "-m"]
+    words = [*WORDS, choice, "batch_size=5", "gradient_accumulation_steps=2", f"output={folder}", "-m"]
+    line = [*start, str(ROOT / "run.py"), *words]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return {

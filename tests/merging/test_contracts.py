@@ -15,12 +15,13 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
 from cl.build import build
-from merging import experiment
-from merging.ensemble import Ensemble
+from merging import run
+from merging.checks import check_options
 from merging.fusion import Models, WeightFusion
-from merging.regmean import RegMean
-from merging.slerp import Slerp
-from merging.ties import Ties
+from merging.means.ensemble import Ensemble
+from merging.means.regmean import RegMean
+from merging.means.slerp import Slerp
+from merging.vectors.ties import Ties
 
 FUSIONS = sorted(path.stem for path in (ROOT / "conf" / "fusion").glob("*.yaml"))
 
@@ -96,10 +97,10 @@ def test_weights_have_a_say_or_are_refused(name, overrides, compose_config):
     even, uneven = (outputs(fusion, made((1, 2), weights)) for weights in ([0.5, 0.5], [0.9, 0.1]))
     assert torch.allclose(even, uneven, atol=1e-4) is not fusion.uses_weights
     if fusion.uses_weights:
-        experiment._check(config, config)
+        check_options(config, config)
     else:
         with pytest.raises(ValueError, match=f"weighting=samples has no effect on fusion={name}"):
-            experiment._check(config, config)
+            check_options(config, config)
 
 
 def one_at_a_time(fusion: WeightFusion, count: int) -> dict:
@@ -160,7 +161,7 @@ def test_slerp_of_one_model_is_that_model_and_of_three_one_after_the_other():
 def test_the_ensemble_of_a_run_is_the_mean_of_its_members_and_nothing_changes_them(compose_config):
     words = ("backbone=timm", "backbone.model=test_efficientnet", "scenario=class2", "epochs=1", "batch_size=64")
     quiet = ("baselines=[]", "progress=false", "pictures=[]", "fusion=ensemble")
-    folder = experiment.run(compose_config(*words, *quiet, name="merge"))[-1]
+    folder = run.run(compose_config(*words, *quiet, name="merge"))[-1]
     (trained,) = folder.parent.parent.glob("independent_*/seed0")
     kept = torch.load(folder / "task_01.pt")["model"]
     states = [torch.load(trained / f"task_{task:02d}.pt")["model"] for task in range(2)]
@@ -174,7 +175,7 @@ def test_the_ensemble_of_a_run_is_the_mean_of_its_members_and_nothing_changes_th
         members = [functional_call(network, state, (x,)).softmax(1) for state in states]
         assert torch.allclose(ensemble.eval()(x).softmax(1), (members[0] + members[1]) / 2, atol=1e-6)
     with pytest.raises(ValueError, match="finetune_samples=10 trains merged weights, and fusion=ensemble has none"):
-        experiment.run(compose_config(*words, *quiet, "finetune_samples=10", name="merge"))
+        run.run(compose_config(*words, *quiet, "finetune_samples=10", name="merge"))
 
 
 # RegMean

@@ -10,10 +10,13 @@ import torch
 from support import command
 from torch import nn
 
-from cl import experiment as training
-from cl.settings import MERGE_KEYS
-from cl.trainer import Trainer
-from merging import batch_norm, experiment
+from cl.configuration.settings import MERGE_KEYS
+from cl.run import experiment as training
+from cl.run.folder import plain
+from cl.run.network import build_network
+from cl.run.plan import make_plan
+from cl.run.trainer import Trainer
+from merging import batch_norm, run
 
 PLAIN = ("epochs=2", "progress=false", "pictures=[]", "scenario=class2")
 SMALL = (*PLAIN, "backbone.hidden=[32]")
@@ -28,12 +31,12 @@ def config_of(compose_config):
 
 
 def results_of(config) -> dict:
-    return json.loads((experiment.run(config)[-1] / "results.json").read_text())
+    return json.loads((run.run(config)[-1] / "results.json").read_text())
 
 
 def test_average_of_task_models_is_tested_like_any_run(config_of):
     config = config_of()
-    *rest, folder = experiment.run(config)
+    *rest, folder = run.run(config)
     content = json.loads((folder / "results.json").read_text())
     assert rest == [] and (content["kind"], content["fusion"]) == ("merge", "avg")
     (trained,) = folder.parent.parent.glob("independent_*/seed0")
@@ -47,8 +50,7 @@ def test_average_of_task_models_is_tested_like_any_run(config_of):
         assert content[key] == of_run[key], key
     assert content["buffer_bytes"] == 2 * sum(value.nbytes for value in merged.values())
     assert len(content["accuracy_matrix"]) == 1 and content["unlabelled_samples"] == 0
-    network = training.compose(training.plain(compose_run(config))).model
-    network.load_state_dict(merged)
+    build_network(make_plan(plain(compose_run(config)))).load_state_dict(merged)
 
 
 def compose_run(config):
@@ -81,36 +83,36 @@ def test_merging_after_every_task_fills_the_matrix(config_of):
 
 def test_networks_of_a_run_and_of_files(config_of):
     whole = results_of(config_of("fusion=magmax"))
-    trained = next(experiment.merge_folder(training.plain(config_of())).parent.parent.glob("independent_*/seed0"))
+    trained = next(run.merge_folder(plain(config_of())).parent.parent.glob("independent_*/seed0"))
     assert results_of(config_of("fusion=magmax", f"run={trained}"))["accuracy_matrix"] == whole["accuracy_matrix"]
     files = [str(trained / f"task_{t:02d}.pt") for t in range(2)]
     average = results_of(config_of("fusion=avg"))
     assert results_of(config_of(f"checkpoints=[{','.join(files)}]"))["accuracy_matrix"] == average["accuracy_matrix"]
     with pytest.raises(ValueError, match="strategy.init=shared"):
-        experiment.run(config_of("fusion=magmax", f"checkpoints=[{','.join(files)}]"))
-    (sampled,) = experiment.run(config_of("fusion=avg", "weighting=samples"))
+        run.run(config_of("fusion=magmax", f"checkpoints=[{','.join(files)}]"))
+    (sampled,) = run.run(config_of("fusion=avg", "weighting=samples"))
     states = [torch.load(file)["model"]["fc1.weight"] for file in (*files, sampled / "task_01.pt")]
     assert torch.allclose(states[2], (723 * states[0] + 719 * states[1]) / 1442, atol=1e-7)
     assert not torch.allclose(states[2], (states[0] + states[1]) / 2, atol=1e-6)
     with pytest.raises(
         ValueError, match=r"task_00.pt has fc1.weight of shape \(32, 64\), in this network it is \(33, 64\)"
     ):
-        experiment.run(config_of(f"checkpoints=[{','.join(files)}]", "backbone.hidden=[33]"))
+        run.run(config_of(f"checkpoints=[{','.join(files)}]", "backbone.hidden=[33]"))
     with pytest.raises(ValueError, match="task_00.pt was trained with scenario=class2, but this is scenario=class5"):
-        experiment.run(config_of(f"checkpoints=[{','.join(files)}]", "scenario=class5"))
+        run.run(config_of(f"checkpoints=[{','.join(files)}]", "scenario=class5"))
     with pytest.raises(ValueError, match="was trained with scenario=class2, but this is scenario=domain2"):
-        experiment.run(config_of(f"run={trained}", "scenario=domain5", "scenario.num_tasks=2"))
+        run.run(config_of(f"run={trained}", "scenario=domain5", "scenario.num_tasks=2"))
     with pytest.raises(FileNotFoundError, match="there is no results.json"):
-        experiment.run(config_of(f"run={trained.parent}"))
+        run.run(config_of(f"run={trained.parent}"))
     bad = trained / "bad.pt"
     state = torch.load(files[0])
     state["model"]["fc1.weight"][0, 0] = float("inf")
     torch.save(state, bad)
     with pytest.raises(ValueError, match="bad.pt has fc1.weight with numbers that are not finite"):
-        experiment.run(config_of(f"checkpoints=[{bad},{files[1]}]"))
+        run.run(config_of(f"checkpoints=[{bad},{files[1]}]"))
     bad.write_text("no checkpoint")
     with pytest.raises(ValueError, match="bad.pt cannot be read as weights"):
-        experiment.run(config_of(f"checkpoints=[{bad},{files[1]}]"))
+        run.run(config_of(f"checkpoints=[{bad},{files[1]}]"))
 
 
 def test_each_network_may_be_merged_with_the_merge_of_those_before(config_of):
@@ -131,7 +133,7 @@ def test_each_network_may_start_from_the_merge_of_those_before(config_of, monkey
     words = ("scenario=class5", "strategy.init=merged", f"running={running}", "epochs=1", "buffer.capacity=50")
     curve = ("fusion=curve", "fusion.epochs=1", "fusion.points=0", "fusion.plane=0", "fusion.samples_per_task=30")
     config = config_of(*words, *curve)
-    folder = experiment.run(config)[-1]
+    folder = run.run(config)[-1]
     (trained,) = folder.parent.parent.glob("independent_*/seed0")
     content, of_run = (json.loads((each / "results.json").read_text()) for each in (folder, trained))
     # a curve between n networks and one more sees 30 samples of each of n + 1 tasks; anew for all, or only the last
@@ -159,7 +161,7 @@ def test_each_network_may_start_from_the_merge_of_those_before(config_of, monkey
 
     monkeypatch.setattr(Trainer, "train", dying)
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(again)
+        run.run(again)
     monkeypatch.setattr(Trainer, "train", train)
     second = results_of(again)
     for key in ("accuracy_matrix", "model_accuracy_matrix", "gradient_steps", "labelled_samples"):
@@ -168,9 +170,9 @@ def test_each_network_may_start_from_the_merge_of_those_before(config_of, monkey
 
 def test_the_average_as_the_start_of_every_task(config_of):
     config = config_of("scenario=class5", "strategy.init=merged", "epochs=1", "optimizer.lr=1e-12")
-    experiment.run(config)
+    run.run(config)
     shared = config_of("scenario=class5", "strategy.init=shared", "epochs=1", "optimizer.lr=1e-12")
-    experiment.run(shared)
+    run.run(shared)
     first, second = (
         torch.load(path)["model"] for path in sorted(Path(config.output).rglob("independent_*/seed0/task_04.pt"))
     )
@@ -214,13 +216,13 @@ def test_transformers_are_merged_by_what_needs_no_alignment_and_the_rest_says_so
             assert content["average_accuracy"] > alone
     for fusion in ("ot", "rebasin"):
         with pytest.raises(ValueError, match=r"cannot be aligned through patch_embed \(flatten\)"):
-            experiment.run(compose_config(*VIT, f"fusion={fusion}", name="merge"))
+            run.run(compose_config(*VIT, f"fusion={fusion}", name="merge"))
 
 
 def test_networks_of_unequal_widths_are_merged_from_files(config_of):
     files = []
     for width, task in ((32, 0), (48, 1)):
-        folder = experiment.run(config_of(f"backbone.hidden=[{width}]"))[-1]
+        folder = run.run(config_of(f"backbone.hidden=[{width}]"))[-1]
         trained = next(
             path for path in folder.parent.parent.glob("independent_*/seed0/task_00.pt")
             if len(torch.load(path)["model"]["fc1.bias"]) == width
@@ -231,11 +233,11 @@ def test_networks_of_unequal_widths_are_merged_from_files(config_of):
     assert content["model_accuracies"] == pytest.approx([0.49, 0.46], abs=0.04)
     assert content["average_accuracy"] > 0.5
     with pytest.raises(ValueError, match="give backbone the widths of the anchor"):
-        experiment.run(config_of(words, "fusion=ot", "fusion.anchor=widest"))
+        run.run(config_of(words, "fusion=ot", "fusion.anchor=widest"))
     with pytest.raises(
         ValueError, match=r"task_01.pt has fc1.weight of shape \(48, 64\), in this network it is \(32, 64\)"
     ):
-        experiment.run(config_of(words, "fusion=avg"))
+        run.run(config_of(words, "fusion=avg"))
 
 
 def test_the_published_protocol_sets_each_quirk_and_the_fair_one_none(config_of):
@@ -253,7 +255,7 @@ def test_the_published_protocol_sets_each_quirk_and_the_fair_one_none(config_of)
     assert contents[0]["average_accuracy"] != contents[1]["average_accuracy"]
     for content in contents:
         assert content["accuracy_matrix"][0][0] == content["accuracy_matrix"][0][1]  # both tests are the whole split
-    folders = [experiment.merge_folder(training.plain(config)) for config in (published, fair)]
+    folders = [run.merge_folder(plain(config)) for config in (published, fair)]
     tables = [csv.DictReader((folder / "metrics.csv").open()) for folder in folders]
     rates = [{row["learning_rate"] for row in table} for table in tables]
     assert len(rates[0]) > 1 and len(rates[1]) == 1
@@ -294,7 +296,7 @@ def test_a_curve_may_begin_at_the_average(config_of, start):
 
 def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
     with pytest.raises(ValueError, match="fusion=ties works on what each model has moved from a common init"):
-        experiment.run(config_of("fusion=ties", "strategy.init=independent"))
+        run.run(config_of("fusion=ties", "strategy.init=independent"))
 
 
 def normalised(pool: int) -> nn.Module:
@@ -355,11 +357,11 @@ def test_a_merge_has_a_run_of_wandb_of_its_own_and_ends_it(config_of, monkeypatc
     import wandb
 
     words = ("logger=wandb", "logger.mode=offline", "fusion=curve", "fusion.points=0", "fusion.plane=0")
-    folder = experiment.run(config_of(*words, "epochs=1", "fusion.epochs=1"))[-1]
+    folder = run.run(config_of(*words, "epochs=1", "fusion.epochs=1"))[-1]
     (trained,) = folder.parent.parent.glob("independent_*/seed0")
     for place in (folder, trained):
         assert len(list(place.glob("wandb/offline-run-*/*.wandb"))) == 1 and wandb.run is None
-    monkeypatch.setattr(experiment, "_fuse", lambda *given: 1 / 0)
+    monkeypatch.setattr(run, "_fuse", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        experiment.run(config_of(*words, "epochs=1", "fusion.epochs=1", "overwrite=true"))
+        run.run(config_of(*words, "epochs=1", "fusion.epochs=1", "overwrite=true"))
     assert wandb.run is None

@@ -10,22 +10,27 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from support import ROOT
 
-from cl import checkpoint
-from cl import experiment as training
+from cl.build import build
+from cl.configuration.settings import MERGE_KEYS
 from cl.datasets.base import Dataset
-from cl.run_folder import plain
-from cl.settings import MERGE_KEYS
-from cl.trainer import Trainer
-from merging import experiment, sources
+from cl.run import checkpoint
+from cl.run import experiment as training
+from cl.run.folder import plain
+from cl.run.plan import make_plan
+from cl.run.session import Session
+from cl.run.trainer import Trainer
+from merging import checks, sources
+from merging import run as merging_run
 from merging.fusion import Models
-from merging.magmax import Magmax
+from merging.vectors.magmax import Magmax
 
 SMALL = ("epochs=1", "progress=false", "pictures=[]", "scenario=class2", "backbone.hidden=[8]")
 
 
 def reader_of(config) -> sources.Reader:
     base = plain(OmegaConf.create({key: value for key, value in config.items() if key not in MERGE_KEYS}))
-    return sources.Reader(base, training.compose(base))
+    with Session(make_plan(base)) as session:
+        return sources.Reader(session)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def merge_config(compose_config):
 
 
 def results_of(config) -> dict:
-    return json.loads((experiment.run(config)[-1] / "results.json").read_text())
+    return json.loads((merging_run.run(config)[-1] / "results.json").read_text())
 
 
 def copies(folder: Path, names: dict[str, Path], forget: bool = False) -> list[str]:
@@ -66,7 +71,7 @@ def files_of(paths: list[str]) -> str:
 
 def test_networks_of_102_tasks_come_in_the_order_of_their_numbers(merge_config, tmp_path):
     reader = reader_of(merge_config("scenario=permuted10", "scenario.num_tasks=102"))
-    network = training.build(reader.config["backbone"], "backbone", sample_shape=(1, 8, 8), num_outputs=10)
+    network = build(reader.config["backbone"], "backbone", sample_shape=(1, 8, 8), num_outputs=10)
     for stage in reversed(range(102)):
         with torch.no_grad():
             for weight in network.parameters():
@@ -94,19 +99,19 @@ def test_each_row_is_that_of_the_network_of_its_file(merge_config, monkeypatch):
     """Names without leading zeros have with eleven tasks the order that those of more than a hundred have."""
     monkeypatch.setattr(checkpoint, "task_file", lambda folder, stage: folder / f"task_{stage}.pt")
     config = merge_config("scenario=permuted10", "scenario.num_tasks=11", "epochs=1", "steps=120")
-    folder = experiment.run(config)[-1]
+    folder = merging_run.run(config)[-1]
     (run,) = folder.parent.parent.glob("independent_*/seed0")
     matrix = json.loads((folder / "results.json").read_text())["model_accuracy_matrix"]
     base = plain(OmegaConf.create({key: value for key, value in config.items() if key not in MERGE_KEYS}))
-    parts = training.compose(base)
-    tasks, _ = training.load_tasks(base, parts)
-    for row in range(11):
-        parts.model.load_state_dict(torch.load(run / f"task_{row}.pt")["model"])
-        for column in range(11):
-            samples = tasks.testing(column, parts.device)
-            with torch.no_grad():
-                right = parts.model(samples.x.float() / 255).argmax(1) == samples.y
-            assert matrix[row][column] == pytest.approx(right.double().mean().item(), abs=1e-9)
+    with Session(make_plan(base)) as session:
+        tasks, _ = session.load_tasks()
+        for row in range(11):
+            session.model.load_state_dict(torch.load(run / f"task_{row}.pt")["model"])
+            for column in range(11):
+                samples = tasks.testing(column, session.device)
+                with torch.no_grad():
+                    right = session.model(samples.x.float() / 255).argmax(1) == samples.y
+                assert matrix[row][column] == pytest.approx(right.double().mean().item(), abs=1e-9)
     diagonal = sum(matrix[i][i] for i in range(11)) / 11
     assert diagonal > sum(map(sum, matrix)) / 121 + 0.1  # each knows its own task best
 
@@ -162,13 +167,13 @@ def test_a_run_that_learned_everything_at_once_is_one_network_of_all_tasks(merge
     assert reader.of_run(run).tasks == [[0, 1]]
     content = results_of(config)
     assert content["accuracy_matrix"] == content["model_accuracy_matrix"]
-    about = torch.load(experiment.merge_folder(plain(config)) / "task_00.pt")
+    about = torch.load(merging_run.merge_folder(plain(config)) / "task_00.pt")
     assert about["tasks"] == [0, 1]
 
 
 def test_an_opcm_of_a_run_one_network_at_a_time_is_that_of_all_at_once(merge_config):
     words = ("fusion=opcm", "scenario=class5")
-    at_once, one_by_one = (experiment.run(merge_config(*words, *more))[-1] for more in ((), ("running=true",)))
+    at_once, one_by_one = (merging_run.run(merge_config(*words, *more))[-1] for more in ((), ("running=true",)))
     states = [torch.load(folder / "task_04.pt")["model"] for folder in (at_once, one_by_one)]
     for name, value in states[0].items():
         assert torch.allclose(value, states[1][name], atol=1e-5), name
@@ -178,7 +183,7 @@ def test_an_opcm_of_a_run_one_network_at_a_time_is_that_of_all_at_once(merge_con
 def test_what_a_method_carries_on_is_kept_with_the_starts_of_the_networks(merge_config, fusion, monkeypatch):
     """Networks that never move: each start is the merge of all before, and is read from a file."""
     words = (f"fusion={fusion}", "scenario=class5", "strategy.init=merged", "running=true")
-    folder = experiment.run(merge_config(*words))[-1]
+    folder = merging_run.run(merge_config(*words))[-1]
     (run,) = folder.parent.parent.glob("independent_*/seed0")
     kept = [torch.load(run / "merged" / f"task_{stage:02d}.pt") for stage in range(4)]
     if fusion == "opcm":
@@ -293,7 +298,7 @@ def places(trained, tmp_path_factory) -> dict[str, str]:
         return folder / f"{name}.pt"
 
     def shaped(name: str, *hidden: int) -> Path:
-        network = training.build(
+        network = build(
             content["config"]["backbone"] | {"hidden": list(hidden)}, "backbone", sample_shape=(1, 8, 8), num_outputs=10
         )
         return saved(name, model=network.state_dict())
@@ -317,7 +322,7 @@ def places(trained, tmp_path_factory) -> dict[str, str]:
     files["gap"] = run("gap", keep=["task_01.pt"])
     files["damaged"] = run("damaged")
     (files["damaged"] / "task_01.pt").write_bytes(b"\x80\x02")
-    scenario = {"name": "permuted2", "_target_": "cl.scenarios.Permuted", "num_tasks": 2}
+    scenario = {"name": "permuted2", "_target_": "cl.scenarios.domains.Permuted", "num_tasks": 2}
     files["permuted"] = run("permuted", config=config | {"scenario": scenario})
     files["other_inits"] = run(
         "other_inits", config=config | {"strategy": config["strategy"] | {"init": "independent"}}
@@ -342,7 +347,7 @@ def test_mistakes_are_one_line_before_any_data_are_read_or_anything_is_trained(
     else:
         own = SMALL
     with pytest.raises((ValueError, OSError), match=message) as error:
-        experiment.run(compose_config(*own, *words, name="merge"))
+        merging_run.run(compose_config(*own, *words, name="merge"))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "multirun").exists()
 
@@ -350,7 +355,7 @@ def test_mistakes_are_one_line_before_any_data_are_read_or_anything_is_trained(
 def test_weights_that_a_network_has_under_two_names_are_refused():
     layer = torch.nn.Linear(3, 3)
     with pytest.raises(ValueError, match="this one has 0.weight once more as 2.weight"):
-        experiment._check_names(torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
+        checks._check_names(torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
 
 
 def test_a_finished_merge_is_found_when_its_files_are_gone(merge_config, trained, tmp_path):

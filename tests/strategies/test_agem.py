@@ -53,9 +53,9 @@ def gradient_of(model: nn.Module, content) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("accumulation_steps", [1, 2, 3])
 @pytest.mark.parametrize("labels", [[1] * 5, [0] * 5])
-def test_a_step_follows_the_projected_gradient_of_the_new_samples(passes, labels):
+def test_a_step_follows_the_projected_gradient_of_the_new_samples(accumulation_steps, labels):
     model = network()
     new = batch([[255, 0], [0, 255], [50, 60], [255, 255]], [0, 0, 0, 0])
     old = records([[255, 0], [0, 255], [50, 60], [255, 255], [7, 70]], labels)
@@ -65,7 +65,7 @@ def test_a_step_follows_the_projected_gradient_of_the_new_samples(passes, labels
     projected = not all(map(torch.equal, expected, plain))
     assert projected == (labels[0] == 1)  # the opposite labels pull the other way
     before = [weight.detach().clone() for weight in model.parameters()]
-    strategy = ready(Agem(5), model, lr=0.5, passes=passes, stages=[[0], [1]])
+    strategy = ready(Agem(5), model, lr=0.5, accumulation_steps=accumulation_steps, stages=[[0], [1]])
     strategy.recall = lambda: [old]
     strategy.observe(new)
     for weight, start, gradient in zip(model.parameters(), before, expected):

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from cl.comm import Comm, ReduceOptions
-from cl.loader import Batch
+from cl.data.loader import Batch
+from cl.data.transforms import BatchTransform
+from cl.distributed.comm import Comm, ReduceOptions
+from cl.step.updater import Updater
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
 from cl.strategies.joint import Joint
 from cl.strategies.scratch import Scratch
-from cl.transforms import BatchTransform
-from cl.updater import Updater
 
 
 def test_stages():

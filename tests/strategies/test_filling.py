@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import CPU, batch, ready, samples
 
-from cl.comm import Comm
+from cl.distributed.comm import Comm
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
 from cl.strategies.ewc import Ewc

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from toys import batch, ready, samples
 
-from cl.samples import Samples
+from cl.data.rows import Samples
 from cl.strategies.icarl import Icarl, herding
 from cl.strategies.outputs import last_layer
 

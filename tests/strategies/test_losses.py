@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toys import NEW, NEW_LOSS, SHAPE, batch, cross_entropy, ready, records
 
-from cl.loader import Batch
+from cl.data.loader import Batch
 from cl.strategies.der import Der
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er

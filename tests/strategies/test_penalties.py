@@ -206,10 +206,13 @@ def test_options_of_ewc_out_of_range_are_named(options, word):
         Ewc(1.0, **options)
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-def test_the_penalty_of_ewc_adds_its_gradient(passes):
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_the_penalty_of_ewc_adds_its_gradient(accumulation_steps):
     new = batch([[255, 0], [0, 255], [9, 9], [200, 70]], [0, 0, 1, 0])
-    plain, held = (ready(strategy, network(), lr=0.1, passes=passes) for strategy in (Finetune(), Ewc(3.0, 0.5)))
+    plain, held = (
+        ready(strategy, network(), lr=0.1, accumulation_steps=accumulation_steps)
+        for strategy in (Finetune(), Ewc(3.0, 0.5))
+    )
     for strategy in (plain, held):
         strategy.observe(new)  # nothing to hold yet: the same step
     for one, other in zip(plain.model.parameters(), held.model.parameters()):

@@ -7,11 +7,11 @@ from torch import nn
 
 from cl.buffers.base import Records
 from cl.buffers.reference import ReferenceBuffer
-from cl.comm import Comm, ReduceOptions
-from cl.loader import Batch
-from cl.samples import Samples
-from cl.transforms import BatchTransform
-from cl.updater import Updater
+from cl.data.loader import Batch
+from cl.data.rows import Samples
+from cl.data.transforms import BatchTransform
+from cl.distributed.comm import Comm, ReduceOptions
+from cl.step.updater import Updater
 
 CPU = torch.device("cpu")
 SHAPE, CLASSES = (1, 1, 2), 2
@@ -24,7 +24,7 @@ def linear(weight=((1.0, 0.0), (0.0, 1.0))) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augment=(), passes=1, **more):
+def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augment=(), accumulation_steps=1, **more):
     """A strategy that is set up, with SGD; `more` goes to its `setup`."""
     model = model or linear()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -34,7 +34,7 @@ def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augmen
         outputs = more.get("num_outputs", CLASSES)
         fields = strategy.fields(SHAPE, (outputs,))
         buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, outputs, 0, CPU, Comm())
-    updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), passes=passes)
+    updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), accumulation_steps=accumulation_steps)
     strategy.setup(model, updater, transform, buffer, foreign_outputs, capacity=capacity, **more)
     return strategy
 

@@ -1,0 +1,1 @@
+"""What a configuration may hold, and what of it names a run."""

@@ -1,0 +1,153 @@
+"""Names, types and ranges of the keys outside the groups: the schema of conf/run.yaml and conf/merge.yaml.
+
+Keys are converted before anything else looks at them, so that every spelling of a value is the same run. This file
+needs no torch: a mistake, and the folder of a finished run, are answered at once.
+"""
+
+import typing
+from typing import Annotated, Literal, TypedDict
+
+from cl.values import Count, Natural, NotNegative, Pattern, Positive, Range, Text, convert, did_you_mean
+
+Device = Annotated[str, Pattern(r"auto|cpu|mps|cuda(:[0-9]+)?", "auto, cpu, cuda, cuda:N or mps")]
+
+
+class Mixing(TypedDict):
+    """`mixing` of images: alpha of Beta(alpha, alpha), 0: off."""
+
+    mixup: NotNegative
+    cutmix: NotNegative
+
+
+class Reduce(TypedDict):
+    """`reduce`: how ranks exchange gradients."""
+
+    operation: Literal["average", "adasum"]
+    fp16: bool
+    predivide: Positive
+
+
+class Launcher(TypedDict):
+    """`launcher`: what starts the ranks."""
+
+    name: Literal["none", "horovod", "torchrun"]
+    np: Count
+    hosts: Text | None
+    hostfile: Text | None
+
+
+class Protocol(TypedDict):
+    """`protocol` of merge.py: what other keys refer to, which check it themselves."""
+
+    name: Text
+    optimizer_state: str
+    curve_schedule: dict | None
+    curve_init: str
+    curve_from: str
+    ot_cost: str
+    ot_anchor: str
+
+
+class Run(TypedDict):
+    """The keys of conf/run.yaml outside the groups that hold components."""
+
+    seed: Natural
+    epochs: Count | list[Count]
+    steps: Count | None
+    batch_size: Count
+    gradient_accumulation_steps: Count
+    eval_batch_size: Count
+    optimizer_state: Literal["keep", "reset", "epoch"]
+    model_state: Literal["keep", "reset"]
+    device: Device
+    threads: Count | Literal["auto"]
+    precision: Literal["fp32", "bf16", "fp16"]
+    mixing: Mixing
+    clip_norm: Positive | None
+    channels_last: bool
+    compile: bool
+    lr_scaling: Literal["none", "linear", "sqrt"]
+    batch_norm: Literal["rank0", "average"]
+    reduce: Reduce
+    log_interval: Count
+    output: Text
+    overwrite: bool
+    pictures: list[Literal["png", "pdf", "svg"]]
+    progress: bool
+    debug: bool
+    launcher: Launcher
+
+
+class Merge(Run):
+    """Those of conf/merge.yaml."""
+
+    checkpoints: list[Text] | None
+    run: Text | None
+    initial: Text | None
+    weighting: Literal["uniform", "samples"]
+    sequential: bool
+    running: bool
+    batch_norm_samples: Annotated[int, Range(least=2)]
+    finetune_samples: Natural
+    finetune_epochs: Count
+    baselines: list[Text]
+    protocol: Protocol
+
+
+# Groups whose nodes are built by cl.build, which checks their options.
+RUN_GROUPS = (
+    "buffer", "strategy", "scenario", "dataset", "backbone", "optimizer", "schedule", "loader", "logger",
+)  # fmt: skip
+MERGE_GROUPS = (*RUN_GROUPS, "fusion")
+# Keys of conf/merge.yaml that conf/run.yaml does not have.
+MERGE_KEYS = (*(key for key in Merge.__annotations__ if key not in Run.__annotations__), "fusion")
+
+
+def checked(config: dict) -> dict:
+    """A resolved configuration with every key of the schema converted.
+
+    Keys that begin with an underscore are the user's own, for experiment files that use a value in several places; they
+    and the table `published` are left out. Raises ValueError for an unknown key, a missing one and a wrong value.
+    """
+    merging = all(key in config for key in MERGE_KEYS)
+    kinds = typing.get_type_hints(Merge if merging else Run, include_extras=True)
+    groups = MERGE_GROUPS if merging else RUN_GROUPS
+    config = {key: value for key, value in config.items() if not str(key).startswith("_")}
+    if isinstance(config.get("published"), dict):
+        del config["published"]
+    for key in config:
+        if key not in kinds and key not in groups:
+            where = "; it belongs to merge.py" if key in MERGE_KEYS else ""
+            valid = sorted([*kinds, *groups])
+            raise ValueError(f"unknown option {key}{did_you_mean(key, valid)}{where}; valid: {', '.join(valid)}")
+    missing = [key for key in (*kinds, *groups) if key not in config]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing: give it, for example {missing[0]}=..., and take out nothing")
+    for key in groups:
+        if not isinstance(config[key], dict):
+            raise ValueError(f"{key} must be the name of a file in conf/{key}/, got {config[key]!r}")
+        convert(f"{key}.name", config[key].get("name"), Text)
+    config |= {key: _converted(key, config[key], kind) for key, kind in kinds.items()}
+    launcher = config["launcher"]
+    if launcher["name"] == "none" and (launcher["np"], launcher["hosts"], launcher["hostfile"]) != (1, None, None):
+        raise ValueError(
+            f"launcher=none starts no ranks, got launcher.np={launcher['np']} launcher.hosts={launcher['hosts']} "
+            f"launcher.hostfile={launcher['hostfile']}: choose launcher=horovod or launcher=torchrun"
+        )
+    return config
+
+
+def _converted(name: str, value, kind):
+    if not typing.is_typeddict(kind):
+        return convert(name, value, kind)
+    kinds = typing.get_type_hints(kind, include_extras=True)
+    if not isinstance(value, dict):
+        example = f"{name}.{next(iter(kinds))}=..."
+        raise ValueError(f"{name} has values of its own ({', '.join(kinds)}): set {example}, got {name}={value}")
+    for key in value:
+        if key not in kinds:
+            raise ValueError(f"unknown option {name}.{key}{did_you_mean(key, kinds)}; valid: {', '.join(kinds)}")
+    missing = [key for key in kinds if key not in value]
+    if missing:
+        raise ValueError(f"{name}.{missing[0]} is missing: give {name}.{missing[0]}=...")
+    return {key: convert(f"{name}.{key}", value[key], kinds[key]) for key in value}

@@ -1,0 +1,153 @@
+"""Networks: the small ones of the field, and every model of timm.
+
+Each function returns a module that maps images [B, C, H, W] to logits [B, num_outputs].
+"""
+
+import contextlib
+import copy
+import difflib
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cl.networks import weights
+
+
+def mlp(
+    sample_shape: tuple[int, int, int], num_outputs: int, hidden: list[int], bias: bool = True, init: str = "torch"
+) -> nn.Module:
+    """Fully connected network with ReLU between its layers; `hidden` are the widths in between.
+
+    `init`: "torch", the library's own (uniform, +-1/sqrt(fan_in)), or "xavier" (Glorot & Bengio 2010, eq. 16; biases
+    0), which the rehearsal papers use; at their small learning rates it makes a difference of several points.
+    """
+    if any(width < 1 for width in hidden):
+        raise ValueError(f"backbone.hidden must be widths of at least 1, got {hidden}")
+    if init not in ("torch", "xavier"):
+        raise ValueError(f"backbone.init must be torch or xavier, got {init!r}")
+    widths = [int(torch.Size(sample_shape).numel()), *hidden, num_outputs]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:])):
+        layers[f"fc{i + 1}"] = nn.Linear(fan_in, fan_out, bias=bias)
+        if i < len(hidden):
+            layers[f"relu{i + 1}"] = nn.ReLU()
+    network = nn.Sequential(layers)
+    if init == "xavier":
+        for name, weight in network.named_parameters():
+            nn.init.zeros_(weight) if name.endswith("bias") else nn.init.xavier_uniform_(weight)
+    return network
+
+
+def mnistnet(sample_shape: tuple[int, int, int], num_outputs: int) -> nn.Module:
+    """Two 3x3 convolutions (32, 64), each with max-pooling, and two fully connected layers, with dropout.
+
+    Raises ValueError for pictures of less than 10 pixels, of which nothing would be left.
+    """
+    channels, height, width = sample_shape
+    sides = [((side - 2) // 2 - 2) // 2 for side in (height, width)]
+    if min(sides) < 1:
+        raise ValueError(f"backbone=mnistnet needs pictures of at least 10x10 pixels, got {height}x{width}")
+    layers = OrderedDict(
+        conv1=nn.Conv2d(channels, 32, 3), pool1=nn.MaxPool2d(2), relu1=nn.ReLU(),
+        conv2=nn.Conv2d(32, 64, 3), drop2=nn.Dropout2d(), pool2=nn.MaxPool2d(2), relu2=nn.ReLU(),
+        flatten=nn.Flatten(), fc1=nn.Linear(64 * sides[0] * sides[1], 50), relu3=nn.ReLU(), drop3=nn.Dropout(),
+        fc2=nn.Linear(50, num_outputs),
+    )  # fmt: skip
+    return nn.Sequential(layers)
+
+
+def timm_model(
+    sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: str | None, options: dict
+) -> nn.Module:
+    """A model of timm by name, for the channels and classes at hand; `pretrained`: see `load_weights`.
+
+    Raises ValueError for an unknown name and for options that the model does not take.
+    """
+    network = _timm(sample_shape, num_outputs, model, options)
+    if pretrained is not None:
+        load_weights(network, Path(pretrained))
+    return network
+
+
+def resnet_cifar(
+    sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: str | None, options: dict
+) -> nn.Module:
+    """A ResNet of timm with a 3x3 stem and no pooling after it, for pictures of about 32 pixels (He et al. 2016)."""
+    network = _timm(sample_shape, num_outputs, model, options)
+    if not isinstance(getattr(network, "conv1", None), nn.Conv2d) or not hasattr(network, "maxpool"):
+        raise ValueError(f"backbone.model={model} is not a ResNet with a simple stem; use backbone=timm for it")
+    stem = nn.Conv2d(sample_shape[0], network.conv1.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    network.conv1, network.maxpool = stem, nn.Identity()
+    if pretrained is not None:
+        load_weights(network, Path(pretrained), replaceable=("conv1.",))  # the file may be of the large stem
+    return network
+
+
+def _timm(sample_shape: tuple[int, int, int], num_outputs: int, model: str, options: dict) -> nn.Module:
+    import timm
+
+    if not timm.is_model(model):
+        names = timm.list_models()
+        close = difflib.get_close_matches(model, names, n=5) or names[:5]
+        raise ValueError(f"timm has no model {model!r}; valid names are {', '.join(close)} and others")
+    taken = {"pretrained", "in_chans", "num_classes"} & options.keys()
+    if taken:
+        raise ValueError(
+            f"backbone.options must not have {', '.join(sorted(taken))}: channels and classes follow the data set, and "
+            "weights come from a file (backbone.pretrained)"
+        )
+    if timm.get_pretrained_cfg(model).fixed_input_size:  # as transformers, whose positions are weights
+        options = {"img_size": sample_shape[1:]} | options
+    try:
+        return timm.create_model(model, in_chans=sample_shape[0], num_classes=num_outputs, **options)
+    except TypeError as error:
+        raise ValueError(f"backbone.options={options}: timm's {model} does not take them ({error})") from error
+    except AssertionError as error:  # timm's own, of sizes that do not go together
+        raise ValueError(f"timm's {model} does not take pictures of {sample_shape[1:]}: {error}") from error
+
+
+def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = ()) -> None:
+    """Fill a timm network from a file, in any form that `cl.networks.weights` reads.
+
+    The classifier (and what starts with a prefix in `replaceable`) is taken where its shape fits and else stays as it
+    is; the first convolution is adapted to another number of channels, as timm does. Everything else has to be there.
+    Raises FileNotFoundError, and ValueError for a file that holds no weights or those of another network.
+    """
+    from timm.models import adapt_input_conv
+
+    what = f"backbone.pretrained={path}"
+    own = network.state_dict()
+    classifier = network.default_cfg["classifier"] or ()
+    replaceable += tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    found = weights.unprefixed(weights.read(path, what)[0], own, what, replaceable)
+    first = network.default_cfg["first_conv"]
+    for name in [f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)]:
+        if name in found and name in own and found[name].shape[0] == own[name].shape[0]:
+            if found[name].shape[1] != own[name].shape[1]:
+                with contextlib.suppress(NotImplementedError, AssertionError):  # then it does not fit, which is said
+                    found[name] = adapt_input_conv(own[name].shape[1], found[name])
+    network.load_state_dict(weights.fit(found, own, what, replaceable))
+
+
+def mixes_samples(network: nn.Module) -> bool:
+    """Whether a sample's output depends on the batch it is in (batch-norm in training)."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+@torch.no_grad()
+def fewest_samples(network: nn.Module, image: torch.Tensor) -> int:
+    """Of how many samples a batch must be in training: 2 where batch-norm would be left with one value per channel.
+
+    `image` [1, C, H, W]: what the network takes.
+    """
+    if not mixes_samples(network):
+        return 1
+    try:
+        with torch.random.fork_rng([image.device] if image.is_cuda else []):  # dropout draws
+            copy.deepcopy(network).train()(image)
+    except ValueError:  # torch's for a batch-norm that has nothing to take a variance of
+        return 2
+    return 1

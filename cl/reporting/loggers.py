@@ -1,0 +1,82 @@
+"""Where metrics go beside metrics.csv."""
+
+import os
+from pathlib import Path
+
+
+class NoLogger:
+    """Nowhere else."""
+
+    def start(self, folder: Path, config: dict) -> None:
+        """Called once, before training."""
+
+    def log(self, values: dict) -> None:
+        """Called with each row of metrics.csv, and with the accuracies after each task."""
+
+    def finish(self, results: dict) -> None:
+        """Called once, with the content of results.json."""
+
+    def close(self) -> None:
+        """Called last, whatever happened: ends what `start` began and `finish` did not end."""
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs to go on in the same place."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned, before `start`."""
+
+
+class WandbLogger(NoLogger):
+    """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`)."""
+
+    def __init__(self, project: str, entity: str | None, mode: str, tags: list[str]):
+        if mode not in ("online", "offline", "disabled"):
+            raise ValueError(f"logger.mode must be online, offline or disabled, got {mode}")
+        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or _has_login()):
+            raise ValueError("logger.mode=online needs an account: run `wandb login`, or choose logger.mode=offline")
+        self.options = {"project": project, "entity": entity, "mode": mode, "tags": tags}
+        self.run = None
+        self.run_id: str | None = None  # of a run that is resumed
+
+    def start(self, folder: Path, config: dict) -> None:
+        import wandb
+
+        self.run = wandb.init(
+            dir=folder,
+            group=folder.parent.name,
+            name=f"{folder.parent.name}/{folder.name}",
+            config=config,
+            id=self.run_id,
+            resume=None if self.run_id is None else "allow",
+            **self.options,
+        )
+        self.run_id = self.run.id
+
+    def log(self, values: dict) -> None:
+        self.run.log(values)
+
+    def finish(self, results: dict) -> None:
+        numbers = {key: value for key, value in results.items() if isinstance(value, (int, float))}
+        self.run.summary.update(numbers)
+        self._end(exit_code=0)
+
+    def close(self) -> None:
+        # A run of wandb that is left open takes what the next job of a sweep logs.
+        if self.run is not None:
+            self._end(exit_code=1)
+
+    def state_dict(self) -> dict:
+        return {"run_id": self.run_id}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.run_id = state.get("run_id")
+
+    def _end(self, exit_code: int) -> None:
+        self.run.finish(exit_code)
+        self.run = None
+
+
+def _has_login() -> bool:
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    return netrc.is_file() and "wandb" in netrc.read_text()

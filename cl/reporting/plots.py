@@ -1,0 +1,135 @@
+"""Pictures: a run's accuracy matrix, and average accuracy over tasks for one run or many.
+
+matplotlib is imported when something is drawn, and without pyplot: no window, no global state.
+"""
+
+import contextlib
+import textwrap
+from pathlib import Path
+
+from cl.atomic import atomic_write
+
+FORMATS = ("png", "pdf", "svg")
+STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 200,
+    "svg.hashsalt": "remerge",
+}  # fmt: skip
+# Okabe & Ito 2008: told apart also by readers who do not see red and green
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
+LABEL_WIDTH = 48  # characters of a line in a legend
+MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
+
+
+@contextlib.contextmanager
+def after_results(folder: Path):
+    """Where pictures are drawn of results that are on disk: an error says that these are complete."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f"the results in {folder} are complete, but the pictures of them could not be drawn: {error}; "
+            "pictures=[] draws none"
+        ) from error
+
+
+def draw_run(folder: Path, results: dict, formats: list) -> None:
+    """accuracy_matrix and, where a run has several stages, average_accuracy (or of errors), in each of the formats."""
+    if not formats:
+        return
+    measure = "error" if "error_matrix" in results else "accuracy"
+    known = results["task_aware"]
+    matrix = results[f"{'task_' if known else ''}{measure}_matrix"]
+    method = results.get("fusion", results["strategy"])
+    title = f"{method}, {results['scenario']} on {results['dataset']}" + (", task-aware" if known else "")
+    save(_matrix_figure(matrix, title, measure), folder / f"{measure}_matrix", formats)
+    if results[f"{measure}_so_far"] is not None:
+        line = {"label": method, "mean": results[f"{measure}_so_far"], "std": None}
+        save(_curves_figure([line], title, measure), folder / f"average_{measure}", formats)
+
+
+def draw_overlay(path: Path, lines: list[dict], title: str, formats: list, measure: str = "accuracy") -> None:
+    """Mean accuracy (or error) over tasks of several methods; a line has `label`, `mean`, `std` or None, one per stage.
+
+    A line with a single value (joint training) is drawn as a level.
+    """
+    save(_curves_figure(lines, title, measure), path, formats)
+
+
+def _matrix_figure(matrix: list, title: str, measure: str):
+    figure, axes = new_figure(1.6 + 0.42 * len(matrix[0]), 1.5 + 0.42 * len(matrix))
+    rows, columns = len(matrix), len(matrix[0])
+    # Of errors as of accuracies, what is good is light.
+    most = 1 if measure == "accuracy" else max(map(max, matrix))
+    colours = "viridis" if measure == "accuracy" else "viridis_r"
+    image = axes.imshow(matrix, vmin=0, vmax=most, cmap=colours, aspect="auto")
+    if columns <= MOST_NUMBERED_TASKS:
+        for i, row in enumerate(matrix):
+            for j, value in enumerate(row):
+                light = value > 0.6 if measure == "accuracy" else value < 0.4 * most
+                text = f"{100 * value:.0f}" if measure == "accuracy" else f"{value:.2f}"
+                axes.text(j, i, text, ha="center", va="center", fontsize=7, color="black" if light else "white")
+    if rows == columns > 1:  # left of and below the steps: tasks that were trained on
+        steps_x = [x - 0.5 for i in range(1, rows) for x in (i, i)]
+        steps_y = [y - 0.5 for i in range(1, rows) for y in (i - 1, i)]
+        axes.plot([*steps_x, columns - 0.5], [*steps_y, rows - 1.5], color="white", linewidth=1.5)
+    every = range(0, columns, max(1, columns // MOST_NUMBERED_TASKS))
+    axes.set_xticks(list(every), [str(j + 1) for j in every])
+    axes.set_yticks([i for i in every if i < rows], [str(i + 1) for i in every if i < rows] if rows > 1 else ["all"])
+    axes.set_xlabel(f"{measure} on task")
+    axes.set_ylabel("after training on task")
+    axes.set_title(title)
+    axes.spines[:].set_visible(False)
+    if measure == "accuracy":
+        bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], format=lambda value, _: f"{100 * value:.0f} %")
+    else:
+        bar = figure.colorbar(image, ax=axes)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _curves_figure(lines: list[dict], title: str, measure: str):
+    labels = [textwrap.fill(line["label"], LABEL_WIDTH) for line in lines]
+    rows = [row for label in labels for row in label.splitlines()]
+    legend = 0.0 if len(lines) == 1 else max(1.4, 0.3 + 0.068 * max(map(len, rows)))  # inches
+    figure, axes = new_figure(4.6 + legend, max(3.2, 0.5 + 0.16 * len(rows)))
+    stages = max(len(line["mean"]) for line in lines)
+    factor = 100 if measure == "accuracy" else 1
+    for i, line in enumerate(lines):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
+        mean = [factor * value for value in line["mean"]]
+        if len(mean) == 1 < stages:
+            axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2, label=labels[i])
+            continue
+        x = list(range(1, len(mean) + 1))
+        axes.plot(x, mean, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=labels[i])
+        if line["std"] is not None:
+            low, high = ([m + sign * factor * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xlim(0.8, stages + 0.2)
+    axes.set_ylim(0, 101 if measure == "accuracy" else 1.05 * axes.get_ylim()[1])
+    axes.set_xticks(range(1, stages + 1, max(1, stages // MOST_NUMBERED_TASKS)))
+    axes.set_xlabel("tasks trained on")
+    axes.set_ylabel(f"{measure}, mean over these tasks" + (" (%)" if measure == "accuracy" else ""))
+    axes.set_title(title)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    if len(lines) > 1:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1):
+    """A figure of so many inches with one pair of axes, or an array of them: side by side, or [rows, columns]."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=rows == 1)
+
+
+def save(figure, stem: Path, formats: list) -> None:
+    """The figure in each of the formats."""
+    for name in formats:
+        with atomic_write(stem.with_name(f"{stem.name}.{name}")) as file:
+            figure.savefig(file, format=name)

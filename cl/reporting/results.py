@@ -1,0 +1,120 @@
+"""What a run leaves behind, in one schema: results.json, metrics.csv, config.yaml. Tables and plots are made of it."""
+
+import json
+import platform
+import resource
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from cl import versions as versions_of_remerge
+from cl.atomic import atomic_write
+from cl.reporting import metrics
+from cl.reporting.history import History
+
+SCHEMA = "remerge.results/2"
+METRIC_COLUMNS = (
+    "stage", "epoch", "step", "loss", "learning_rate", "samples_per_second", "replay_wait_seconds", "buffer_records",
+)  # fmt: skip
+
+
+def measures(history: History, task_aware: bool) -> dict:
+    """The entries of results.json that follow from the accuracies.
+
+    Transfer and forgetting are taken from the matrix that the scenario asks for: with the task known in
+    task-incremental scenarios, without in all others.
+    """
+    if history.measure == "error":
+        return _error_measures(history)
+    matrix, task_matrix = history.rows, history.task_aware_rows or None
+    own, untrained = (task_matrix, history.untrained_task_aware) if task_aware else (matrix, history.untrained)
+    return {
+        "accuracy_matrix": matrix,
+        "task_accuracy_matrix": task_matrix,
+        "average_accuracy": metrics.average_accuracy(matrix),
+        "task_average_accuracy": metrics.average_accuracy(task_matrix) if task_matrix else None,
+        "forgetting": metrics.forgetting(own),
+        "backward_transfer": metrics.backward_transfer(own),
+        "forward_transfer": metrics.forward_transfer(own, untrained),
+        "learning_accuracy": metrics.learning_accuracy(own),
+        "accuracy_so_far": metrics.accuracy_so_far(own),
+        "untrained_accuracy": untrained,
+        "task_aware": task_aware,
+    }
+
+
+def _error_measures(history: History) -> dict:
+    """The same of errors: the sign of each measure is turned, so that more forgetting and less transfer are worse."""
+    negative = [[-value for value in row] for row in history.rows]
+    so_far = metrics.accuracy_so_far(negative)
+    learning = metrics.learning_accuracy(negative)
+    return {
+        "error_matrix": history.rows,
+        "average_error": metrics.average_accuracy(history.rows),
+        "error_forgetting": metrics.forgetting(negative),
+        "error_backward_transfer": metrics.backward_transfer(negative),
+        "error_forward_transfer": metrics.forward_transfer(negative, [-value for value in history.untrained]),
+        "learning_error": None if learning is None else -learning,
+        "error_so_far": None if so_far is None else [-value for value in so_far],
+        "untrained_error": history.untrained,
+        "task_aware": False,
+    }
+
+
+def write_json(path: Path, content: dict) -> None:
+    """One JSON file, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
+def write_config(path: Path, config: dict) -> None:
+    """The resolved configuration as YAML."""
+    with atomic_write(path, "w") as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+class MetricsFile:
+    """metrics.csv, a row per interval, appended as training goes; a failed write leaves whole rows only."""
+
+    def __init__(self, path: Path, keep_steps: int):
+        """Continues a file after its rows up to step `keep_steps` (0 starts anew): a resumed run repeats the rest."""
+        self.path = path
+        step = METRIC_COLUMNS.index("step")
+        rows = path.read_text().splitlines()[1:] if keep_steps and path.is_file() else []
+        rows = [row for row in rows if int(row.split(",")[step]) <= keep_steps]
+        with atomic_write(path, "w") as file:
+            file.write("\n".join([",".join(METRIC_COLUMNS), *rows]) + "\n")
+
+    def append(self, row: dict) -> None:
+        assert tuple(row) == METRIC_COLUMNS, tuple(row)
+        text = ",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
+        with open(self.path, "a") as file:
+            end = file.tell()
+            try:
+                file.write(text + "\n")
+                file.flush()
+            except OSError as error:
+                file.truncate(end)
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+
+def versions() -> dict:
+    """What the numbers were made with."""
+    return {
+        **versions_of_remerge.this(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "horovod": next((found.version for found in metadata.distributions(name="horovod")), None),
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory on a CUDA device, elsewhere of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,31 @@
+"""What is wrong with a configuration, said before torch is imported.
+
+The options of each group are checked against the source of what they build (`cl.signatures`), with the conversion that
+`cl.build` uses; what only the component itself can tell is said when it is built.
+"""
+
+from cl.build import GIVEN, checked_options
+from cl.configuration.settings import MERGE_GROUPS
+from cl.signatures import UnreadableError, parameters_of
+
+
+def check(config: dict) -> None:
+    """Raise ValueError for the first mistake of a plain configuration of run.py or merge.py."""
+    check_options(config)
+
+
+def check_options(config: dict) -> None:
+    """Raise ValueError for an option of a group that is unknown, missing, of a wrong kind or out of range."""
+    for group in MERGE_GROUPS:
+        if group in config:
+            _check_group(config[group], group)
+
+
+def _check_group(node: dict, group: str) -> None:
+    try:
+        parameters = parameters_of(str(node.get("_target_")))
+    except UnreadableError:  # the import will tell
+        return
+    if group == "buffer":  # also text, which is made a number when the data set is known
+        node = node | {"capacity": 1}
+    checked_options(node, group, parameters, GIVEN.get(group, ()))

@@ -1,0 +1,200 @@
+"""The command line around Hydra: flags anywhere, errors in one line, one table at the end.
+
+Hydra gives composition, sweeps, launchers and completion; four things are added to it:
+
+- Its argparse takes no override after a flag (`unrecognized arguments: seed=0,1,2`), so the arguments are put in order.
+- A sweep over a group takes options that only the swept members have (`dataset=mnist,kmnist dataset.root=PATH`).
+- A user's mistake is one line that says what is valid, and exit status 1; `debug=true` shows the traceback instead.
+- After the last job the runs of this command are summed up in one table (mean +- std over seeds).
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from cl.configuration import arguments
+from cl.configuration.settings import RUN_GROUPS, Merge
+from cl.distributed import ranks
+from cl.distributed.launch import LAUNCHED, start_ranks
+from cl.run.checks import check
+from cl.run.mistakes import one_line
+from cl.values import WORDS
+
+_finished_runs: list[Path] = []  # folders of the runs that this process finished or found finished
+_reported: set[str] = set()  # errors already printed: the jobs of a sweep share most of their mistakes
+_swept: set[str] = set()  # keys that this command sweeps over
+_process: int | None = None  # the process that `launch` runs in
+
+
+def launch(main, command: str) -> None:
+    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 130 (interrupted).
+
+    `command`: the name of its configuration, run or merge.
+    """
+    global _process
+    _process = os.getpid()
+    _finished_runs.clear()
+    _reported.clear()
+    _swept.clear()
+    words, overrides, flags = sys.argv[1:], [], []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded by cl.run.mistakes
+    OmegaConf.register_new_resolver("published", published, replace=True)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
+    interrupted = False
+    try:
+        overrides, flags = arguments.ordered(words)
+        arguments.check_overrides(overrides, command)
+        if arguments.is_sweep(flags):
+            overrides = _for_each_job(overrides)
+        sys.argv[1:] = overrides + flags
+        main()
+    except KeyboardInterrupt:
+        if LAUNCHED not in os.environ:
+            print("\ninterrupted: the same command resumes after the last finished task", file=sys.stderr)
+        interrupted = True
+    except Exception as error:
+        line = one_line(error, command, overrides, _extra_folder(flags))
+        # A composition error comes before there is a config, so `debug` is read from the command line as well.
+        asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
+        _report(error, line, debug=any(WORDS.get(word) for word in asked))
+    if _finished_runs and LAUNCHED not in os.environ:
+        from cl.reporting import report
+
+        print("\n" + report.as_text(report.load(_finished_runs)))
+    status = 130 if interrupted else 1 if _reported else 0
+    if ranks.started():
+        _leave(status)
+    sys.exit(status)
+
+
+def _for_each_job(overrides: list[str]) -> list[str]:
+    """The overrides of a sweep so that options of a swept group are left to its jobs.
+
+    Hydra also composes a configuration of what all jobs have in common, in which a swept group has its default option;
+    that takes no option of another. A value is therefore made a sweep over one value, which only the jobs are given.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    _swept.update(override.key_or_group for override in parsed if override.is_sweep_override())
+    if not any(key not in Merge.__annotations__ and "." not in key for key in _swept):
+        return overrides
+    return [
+        override.input_line
+        if override.is_sweep_override() or override.is_delete() or override.is_hydra_override()
+        or "." not in override.key_or_group
+        else f"{override.get_key_element()}=choice({override.get_value_element_as_str() or chr(39) * 2})"
+        for override in parsed
+    ]  # fmt: skip
+
+
+def _extra_folder(flags: list[str]) -> str | None:
+    """The folder that --config-dir names."""
+    for place, flag in enumerate(flags):
+        name, equals, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            return value if equals else flags[place + 1]
+    return None
+
+
+def groups(command: str) -> str:
+    """`${groups:run}`: the groups that have an effect on a command with their options, for its help."""
+    names = ("experiment", *RUN_GROUPS, *(("launcher",) if command == "run" else ("fusion", "protocol")))
+    return "\n".join(f"{name}: {', '.join(arguments.options(name))}" for name in names)
+
+
+def _leave(status: int) -> None:
+    """End a rank without taking the interpreter down.
+
+    torch.distributed keeps threads that free tensors, and with them ask for the interpreter's lock; one that asks while
+    the interpreter ends aborts the process of a run that succeeded (torch 2.15: one in thirty, also with the group
+    destroyed).
+    """
+    if "cl.distributed.comm" in sys.modules:  # not imported where the command failed before
+        from cl.distributed.comm import disconnect
+
+        disconnect()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def published(name: str, *, _root_) -> float:
+    """`${published:lr}`: a paper's value for the capacity at hand, from the table that an experiment brings."""
+    table, capacity = _root_.published, str(_root_.buffer.capacity)
+    if capacity not in table:
+        raise ValueError(
+            f"no published {name} for buffer.capacity={capacity}; there is one for {', '.join(table)}: "
+            "choose one of them, or give the strategy's and the optimizer's options yourself"
+        )
+    return table[capacity][name]
+
+
+def run_job(config, run: Callable | None = None) -> float | None:
+    """One job of a command: trains it, or finds it finished, and notes its folder for the table.
+
+    Returns the average accuracy, the objective of Hydra's optimising sweepers; None after an error, which is said at
+    once: a sweep goes on with its other jobs.
+    """
+    try:
+        folders = run(config) if run is not None else [_run_or_find(config)]
+    except Exception as error:
+        if _process != os.getpid():  # a launcher with processes of its own has to be told by the exception
+            raise
+        line = one_line(error, "run", [])
+        _report(error, line, debug=WORDS.get(str(config.get("debug")).lower()) is True, job=_job())
+        return None
+    if ranks.rank() > 0:
+        return None
+    _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
+    content = json.loads((folders[-1] / "results.json").read_text())
+    return content.get("average_accuracy", content.get("average_error"))
+
+
+def _run_or_find(config) -> Path:
+    from cl.run.folder import finished_run, plain, run_folder
+
+    launcher = config.launcher.name
+    if ranks.started():
+        if launcher != "none":
+            raise ValueError(f"launcher={launcher} starts ranks itself; within ranks that are started leave it out")
+    else:
+        folder = finished_run(config)
+        if folder is not None:
+            return folder
+        check(plain(config))
+        if launcher != "none":
+            overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
+            start_ranks(OmegaConf.to_container(config.launcher), overrides)
+            return run_folder(plain(config))
+    from cl.run.experiment import run  # imports torch
+
+    return run(config)
+
+
+def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
+    if line in _reported:
+        return
+    _reported.add(line)
+    if debug:
+        traceback.print_exception(error)
+    # What is wrong with a command is wrong on every rank; what broke on one of them is said with its number.
+    if ranks.rank() > 0 and not isinstance(error, RuntimeError):
+        return
+    where = f"rank {ranks.rank()}: " if ranks.started() else ""
+    print(f"{where}error: {job}{line}", file=sys.stderr)
+
+
+def _job() -> str:
+    """What this job of a sweep does not have in common with the others, to begin a message with."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return ""
+    own = [word for word in hydra.overrides.task if word.lstrip("+").partition("=")[0] in _swept]
+    return f"job {' '.join(own)}: " if own else ""

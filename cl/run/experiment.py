@@ -1,0 +1,138 @@
+"""One run, from its configuration to its results: plan, session, data, training, results; to be read downwards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cl.buffers.base import ReplayBuffer
+from cl.configuration.identity import as_text, config_hash, words
+from cl.distributed.comm import Comm
+from cl.reporting import plots, results
+from cl.reporting.history import History
+from cl.run import checkpoint, reconstructions
+from cl.run.evaluator import Evaluator
+from cl.run.folder import check_writable, finished_run, plain
+from cl.run.plan import make_plan
+from cl.run.session import Session
+from cl.run.training import Start, Training
+from cl.scenarios.base import Tasks
+from cl.step.objectives import AbsoluteError, Labels, Objective
+from cl.strategies.base import Strategy
+
+
+def run(config, make_start: Callable[..., Start] | None = None) -> Path:
+    """Train what the configuration (OmegaConf) describes, or go on with it; returns the run's folder.
+
+    With several ranks every one of them calls this; rank 0 alone writes. `make_start` is for a strategy that asks for
+    the weights of each stage; it is given the session and the tasks.
+    """
+    plan = make_plan(plain(config))
+    folder, strategy = plan.folder, plan.strategy
+    if strategy.needs_start and make_start is None:
+        raise ValueError(strategy.needs_start)
+    with Session(plan) as session:
+        comm = session.comm
+        if comm.size > 1:  # rank 0 decides for all: their disks need not be one
+            finished = comm.broadcast(finished_run(config) if comm.is_main else None)
+            if finished is not None:
+                return finished
+        if comm.is_main:
+            check_writable(folder)
+        tasks, num_training = session.load_tasks()
+        buffer, capacity = session.make_buffer(num_training)
+        equip(session, buffer, capacity)
+        evaluator = make_evaluator(session, tasks)
+        if plan.config["overwrite"] and comm.is_main:
+            checkpoint.clear(folder, everything=True)
+        start = make_start(session, tasks) if strategy.needs_start else None
+        history = Training(session, tasks, buffer, evaluator, start).run()
+        memory = _memory(strategy, buffer, capacity, comm)
+        if comm.is_main:
+            content = _results(session, memory, history)
+            results.write_json(folder / "results.json", content)
+            checkpoint.clear(folder, everything=False)
+            session.logger.finish(content)
+            _draw(session, evaluator, content)
+    return folder
+
+
+def equip(session: Session, buffer: ReplayBuffer | None, capacity: int | None) -> None:
+    """Hand the strategy what it works on: the memory and its capacity (None for a strategy without) and all else."""
+    plan = session.plan
+    foreign = session.foreign_outputs if plan.scenario.task_aware else None
+    plan.strategy.setup(
+        model=session.model,
+        updater=session.updater,
+        transform=session.transform,
+        buffer=buffer,
+        foreign_outputs=foreign,
+        network=torch.compile(session.model) if session.config["compile"] else session.model,
+        num_outputs=plan.scenario.num_outputs,
+        task_outputs=plan.scenario.task_outputs,
+        stages=plan.stages,
+        capacity=capacity,
+        initial_weights=session.initial_weights,
+        seed=session.config["seed"],
+        objective=_objective(session, foreign),
+        fewest_samples=session.recipe.fewest_samples,
+    )
+
+
+def make_evaluator(session: Session, tasks: Tasks) -> Evaluator:
+    """What tests networks on all tasks."""
+    objective = _objective(session, session.foreign_outputs)
+    batch_size = session.config["eval_batch_size"]
+    return Evaluator(tasks, session.transform, objective, batch_size, session.device, session.comm)
+
+
+def _objective(session: Session, foreign_outputs: torch.Tensor | None) -> Objective:
+    """What the scenario asks of the network."""
+    targets = session.plan.scenario.targets
+    return AbsoluteError(targets) if targets else Labels(foreign_outputs)
+
+
+def _draw(session: Session, evaluator: Evaluator, content: dict) -> None:
+    """The pictures of a finished run."""
+    config, folder = session.config, session.plan.folder
+    with plots.after_results(folder):
+        plots.draw_run(folder, content, config["pictures"])
+        if session.plan.scenario.targets:
+            title = f"{config['strategy']['name']}, after the last of {len(session.plan.stages)} stages"
+            reconstructions.draw(folder, session.model, evaluator, title, config["pictures"])
+
+
+def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | None, comm: Comm) -> dict:
+    """What was stored and what it took: bytes on all ranks together, seconds of waiting in their mean."""
+    waited, used = (buffer.wait_seconds, buffer.nbytes) if buffer is not None else (0.0, 0)
+    sums = comm.sum(torch.tensor([waited / comm.size, used + strategy.nbytes], dtype=torch.float64))
+    return {"buffer_capacity": capacity, "replay_wait_seconds": sums[0].item(), "buffer_bytes": int(sums[1])}
+
+
+def _results(session: Session, memory: dict, history: History) -> dict:
+    """The content of results.json."""
+    config, plan = session.config, session.plan
+    return {
+        "schema": results.SCHEMA,
+        "kind": "run",
+        "strategy": config["strategy"]["name"],
+        "scenario": config["scenario"]["name"],
+        "dataset": config["dataset"]["name"],
+        "backbone": config["backbone"]["name"],
+        "buffer": config["buffer"]["name"] if plan.strategy.uses_buffer else None,
+        "seed": config["seed"],
+        "group": config_hash(config),
+        "identity": as_text(words(config)),
+        "world_size": session.comm.size,
+        **results.measures(history, plan.scenario.task_aware),
+        "train_seconds": history.train_seconds,
+        "eval_seconds": history.eval_seconds,
+        "samples_per_second": history.labelled_samples / history.train_seconds,
+        **memory,
+        "peak_memory_bytes": results.peak_memory_bytes(session.device),
+        "gradient_steps": history.gradient_steps,
+        "labelled_samples": history.labelled_samples,
+        "unlabelled_samples": 0,
+        "versions": results.versions(),
+        "config": config,
+    }

@@ -1,0 +1,136 @@
+"""What went wrong with a command, in one line that says what is valid; for errors of Hydra as for our own."""
+
+import itertools
+import re
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cl.build import LABELS
+from cl.configuration.arguments import CONF, options_with
+from cl.configuration.settings import MERGE_GROUPS, Merge
+from cl.distributed import ranks
+from cl.values import did_you_mean
+
+# What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer;
+# by name and words, because this file imports none of them.
+PEER_ERRORS = re.compile("HorovodInternalError|PeerError|DistBackendError|DistNetworkError|Connection (closed|reset)")
+
+
+def one_line(error: Exception, command: str, overrides: list[str], searchpath: str | None = None) -> str:
+    """What to print of an error.
+
+    `command` is run or merge, `overrides` are those of its command line, `searchpath` its folder of further options.
+    """
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error)
+    if isinstance(error, OverrideParseException):
+        text = error.override
+        opened = any(text.count(first) > text.count(last) for first, last in ("[]", "{}", "()"))
+        return f"cannot read the argument {text!r}: {'a bracket is not closed' if opened else _first_line(error)}"
+    if isinstance(error.__cause__, ValueError) and isinstance(error, OmegaConfBaseException):
+        return one_line(error.__cause__, command, overrides)  # raised by a resolver
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _composition_error(error, command, overrides, searchpath)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, (ValueError, OSError)):
+        return " ".join(str(error).split())
+    if ranks.started() and PEER_ERRORS.search(f"{type(error).__name__}: {error}"):
+        return f"lost another rank of this run, see what the launcher says of it ({_first_line(error)})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())} (debug=true shows where)"
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    if error.options is None:
+        return _first_line(error).rstrip(".")
+    group, _, name = error.missing_cfg_file.rpartition("/")
+    valid = [option for option in error.options if option != "recipe"]
+    if group.endswith("/recipe"):
+        return f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"
+    # The number in the name of a scenario is only that of its tasks.
+    kind, number = re.fullmatch(r"(.*?)(\d*)", name).groups()
+    same = [option for option in valid if re.fullmatch(rf"{re.escape(kind)}\d+", option)]
+    if group == "scenario" and number and same and kind != "skewed":
+        return (
+            f"scenario={name} does not exist; {int(number)} tasks are scenario={same[0]} "
+            f"scenario.num_tasks={int(number)}; valid: {', '.join(valid)}"
+        )
+    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+
+
+def _composition_error(error: Exception, command: str, overrides: list[str], searchpath: str | None) -> str:
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_option(match.group(1), command, overrides, searchpath)
+    if match := re.search(r"Ambiguous value for argument '(.+?)=(.*)'", text):
+        key, values = match.groups()
+        takes_list = "list" in str(Merge.__annotations__.get(key, "")) or "." in key
+        one = f", or make it a list, {key}=[{values}]" if takes_list else ""
+        return f"{key}={values} has several values: add -m to sweep over them{one}"
+    if match := re.search(r"Sweep parameters '(.+?)' requires --multirun", text):
+        return f"{match[1]} has several values: add -m to sweep over them"
+    if match := re.search(r"An item is already at '([^']+)'", text):
+        return f"{match[1]} is there already, so it is set without a plus: {match[1]}=VALUE, not +{match[1]}=VALUE"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} must be given, for example {match[1]}=..."
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    where = re.search(r"full_key: (\S+)", str(cause))
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", _first_line(cause).rstrip("."))
+    return (f"{where[1]}: " if where else "") + reason
+
+
+def _unknown_option(key: str, command: str, overrides: list[str], searchpath: str | None) -> str:
+    parent, _, name = key.rpartition(".")
+    for choices in _choices(overrides):
+        config = _composed(command, choices, searchpath)
+        node = OmegaConf.select(config, parent) if parent else config
+        if not OmegaConf.is_dict(node) or name not in node:
+            break
+    if not parent:
+        valid = sorted(str(key) for key in node if key != "hydra")
+        return f"unknown option {key}{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+    if node is None:
+        valid = sorted(str(key) for key in config if key != "hydra")
+        return f"unknown option {key}: there is no {parent}{did_you_mean(parent, valid)}; valid: {', '.join(valid)}"
+    if not OmegaConf.is_dict(node):
+        return f"unknown option {key}: {parent} is a value without options, set {parent}=VALUE"
+    valid = sorted(str(key) for key in node if key not in LABELS)
+    chosen = f"{parent}={OmegaConf.to_container(node).get('name')}" if parent in MERGE_GROUPS else parent
+    if parent in MERGE_GROUPS:
+        choice = config.hydra.runtime.choices.get(parent, "")
+        chosen = chosen if "/" in choice else f"{parent}={choice}"
+    words = f"unknown option {key}{did_you_mean(name, valid)}; "
+    words += f"valid for {chosen}: {', '.join(valid)}" if valid else f"{chosen} has no options"
+    others = options_with(parent, name)
+    return words + (f"; {parent}={', '.join(others)} can take {name}" if others else "")
+
+
+def _choices(overrides: list[str]):
+    """The options of groups among the overrides, one list for each job of a sweep over them."""
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    chosen = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group in groups:
+            element = override.get_key_element()
+            words = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+            chosen.append([f"{element}={word}" for word in words])
+    return itertools.product(*chosen)
+
+
+def _composed(command: str, choices, searchpath: str | None):
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    extra = [f"hydra.searchpath=['{Path(searchpath).resolve()}']"] if searchpath else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, [*choices, *extra], return_hydra_config=True)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

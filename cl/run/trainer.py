@@ -1,0 +1,201 @@
+"""The loop over epochs and batches of one stage; it knows no method and no configuration."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from cl import seeding
+from cl.data.loader import epoch_batches, num_batches
+from cl.data.rows import Samples
+from cl.reporting.recorder import Recorder
+from cl.step.schedules import Schedule
+from cl.strategies.base import Strategy
+
+
+class Trainer:
+    """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
+
+    `each_epoch`: called before each epoch. Its state is the place within a stage, so training can go on in the middle.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        schedule: Schedule,
+        batch_size: int,
+        seed: int,
+        recorder: Recorder,
+        each_epoch: Callable[[], None] | None = None,
+    ):
+        self.strategy, self.schedule, self.batch_size, self.seed = strategy, schedule, batch_size, seed
+        self.recorder, self.history, self.each_epoch = recorder, recorder.history, each_epoch
+        self.comm, self.device = strategy.updater.comm, strategy.updater.device
+        self.meter = Meter(self.device)
+        self.stage: int | None = None
+        self.step, self.loss = 0, math.nan  # steps of the stage that are done, mean loss of the last interval
+        self._started: float | None = None  # since when the time is not in the history yet
+
+    @property
+    def _groups(self) -> list[dict]:
+        return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
+
+    def train(self, samples: Samples, stage: int, steps: int) -> float:
+        """`steps` steps in as many passes over `samples` as they take; returns the mean loss of the last interval.
+
+        Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
+        weights are not, before the first step or after the last.
+        """
+        if self.stage != stage:
+            self._start(stage)
+        self._started = time.perf_counter()
+        self.meter.start()
+        rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
+        batch_size = self.batch_size * self.strategy.updater.accumulation_steps
+        epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
+        for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
+            done = self.step - epoch * epoch_steps
+            if self.each_epoch is not None and not done:
+                self.each_epoch()
+            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest)
+            for batch in itertools.islice(batches, done, done + steps - self.step):
+                if not self.schedule.is_constant:
+                    self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
+                self.meter.count(self.strategy.observe(batch), len(batch) if batch.share else 0)
+                self.step += 1
+                self.recorder.progress.step()
+                if self.step % self.recorder.log_interval == 0 or self.step == steps:
+                    self.loss = self._log(stage, epoch, samples)
+        self._check_weights(f"after the last step of stage {stage + 1}")
+        self._count_time()
+        self._started = None
+        return self.loss
+
+    def _start(self, stage: int) -> None:
+        """Begin a stage, with streams of random numbers that it names: nothing of them has to be saved between stages.
+
+        Each rank has streams of its own, so dropout and augmentation differ from rank to rank.
+        """
+        self._check_weights(f"before the first step of stage {stage + 1}")
+        which = (stage, self.comm.rank) if self.comm.rank else (stage,)  # one rank alone draws as the first of several
+        torch.manual_seed(seeding.derive(self.seed, "network", *which))
+        self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", *which))
+        self.stage, self.step, self.loss = stage, 0, math.nan
+        self.meter.reset()
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.history.train_seconds += now - self._started
+        self._started = now
+
+    def state_dict(self) -> dict:
+        """The place within the stage, and what was measured since the last row."""
+        if self._started is not None:  # in the middle of a stage
+            self._count_time()
+        return {"stage": self.stage, "step": self.step, "loss": self.loss, "meter": self.meter.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        self.stage, self.step, self.loss = state["stage"], state["step"], state["loss"]
+        self.meter.load_state_dict(state["meter"])
+
+    def _set_rate(self, progress: float, epochs: float, steps: int) -> None:
+        factor = self.schedule.factor(progress, epochs, steps)
+        for group, rate in zip(self._groups, self.strategy.updater.base_rates):
+            group["lr"] = rate * factor
+
+    def _check_weights(self, when: str) -> None:
+        """The last step is followed by no loss that would tell."""
+        model = self.strategy.model
+        statistics = (item for item in model.named_buffers() if item[0].endswith(("running_mean", "running_var")))
+        named = [*model.named_parameters(), *statistics]
+        if not torch.stack([torch.isfinite(value).all() for _, value in named]).all():
+            names = [name for name, value in named if not torch.isfinite(value).all()]
+            raise ValueError(
+                f"{when} {', '.join(names[:3])}{' ...' * (len(names) > 3)} has numbers that are not finite"
+            )
+
+    def _not_finite(self, loss: float, rate: float, samples: Samples) -> str:
+        """What is known of a loss that is not finite."""
+        words = f"the loss is {loss} after {self.history.gradient_steps} steps, the last at a learning rate of {rate:g}"
+        strength = getattr(self.strategy, "strength", None)
+        if strength is not None:
+            words += f" and a penalty of strength {strength:g} (strategy.lambda_, or twice strategy.c)"
+        for name, column in samples.columns().items():
+            if isinstance(column, torch.Tensor) and not torch.isfinite(column).all():
+                return f"{words}: the column {name} of the training data has numbers that are not finite"
+        more = "" if strength is None else " or a weaker penalty"
+        return f"{words}: training has diverged, perhaps a lower learning rate{more} helps"
+
+    def _log(self, stage: int, epoch: int, training_set: Samples) -> float:
+        """Close an interval; returns its mean loss."""
+        buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
+        steps, samples, seconds, loss = self.meter.take()
+        # One exchange per interval. The mean of the ranks' losses is that of all samples, as they are weighed.
+        own = [loss, samples, self.strategy.take_replayed(), 0.0, 0]
+        if buffer is not None:
+            own[3:] = buffer.wait_seconds, len(buffer)
+        sums = self.comm.sum(torch.tensor(own, dtype=torch.float64, device=self.device))
+        loss, samples, replayed, waited, stored = sums.tolist()
+        loss, waited = loss / self.comm.size, waited / self.comm.size
+        self.history.gradient_steps += steps
+        self.history.labelled_samples += int(samples + replayed)
+        if not math.isfinite(loss):
+            raise ValueError(self._not_finite(loss, rate, training_set))
+        row = {
+            "stage": stage,
+            "epoch": epoch,
+            "step": self.history.gradient_steps,
+            "loss": loss,
+            "learning_rate": rate,
+            "samples_per_second": samples / seconds,
+            "replay_wait_seconds": waited,
+            "buffer_records": int(stored),
+        }
+        self.recorder.row(row)
+        return loss
+
+
+class Meter:
+    """Sums over an interval; the loss stays on the device until the interval ends, so no step waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an interval."""
+        self.loss = torch.zeros((), device=self.device)
+        self.steps = self.samples = 0
+        self.seconds = 0.0  # before `started`
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count the time."""
+        self.started = time.perf_counter()
+
+    def count(self, loss: torch.Tensor, samples: int) -> None:
+        """One step on so many new samples."""
+        self.loss += loss
+        self.steps += 1
+        self.samples += samples
+
+    def take(self) -> tuple[int, int, float, float]:
+        """Steps, new samples, seconds and mean loss since the last call."""
+        loss = self.loss.item() / self.steps
+        taken = self.steps, self.samples, self.seconds + time.perf_counter() - self.started, loss
+        self.reset()
+        return taken
+
+    def state_dict(self) -> dict:
+        """The sums as numbers."""
+        seconds = self.seconds + time.perf_counter() - self.started
+        return {"loss": self.loss.item(), "steps": self.steps, "samples": self.samples, "seconds": seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        self.loss = torch.tensor(state["loss"], device=self.device)
+        self.steps, self.samples, self.seconds = state["steps"], state["samples"], state["seconds"]
+        self.start()

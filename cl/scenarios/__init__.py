@@ -1,0 +1,1 @@
+"""Scenarios: how a data set becomes a sequence of tasks."""

@@ -1,0 +1,134 @@
+"""Scenarios whose tasks bring new classes, and the one whose tasks bring new scans."""
+
+import numpy as np
+
+from cl import seeding
+from cl.datasets.base import Dataset, Split
+from cl.scenarios.base import Part, Scenario, Tasks
+from cl.scenarios.splits import class_incremental
+
+
+class ClassIncremental(Scenario):
+    """Each task brings classes of its own; at test the task of a sample is not known.
+
+    `increment`: classes of each task after the first (or of every task, as a list), `initial_increment`: of the first;
+    left out, tasks get equal shares. `class_order`: None (by label), "random" (by the seed) or all labels as a list.
+    Labels are renamed to their place in that order, so the first task always has the first outputs.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        initial_increment: int | None = None,
+        increment: int | list[int] | None = None,
+        class_order: str | list[int] | None = None,
+        concatenate: bool = False,
+    ):
+        super().__init__(num_tasks, concatenate)
+        if isinstance(class_order, str) and class_order != "random":
+            raise ValueError(f"scenario.class_order must be null, random or a list of labels, got {class_order!r}")
+        if isinstance(increment, list) and initial_increment is not None:
+            raise ValueError("scenario.initial_increment has no meaning beside a list of increments; leave it out")
+        self.initial_increment, self.increment, self.class_order = initial_increment, increment, class_order
+        self.increments: list[int] = []
+        self.num_classes = 0
+
+    def plan(self, dataset: Dataset) -> None:
+        self.increments = self._increments(dataset.num_classes)
+        if isinstance(self.class_order, list) and sorted(self.class_order) != list(range(dataset.num_classes)):
+            raise ValueError(
+                f"scenario.class_order must hold each label from 0 to {dataset.num_classes - 1} once, "
+                f"got {self.class_order}"
+            )
+        self.num_classes = self.num_outputs = dataset.num_classes
+        ends = np.cumsum(self.increments).tolist()
+        self.task_outputs = [range(end - size, end) for end, size in zip(ends, self.increments)]
+
+    def _increments(self, num_classes: int) -> list[int]:
+        tasks = self.num_tasks
+        if tasks > num_classes:
+            raise ValueError(
+                f"scenario.num_tasks={tasks}, but the data set has {num_classes} classes: "
+                f"each task needs one of its own, so at most {num_classes} tasks"
+            )
+        if isinstance(self.increment, list):
+            increments = self.increment
+        else:
+            rest, rest_tasks = num_classes, tasks
+            first = []
+            if self.initial_increment is not None:
+                first, rest, rest_tasks = [self.initial_increment], num_classes - self.initial_increment, tasks - 1
+            share = self.increment
+            if share is None:
+                if rest_tasks and rest % rest_tasks:
+                    raise ValueError(
+                        f"{rest} classes do not divide into {rest_tasks} equal tasks; give scenario.num_tasks a divisor"
+                        " of it, or the sizes with scenario.initial_increment and scenario.increment"
+                    )
+                share = rest // rest_tasks if rest_tasks else 0
+            increments = first + [share] * rest_tasks
+        if len(increments) != tasks or sum(increments) != num_classes or min(increments) < 1:
+            raise ValueError(
+                f"the tasks would have {increments} classes: expected {tasks} tasks (scenario.num_tasks) of at least "
+                f"one class and {num_classes} classes in all; change scenario.initial_increment or scenario.increment"
+            )
+        return list(increments)
+
+    def split(self, train: Split, test: Split, seed: int) -> Tasks:
+        if self.class_order == "random":
+            order = seeding.generator(seed, "class order").permutation(self.num_classes).tolist()
+        else:
+            order = self.class_order or list(range(self.num_classes))
+
+        for name, split_ in (("training", train), ("test", test)):
+            absent = sorted(set(range(self.num_classes)) - set(split_.y.unique().tolist()))
+            if absent:
+                raise ValueError(f"the {name} split has no sample of the labels {absent}: every class needs some")
+        parts = [
+            self._relabel([Part(*task) for task in class_incremental(split_.y.numpy(), self.increments, order)])
+            for split_ in (train, test)
+        ]
+        return Tasks(train, test, *parts, [None] * self.num_tasks)
+
+    def _relabel(self, parts: list[Part]) -> list[Part]:
+        return parts
+
+
+class TaskIncremental(ClassIncremental):
+    """The same tasks, but the task of a sample is known: training and the scenario's accuracy use its outputs only."""
+
+    task_aware = True
+
+    def plan(self, dataset: Dataset) -> None:
+        super().plan(dataset)
+        if min(self.increments) < 2:
+            raise ValueError(
+                "a task with one class has nothing to tell apart when the task is known; "
+                f"choose fewer tasks than scenario.num_tasks={self.num_tasks}"
+            )
+
+
+class Reconstruction(ClassIncremental):
+    """Each task brings scans of its own, and asks for the same targets; a label says from which scan a sample is.
+
+    A network has one output channel for each target. Scans are grouped as classes are (`ClassIncremental`).
+    """
+
+    def __init__(self, num_tasks: int, scan_order: str | list[int] | None = None, concatenate: bool = False):
+        super().__init__(num_tasks, class_order=scan_order, concatenate=concatenate)
+
+    @property
+    def num_labels(self) -> int:
+        return self.num_classes
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        _, height, width = next(iter(self.targets.values()))
+        return (self.num_outputs, height, width)
+
+    def plan(self, dataset: Dataset) -> None:
+        if not dataset.target_shapes:
+            raise ValueError("scenario=reconstruction needs targets: dataset=ptycho or ptycho_synthetic has them")
+        super().plan(dataset)
+        self.targets = dataset.target_shapes
+        self.num_outputs, self.task_outputs = len(self.targets), []

@@ -1,0 +1,1 @@
+"""One step of training: the objective, the update and its learning rate."""

@@ -1,0 +1,1 @@
+"""Fusions that match the channels of networks before they average them."""

@@ -1,0 +1,166 @@
+"""Fusion by optimal transport (Singh & Jaggi 2020, Model Fusion via Optimal Transport), with POT."""
+
+import warnings
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import nn
+
+from merging.align.alignment import Plan, apply_plans, check_widths, sweep
+from merging.align.responses import responses
+from merging.align.structure import Group, Structure, trace
+from merging.fusion import Context, Models, State, WeightFusion, mean_state, widened
+
+SOLVERS = ("emd", "sinkhorn", "unbalanced")
+COSTS = ("weights", "activations")
+MARGINALS = ("uniform", "norm")
+ANCHORS = ("first", "widest", "random", "barycentre")
+
+
+class Ot(WeightFusion):
+    """The mean of the models, each transported, layer by layer, to the neurons of the anchor.
+
+    `cost` between two neurons: the squared distance of their incoming "weights", or of their responses to `samples`
+    images without labels ("activations": what the next layer reads). `solver`: "emd" (exact), "sinkhorn" or
+    "unbalanced", with `reg` in units of the mean cost and `reg_marginal` for the marginals of the last. `marginals`:
+    "uniform", or the "norm" of the incoming weights. `anchor`: the "first" model, the "widest", a "random" network, or
+    a "barycentre", found by taking the mean as the next anchor up to `rounds` times. The widths are the anchor's.
+    """
+
+    unequal_widths = True
+
+    def __init__(
+        self,
+        cost: str = "weights",
+        solver: str = "emd",
+        reg: float = 0.05,
+        reg_marginal: float = 1.0,
+        marginals: str = "uniform",
+        anchor: str = "first",
+        rounds: int = 10,
+        samples: int = 100,
+    ):
+        for name, value, valid in (
+            ("cost", cost, COSTS), ("solver", solver, SOLVERS), ("marginals", marginals, MARGINALS),
+            ("anchor", anchor, ANCHORS),
+        ):  # fmt: skip
+            if value not in valid:
+                raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
+        for name, value in (("reg", reg), ("reg_marginal", reg_marginal), ("rounds", rounds), ("samples", samples)):
+            if value <= 0:
+                raise ValueError(f"fusion.{name} must be above 0, got {value}")
+        self.cost, self.solver, self.reg, self.reg_marginal, self.marginals = cost, solver, reg, reg_marginal, marginals
+        self.anchor, self.rounds, self.samples = anchor, rounds, samples
+
+    def __call__(self, models: Models, context: Context) -> State:
+        structure = trace(context.network, context.sample_shape)
+        images = None
+        if self.cost == "activations":
+            images = context.images(sorted(set(chain(*models.tasks))), self.samples)
+        anchor = context.new_network(0) if self.anchor == "random" else self.chosen(models.states)
+        for name, state in zip(models.names, models.states):
+            check_widths(anchor, state, structure, ("the anchor", name))
+        for _ in range(self.rounds if self.anchor == "barycentre" else 1):
+            aligned = [self.align(structure, anchor, state, context, images) for state in models.states]
+            merged = mean_state(models, aligned)
+            if all(torch.equal(merged[name], anchor[name]) for name in merged):
+                break
+            anchor = merged
+        return merged
+
+    def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
+        trace(network, sample_shape)
+
+    def check_shapes(self, network: nn.Module, sample_shape: tuple[int, ...], states: Sequence[State]) -> None:
+        own = network.state_dict()
+        anchor = own if self.anchor == "random" else self.chosen(states)
+        for name, value in own.items():
+            if value.shape != anchor[name].shape:
+                raise ValueError(
+                    f"the merged network has {tuple(anchor[name].shape)} in {name}, the configured backbone "
+                    f"{tuple(value.shape)}: give backbone the widths of the anchor, or another fusion.anchor"
+                )
+        structure = trace(network, sample_shape)
+        for number, state in enumerate(states, start=1):
+            check_widths(anchor, state, structure, ("the anchor", f"network {number}"))
+
+    def chosen(self, states: Sequence[State]) -> State:
+        """The model whose neurons are the first anchor."""
+        if self.anchor == "widest":
+            return max(states, key=lambda state: sum(value.numel() for value in state.values()))
+        return states[0]
+
+    def align(
+        self, structure: Structure, anchor: State, state: State, context: Context, images: torch.Tensor | None
+    ) -> State:
+        """The model in the anchor's widths and order of neurons."""
+        if state is anchor:
+            return dict(state)
+        return apply_plans(state, self.plans(structure, anchor, state, context, images))
+
+    def plans(
+        self, structure: Structure, anchor: State, state: State, context: Context, images: torch.Tensor | None
+    ) -> dict[Group, Plan]:
+        if images is None:
+            return sweep(structure, anchor, state, self.solve)
+        own, other = (responses(context.network, weights, structure, images) for weights in (state, anchor))
+        return {group: self.solve(own[group], other[group]) for group in structure.groups}
+
+    def solve(self, model: torch.Tensor, anchor: torch.Tensor) -> Plan:
+        """The plan between neurons that are described by the rows of two matrices."""
+        cost = squared_distances(model, anchor).cpu().numpy()
+        masses = [self.mass(rows) for rows in (model, anchor)]
+        plan = transport(cost, *masses, self.solver, self.reg, self.reg_marginal)
+        own, other = np.nonzero(plan)
+        if len(own) == len(model) == len(anchor) == len(np.unique(other)):  # a permutation: each has one partner
+            order = np.empty_like(own)
+            order[other] = own
+            return Plan(order=torch.from_numpy(order))
+        return Plan(mass=torch.from_numpy(plan))
+
+    def mass(self, rows: torch.Tensor) -> np.ndarray:
+        """The share of each neuron."""
+        mass = (
+            torch.ones(len(rows), dtype=torch.float64)
+            if self.marginals == "uniform"
+            else rows.norm(dim=1).double().cpu()
+        )
+        return (mass / mass.sum()).numpy()
+
+
+def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """[n, m] between the rows of [n, d] and [m, d]."""
+    first, second = widened(first), widened(second)
+    squares = first.square().sum(1)[:, None] + second.square().sum(1)
+    return torch.addmm(squares, first, second.T, alpha=-2).clamp_(min=0)
+
+
+def transport(
+    cost: np.ndarray, own: np.ndarray, other: np.ndarray, solver: str, reg: float, reg_marginal: float
+) -> np.ndarray:
+    """The mass [n, m] that each neuron of the one gives to each of the other.
+
+    Raises ValueError where Sinkhorn's iteration fails or a neuron is left without mass.
+    """
+    import ot  # takes a second
+
+    if solver == "emd":
+        return ot.emd(own, other, cost, numItermax=10**7)
+    cost = cost / max(cost.mean(), np.finfo(np.float64).tiny)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a solver that did not converge
+        try:
+            if solver == "sinkhorn":
+                plan = ot.sinkhorn(own, other, cost, reg, method="sinkhorn_log", numItermax=10**4, stopThr=1e-6)
+            else:
+                plan = ot.unbalanced.sinkhorn_unbalanced(own, other, cost, reg, reg_marginal, numItermax=10**4)
+        except UserWarning as error:
+            raise ValueError(f"fusion.solver={solver} did not converge: {error}; raise fusion.reg={reg}") from error
+    if not np.isfinite(plan).all() or not plan.sum(0).all() or not plan.sum(1).all():
+        raise ValueError(
+            f"fusion.solver={solver} with fusion.reg={reg} leaves a neuron without a place: raise fusion.reg or "
+            "fusion.reg_marginal"
+        )
+    return plan

@@ -1,0 +1,75 @@
+"""Git Re-Basin, weight matching (Ainsworth et al. 2023, Git Re-Basin: Merging Models modulo Permutation Symmetries)."""
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from cl import seeding
+from merging.align.alignment import Plan, apply_plans, rows, sweep
+from merging.align.structure import Group, Structure, trace
+from merging.fusion import Context, Models, State, WeightFusion, mean_state
+
+GAIN = 1e-9  # relative, below which an assignment counts as no better than the order at hand
+
+
+class Rebasin(WeightFusion):
+    """The mean of the models, each with its neurons permuted to be nearest to the first.
+
+    The permutations maximise the inner product of all weights by coordinate descent over the layers, in random order
+    (algorithm 1), until none changes; each is a linear assignment. It starts from one pass through the layers in which
+    incoming weights alone decide, where the paper starts from the order at hand.
+    """
+
+    def __init__(self, max_sweeps: int = 100, seed: int = 0):
+        if max_sweeps < 1:
+            raise ValueError(f"fusion.max_sweeps must be at least 1, got {max_sweeps}")
+        self.max_sweeps, self.seed = max_sweeps, seed
+
+    def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
+        trace(network, sample_shape)
+
+    def __call__(self, models: Models, context: Context) -> State:
+        structure = trace(context.network, context.sample_shape)
+        anchor, *others = models.states
+        aligned = [self.align(structure, anchor, other, models.parameters) for other in others]
+        return mean_state(models, [anchor, *aligned])
+
+    def align(self, structure: Structure, anchor: State, state: State, names: list[str]) -> State:
+        """The permuted model that is nearest to the anchor, as far as coordinate descent finds it."""
+        state = apply_plans(state, sweep(structure, anchor, state, _match_rows))
+        random = seeding.generator(self.seed, "rebasin")
+        for _ in range(self.max_sweeps):
+            changed = False
+            for number in random.permutation(len(structure.groups)):
+                group = structure.groups[number]
+                plan = _assign(_similarity(anchor, state, group, names))
+                if plan.is_identity:
+                    continue
+                moved = apply_plans(state, {group: plan})
+                # Where a layer reads and writes the same channels the assignment is no maximum of the whole.
+                if _product(anchor, moved, names) > _product(anchor, state, names) + GAIN * _product(
+                    anchor, anchor, names
+                ):
+                    state, changed = moved, True
+            if not changed:
+                break
+        return state
+
+
+def _match_rows(model: torch.Tensor, anchor: torch.Tensor) -> Plan:
+    return _assign(anchor.double() @ model.double().T)
+
+
+def _assign(similarity: torch.Tensor) -> Plan:
+    """The permutation with the largest sum of [place, neuron] similarities."""
+    return Plan(order=torch.from_numpy(linear_sum_assignment(similarity.cpu().numpy(), maximize=True)[1]))
+
+
+def _similarity(anchor: State, state: State, group: Group, names: list[str]) -> torch.Tensor:
+    """[places, neurons]: the inner product of all weights of a channel, incoming and outgoing."""
+    trained = [axis for axis in group.axes if axis.name in names]
+    return sum(rows(anchor[axis.name], axis).double() @ rows(state[axis.name], axis).double().T for axis in trained)
+
+
+def _product(first: State, second: State, names: list[str]) -> float:
+    return sum((first[name].double() * second[name].double()).sum().item() for name in names)

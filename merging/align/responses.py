@@ -1,0 +1,52 @@
+"""What layers read while a network sees images: for methods that compare or fit layers by their inputs."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from merging.align.structure import Group, Structure
+from merging.fusion import State
+
+BATCH = 500  # images at a time
+
+
+@contextmanager
+def inputs_of(network: nn.Module, layers: list[str], see):
+    """Within it, `see(name, input)` is called whenever one of the layers is."""
+    modules = dict(network.named_modules())
+    handles = [
+        modules[name].register_forward_pre_hook(lambda _, given, name=name: see(name, given[0])) for name in layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def show(network: nn.Module, state: State, images: torch.Tensor) -> None:
+    """Let a network with these weights, which may be of other widths, see images."""
+    network.eval()
+    for part in images.split(BATCH):
+        functional_call(network, state, (part,))
+
+
+def responses(
+    network: nn.Module, state: State, structure: Structure, images: torch.Tensor
+) -> dict[Group, torch.Tensor]:
+    """[channels, values] for each group: what the layers after it read of each channel, over all images and places."""
+    seen: dict[str, list[torch.Tensor]] = {name: [] for group in structure.groups for name, _ in group.readers}
+    with inputs_of(network, list(seen), lambda name, given: seen[name].append(given)):
+        show(network, state, images)
+    return {
+        group: torch.cat([_by_channel(seen[name], repeat) for name, repeat in group.readers], 1)
+        for group in structure.groups
+    }
+
+
+def _by_channel(parts: list[torch.Tensor], repeat: int) -> torch.Tensor:
+    x = torch.cat(parts)  # [N, channels * repeat, ...]
+    return x.reshape(len(x), x.shape[1] // repeat, -1).movedim(1, 0).flatten(1)

@@ -1,0 +1,188 @@
+"""The data and the training loop, for fusions that need them: those of the run."""
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cl import seeding
+from cl.data.loader import in_order
+from cl.data.rows import Samples, joined
+from cl.reporting.history import History
+from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
+from cl.reporting.results import MetricsFile
+from cl.run.session import Session
+from cl.scenarios.base import Tasks
+from cl.step.objectives import own_outputs
+from cl.step.schedules import Schedule
+from cl.step.updater import Updater
+from cl.strategies.ewc import Ewc
+from cl.strategies.finetune import Finetune
+from merging import batch_norm
+from merging.fusion import State
+
+FIRST_STAGE = 1000  # streams of random numbers that no task has
+
+
+class MergeContext:
+    """Samples, networks and training with a run's options; what training costs is added to `history`."""
+
+    def __init__(
+        self,
+        session: Session,
+        tasks: Tasks,
+        history: History,
+        folder: Path,
+        batch_norm_samples: int,
+    ):
+        self.session, self.config, self.device = session, session.config, session.device
+        self.tasks, self.history, self.folder = tasks, history, folder
+        self.foreign_outputs = session.foreign_outputs if session.plan.scenario.task_aware else None
+        self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
+        self.trained = 0
+        self.unlabelled_samples = 0  # that were seen
+        self.samples_kept = 0  # for the merge that asked for most of them
+        self.batch_norm_samples = batch_norm_samples
+        self.measure_seconds = 0.0
+        self.recorded: dict[str, dict] = {}
+        self._batch_norm_images: dict[tuple, torch.Tensor] = {}
+
+    def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
+        """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
+        share = max(1, count // len(tasks))
+        chosen = self.labelled(tasks, share).loaded().x
+        order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
+        self.unlabelled_samples += len(chosen)
+        return self.session.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
+
+    def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
+        """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
+        network = copy.deepcopy(self.network).to(self.device)
+        network.load_state_dict(state)
+        strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
+        strategy.setup(network, updater, self.session.transform, None, self.foreign_outputs, seed=self.config["seed"])
+        samples = self.labelled(tasks, per_task)
+        if labels == "empirical":
+            self.history.labelled_samples += len(samples)
+        else:
+            self.unlabelled_samples += len(samples)
+        names = {id(weight): name for name, weight in network.named_parameters()}
+        fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
+        return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
+
+    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
+        """Training samples of some tasks, all or so many of each."""
+        if per_task is None:
+            samples = self.tasks.training(tasks)
+        else:
+            samples = joined([self.some_of(task, per_task) for task in tasks])
+        self.samples_kept = max(self.samples_kept, len(samples))
+        return samples.to(self.device)
+
+    def some_of(self, task: int, count: int) -> Samples:
+        samples = self.tasks.training([task])
+        order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
+        return _taken(samples, order[:count])
+
+    def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
+        """Train the parameters of a module that gives logits of images, with the optimizer of the run.
+
+        `schedule`: that of the learning rate, None for the run's.
+        """
+        recipe, session = self.session.recipe, self.session
+        module.to(self.device).train()
+        strategy = Finetune()
+        strategy.setup(
+            module, self.updater(module), session.transform, None, self.foreign_outputs,
+            fewest_samples=recipe.fewest_samples,
+        )  # fmt: skip
+        steps = epochs * recipe.epoch_steps(len(samples))
+        progress = Progress("merging", steps, 0, self.config["progress"])
+        metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
+        recorder = Recorder(self.history, progress, metrics, session.logger, self.config["log_interval"])
+        try:
+            trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
+            trainer.train(samples, FIRST_STAGE + self.trained, steps)
+        finally:
+            progress.close()
+        self.trained += 1
+        module.eval()
+
+    def updater(self, module: nn.Module) -> Updater:
+        """A new optimizer for a module, by the recipe of the run."""
+        return self.session.recipe.updater(module)
+
+    def testing(self, tasks: Sequence[int]) -> Samples:
+        """The test samples of some tasks."""
+        return joined([self.tasks.testing(task, self.device) for task in tasks])
+
+    def some(self, samples: Samples, count: int) -> Samples:
+        """Up to so many of them, at random."""
+        return _taken(samples, self._order(samples)[:count])
+
+    def hold_out(self, samples: Samples, share: float) -> tuple[Samples, Samples]:
+        """The others, and a random share of them."""
+        order = self._order(samples)
+        count = max(1, round(share * len(samples)))
+        return _taken(samples, order[count:]), _taken(samples, order[:count])
+
+    def _order(self, samples: Samples) -> np.ndarray:
+        return seeding.generator(self.config["seed"], "merging order").permutation(len(samples))
+
+    @torch.no_grad()
+    def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
+        """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
+        network.to(self.device).eval()
+        loss = correct = torch.zeros((), device=self.device)
+        size = self.config["eval_batch_size"]
+        for batch in in_order(samples, size):
+            logits = network(self.session.transform.test(batch.x)).float()
+            logits = own_outputs(logits, self.foreign_outputs, batch.task)
+            loss = loss + F.cross_entropy(logits, batch.y, reduction="sum")
+            correct = correct + (logits.argmax(1) == batch.y).sum()
+        return loss.item() / len(samples), correct.item() / len(samples)
+
+    def recalibrate_batch_norm(self, network: nn.Module, tasks: Sequence[int]) -> None:
+        """Take a network's batch-norm statistics anew from images of some tasks, if it has any."""
+        if not batch_norm.has_statistics(network):
+            return
+        key = tuple(tasks)
+        if key not in self._batch_norm_images:  # the same images for every network
+            self._batch_norm_images[key] = self.images(tasks, self.batch_norm_samples)
+        batch_norm.recompute(network, self._batch_norm_images[key])
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within it, the time does not count as merging."""
+        started = time.perf_counter()
+        yield
+        self.measure_seconds += time.perf_counter() - started
+
+    def progress(self, label: str, items: Sequence) -> Iterator:
+        """The items, with a progress bar."""
+        bar = Progress(label, len(items), 0, self.config["progress"])
+        try:
+            for item in items:
+                yield item
+                bar.step()
+        finally:
+            bar.close()
+
+    def record(self, name: str, content: dict) -> None:
+        """An entry of results.json."""
+        self.recorded[name] = content
+
+    def new_network(self, number: int) -> State:
+        """A network before training, another one for each number."""
+        return self.session.initial_weights(FIRST_STAGE + number)
+
+
+def _taken(samples: Samples, order: np.ndarray) -> Samples:
+    return samples.part(torch.from_numpy(order).to(samples.y.device))

@@ -1,0 +1,1 @@
+"""Curves of low loss between networks, and what lies along them."""

@@ -1,0 +1,236 @@
+"""Curve finding (Garipov et al. 2018, Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs).
+
+Two networks are the ends of a curve w(t), whose inner points are trained so that the loss is low all along it. One
+network computes for every t, its weights replaced in the call: there are no layers of a curve.
+"""
+
+import copy
+import math
+from itertools import chain
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from cl.build import build
+from cl.data.rows import Samples
+from merging.curve import landscape
+from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
+
+KINDS = ("bezier", "chain")
+INITS = ("linear", "random")
+STARTS = ("model", "average")
+ENDS = ("models", "untrained")
+
+
+class _Mixture(torch.autograd.Function):
+    """sum_i shares_i points_i, written into `out`; in the gradient the inner points have `slopes` for shares."""
+
+    @staticmethod
+    def forward(ctx, out, shares, slopes, first, last, *inner):
+        ctx.slopes = slopes
+        torch.mul(first, shares[0], out=out)
+        for share, point in zip(shares[1:], (*inner, last)):
+            out.add_(point, alpha=share)
+        return out.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return *[None] * 5, *(gradient if slope == 1 else slope * gradient for slope in ctx.slopes)
+
+
+class _Slope(torch.autograd.Function):
+    """x, with the gradient times `slope`."""
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.slope = slope
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.slope * gradient, None
+
+
+class Curve(nn.Module):
+    """A network whose weights are a point of a curve; the inner points are its parameters.
+
+    `points` are state dicts, the first and the last of which stay as they are. `kind`: "bezier", sum over i of
+    C(n, i) t^i (1-t)^(n-i) points_i, or "chain", straight lines from each point to the next. In training every forward
+    pass draws t ~ U(0, 1); otherwise it is `self.t`.
+    """
+
+    def __init__(self, network: nn.Module, points: list[State], names: list[str], kind: str):
+        super().__init__()
+        self.network = [network]  # in a list: its own weights are none of the curve's
+        self.kind, self.names = kind, names
+        self.ends = [{name: point[name].detach().clone() for name in names} for point in (points[0], points[-1])]
+        self.inner = nn.ModuleList(
+            nn.ParameterList([nn.Parameter(point[name].detach().clone()) for name in names]) for point in points[1:-1]
+        )
+        self.t = 0.5
+        self._drawn: list[torch.Tensor] = []  # the weights of a training step
+
+    def coefficients(self, t: float) -> list[float]:
+        """The share of each point in w(t); their sum is one."""
+        last = len(self.inner) + 1
+        if self.kind == "bezier":
+            return [math.comb(last, i) * t**i * (1 - t) ** (last - i) for i in range(last + 1)]
+        return [max(0.0, 1 - abs(t * last - i)) for i in range(last + 1)]
+
+    def weights(self, t: float) -> State:
+        """w(t), by name; at the ends the end points to the bit."""
+        shares = self.coefficients(t)
+        found = {}
+        for number, name in enumerate(self.names):
+            points = [self.ends[0][name], *(point[number] for point in self.inner), self.ends[1][name]]
+            kept = [(share, point) for share, point in zip(shares, points) if share]
+            found[name] = kept[0][1] if len(kept) == 1 else sum(share * point for share, point in kept)
+        return found
+
+    def middle(self) -> State:
+        """The one inner point, or w(0.5) where there are several."""
+        if len(self.inner) > 1:
+            return self.weights(0.5)
+        return {name: weight.detach() for name, weight in zip(self.names, self.inner[0])}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return self.step(torch.rand(()).item(), x)
+        return functional_call(self.network[0], self.weights(self.t), (x,))
+
+    def step(self, t: float, x: torch.Tensor) -> torch.Tensor:
+        """The outputs at t for one step of training; its weights are gone with the next.
+
+        A fully connected network takes as long to read its weights as to multiply with them. So w(t) is written where
+        that of the step before was, and a single inner point's share goes into the gradient of the outputs, of which
+        there are few, not of the weights.
+        """
+        first, last = self.ends
+        if not self._drawn:
+            self._drawn = [torch.empty_like(first[name]) for name in self.names]
+        shares = self.coefficients(t)
+        slope, slopes = (shares[1], [1]) if len(self.inner) == 1 else (1, shares[1:-1])
+        weights = {
+            name: _Mixture.apply(out, shares, slopes, first[name], last[name], *inner)
+            for name, out, *inner in zip(self.names, self._drawn, *self.inner)
+        }
+        return _Slope.apply(functional_call(self.network[0], weights, (x,)), slope)
+
+    def train(self, mode: bool = True) -> "Curve":
+        self.network[0].train(mode)
+        return super().train(mode)
+
+
+class CurveFinding(WeightFusion):
+    """A point of a curve between two networks that is trained on the data of their tasks; more are taken in turn.
+
+    `bends` inner points, trained for `epochs` on `samples_per_task` labelled samples of each task (None: all). `init`:
+    "linear", on the straight line, or "random", new networks. `start`: the curve begins with the first "model", or the
+    "average" of both; `ends`: between the "models", or, to see what they matter, between "untrained" networks.
+    `schedule` of the learning rate: a configuration, or None for that of the run.
+
+    Merged is w(`at`), or with "best" the point with the lowest loss on a share `held_out` of these samples, which is
+    not trained on. The last curve is measured at `points` values of t on up to `samples` training and all test samples,
+    and with `plane` > 0 the loss around it on a grid. One model at a time is the same, but that only one curve is
+    trained for each.
+    """
+
+    uses_weights, needs_tasks = False, True
+
+    def __init__(
+        self,
+        kind: str = "bezier",
+        bends: int = 1,
+        epochs: int = 10,
+        samples_per_task: int | None = None,
+        init: str = "linear",
+        start: str = "model",
+        ends: str = "models",
+        schedule: dict | None = None,
+        at: float | str = 0.5,
+        held_out: float = 0.1,
+        points: int = 61,
+        plane: int = 0,
+        samples: int = 2000,
+    ):
+        for name, value, valid in (
+            ("kind", kind, KINDS), ("init", init, INITS), ("start", start, STARTS), ("ends", ends, ENDS),
+        ):  # fmt: skip
+            if value not in valid:
+                raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
+        for name, value in (("bends", bends), ("epochs", epochs), ("samples_per_task", samples_per_task or 1)):
+            if value < 1:
+                raise ValueError(f"fusion.{name} must be at least 1, got {value}")
+        if at != "best" and (isinstance(at, str) or not 0 <= at <= 1):
+            raise ValueError(f"fusion.at must lie in [0, 1] or be best, got {at}")
+        if not 0 < held_out < 1:
+            raise ValueError(f"fusion.held_out must be a share between 0 and 1, got {held_out}")
+        for name, value, least in (("points", points, 2), ("plane", plane, 2), ("samples", samples, 1)):
+            if value != 0 and value < least or name == "samples" and not value:
+                raise ValueError(f"fusion.{name} must be at least {least}, got {value}")
+        if at == "best" and not points:
+            raise ValueError("fusion.at=best is chosen among fusion.points, got 0")
+        self.kind, self.bends, self.epochs, self.init, self.at = kind, bends, epochs, init, at
+        self.samples_per_task, self.held_out = samples_per_task, held_out
+        self.points, self.plane, self.samples = points, plane, samples
+        self.start, self.ends, self.schedule = (
+            start,
+            ends,
+            None if schedule is None else build(schedule, "fusion.schedule"),
+        )
+
+    def __call__(self, models: Models, context: Context) -> State:
+        states = list(models.states)
+        if self.ends == "untrained":
+            states = [context.new_network(self.bends + 1 + number) for number in range(len(states))]
+        merged = states[0]
+        for number, state in enumerate(states[1:], start=1):
+            if self.start == "average":
+                mean = {name: weighted_mean([merged[name], state[name]], [0.5, 0.5]) for name in models.parameters}
+                merged = merged | mean
+            curve = self.between(merged, state, models, context)
+            tasks = sorted(set(chain(*models.tasks[: number + 1])))
+            samples, held_out = context.labelled(tasks, self.samples_per_task), None
+            if self.at == "best":
+                samples, held_out = context.hold_out(samples, self.held_out)
+            context.train(curve, samples, self.epochs, self.schedule)
+            curve.requires_grad_(False)
+            at = self.at if held_out is None else self.best(curve, context, tasks, held_out)
+            if number == len(states) - 1:
+                self.measure(curve, context, tasks, samples, at)
+            weights = curve.weights(at)
+            buffers = {name: value for name, value in merged.items() if name not in weights}
+            merged = {name: value.detach().clone() for name, value in {**buffers, **weights}.items()}
+        return {name: merged[name] for name in states[0]}
+
+    def best(self, curve: Curve, context: Context, tasks: list[int], samples: Samples) -> float:
+        """The t of the `points` with the lowest loss."""
+        network = copy.deepcopy(context.network)
+        losses = {}
+        for i in range(self.points):
+            t = i / (self.points - 1)
+            landscape.place(network, curve.weights(t), context, tasks)
+            losses[t] = context.score(network, samples)[0]
+        return min(losses, key=losses.get)
+
+    def measure(self, curve: Curve, context: Context, tasks: list[int], samples: Samples, at: float) -> None:
+        """Tell the context what lies along the curve."""
+        found: dict = {"at": at}
+        train = context.some(samples, self.samples)
+        with context.measuring():
+            if self.points:
+                found |= landscape.along(curve, context, tasks, train, context.testing(tasks), self.points)
+            if self.plane:
+                found["plane"] = landscape.plane(curve, context, tasks, train, self.plane)
+        context.record("curve", found)
+
+    def between(self, first: State, last: State, models: Models, context: Context) -> Curve:
+        """The curve before training."""
+        names = list(models.parameters)
+        inner = []
+        for bend in range(1, self.bends + 1):
+            t = bend / (self.bends + 1)
+            line = {name: weighted_mean([first[name], last[name]], [1 - t, t]) for name in names}
+            inner.append(line if self.init == "linear" else context.new_network(bend))
+        return Curve(context.network, [first, *inner, last], names, self.kind)

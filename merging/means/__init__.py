@@ -1,0 +1,1 @@
+"""Fusions that are means of weights, of their directions or of outputs."""

@@ -1,0 +1,225 @@
+"""One merge, from its configuration to its results beside the baselines; to be read downwards.
+
+Networks are trained by the same code as any other run, and lie in the same folders: what is there is not trained again.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from torch import nn
+from torch.func import functional_call
+
+from cl.configuration.arguments import CONF
+from cl.configuration.identity import config_hash
+from cl.configuration.settings import MERGE_KEYS
+from cl.reporting import plots
+from cl.reporting import results as files
+from cl.reporting.history import History
+from cl.run import checkpoint, experiment
+from cl.run.folder import benchmark_name, check_writable, finished_run, other_version, plain
+from cl.run.plan import make_plan
+from cl.run.session import Session
+from cl.scenarios.base import Tasks
+from merging.checks import check_merge, check_network, check_options, known_tasks, starts_merged, union
+from merging.context import MergeContext
+from merging.curve import pictures
+from merging.fusion import Fusion, Models, State, WeightFusion
+from merging.results import merge_results
+from merging.sources import Reader, Source, moved
+
+
+def run(config) -> list[Path]:
+    """Merge what the configuration (OmegaConf) describes; returns the folders of baselines and, last, of the result.
+
+    Whatever is wrong is said before anything is trained or data are loaded, as far as configuration and files tell.
+    """
+    config = plain(config)
+    own = {key: config[key] for key in MERGE_KEYS}
+    base = {key: value for key, value in config.items() if key not in MERGE_KEYS}
+    fusion = check_options(own, base)
+    if starts_merged(base):  # then the networks are others with each fusion
+        options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
+        seedless = {key: value for key, value in own["fusion"].items() if key != "seed"}
+        base["strategy"] = base["strategy"] | {"fusion": seedless | options}
+    with Session(make_plan(base)) as session:
+        return Merge(fusion, own, session, merge_folder(config)).run()
+
+
+def merge_folder(config: dict) -> Path:
+    """The folder of a merged network: a function of the configuration, beside the runs on the same benchmark."""
+    method = f"{config['fusion']['name']}_{config_hash(config)}"
+    return Path(config["output"]) / benchmark_name(config) / method / f"seed{config['seed']}"
+
+
+class Merge:
+    """One fusion of the networks of one run, or of files. `own`: the options that are merge.py's alone."""
+
+    def __init__(self, fusion: Fusion, own: dict, session: Session, folder: Path):
+        self.fusion, self.own, self.session, self.folder = fusion, own, session, folder
+        self.base, self.plan = session.config, session.plan
+        self.reader = Reader(session, fusion.unequal_widths and own["checkpoints"] is not None)
+        self.trains = own["checkpoints"] is None and own["run"] is None  # whether the networks are its own run's
+
+    def run(self) -> list[Path]:
+        """Check, train what is missing, merge, test, save; returns the folders."""
+        base, own, folder = self.base, self.own, self.folder
+        if self.plan.scenario.targets:
+            raise ValueError(
+                f"networks are merged by what they classify, and scenario={base['scenario']['name']} has no labels"
+            )
+        baselines = [with_strategy(base, name) for name in own["baselines"]]
+        for baseline in baselines:
+            make_plan(baseline)
+        check_writable(folder)
+        merged_before = (folder / "results.json").is_file() and not base["overwrite"]
+        if not merged_before:
+            check_network(self.fusion, self.session)
+            check_merge(self.fusion, own, self.session, None if self.trains else self.look())
+        finished = [train(baseline) for baseline in baselines]
+        if merged_before:
+            print(f"finished before: {folder}{other_version(folder)}  (overwrite=true merges anew)")
+            return [*finished, folder]
+        tasks, _ = self.session.load_tasks()
+        source = self.find()
+        source.num_samples = [tasks.num_training(of_network) for of_network in source.tasks]
+        self.session.logger.start(folder, base | own)
+        content = self.merge(tasks, source)
+        files.write_json(folder / "results.json", content)
+        self.session.logger.finish(content)
+        self.draw(content)
+        alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
+        print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
+        return [*finished, folder]
+
+    def draw(self, content: dict) -> None:
+        """The pictures of a finished merge."""
+        with plots.after_results(self.folder):
+            plots.draw_run(self.folder, content, self.base["pictures"])
+            if "t" in content.get("curve", {}):
+                scenario, dataset = self.base["scenario"]["name"], self.base["dataset"]["name"]
+                title = f"{self.own['fusion']['kind']} between networks, {scenario} on {dataset}"
+                pictures.draw_curve(self.folder, content["curve"], title, self.base["pictures"])
+
+    def look(self, values: bool = False) -> Source:
+        """The networks of files or of a run, with their common init; `values`: with their weights."""
+        if self.own["checkpoints"] is not None:
+            return self.reader.of_files(self.own["checkpoints"], self.own["initial"], look=not values)
+        return self.of_run(Path(self.own["run"]), look=not values)
+
+    def of_run(self, folder: Path, look: bool = False) -> Source:
+        """The networks of a run; `look`: without their weights."""
+        source = self.reader.of_run(folder, look)
+        trained = source.results["config"]
+        if trained["strategy"].get("init", "previous") != "independent":  # whatever happened since, it started there
+            # The class of the network is this one's: a run of an earlier version has another name for it.
+            backbone = trained["backbone"] | {"_target_": self.base["backbone"]["_target_"]}
+            source.initial = self.session.initial_weights(config=trained | {"backbone": backbone})
+        return source
+
+    def find(self) -> Source:
+        """The networks with their weights, after training them if need be."""
+        if self.trains:
+            return self.of_run(train(self.base, self.start_of))
+        source = self.look(values=True)
+        source.tasks = known_tasks(self.fusion, self.own, self.session, source, say=True)
+        return source
+
+    def start_of(self, session: Session, tasks: Tasks) -> Callable[[int, History], State]:
+        """For strategy.init=merged: what gives the merge of the networks so far, which is kept beside them."""
+        folder, reader = session.plan.folder, Reader(session)
+        kept = folder / "merged"
+
+        def start(stage: int, history: History) -> State:
+            source = Source(initial=session.initial_weights())
+            if stage == 0:
+                return source.initial
+            for before in range(stage):
+                file = checkpoint.task_file(folder, before)
+                state, about = reader.read(file)
+                source.files.append(file)
+                source.states.append(state)
+                source.tasks.append(about["tasks"])
+                source.num_samples.append(tasks.num_training(about["tasks"]))
+            context = MergeContext(session, tasks, history, kept, self.own["batch_norm_samples"])
+            before, carried = None, {}
+            if self.own["running"] and stage > 1:
+                before, about = reader.read(checkpoint.task_file(kept, stage - 2))
+                before, carried = moved(before, session.device), about["carried"]
+            merged = self.fuse(source.to(session.device), stage - 1, before, carried, context)
+            checkpoint.save_task(kept, stage - 1, merged, {"config": self.base | self.own, "carried": carried})
+            return merged.state_dict()
+
+        return start
+
+    def merge(self, tasks: Tasks, source: Source) -> dict:
+        """Fuse, test, save; the content of results.json."""
+        session, own = self.session, self.own
+        network = session.model
+        evaluator = experiment.make_evaluator(session, tasks)
+        history = History(*evaluator(network))
+        source = source.to(session.device)
+        states = source.states
+        alone = [evaluator(network, lambda x, state=state: functional_call(network, state, x))[0] for state in states]
+        context = MergeContext(session, tasks, history, self.folder, own["batch_norm_samples"])
+        merge_seconds = 0.0
+        merged: nn.Module | None = None
+        carried: dict[str, float] = {}
+        for last in range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]:
+            started = time.perf_counter()
+            before = merged.state_dict() if own["running"] and merged is not None else None
+            merged = self.fuse(source, last, before, carried, context)
+            merge_seconds += time.perf_counter() - started
+            history.add(*evaluator(merged))
+            about = {"tasks": union(source.tasks[: last + 1]), "accuracy": history.rows[-1], "config": self.base | own}
+            checkpoint.save_task(self.folder, last, merged, about)
+        return merge_results(own, session, source, context, alone, merge_seconds - context.measure_seconds)
+
+    def fuse(
+        self, source: Source, last: int, before: State | None, carried: dict[str, float], context: MergeContext
+    ) -> nn.Module:
+        """The networks up to number `last` as one, or with `before`, the merge of those before it, this and the last.
+
+        `carried`: what the fusion noted when it made `before`; it notes there what the next needs.
+        """
+        fusion, own = self.fusion, self.own
+        weights, tasks = weights_of(own["weighting"], source.num_samples[: last + 1]), source.tasks[: last + 1]
+        states, names, known = source.states[: last + 1], source.names[: last + 1], tasks
+        if before is not None:
+            states, names = [before, states[last]], ["the networks merged so far", names[last]]
+            known, weights = [union(tasks[:-1]), tasks[-1]], [sum(weights[:last]), weights[last]]
+        models = Models(
+            states, weights, [name for name, _ in context.network.named_parameters()], source.initial, names, known,
+            fusion.unequal_widths, 0 if before is None else last, carried,
+        )  # fmt: skip
+        merged, seen = fusion.network(models, context), union(tasks)
+        if isinstance(fusion, WeightFusion):  # others have no weights of their own, to which statistics could belong
+            context.recalibrate_batch_norm(merged, seen)
+        if own["finetune_samples"]:
+            memory = context.labelled(seen, max(1, own["finetune_samples"] // len(seen)))
+            context.train(merged, memory, own["finetune_epochs"])
+        return merged
+
+
+def with_strategy(base: dict, name: str) -> dict:
+    """The same configuration with another strategy at its defaults."""
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{name}.yaml"))
+    changed = copy.deepcopy(base)
+    for group, values in node.items() if "strategy" in node else [("strategy", node)]:
+        changed[group] = values if group == "strategy" else changed[group] | values
+    return changed
+
+
+def train(base: dict, make_start=None) -> Path:
+    """The folder of a run, trained unless it was finished before."""
+    config = OmegaConf.create(base)
+    return finished_run(config) or experiment.run(config, make_start)
+
+
+def weights_of(weighting: str, num_samples: list[int]) -> list[float]:
+    """What each network weighs in the mean: all the same, or by the number of samples that it was trained on."""
+    if weighting == "uniform":
+        return [1 / len(num_samples)] * len(num_samples)
+    return [count / sum(num_samples) for count in num_samples]

@@ -1,0 +1,1 @@
+"""Fusions of task vectors: what each network has moved from a common init."""

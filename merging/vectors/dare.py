@@ -1,0 +1,71 @@
+"""DARE (Yu et al. 2024, Language Models are Super Mario): drop entries of task vectors at random, rescale the rest."""
+
+import torch
+
+from cl import seeding
+from merging.fusion import EntryFusion, Models, flatten, unscaled
+from merging.vectors.task_arithmetic import combine, scales_of
+from merging.vectors.ties import elect_and_merge, smallest_kept, trim
+
+THEN = ("task_arithmetic", "ties")
+
+
+class Dare(EntryFusion):
+    """Each entry of tau_i is dropped with probability `drop`, the others are divided by 1 - `drop`; then `then` merges.
+
+    `keep` (%) and `scale` are those of the method that follows. One model at a time each loses entries once, as its
+    turn comes; what was merged so far loses none.
+    """
+
+    needs_initial = True
+
+    def __init__(
+        self, drop: float = 0.5, then: str = "task_arithmetic", keep: float = 100.0, scale: float | None = None,
+        seed: int = 0,
+    ):  # fmt: skip
+        if not 0 <= drop < 1:
+            raise ValueError(f"fusion.drop must be a probability below 1, got {drop}")
+        if then not in THEN:
+            raise ValueError(f"fusion.then={then} does not exist; valid: {', '.join(THEN)}")
+        self.drop, self.then, self.keep, self.scale, self.seed = drop, then, keep, scale, seed
+        self.uses_weights = then == "task_arithmetic" and scale is None
+
+    def rule(self, models: Models):
+        start = flatten(models.need_initial("dare"), models.parameters)
+        first = max(0, models.merged - 1)  # the number of the first state, were all models there
+        stays = [self.draw(len(start), first + number) for number in range(len(models.states))]
+        if models.merged:
+            stays[0] = None
+        scales, limits = scales_of(models, self.scale), [0.0] * len(stays)
+        scale = 1.0 if self.scale is None else self.scale
+        factors = unscaled(models, scale)
+        if self.then == "ties" and self.keep < 100:
+            for i, state in enumerate(models.states):
+                moved = flatten(state, models.parameters).sub_(start)
+                limits[i] = smallest_kept(self.thin(moved, stays[i]), self.keep)
+        done = 0
+
+        def merge(start: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+            nonlocal done
+            place = slice(done, done + start.numel())
+            done = place.stop
+            dropped = [
+                self.thin(part - start, None if mask is None else mask[place].view_as(part))
+                for part, mask in zip(parts, stays)
+            ]
+            if self.then == "ties":
+                trimmed = [trim(vector, limit) * factor for vector, limit, factor in zip(dropped, limits, factors)]
+                return start + scale * elect_and_merge(trimmed)
+            return start + combine(dropped, scales)
+
+        return merge
+
+    def draw(self, count: int, number: int) -> torch.Tensor:
+        """Which entries of a model's task vector stay."""
+        random = torch.Generator().manual_seed(seeding.derive(self.seed, "dare", number))
+        return torch.rand(count, generator=random) >= self.drop
+
+    def thin(self, moved: torch.Tensor, stays: torch.Tensor | None) -> torch.Tensor:
+        if stays is None:
+            return moved
+        return torch.where(stays.to(moved.device), moved / (1 - self.drop), 0.0)
