@@ -1,7 +1,7 @@
 """Runs run.py and merge.py in processes that need not import torch again, with an interface like that of `subprocess`.
 
-`python run.py` spends ten seconds of CPU time on imports before it does anything. A server imports the libraries once
-and forks a process for each command. Nothing of remerge is imported before the fork, no thread of torch has started,
+`python run.py` spends seconds of CPU time on imports before it does anything. A server imports the libraries once and
+forks a process for each command. Nothing of remerge is imported before the fork, no thread of torch has started,
 and the process ends as the interpreter does, with its exit status or signal: only the imports are shared. The tests in
 test_forkserver.py compare it with `subprocess`.
 
@@ -181,23 +181,17 @@ def serve(control: socket.socket) -> list:
 
 
 def import_libraries() -> None:
-    """What every command imports, except libraries that read the environment or write when they are imported."""
-    import continuum.datasets  # noqa: F401
-    import continuum.scenarios  # noqa: F401
-    import hydra  # noqa: F401
+    """What every run imports before anything of remerge matters; no more, or a missing import would go unnoticed."""
+    import hydra._internal.hydra  # noqa: F401
     import matplotlib.figure  # noqa: F401
-    import scipy.optimize  # noqa: F401
-    import simplejpeg  # noqa: F401
-    import sklearn.datasets  # noqa: F401
-    import timm  # noqa: F401
-    import torch.distributed  # noqa: F401
-    import torchvision.transforms.v2  # noqa: F401
+    import torch  # noqa: F401
     import tqdm  # noqa: F401
 
 
 def execute(line: list[str], cwd: str, env: dict[str, str]) -> None:
     """What `python SCRIPT ARGUMENTS` does in this folder and environment."""
     import numpy as np
+    import torch
 
     os.chdir(cwd)
     os.environ.clear()
@@ -205,6 +199,7 @@ def execute(line: list[str], cwd: str, env: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has the tests ignore it
     random.seed()  # otherwise every process would draw the same numbers
     np.random.seed()
+    torch.default_generator.seed()
     script = line[0]
     sys.argv[:] = line
     sys.path[0] = str(Path(script).resolve().parent)

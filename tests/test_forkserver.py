@@ -1,5 +1,6 @@
 """The fork server of the tests: a forked command does what a new interpreter does, and may be ended like one."""
 
+import ast
 import json
 import os
 import re
@@ -63,18 +64,33 @@ def test_a_forked_command_does_what_a_new_interpreter_does(tmp_path, script, wor
     assert any(path.endswith("results.json") for path in forked) == (status == 0 and "--help" not in words)
 
 
-WORLD = """
-import os, signal, sys, threading, time, torch
+MODULES = """
+import atexit, runpy, sys
+atexit.register(lambda: print(sorted(sys.modules)))
+sys.path.insert(0, {root!r})
+runpy.run_path({path!r}, run_name="__main__")
+"""
+
+
+def test_a_forked_command_ends_with_the_modules_that_a_new_interpreter_has(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(MODULES.format(root=str(ROOT), path=str(ROOT / "run.py")))
+    words = ["strategy=finetune", "scenario=class2", *QUICK, "pictures=[png]", "progress=true", "output=out"]
+    forked, fresh = (set(ast.literal_eval(end[1].splitlines()[-1])) for end in ends_of_both([script, *words], tmp_path))
+    assert {"torch", "hydra", "matplotlib", "tqdm", "cl.run.session"} <= forked
+    assert forked == fresh
+
+
+WORLD = """import os, signal, sys, threading, time
 ours = [name for name in sys.modules if name.partition(".")[0] in ("cl", "merging", "forkserver", "support")]
 print(__name__, __file__, __spec__, sys.modules["__main__"].__dict__ is globals(), ours)
 print(sys.argv, sys.path[0], os.getcwd() != sys.path[0], os.environ["GIVEN"], "HOME" in os.environ)
-print(torch.initial_seed(), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
 print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGTERM))
 print(sys.stdin.read() == "", sys.stdout.isatty(), sys.stdout.line_buffering, sys.stdout.encoding)
 print(os.getpgid(0) == os.getpgid(os.getppid()), sorted(map(int, os.listdir("/proc/self/fd")))[:3])
 """
 ENDS = {
-    "its end": ("", 0),
+    "its end": ("import torch; print(torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())", 0),
     "exit": ("sys.exit(3)", 3),
     "exit with a text": ("sys.exit('said last')", 1),
     "an error": ("1 / 0", 1),
@@ -96,7 +112,7 @@ def test_a_forked_script_finds_the_same_and_ends_the_same(tmp_path, code, status
     forked, fresh = ends_of_both([script, "a b", "c=1"], tmp_path, {"GIVEN": "é"})
     assert forked[:2] == fresh[:2]
     assert forked[0] == status
-    assert len(forked[1].splitlines()) >= 6, forked[2]
+    assert len(forked[1].splitlines()) >= 5, forked[2]
     assert forked[2].splitlines()[-1:] == fresh[2].splitlines()[-1:]  # but for a traceback's lines of the server
 
 
@@ -106,7 +122,7 @@ def test_processes_draw_different_numbers_and_change_nothing_for_each_other(tmp_
         "import os, random, sys, numpy, torch\n"
         "assert not hasattr(torch, 'spoilt') and torch.get_default_dtype() is torch.float32\n"
         "torch.spoilt = True; torch.set_default_dtype(torch.float64); os.environ['SPOILT'] = 'yes'\n"
-        "print(random.random(), numpy.random.random())"
+        "print(random.random(), numpy.random.random(), torch.rand(()).item(), torch.initial_seed())"
     )
     outs = [forkserver.run([script], cwd=tmp_path) for _ in range(2)]
     assert [done.returncode for done in outs] == [0, 0], outs[1].stderr
