@@ -6,15 +6,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import QUICK, ROOT
+from support import QUICK, command
 
 from cl.data.decoding import Decoder
 from cl.data.loader import epoch_batches, in_order
@@ -149,7 +147,7 @@ def test_a_command_ends_with_one_line_where_a_worker_cannot_decode(folder, tmp_p
     path.write_bytes(path.read_bytes()[:60])
     options = ["dataset=image_folder", f"dataset.root={tmp_path / 'own'}", "dataset.stream=true", "dataset.size=8"]
     options += ["scenario=class5", "scenario.num_tasks=3", "loader.workers=2", f"output={tmp_path / 'runs'}", *QUICK]
-    done = subprocess.run([sys.executable, "run.py", *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = command(*options)
     assert done.returncode == 1
     assert re.fullmatch(rf"error: cannot decode the picture {path}: [^\n]+\n", done.stderr)
 
