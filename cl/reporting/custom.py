@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import numbers
+from collections.abc import Callable
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
@@ -32,66 +33,68 @@ OTHER_KEYS = (
 RESERVED = {metric.key for metric in (*METRICS, *ERROR_METRICS)} | set(OTHER_KEYS)
 
 
-def check_names(nodes: dict) -> None:
-    """Raise ValueError for a name that results.json has already."""
-    for name in nodes:
+def check(nodes: dict) -> None:
+    """Raise ValueError for a name that results.json has already, and for what is no function or has wrong options."""
+    for name, node in nodes.items():
         if name in RESERVED:
             raise ValueError(f"metrics.{name}: results.json has a {name} already; choose another name, my_{name}")
+        _function(name, node)
 
 
-def check(nodes: dict, num_stages: int, num_tasks: int) -> None:
-    """Try each metric on a matrix of the shape that a run will have, of plausible numbers.
+def try_out(nodes: dict, num_stages: int, num_tasks: int) -> None:
+    """Compute each metric of a matrix of the shape that a run will have, of plausible numbers.
 
-    Raises ValueError for a name that is taken, a function that cannot be imported or called, and a wrong result.
+    Raises ValueError for one that fails, or returns something else than a number.
     """
-    check_names(nodes)
-    matrix, untrained = _trial(num_stages, num_tasks)
+    check(nodes)
+    matrix, untrained = _plausible(num_stages, num_tasks)
     for name, node in nodes.items():
         evaluate(name, node, matrix, untrained)
 
 
 def evaluate(name: str, node: dict, matrix: Matrix, untrained: Row) -> float | None:
     """The value of one metric; raises ValueError that names it, for all that can go wrong in it."""
-    group, target = f"metrics.{name}", node.get("_target_")
-    function = locate(node, group)
-    signature = inspect.signature(function)
-    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    given = [parameter.name for parameter in signature.parameters.values() if parameter.kind in positional][:2]
-    if len(given) < 2:
-        raise ValueError(f"{group}._target_={target} must be a function of (matrix, untrained), and it is {signature}")
-    options = checked_options(node, group, signature.parameters, given)
+    what = f"metrics.{name} ({node['_target_']})"
+    function = _function(name, node)
     try:
-        value = function(copy.deepcopy(matrix), list(untrained), **options)
+        value = function(copy.deepcopy(matrix), list(untrained))
     except Exception as error:
         shape = f"{len(matrix)} x {len(matrix[0])}"
         raise ValueError(
-            f"{group} ({target}) failed with a matrix of {shape}: {type(error).__name__}: {error}; correct it, or "
-            "return None where it is not defined"
+            f"{what} failed with a matrix of {shape}: {type(error).__name__}: {error}; correct it, or return None "
+            "where it is not defined"
         ) from error
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"{group} ({target}) must return a finite number or None, got {value!r}")
+        raise ValueError(f"{what} must return a finite number or None, got {value!r}")
     return float(value)
 
 
 def add(folder: Path, nodes: dict) -> dict:
     """Compute what a finished run lacks of these metrics from its matrices, and add it to its results.json.
 
-    A metric that was computed by another function, or with other options, is replaced. Returns the content.
+    A metric that was computed by another function, or with other options, is replaced. Returns what was added.
     """
+    if not nodes:
+        return {}
     path = folder / "results.json"
     content = json.loads(path.read_text())
     recorded = content["config"].get("metrics", {})
     missing = {name: node for name, node in nodes.items() if name not in content or recorded.get(name) != node}
     if not missing:
-        return content
-    check_names(missing)
+        return {}
+    check(missing)
     matrix, untrained = measured(content)
-    content |= {name: evaluate(name, node, matrix, untrained) for name, node in missing.items()}
+    try:
+        added = {name: evaluate(name, node, matrix, untrained) for name, node in missing.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (all else is in {path}, and the same command adds the metric without training)"
+        ) from error
     content["config"]["metrics"] = recorded | missing
-    write_json(path, content)
-    return content
+    write_json(path, content | added)
+    return added
 
 
 def of_runs(runs: list[dict]) -> list[Metric]:
@@ -117,11 +120,24 @@ def ask_of_runs(runs: list[dict], targets: list[str]) -> None:
     """Give the runs a metric for each dotted name of a function, under the last part of its name; files stay as is."""
     for target in targets:
         name, node = target.rpartition(".")[2], {"_target_": target}
-        check_names({name: node})
+        check({name: node})
         for run in runs:
             run["config"] = run["config"] | {"metrics": run["config"].get("metrics", {}) | {name: node}}
             if "accuracy_matrix" in run or "error_matrix" in run:  # networks that were merged have none
                 run[name] = evaluate(name, node, *measured(run))
+
+
+def _function(name: str, node: dict) -> Callable[[Matrix, Row], object]:
+    """What the node names, with its options."""
+    group = f"metrics.{name}"
+    function = locate(node, group)
+    parameters = inspect.signature(function).parameters
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    given = [parameter.name for parameter in parameters.values() if parameter.kind in positional][:2]
+    if len(given) < 2:
+        found = f"{function.__name__}({', '.join(parameters)})"
+        raise ValueError(f"{group}._target_={node['_target_']} must take (matrix, untrained), and it is {found}")
+    return partial(function, **checked_options(node, group, parameters, given))
 
 
 def _call(node: dict) -> str:
@@ -130,7 +146,7 @@ def _call(node: dict) -> str:
     return f"{node['_target_']}({options})" if options else node["_target_"]
 
 
-def _trial(num_stages: int, num_tasks: int) -> tuple[Matrix, Row]:
+def _plausible(num_stages: int, num_tasks: int) -> tuple[Matrix, Row]:
     """Accuracies that fall as tasks grow old, all different within a row; a single row is that of the last task."""
 
     def accuracy(i: int, j: int) -> float:

@@ -6,12 +6,16 @@ The options of each group are checked against the source of what they build (`cl
 
 from cl.build import GIVEN, checked_options
 from cl.configuration.settings import MERGE_GROUPS
+from cl.reporting import custom
 from cl.signatures import UnreadableError, parameters_of
 
 
 def check(config: dict) -> None:
     """Raise ValueError for the first mistake of a plain configuration of run.py or merge.py."""
     check_options(config)
+    custom.check(config["metrics"])
+    for name, node in config["callbacks"].items():
+        _check_group(node, f"callbacks.{name}")
 
 
 def check_options(config: dict) -> None:
