@@ -8,7 +8,7 @@ import torch
 from cl.buffers.base import ReplayBuffer
 from cl.configuration.identity import as_text, config_hash, words
 from cl.distributed.comm import Comm
-from cl.reporting import plots, results
+from cl.reporting import custom, plots, results
 from cl.reporting.history import History
 from cl.run import checkpoint, reconstructions
 from cl.run.evaluator import Evaluator
@@ -52,8 +52,11 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
             content = _results(session, memory, history)
             results.write_json(folder / "results.json", content)
             checkpoint.clear(folder, everything=False)
-            session.logger.finish(content)
-            _draw(session, evaluator, content)
+            try:
+                content |= custom.add(folder, plan.config["metrics"])
+                session.logger.finish(content)
+            finally:  # an error in a metric of the user leaves no run without pictures
+                _draw(session, evaluator, content)
     return folder
 
 
