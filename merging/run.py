@@ -241,7 +241,7 @@ def _train(base: dict, make_start=None) -> Path:
     return finished_run(config) or experiment.run(config, make_start)
 
 
-def _make_start(fusion: Fusion, own: dict, base: dict, parts: Components, tasks: Tasks, foreign, folder: Path):
+def _make_start(fusion: Fusion, own: dict, base: dict, parts: Components, tasks: Tasks, outputs, folder: Path):
     """For strategy.init=merged: what gives the merge of the networks so far, which is kept beside them."""
     kept, reader = folder / "merged", sources.Reader(base, parts)
 
@@ -256,7 +256,7 @@ def _make_start(fusion: Fusion, own: dict, base: dict, parts: Components, tasks:
             source.states.append(state)
             source.tasks.append(about["tasks"])
             source.num_samples.append(tasks.num_training(about["tasks"]))
-        context = MergeContext(base, parts, tasks, foreign, history, kept, own["batch_norm_samples"])
+        context = MergeContext(base, parts, tasks, outputs, history, kept, own["batch_norm_samples"])
         before, carried = None, {}
         if own["running"] and stage > 1:
             before, about = reader.read(experiment.checkpoint.task_file(kept, stage - 2))
@@ -282,12 +282,12 @@ def _merge(
 ) -> dict:
     """Fuse, test, save; the content of results.json."""
     network, device = parts.model, parts.device
-    evaluator, foreign = experiment.make_evaluator(base, parts, tasks)
+    evaluator, outputs = experiment.make_evaluator(base, parts, tasks)
     history = History(*evaluator(network))
     source = source.to(device)
     states = source.states
     alone = [evaluator(network, lambda x, state=state: functional_call(network, state, x))[0] for state in states]
-    context = MergeContext(base, parts, tasks, foreign, history, folder, own["batch_norm_samples"])
+    context = MergeContext(base, parts, tasks, outputs, history, folder, own["batch_norm_samples"])
     merge_seconds = 0.0
     merged: nn.Module | None = None
     carried: dict[str, float] = {}

@@ -38,10 +38,12 @@ from cl.run.evaluator import Evaluator
 from cl.run.folder import check_writable, finished_run, plain, run_folder
 from cl.run.trainer import Trainer
 from cl.scenarios.base import Scenario, Tasks
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.objectives import AbsoluteError, Labels, Objective
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
 from cl.strategies.base import Strategy
+from cl.strategies.context import StrategyContext
 
 TORCH_THREADS = torch.get_num_threads()  # before any run has changed it
 # Weights below which sharing a step among threads costs more than it gains; on busy cores it costs twenty times as much
@@ -82,7 +84,7 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     """Train what the configuration (OmegaConf) describes, or go on with it; returns the run's folder.
 
     With several ranks every one of them calls this; rank 0 alone writes. `make_start` is for a strategy that asks for
-    the weights of each stage; it is given components, tasks, the outputs that are not each task's own, and the folder.
+    the weights of each stage; it is given components, tasks, the outputs of each task, and the folder.
     """
     settings = config
     config = plain(config)
@@ -103,12 +105,12 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         if buffer is not None:
             opened.push(buffer.exit)
         equip(config, parts, buffer, capacity)
-        evaluator, foreign = make_evaluator(config, parts, tasks)
+        evaluator, outputs = make_evaluator(config, parts, tasks)
         if config["overwrite"] and comm.is_main:
             checkpoint.clear(folder, everything=True)
         if parts.strategy.needs_start and make_start is None:
             raise ValueError(parts.strategy.needs_start)
-        start = make_start(parts, tasks, foreign, folder) if parts.strategy.needs_start else None
+        start = make_start(parts, tasks, outputs, folder) if parts.strategy.needs_start else None
         history = _train(config, folder, parts, tasks, buffer, evaluator, start)
         memory = _memory(parts.strategy, buffer, capacity, comm)
         if comm.is_main:
@@ -248,36 +250,41 @@ def make_buffer(config: dict, parts: Components, num_training: int) -> tuple[Rep
 
 def equip(config: dict, parts: Components, buffer: ReplayBuffer | None, capacity: int | None) -> None:
     """Hand the strategy what it works on: the memory and its capacity (None for a strategy without) and all else."""
-    foreign = _foreign_outputs(parts.scenario, parts.device) if parts.scenario.task_aware else None
-    parts.strategy.setup(
+    outputs = task_outputs(parts)
+    context = StrategyContext(
         model=parts.model,
         updater=parts.updater,
         transform=parts.transform,
-        buffer=buffer,
-        foreign_outputs=foreign,
+        outputs=outputs,
+        objective=_objective(parts, outputs),
         network=torch.compile(parts.model) if config["compile"] else parts.model,
-        num_outputs=parts.scenario.num_outputs,
-        task_outputs=parts.scenario.task_outputs,
-        stages=parts.stages,
+        buffer=buffer,
         capacity=capacity,
+        stages=parts.stages,
         initial_weights=lambda number: initial_weights(config, parts, number),
         seed=config["seed"],
-        objective=_objective(parts, foreign),
         fewest_samples=parts.fewest_samples,
     )
+    parts.strategy.setup(context)
 
 
-def make_evaluator(config: dict, parts: Components, tasks: Tasks) -> tuple[Evaluator, torch.Tensor | None]:
-    """What tests networks on all tasks, and [T, C] the outputs that are not each task's own."""
-    foreign = _foreign_outputs(parts.scenario, parts.device)
-    objective = _objective(parts, foreign)
-    return Evaluator(tasks, parts.transform, objective, config["eval_batch_size"], parts.device, parts.comm), foreign
+def make_evaluator(config: dict, parts: Components, tasks: Tasks) -> tuple[Evaluator, TaskOutputs]:
+    """What tests networks on all tasks, and which outputs belong to which task."""
+    outputs = task_outputs(parts)
+    objective = _objective(parts, outputs)
+    return Evaluator(tasks, parts.transform, objective, config["eval_batch_size"], parts.device, parts.comm), outputs
 
 
-def _objective(parts: Components, foreign_outputs: torch.Tensor | None) -> Objective:
+def task_outputs(parts: Components) -> TaskOutputs:
+    """Which outputs of the network belong to which task."""
+    scenario = parts.scenario
+    return TaskOutputs(scenario.num_outputs, scenario.task_outputs, scenario.task_aware, parts.device)
+
+
+def _objective(parts: Components, outputs: TaskOutputs) -> Objective:
     """What the scenario asks of the network."""
     targets = parts.scenario.targets
-    return AbsoluteError(targets) if targets else Labels(foreign_outputs)
+    return AbsoluteError(targets) if targets else Labels(outputs)
 
 
 def _network(config: dict, dataset: Dataset, scenario: Scenario, number: int = 0) -> nn.Module:
@@ -411,16 +418,6 @@ def _results(config: dict, parts: Components, memory: dict, history: History) ->
         "versions": results.versions(),
         "config": config,
     }
-
-
-def _foreign_outputs(scenario: Scenario, device: torch.device) -> torch.Tensor | None:
-    """[T, C] bool: for each task the outputs that belong to other tasks; None where tasks share their outputs."""
-    if not scenario.task_outputs:
-        return None
-    foreign = torch.ones(scenario.num_tasks, scenario.num_outputs, dtype=torch.bool)
-    for task, outputs in enumerate(scenario.task_outputs):
-        foreign[task, list(outputs)] = False
-    return foreign.to(device)
 
 
 def _device(name: str, local_rank: int) -> torch.device:
