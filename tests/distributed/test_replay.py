@@ -24,14 +24,15 @@ from scipy import stats
 from support import ROOT
 from test_ranks import assert_same_weights, finish, start, train_ranks
 
-from cl.buffers.base import INSERTION_POLICIES, SAMPLING_POLICIES
+from cl.buffers.insertion import InsertionPolicy
+from cl.buffers.sampling import SamplingPolicy
 
 # A policy is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always
 # passes or always fails.
 LEVEL = 1e-4
 
 WORKER = Path(__file__).with_name("replay_worker.py")
-POLICIES = list(product(INSERTION_POLICIES, SAMPLING_POLICIES))
+POLICIES = list(product(sorted(InsertionPolicy.known), sorted(SamplingPolicy.known)))
 CLASSES = 6  # an id modulo this is its class
 TCP = {"UCX_TLS": "tcp,self"}
 TRANSPORTS = {"shared memory": {}, "tcp": TCP}  # within a host UCX takes shared memory of its own accord
