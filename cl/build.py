@@ -43,8 +43,11 @@ def locate(node: dict, group: str):
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{group}._target_={target} cannot be imported: {error}") from error
+    except Exception as error:  # the code of a module can raise anything
+        raise ValueError(
+            f"{group}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME "
+            "of a module in the current folder or on PYTHONPATH"
+        ) from error
     if not callable(found):
         raise ValueError(f"{group}._target_={target} is no class or function")
     return found

@@ -1,6 +1,5 @@
 """What a run leaves behind, in one schema: results.json, metrics.csv, config.yaml. Tables and plots are made of it."""
 
-import json
 import platform
 import resource
 import sys
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 
 from cl import versions as versions_of_remerge
 from cl.atomic import atomic_write
+from cl.atomic import write_json as write_json  # for those who write results
 from cl.reporting import metrics
 from cl.reporting.history import History
 
@@ -22,53 +22,27 @@ METRIC_COLUMNS = (
 
 
 def measures(history: History, task_aware: bool) -> dict:
-    """The entries of results.json that follow from the accuracies.
+    """The entries of results.json that follow from the accuracies, or from the errors.
 
     Transfer and forgetting are taken from the matrix that the scenario asks for: with the task known in
     task-incremental scenarios, without in all others.
     """
-    if history.measure == "error":
-        return _error_measures(history)
     matrix, task_matrix = history.rows, history.task_aware_rows or None
+    if history.measure == "error":
+        return {
+            "error_matrix": matrix,
+            **metrics.measures(metrics.ERROR_METRICS, matrix, None, matrix, history.untrained),
+            "untrained_error": history.untrained,
+            "task_aware": False,
+        }
     own, untrained = (task_matrix, history.untrained_task_aware) if task_aware else (matrix, history.untrained)
     return {
         "accuracy_matrix": matrix,
         "task_accuracy_matrix": task_matrix,
-        "average_accuracy": metrics.average_accuracy(matrix),
-        "task_average_accuracy": metrics.average_accuracy(task_matrix) if task_matrix else None,
-        "forgetting": metrics.forgetting(own),
-        "backward_transfer": metrics.backward_transfer(own),
-        "forward_transfer": metrics.forward_transfer(own, untrained),
-        "learning_accuracy": metrics.learning_accuracy(own),
-        "accuracy_so_far": metrics.accuracy_so_far(own),
+        **metrics.measures(metrics.METRICS, matrix, task_matrix, own, untrained),
         "untrained_accuracy": untrained,
         "task_aware": task_aware,
     }
-
-
-def _error_measures(history: History) -> dict:
-    """The same of errors: the sign of each measure is turned, so that more forgetting and less transfer are worse."""
-    negative = [[-value for value in row] for row in history.rows]
-    so_far = metrics.accuracy_so_far(negative)
-    learning = metrics.learning_accuracy(negative)
-    return {
-        "error_matrix": history.rows,
-        "average_error": metrics.average_accuracy(history.rows),
-        "error_forgetting": metrics.forgetting(negative),
-        "error_backward_transfer": metrics.backward_transfer(negative),
-        "error_forward_transfer": metrics.forward_transfer(negative, [-value for value in history.untrained]),
-        "learning_error": None if learning is None else -learning,
-        "error_so_far": None if so_far is None else [-value for value in so_far],
-        "untrained_error": history.untrained,
-        "task_aware": False,
-    }
-
-
-def write_json(path: Path, content: dict) -> None:
-    """One JSON file, whole or not at all."""
-    with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
 
 
 def write_config(path: Path, config: dict) -> None:

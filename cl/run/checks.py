@@ -7,6 +7,7 @@ are there and the tasks can be made is known at once. What only other components
 
 from cl.build import GIVEN, build, checked_options
 from cl.configuration.settings import MERGE_GROUPS
+from cl.reporting import custom
 from cl.run.folder import check_writable, run_folder
 from cl.signatures import UnreadableError, parameters_of
 
@@ -22,6 +23,9 @@ def check(config: dict) -> None:
     dataset.check()
     build(config["scenario"], "scenario").plan(dataset)
     check_writable(run_folder(config))
+    custom.check(config["metrics"])
+    for name, node in config["callbacks"].items():
+        _check_group(node, f"callbacks.{name}")
 
 
 def check_options(config: dict) -> None:

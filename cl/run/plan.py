@@ -11,6 +11,7 @@ from cl.buffers.settings import check_buffer
 from cl.build import build, locate, options_of
 from cl.datasets.base import Dataset
 from cl.distributed.ranks import world_size
+from cl.reporting import custom
 from cl.run.folder import run_folder
 from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
@@ -41,6 +42,7 @@ def make_plan(config: dict) -> Plan:
     _check_memory(config, strategy)
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     epochs = _epochs(config["epochs"], len(stages))
+    custom.try_out(config["metrics"], len(stages), scenario.num_tasks)
     return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs)
 
 

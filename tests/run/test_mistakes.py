@@ -5,11 +5,10 @@ Each runs in this process through run.py or merge.py as they are.
 
 import os
 import runpy
-import subprocess
 import sys
 
 import pytest
-from support import ROOT
+from support import ROOT, command
 
 from cl.build import options_of
 from cl.datasets.base import Dataset
@@ -258,8 +257,7 @@ def test_every_spelling_of_a_value_is_one_run(compose_config):
 
 
 def test_a_mistake_ends_a_process_with_status_1_and_without_a_traceback(tmp_path):
-    line = [sys.executable, str(ROOT / "run.py"), "experiment=split_mnist_er", f"output={tmp_path}"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    done = command("experiment=split_mnist_er", f"output={tmp_path}")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "+experiment=split_mnist_er" in done.stderr
 
 
