@@ -90,7 +90,7 @@ def remerge(strategy, new: Samples, batch_size: int, folder: Path) -> float:
     model, optimizer = network()
     transform = BatchTransform([], None, None, SHAPE[0], CPU)
     fields = strategy.fields(SHAPE, (CLASSES,))
-    buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, Comm())
+    buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, CPU, Comm())
     strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, None)
     progress = Progress("", len(new) // batch_size, 0, True)
     metrics = MetricsFile(folder / "metrics.csv", 0)

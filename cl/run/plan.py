@@ -7,7 +7,7 @@ follow (merge.py checks its baselines this way). What needs a device, a network 
 from dataclasses import dataclass
 from pathlib import Path
 
-from cl.buffers.base import check_policies, parse_capacity
+from cl.buffers.settings import check_buffer
 from cl.build import build, locate, options_of
 from cl.datasets.base import Dataset
 from cl.distributed.ranks import world_size
@@ -85,8 +85,7 @@ def _check_memory(config: dict, strategy: Strategy) -> None:
             f"buffer={buffer['name']} serves one process, but there are {ranks} ranks; buffer=native is one memory "
             "over all of them"
         )
-    parse_capacity(buffer["capacity"])
-    check_policies(buffer["insertion"], buffer["sampling"], buffer["candidates"])
+    check_buffer(buffer)
 
 
 def _epochs(epochs: int | list[int], stages: int) -> list[int]:

@@ -4,7 +4,8 @@ from contextlib import ExitStack
 
 import torch
 
-from cl.buffers.base import ReplayBuffer, total_capacity
+from cl.buffers.base import ReplayBuffer
+from cl.buffers.settings import total_capacity
 from cl.build import build
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks

@@ -3,6 +3,8 @@
 One forward pass over new and replayed samples together, one mean cross entropy over both.
 """
 
+from typing import Literal
+
 import torch
 
 from cl.buffers.base import Records
@@ -10,8 +12,7 @@ from cl.data.loader import Batch
 from cl.data.rows import Samples
 from cl.strategies.base import joined, mean_of
 from cl.strategies.replay import ReplayStrategy
-
-WEIGHTINGS = ("together", "by_task")
+from cl.values import Count
 
 
 class Er(ReplayStrategy):
@@ -21,11 +22,13 @@ class Er(ReplayStrategy):
     """
 
     def __init__(
-        self, replay_batch_size: int, replay_from: int = 1, filling: str = "stream", weighting: str = "together"
+        self,
+        replay_batch_size: Count,
+        replay_from: Count = 1,
+        filling: Literal["stream", "task_end"] = "stream",
+        weighting: Literal["together", "by_task"] = "together",
     ):
         super().__init__(replay_batch_size, replay_from, filling)
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"strategy.weighting={weighting} does not exist; valid: {', '.join(WEIGHTINGS)}")
         self.weighting, self.task_number = weighting, 1
         self.mixable = weighting == "together"
 

@@ -1,14 +1,13 @@
 """What the methods with draws from a memory share: how large they are, when they begin, how the memory is filled."""
 
-import math
+from typing import Literal
 
 import torch
 
 from cl import seeding
 from cl.data.rows import Samples
 from cl.strategies.base import Strategy
-
-FILLINGS = ("stream", "task_end")
+from cl.values import Count
 
 
 class ReplayStrategy(Strategy):
@@ -22,10 +21,9 @@ class ReplayStrategy(Strategy):
     uses_memory = uses_buffer = True
     num_draws = 1
 
-    def __init__(self, replay_batch_size: int, replay_from: int = 1, filling: str = "stream"):
-        check_counts(replay_batch_size=replay_batch_size, replay_from=replay_from)
-        if filling not in FILLINGS:
-            raise ValueError(f"strategy.filling={filling} does not exist; valid: {', '.join(FILLINGS)}")
+    def __init__(
+        self, replay_batch_size: Count, replay_from: Count = 1, filling: Literal["stream", "task_end"] = "stream"
+    ):
         self.replay_batch_size, self.replay_from, self.filling = replay_batch_size, replay_from, filling
         self.draw_sizes = self.sizes_of_draws(0)
 
@@ -73,29 +71,3 @@ class ReplayStrategy(Strategy):
         # Dealt out in turn, also from task to task, so that every rank's part of the memory has room for them.
         mine = kept[(comm.rank - stage * share) % comm.size :: comm.size].to(samples.y.device)
         return samples.part(mine).loaded().columns()
-
-
-def check_counts(**counts: int) -> None:
-    """Raise ValueError for an option that must be a whole number of at least 1 and is not."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"strategy.{name} must be a whole number of at least 1, got {value}")
-
-
-def check_weights(**weights: float) -> None:
-    """Raise ValueError for an option that must be a number of 0 or more, like the weight of a loss term, and is not."""
-    for name, value in weights.items():
-        if not is_number(value) or value < 0:
-            raise ValueError(f"strategy.{name} must be a number of 0 or more, got {value}")
-
-
-def is_number(value) -> bool:
-    """Whether it is a finite number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check_flags(**flags: bool) -> None:
-    """Raise ValueError for an option that must be true or false and is not."""
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"strategy.{name} must be true or false, got {value}")

@@ -6,7 +6,7 @@ from cl.buffers.base import Records
 from cl.data.loader import Batch
 from cl.data.rows import Samples
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_weights, is_number
+from cl.values import NotNegative, Positive
 
 
 class Si(PenaltyStrategy):
@@ -20,10 +20,7 @@ class Si(PenaltyStrategy):
     times the square of the clipped gradient with the penalty.
     """
 
-    def __init__(self, c: float, xi: float):
-        check_weights(c=c)
-        if not is_number(xi) or xi <= 0:
-            raise ValueError(f"strategy.xi must be above 0, got {xi}")
+    def __init__(self, c: NotNegative, xi: Positive):
         super().__init__(strength=2 * c)
         self.xi = xi
 

@@ -33,15 +33,19 @@ size_t rows_bytes(uint64_t n) { return (n * sizeof(uint32_t) + 7) / 8 * 8; }
 }  // namespace
 
 std::unique_ptr<InsertionPolicy> insertion_of(const Options &options) {
-    return make_insertion(options.insertion, options.capacity, options.num_classes, options.candidates,
-                          Stream(options.seed, options.rank, Purpose::insertion));
+    const Stream stream(options.seed, options.rank, Purpose::insertion);
+    return InsertionPolicy::registry()
+        .find(options.insertion)
+        .make({options.capacity, options.num_classes, stream, options.policy_options});
 }
 
 Buffer::Buffer(const Options &options, const MakeTransport &make)
     : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field,
                                 insertion_of(options), options.ranks > 1),
       pool_(std::make_shared<StagingPool>(options.fields)), connected_(options.ranks == 1),
-      census_(options.ranks, options.num_classes), told_(options.num_classes), peers_(options.ranks) {
+      census_(options.ranks, options.num_classes), told_(options.num_classes),
+      sampling_(SamplingPolicy::registry().find(options.sampling).make({options.policy_options})),
+      peers_(options.ranks) {
     for (const FieldInfo &field : options.fields) row_bytes_ += field.row_bytes;
     for (uint32_t rank = 0; rank < options.ranks; ++rank) streams_.emplace_back(options.seed, rank, Purpose::draw);
     if (options.ranks > 1)
@@ -362,7 +366,7 @@ std::vector<Buffer::Part> Buffer::plan() {
         Peer &peer = peers_[rank];
         if (rank == options_.rank) {
             census_.stored[rank] = shard_.size();
-            if (options_.sampling == RB_BY_CLASS)
+            if (sampling_->looks_at_classes())
                 for (uint32_t label = 0; label < options_.num_classes; ++label)
                     census_.set_class(rank, label, shard_.count(label));
             apply_updates(rank, peer.updates_received);
@@ -379,7 +383,7 @@ std::vector<Buffer::Part> Buffer::plan() {
     }
     std::vector<Part> parts;
     for (uint32_t requester = 0; requester < options_.ranks; ++requester) {
-        const auto &picks = drawer_.pick(options_.sampling, census_, streams_[requester], served_, sizes[requester]);
+        const auto &picks = sampling_->draw(census_, streams_[requester], served_, sizes[requester]);
         Part part{requester, served_, {}, {}};
         for (uint32_t row = 0; row < picks.size(); ++row) {
             if (picks[row].rank != options_.rank) continue;
@@ -489,7 +493,7 @@ std::vector<std::unique_ptr<Message>> Buffer::request_messages(Kind kind, uint64
 
 std::vector<ClassCount> Buffer::changed_counts() {
     std::vector<ClassCount> counts;
-    if (options_.sampling != RB_BY_CLASS) return counts;
+    if (!sampling_->looks_at_classes()) return counts;
     for (uint32_t label = 0; label < options_.num_classes; ++label) {
         const uint64_t count = shard_.count(label);
         if (count != told_[label]) counts.push_back({label, static_cast<uint32_t>(count)});

@@ -34,8 +34,9 @@ namespace replay {
 
 struct Options {
     uint64_t capacity, seed;
-    uint32_t num_classes, candidates, rank, ranks, label_field;
-    int insertion, sampling;
+    uint32_t num_classes, rank, ranks, label_field;
+    std::string insertion, sampling;
+    PolicyOptions policy_options;  // just those that the two policies declare
     std::vector<FieldInfo> fields;
     double timeout_seconds;
 };
@@ -157,7 +158,7 @@ class Buffer {
     Census census_;                    // as of the newest draw made
     std::vector<SavedUpdate> unseen_;  // updates since the last request, for a file; one rank does them at once
     std::vector<uint64_t> told_;       // [num_classes] counts that the others know of this shard
-    Drawer drawer_;
+    std::unique_ptr<SamplingPolicy> sampling_;
     std::vector<Peer> peers_;
     int failure_ = RB_OK;
     std::string failure_message_;

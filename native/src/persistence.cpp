@@ -13,9 +13,10 @@ namespace {
 // What has to be equal, also where the number of ranks is not.
 std::string policies_of(const Options &options) {
     std::ostringstream text;
-    text << "insertion " << options.insertion << ", candidates " << options.candidates << ", sampling "
-         << options.sampling << ", classes " << options.num_classes << ", label field " << options.label_field
-         << ", fields";
+    text.precision(17);
+    text << "insertion " << options.insertion << ", sampling " << options.sampling;
+    for (const auto &[name, value] : options.policy_options) text << ", " << name << " " << value;
+    text << ", classes " << options.num_classes << ", label field " << options.label_field << ", fields";
     for (const FieldInfo &field : options.fields) text << " " << field.name << ":" << field.row_bytes;
     return text.str();
 }

@@ -13,7 +13,7 @@ namespace replay {
 struct About {
     uint64_t total_capacity;  // over all ranks that saved
     uint64_t ranks, rank, seed;
-    std::string policies;  // insertion, sampling and their numbers, classes, fields
+    std::string policies;  // insertion, sampling and their options, classes, fields
 };
 
 struct SavedDraw {

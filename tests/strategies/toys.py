@@ -33,7 +33,7 @@ def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augmen
     if strategy.uses_buffer:
         outputs = more.get("num_outputs", CLASSES)
         fields = strategy.fields(SHAPE, (outputs,))
-        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, outputs, 0, CPU, Comm())
+        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", fields, outputs, 0, CPU, Comm())
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), accumulation_steps=accumulation_steps)
     strategy.setup(model, updater, transform, buffer, foreign_outputs, capacity=capacity, **more)
     return strategy
