@@ -13,16 +13,16 @@ from torch import nn
 
 from cl import seeding
 from cl.data.loader import in_order
-from cl.data.rows import Samples, joined
+from cl.data.rows import Rows
 from cl.reporting.history import History
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run.session import Session
 from cl.scenarios.base import Tasks
-from cl.step.objectives import own_outputs
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from merging import batch_norm
@@ -44,7 +44,7 @@ class MergeContext:
     ):
         self.session, self.config, self.device = session, session.config, session.device
         self.tasks, self.history, self.folder = tasks, history, folder
-        self.foreign_outputs = session.foreign_outputs if session.plan.scenario.task_aware else None
+        self.outputs = session.outputs
         self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
         self.trained = 0
         self.unlabelled_samples = 0  # that were seen
@@ -67,7 +67,9 @@ class MergeContext:
         network = copy.deepcopy(self.network).to(self.device)
         network.load_state_dict(state)
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
-        strategy.setup(network, updater, self.session.transform, None, self.foreign_outputs, seed=self.config["seed"])
+        strategy.setup(
+            StrategyContext(network, updater, self.session.transform, self.outputs, seed=self.config["seed"])
+        )
         samples = self.labelled(tasks, per_task)
         if labels == "empirical":
             self.history.labelled_samples += len(samples)
@@ -77,21 +79,21 @@ class MergeContext:
         fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
         return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
+    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
         """Training samples of some tasks, all or so many of each."""
         if per_task is None:
             samples = self.tasks.training(tasks)
         else:
-            samples = joined([self.some_of(task, per_task) for task in tasks])
+            samples = Rows.cat([self.some_of(task, per_task) for task in tasks])
         self.samples_kept = max(self.samples_kept, len(samples))
         return samples.to(self.device)
 
-    def some_of(self, task: int, count: int) -> Samples:
+    def some_of(self, task: int, count: int) -> Rows:
         samples = self.tasks.training([task])
         order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
         return _taken(samples, order[:count])
 
-    def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
+    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
         """Train the parameters of a module that gives logits of images, with the optimizer of the run.
 
         `schedule`: that of the learning rate, None for the run's.
@@ -99,10 +101,8 @@ class MergeContext:
         recipe, session = self.session.recipe, self.session
         module.to(self.device).train()
         strategy = Finetune()
-        strategy.setup(
-            module, self.updater(module), session.transform, None, self.foreign_outputs,
-            fewest_samples=recipe.fewest_samples,
-        )  # fmt: skip
+        updater, fewest = self.updater(module), recipe.fewest_samples
+        strategy.setup(StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest))
         steps = epochs * recipe.epoch_steps(len(samples))
         progress = Progress("merging", steps, 0, self.config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
@@ -119,32 +119,32 @@ class MergeContext:
         """A new optimizer for a module, by the recipe of the run."""
         return self.session.recipe.updater(module)
 
-    def testing(self, tasks: Sequence[int]) -> Samples:
+    def testing(self, tasks: Sequence[int]) -> Rows:
         """The test samples of some tasks."""
-        return joined([self.tasks.testing(task, self.device) for task in tasks])
+        return Rows.cat([self.tasks.testing(task, self.device) for task in tasks])
 
-    def some(self, samples: Samples, count: int) -> Samples:
+    def some(self, samples: Rows, count: int) -> Rows:
         """Up to so many of them, at random."""
         return _taken(samples, self._order(samples)[:count])
 
-    def hold_out(self, samples: Samples, share: float) -> tuple[Samples, Samples]:
+    def hold_out(self, samples: Rows, share: float) -> tuple[Rows, Rows]:
         """The others, and a random share of them."""
         order = self._order(samples)
         count = max(1, round(share * len(samples)))
         return _taken(samples, order[count:]), _taken(samples, order[:count])
 
-    def _order(self, samples: Samples) -> np.ndarray:
+    def _order(self, samples: Rows) -> np.ndarray:
         return seeding.generator(self.config["seed"], "merging order").permutation(len(samples))
 
     @torch.no_grad()
-    def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
-        """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
+    def score(self, network: nn.Module, samples: Rows) -> tuple[float, float]:
+        """Mean cross entropy and accuracy, not augmented; over the task's classes where training is told the task."""
         network.to(self.device).eval()
         loss = correct = torch.zeros((), device=self.device)
         size = self.config["eval_batch_size"]
         for batch in in_order(samples, size):
             logits = network(self.session.transform.test(batch.x)).float()
-            logits = own_outputs(logits, self.foreign_outputs, batch.task)
+            logits = self.outputs.for_training(logits, batch.task)
             loss = loss + F.cross_entropy(logits, batch.y, reduction="sum")
             correct = correct + (logits.argmax(1) == batch.y).sum()
         return loss.item() / len(samples), correct.item() / len(samples)
@@ -184,5 +184,5 @@ class MergeContext:
         return self.session.initial_weights(FIRST_STAGE + number)
 
 
-def _taken(samples: Samples, order: np.ndarray) -> Samples:
+def _taken(samples: Rows, order: np.ndarray) -> Rows:
     return samples.part(torch.from_numpy(order).to(samples.y.device))

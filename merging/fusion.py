@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.step.schedules import Schedule
 
 State = dict[str, torch.Tensor]
@@ -74,7 +74,7 @@ class Context(Protocol):
     network: nn.Module  # of the architecture of the models, free to be used
     sample_shape: tuple[int, int, int]  # of an image
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
+    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
         """Training samples of some tasks, all or so many of each."""
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
@@ -83,22 +83,22 @@ class Context(Protocol):
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
         """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
 
-    def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
+    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
         """Train the parameters of a module that gives logits of images, with the optimizer of the run.
 
         `schedule`: that of the learning rate, None for the run's.
         """
 
-    def testing(self, tasks: Sequence[int]) -> Samples:
+    def testing(self, tasks: Sequence[int]) -> Rows:
         """The test samples of some tasks."""
 
-    def some(self, samples: Samples, count: int) -> Samples:
+    def some(self, samples: Rows, count: int) -> Rows:
         """Up to so many of them, at random."""
 
-    def hold_out(self, samples: Samples, share: float) -> tuple[Samples, Samples]:
+    def hold_out(self, samples: Rows, share: float) -> tuple[Rows, Rows]:
         """The others, and a random share of them."""
 
-    def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
+    def score(self, network: nn.Module, samples: Rows) -> tuple[float, float]:
         """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
 
     def recalibrate_batch_norm(self, network: nn.Module, tasks: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from cl import seeding
 from cl.data.loader import epoch_batches, num_batches
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.reporting.recorder import Recorder
 from cl.step.schedules import Schedule
 from cl.strategies.base import Strategy
@@ -44,7 +44,7 @@ class Trainer:
     def _groups(self) -> list[dict]:
         return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
 
-    def train(self, samples: Samples, stage: int, steps: int) -> float:
+    def train(self, samples: Rows, stage: int, steps: int) -> float:
         """`steps` steps in as many passes over `samples` as they take; returns the mean loss of the last interval.
 
         Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
@@ -67,7 +67,7 @@ class Trainer:
                 if not self.schedule.is_constant:
                     self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
                 loss = self.strategy.observe(batch)
-                self.meter.count(loss, len(batch) if batch.share else 0)
+                self.meter.count(loss, len(batch) if batch.loss_weight else 0)
                 self.step += 1
                 if on_step is not None:
                     on_step(self.step, loss)
@@ -123,19 +123,19 @@ class Trainer:
                 f"{when} {', '.join(names[:3])}{' ...' * (len(names) > 3)} has numbers that are not finite"
             )
 
-    def _not_finite(self, loss: float, rate: float, samples: Samples) -> str:
+    def _not_finite(self, loss: float, rate: float, samples: Rows) -> str:
         """What is known of a loss that is not finite."""
         words = f"the loss is {loss} after {self.history.gradient_steps} steps, the last at a learning rate of {rate:g}"
         strength = getattr(self.strategy, "strength", None)
         if strength is not None:
             words += f" and a penalty of strength {strength:g} (strategy.lambda_, or twice strategy.c)"
-        for name, column in samples.columns().items():
+        for name, column in samples.columns.items():
             if isinstance(column, torch.Tensor) and not torch.isfinite(column).all():
                 return f"{words}: the column {name} of the training data has numbers that are not finite"
         more = "" if strength is None else " or a weaker penalty"
         return f"{words}: training has diverged, perhaps a lower learning rate{more} helps"
 
-    def _log(self, stage: int, epoch: int, training_set: Samples) -> float:
+    def _log(self, stage: int, epoch: int, training_set: Rows) -> float:
         """Close an interval; returns its mean loss."""
         buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
         steps, samples, seconds, loss = self.meter.take()

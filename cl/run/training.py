@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from cl.buffers.base import ReplayBuffer
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.distributed.comm import check_equal, equalise_statistics
 from cl.reporting import results
 from cl.reporting.history import History
@@ -103,7 +103,7 @@ class Training:
         self.plan.callbacks.run_start(context)
         self.trainer.on_step = self.plan.callbacks.step_hook()
 
-    def _prepare(self, stage: int, samples: Samples) -> None:
+    def _prepare(self, stage: int, samples: Rows) -> None:
         """Weights, optimizer and strategy as a stage starts with them."""
         self.strategy.before_task(stage, samples)
         if self.config["optimizer_state"] != "keep":
@@ -114,7 +114,7 @@ class Training:
         if self.start is not None:
             self.session.model.load_state_dict(self.start(stage, self.history))
 
-    def _finish(self, stage: int, samples: Samples, loss: float) -> None:
+    def _finish(self, stage: int, samples: Rows, loss: float) -> None:
         """The test after a stage, and the checkpoint."""
         session, history, comm = self.session, self.history, self.session.comm
         equalise_statistics(comm, session.model, average=self.config["batch_norm"] == "average")

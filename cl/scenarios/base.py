@@ -18,7 +18,7 @@ from cl.datasets.base import Dataset, Split
 if TYPE_CHECKING:
     import torch
 
-    from cl.data.rows import Samples
+    from cl.data.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._train_parts)
 
-    def training(self, task_ids: list[int]) -> "Samples":
+    def training(self, task_ids: list[int]) -> "Rows":
         """The training samples of some tasks together."""
-        from cl.data.rows import joined
+        from cl.data.rows import Rows
 
-        return joined([self._gather(self._train, self._train_parts[i], i) for i in task_ids])
+        return Rows.cat([self._gather(self._train, self._train_parts[i], i) for i in task_ids])
 
     def num_training(self, task_ids: list[int]) -> int:
         """How many training samples some tasks have, without gathering them."""
         return sum(len(self._train_parts[i].indices) for i in task_ids)
 
-    def _testing(self, task_id: int, device: "torch.device") -> "Samples":
+    def _testing(self, task_id: int, device: "torch.device") -> "Rows":
         """The test samples of one task on a device, kept there."""
         return self._gather(self._test, self._test_parts[task_id], task_id).to(device)
 
-    def _gather(self, split: Split, part: Part, task_id: int) -> "Samples":
+    def _gather(self, split: Split, part: Part, task_id: int) -> "Rows":
         import torch
 
-        from cl.data.rows import Samples
+        from cl.data.rows import Rows
         from cl.data.streaming import FileImages
 
         chosen = torch.from_numpy(part.indices)
@@ -65,7 +65,10 @@ class Tasks:
         if transform is not None:
             x = x.changed(transform) if isinstance(x, FileImages) else transform(x)
         y = torch.tensor(part.labels)
-        return Samples(x, y, torch.full_like(y, task_id), {name: of[chosen] for name, of in split.targets.items()})
+        return Rows(
+            {"x": x, "y": y, "task": torch.full_like(y, task_id)}
+            | {name: target[chosen] for name, target in split.targets.items()}
+        )
 
 
 class Scenario(ABC):

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.strategies.base import split_records
+from cl.data.rows import Rows
 from cl.strategies.replay import ReplayStrategy
 from cl.values import Count
 
@@ -28,12 +27,12 @@ class Agem(ReplayStrategy):
     ):
         super().__init__(replay_batch_size, replay_from, filling)
 
-    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+    def adjust_gradients(self, batch: Rows, draws: list[Records]) -> None:
         if not any(draws):
             return
         (replayed,) = draws
         count = min(self.updater.accumulation_steps, max(1, len(replayed) // self.fewest_samples))
-        parts = split_records(replayed, count)
+        parts = replayed.split(count)
         reference = self.updater.gradient(lambda part: self.mean_loss(self.forward(part["x"]), [part]), parts)
         project(self.updater.gradients(), reference)
 

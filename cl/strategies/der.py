@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cl.buffers.base import Field, Records
-from cl.data.loader import Batch
-from cl.strategies.base import mean_of
+from cl.data.rows import Rows
 from cl.strategies.replay import ReplayStrategy
 from cl.values import Count, NotNegative
 
@@ -24,19 +23,19 @@ class Der(ReplayStrategy):
         logits = Field("logits", output_shape, torch.float32)
         return [*super().fields(sample_shape, output_shape, *other, **named), logits]
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         draws = [draw for draw in draws if len(draw)]
-        logits, *replayed = self.forward_each(batch.x, *(draw["x"] for draw in draws))
+        logits, *replayed = self.forward_each(batch["x"], *(draw["x"] for draw in draws))
         self.new_logits = logits.detach().float()
-        loss = mean_of(self.objective.loss(logits, batch), batch)
+        loss = batch.weighted(self.objective.loss(logits, batch))
         for draw, output in zip(draws, replayed):
             loss = loss + self.alpha * distillation(output, draw)
         return loss
 
-    def remember(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def remember(self, batch: Rows) -> dict[str, torch.Tensor]:
         return {**super().remember(batch), "logits": self.new_logits}
 
 
 def distillation(logits: torch.Tensor, draw: Records) -> torch.Tensor:
     """The mean squared distance between outputs [n, ...] and those stored with a draw."""
-    return mean_of(F.mse_loss(logits, draw["logits"]), draw)
+    return draw.weighted(F.mse_loss(logits, draw["logits"]))

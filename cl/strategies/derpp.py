@@ -6,8 +6,7 @@ Two independent draws per step: the network is held to the stored logits of the 
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.strategies.base import joined
+from cl.data.rows import Rows
 from cl.strategies.der import Der, distillation
 from cl.values import Count, NotNegative
 
@@ -45,14 +44,14 @@ class Derpp(Der):
         distilled = self.distillation_batch_size if stage + 1 >= self.distill_from else 0
         return (distilled, *super().sizes_of_draws(stage)[1:])
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         first, second = draws or (None, None)
         rehearsed = [second] if second else []
         # Each group goes through the network as a batch of its own.
         groups = [[batch, *rehearsed]] if self.folded else [[batch], *([part] for part in rehearsed)]
         if first:
             groups.append([first])
-        logits = self.forward_each(*(joined(group, "x") for group in groups))
+        logits = self.forward_each(*(images(group) for group in groups))
         self.new_logits = logits[0][: len(batch)].detach().float()
         loss = self.mean_loss(logits[0], groups[0])
         if second and not self.folded:
@@ -60,3 +59,8 @@ class Derpp(Der):
         if first:
             loss = loss + self.alpha * distillation(logits[-1], first)
         return loss
+
+
+def images(group: list[Rows]) -> torch.Tensor:
+    """The images of some rows, one after the other."""
+    return group[0]["x"] if len(group) == 1 else torch.cat([rows["x"] for rows in group])

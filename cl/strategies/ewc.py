@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from cl import seeding
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.strategies.fisher import SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
 from cl.values import Count, NotNegative, Share
@@ -45,7 +45,7 @@ class Ewc(PenaltyStrategy):
             anchors,
         )
 
-    def after_task(self, stage: int, samples: Samples) -> None:
+    def after_task(self, stage: int, samples: Rows) -> None:
         fisher, before, anchor = self.fisher(stage, samples), self.importance, self.anchor
         self.importance, self.anchor = fisher, self.current_weights()
         if before:
@@ -56,7 +56,7 @@ class Ewc(PenaltyStrategy):
                 for old, new, total, weight in zip(anchor, fisher, self.importance, self.anchor)
             ]
 
-    def fisher(self, stage: int, samples: Samples) -> list[torch.Tensor]:
+    def fisher(self, stage: int, samples: Rows) -> list[torch.Tensor]:
         """F_t, a tensor for each weight; every rank computes its part."""
         device, comm = self.updater.device, self.updater.comm
         random = seeding.generator(self.seed, "fisher", stage)
@@ -65,7 +65,7 @@ class Ewc(PenaltyStrategy):
         numbers = torch.from_numpy(random.random(len(order))[comm.rank :: comm.size]).to(device)
         was_training = self.model.training
         self.model.eval()
-        squares = SquaredGradients(self.model, self.updater.weights, self.own_outputs)
+        squares = SquaredGradients(self.model, self.updater.weights, self.outputs.for_training)
         if len(mine):
             chunk = squares.chunk(self.transform.test(samples.part(mine[:2]).loaded().to(device).x))
             for part, uniform in zip(mine.split(chunk), numbers.split(chunk)):

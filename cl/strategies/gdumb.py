@@ -6,7 +6,7 @@ The stream only fills a class-balanced memory; before each test the network is t
 import torch
 
 from cl import seeding
-from cl.data.rows import Samples, of_columns
+from cl.data.rows import Rows
 from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
 from cl.strategies.scratch import Scratch
@@ -33,18 +33,18 @@ class Gdumb(Scratch):
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:
         return Strategy.curriculum(self, num_tasks, concatenate)
 
-    def before_task(self, stage: int, samples: Samples) -> None:
+    def before_task(self, stage: int, samples: Rows) -> None:
         comm = self.updater.comm
         order = torch.from_numpy(seeding.generator(self.seed, "stream", stage).permutation(len(samples)))
         for mine in order[comm.rank :: comm.size].to(samples.y.device).split(OFFERED):
-            self.buffer.add(samples.part(mine).loaded().columns())
+            self.buffer.add(samples.part(mine).loaded().columns)
 
-    def training_set(self, stage: int, samples: Samples) -> Samples:
+    def training_set(self, stage: int, samples: Rows) -> Rows:
         self.buffer.request(self.capacity)
         everything = self.buffer.receive()
         # Each rank draws them in an order of its own; the loader wants one.
         order = everything.ids.argsort().to(everything["y"].device)
-        return of_columns(everything.columns).part(order)
+        return Rows(everything.columns).part(order)
 
     def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
         """What is trained on lies in the memory already."""

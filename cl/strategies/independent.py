@@ -4,6 +4,7 @@ import copy
 from typing import Literal
 
 from cl.strategies.base import Strategy
+from cl.strategies.context import StrategyContext
 
 
 class Independent(Strategy):
@@ -26,8 +27,8 @@ class Independent(Strategy):
         if init == "merged":
             self.needs_start = "strategy.init=merged starts each network from the merge of those before: use merge.py"
 
-    def setup(self, *parts, **named) -> None:
-        super().setup(*parts, **named)
+    def setup(self, context: StrategyContext) -> None:
+        super().setup(context)
         self.fresh_updater = copy.deepcopy(self.updater.state_dict())
 
     def start_task(self, stage: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
+from cl.data.rows import Rows
 from cl.strategies.base import Strategy
 
 
@@ -24,7 +24,7 @@ class PenaltyStrategy(Strategy):
         self.anchor: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def adjust_gradients(self, batch: Batch, draws: Sequence[Records]) -> None:
+    def adjust_gradients(self, batch: Rows, draws: Sequence[Records]) -> None:
         if not self.importance:
             return
         weights, gradients = self.updater.weights, self.updater.gradients()

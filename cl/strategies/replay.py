@@ -5,8 +5,9 @@ from typing import Literal
 import torch
 
 from cl import seeding
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.strategies.base import Strategy
+from cl.strategies.context import StrategyContext
 from cl.values import Count
 
 
@@ -27,8 +28,8 @@ class ReplayStrategy(Strategy):
         self.replay_batch_size, self.replay_from, self.filling = replay_batch_size, replay_from, filling
         self.draw_sizes = self.sizes_of_draws(0)
 
-    def setup(self, *parts, **named) -> None:
-        super().setup(*parts, **named)
+    def setup(self, context: StrategyContext) -> None:
+        super().setup(context)
         if self.filling == "task_end" and self.buffer.capacity < len(self.stages):
             raise ValueError(
                 f"strategy.filling=task_end gives each of {len(self.stages)} tasks the same part of the memory: "
@@ -39,12 +40,12 @@ class ReplayStrategy(Strategy):
         """How many records each draw has in a stage."""
         return (self.replay_batch_size if stage + 1 >= self.replay_from else 0,) * self.num_draws
 
-    def before_task(self, stage: int, samples: Samples) -> None:
+    def before_task(self, stage: int, samples: Rows) -> None:
         self.draw_sizes = self.sizes_of_draws(stage)
         if stage and self.draw_sizes != self.sizes_of_draws(stage - 1):
             self.request_anew()
 
-    def after_task(self, stage: int, samples: Samples) -> None:
+    def after_task(self, stage: int, samples: Rows) -> None:
         if self.filling == "task_end":
             self.buffer.add(self.chosen(stage, samples))
             self.request_anew()
@@ -59,15 +60,15 @@ class ReplayStrategy(Strategy):
     def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
         super().exchange(offers if self.filling == "stream" else [])
 
-    def chosen(self, stage: int, samples: Samples) -> dict[str, torch.Tensor]:
+    def chosen(self, stage: int, samples: Rows) -> dict[str, torch.Tensor]:
         """This rank's part of the samples of a task that are stored when it is over."""
         share = self.buffer.capacity // len(self.stages)
         order = torch.from_numpy(seeding.generator(self.seed, "filling", stage).permutation(len(samples)))
-        labels = samples.y.cpu()[order]
+        labels = samples["y"].cpu()[order]
         classes = labels.unique().tolist()
         quotas = [share // len(classes) + (place < share % len(classes)) for place in range(len(classes))]
         kept = torch.cat([order[labels == label][:quota] for label, quota in zip(classes, quotas)])
         comm = self.updater.comm
         # Dealt out in turn, also from task to task, so that every rank's part of the memory has room for them.
-        mine = kept[(comm.rank - stage * share) % comm.size :: comm.size].to(samples.y.device)
-        return samples.part(mine).loaded().columns()
+        mine = kept[(comm.rank - stage * share) % comm.size :: comm.size].to(samples["y"].device)
+        return samples.part(mine).loaded().columns

@@ -3,8 +3,7 @@
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.strategies.penalty import PenaltyStrategy
 from cl.values import NotNegative, Positive
 
@@ -28,7 +27,7 @@ class Si(PenaltyStrategy):
         self.start = self.current_weights()
         self.path = [torch.zeros_like(weight) for weight in self.updater.weights]
 
-    def observe(self, batch: Batch) -> torch.Tensor:
+    def observe(self, batch: Rows) -> torch.Tensor:
         before = [weight.detach().clone() for weight in self.updater.weights]
         loss = super().observe(batch)
         with torch.no_grad():
@@ -36,14 +35,14 @@ class Si(PenaltyStrategy):
             torch._foreach_addcmul_(self.path, self.loss_gradients, steps)
         return loss
 
-    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+    def adjust_gradients(self, batch: Rows, draws: list[Records]) -> None:
         self.loss_gradients = [gradient.clone() for gradient in self.updater.gradients()]
         if self.updater.scaler is not None:  # a step with gradients beyond fp16 is left out, and adds nothing
             self.loss_gradients = [gradient.nan_to_num_(0.0, 0.0, 0.0) for gradient in self.loss_gradients]
         super().adjust_gradients(batch, draws)
 
     @torch.no_grad()
-    def after_task(self, stage: int, samples: Samples) -> None:
+    def after_task(self, stage: int, samples: Rows) -> None:
         grown = [
             path.clamp(min=0) / ((weight - start) ** 2 + self.xi)
             for path, weight, start in zip(self.path, self.updater.weights, self.start)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from cl.build import build
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.values import Count, InnerShare, Natural, Share
 from merging.curve import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
@@ -189,7 +189,7 @@ class CurveFinding(WeightFusion):
             merged = {name: value.detach().clone() for name, value in {**buffers, **weights}.items()}
         return {name: merged[name] for name in states[0]}
 
-    def best(self, curve: Curve, context: Context, tasks: list[int], samples: Samples) -> float:
+    def best(self, curve: Curve, context: Context, tasks: list[int], samples: Rows) -> float:
         """The t of the `points` with the lowest loss."""
         network = copy.deepcopy(context.network)
         losses = {}
@@ -199,7 +199,7 @@ class CurveFinding(WeightFusion):
             losses[t] = context.score(network, samples)[0]
         return min(losses, key=losses.get)
 
-    def measure(self, curve: Curve, context: Context, tasks: list[int], samples: Samples, at: float) -> None:
+    def measure(self, curve: Curve, context: Context, tasks: list[int], samples: Rows, at: float) -> None:
         """Tell the context what lies along the curve."""
         found: dict = {"at": at}
         train = context.some(samples, self.samples)

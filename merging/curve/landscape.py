@@ -8,14 +8,14 @@ import copy
 import torch
 from torch import nn
 
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from merging.fusion import Context, State, flatten, weighted_mean
 
 MARGIN = 0.25  # of the plane around the three points, as a share of their largest distance in x or y
 TRAIN, TEST, LINE_TRAIN, LINE_TEST = "train", "test", "line_train", "line_test"
 
 
-def along(curve, context: Context, tasks: list[int], train: Samples, test: Samples, points: int) -> dict:
+def along(curve, context: Context, tasks: list[int], train: Rows, test: Rows, points: int) -> dict:
     """Losses and accuracies at `points` values of t, the length of the curve, and averages over it.
 
     `arc_average`: over the curve by its length, in place of t. `length` and `distance` (of the ends) are Euclidean.
@@ -50,7 +50,7 @@ def _arc_average(values: list[float], steps: list[float]) -> float:
     return sum(step * (a + b) / 2 for step, a, b in zip(steps, values, values[1:])) / sum(steps)
 
 
-def plane(curve, context: Context, tasks: list[int], samples: Samples, side: int) -> dict:
+def plane(curve, context: Context, tasks: list[int], samples: Rows, side: int) -> dict:
     """The loss on a grid of `side` by `side` points of the plane through both ends and the middle control point.
 
     x runs from the first to the last, y at a right angle to it; both in units of weights. With more than one inner

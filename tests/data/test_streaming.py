@@ -16,7 +16,7 @@ from support import QUICK, command
 
 from cl.data.decoding import Decoder
 from cl.data.loader import epoch_batches, in_order
-from cl.data.rows import Samples, joined
+from cl.data.rows import Rows
 from cl.data.streaming import FileImages, Workers
 from cl.datasets.image_folder import ImageFolder
 from cl.run.experiment import run
@@ -53,8 +53,8 @@ def dataset(folder: Path, stream: bool, **options) -> ImageFolder:
     return ImageFolder(str(folder), SIZE, 3, stream=stream, mean=None, std=None, augment=[], **options)
 
 
-def samples(split) -> Samples:
-    return Samples(split.x, split.y, torch.zeros_like(split.y))
+def samples(split) -> Rows:
+    return Rows({"x": split.x, "y": split.y, "task": torch.zeros_like(split.y)})
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -67,7 +67,7 @@ def test_epochs_are_those_of_the_same_pictures_in_memory(folder, pools, workers)
         got = list(epoch_batches(from_files, 4, 0, 0, epoch, rank, ranks))
         assert len(got) == len(expected) > 2
         for one, other in zip(got, expected):
-            assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y) and one.share == other.share
+            assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y) and one.loss_weight == other.loss_weight
 
 
 def test_tests_go_through_the_pictures_in_order(folder, pools):
@@ -94,7 +94,7 @@ def test_parts_joins_and_changes_read_no_file(folder, monkeypatch):
     data = samples(dataset(folder, stream=True).load(0, None)[0])
     monkeypatch.setattr(Decoder, "__call__", lambda *_: pytest.fail("a file was read"))
     odd = data.part(data.y == 1)
-    both = joined([odd, data.part(slice(3))])
+    both = Rows.cat([odd, data.part(slice(3))])
     assert both.x.shape == (len(odd) + 3, 3, SIZE, SIZE) and len(both.y) == len(both.x)
     inverted = FileImages.changed(data.x, lambda x: 255 - x)
     monkeypatch.undo()
@@ -182,8 +182,8 @@ def test_streamed_and_loaded_runs_have_the_same_results(folder, compose_config):
         config = compose_config(
             "dataset=image_folder", f"dataset.root={folder}", f"dataset.cache={folder.parent / 'cache'}", *data,
             "dataset.size=12", "dataset.crop=8", "dataset.augment=[resized_crop,flip]", "loader.workers=1",
-            "overwrite=true", "scenario=class5", "scenario.num_tasks=3", "strategy=er", "buffer.capacity=6", "batch_size=3",
-            "eval_batch_size=4", *QUICK,
+            "overwrite=true", "scenario=class5", "scenario.num_tasks=3", "strategy=er", "buffer.capacity=6",
+            "batch_size=3", "eval_batch_size=4", *QUICK,
         )  # fmt: skip
         return json.loads((run(config) / "results.json").read_text())
 

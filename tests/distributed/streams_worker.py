@@ -6,15 +6,17 @@ import sys
 import torch
 from torch import nn
 
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import ReduceOptions, connect, disconnect
 from cl.reporting.history import History
 from cl.reporting.recorder import Recorder
 from cl.run.trainer import Trainer
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 from cl.strategies.finetune import Finetune
 
 CPU = torch.device("cpu")
@@ -39,10 +41,11 @@ comm = connect(started[0] if started else None)
 torch.manual_seed(0)
 model = Watched()
 picture = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
-samples = Samples(picture.repeat(8, 1, 1, 1), torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int64))
+zeros = torch.zeros(8, dtype=torch.int64)
+samples = Rows({"x": picture.repeat(8, 1, 1, 1), "y": zeros, "task": zeros})
 strategy = Finetune()
 updater = Updater(torch.optim.SGD(model.parameters(), lr=0.1), model, CPU, comm, ReduceOptions())
-strategy.setup(model, updater, BatchTransform(["flip"], None, None, 1, CPU), None, None)
+strategy.setup(StrategyContext(model, updater, BatchTransform(["flip"], None, None, 1, CPU), TaskOutputs(2)))
 trainer = Trainer(strategy, Constant(), 4, 0, Recorder(History([], None)))
 for stage in range(2):
     trainer.train(samples, stage, steps=1)

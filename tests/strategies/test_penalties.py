@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from toys import batch, ready, samples
 
+from cl.scenarios.outputs import TaskOutputs
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from cl.strategies.fisher import SquaredGradients, directions
@@ -154,10 +155,10 @@ def test_sampled_labels_miss_what_a_converged_network_holds():
 
 
 def test_fisher_where_the_task_is_known_sees_its_outputs_only():
-    foreign = torch.tensor([[False, False, True, True], [True, True, False, False]])
+    outputs = TaskOutputs(4, [range(0, 2), range(2, 4)], task_aware=True)
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4, bias=False))
     for labels in ("empirical", "sampled", "all"):
-        (found,) = ready(Ewc(1.0, 1.0, labels), model, foreign_outputs=foreign).fisher(0, DATA)
+        (found,) = ready(Ewc(1.0, 1.0, labels), model, outputs=outputs).fisher(0, DATA)
         assert found[:2].sum() > 0 and found[2:].abs().sum() == 0 and torch.isfinite(found).all()
 
 
