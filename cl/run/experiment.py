@@ -49,8 +49,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         start = make_start(session, tasks) if strategy.needs_start else None
         history = Training(session, tasks, buffer, evaluator, start).run()
         memory = _memory(strategy, buffer, capacity, comm)
+        content = _results(session, memory, history) if comm.is_main else None
         if comm.is_main:
-            content = _results(session, memory, history)
             results.write_json(folder / "results.json", content)
             checkpoint.clear(folder, everything=False)
             try:
@@ -58,6 +58,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
                 session.logger.finish(content)
             finally:  # an error in a metric of the user leaves no run without pictures
                 _draw(session, evaluator, content)
+        if plan.callbacks.all:
+            plan.callbacks.run_end(comm.broadcast(content))
     return folder
 
 

@@ -12,6 +12,7 @@ from cl.build import build, locate, options_of
 from cl.datasets.base import Dataset
 from cl.distributed.ranks import world_size
 from cl.reporting import custom
+from cl.run.callbacks import Callbacks
 from cl.run.folder import run_folder
 from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
@@ -28,6 +29,7 @@ class Plan:
     strategy: Strategy
     stages: list[list[int]]  # the tasks whose data each stage of training uses
     epochs: list[int]  # of each stage
+    callbacks: Callbacks
 
 
 def make_plan(config: dict) -> Plan:
@@ -43,7 +45,8 @@ def make_plan(config: dict) -> Plan:
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     epochs = _epochs(config["epochs"], len(stages))
     custom.try_out(config["metrics"], len(stages), scenario.num_tasks)
-    return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs)
+    callbacks = Callbacks(config["callbacks"])
+    return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs, callbacks)
 
 
 def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> None:

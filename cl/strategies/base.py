@@ -48,6 +48,7 @@ class Strategy:
         self.forward_together, self.fewest_samples = not mixes_samples(context.model), context.fewest_samples
         self.trained_columns = ("x", *self.objective.columns)
         self.replayed_samples = 0
+        self.logged: dict[str, list] = {}  # by name the sum and the count since the last row of metrics.csv
 
     def fields(
         self,
@@ -158,6 +159,21 @@ class Strategy:
         """Number of records replayed since the last call."""
         count, self.replayed_samples = self.replayed_samples, 0
         return count
+
+    def log(self, name: str, value: float | torch.Tensor) -> None:
+        """Note a number of this step, such as a part of the loss; its mean over an interval is written down.
+
+        A tensor stays on its device until the interval ends. With several ranks each of them logs the same names.
+        """
+        value = value.detach() if isinstance(value, torch.Tensor) else float(value)
+        total, count = self.logged.get(name, (0.0, 0))
+        self.logged[name] = [total + value, count + 1]
+
+    def take_logged(self) -> dict[str, float]:
+        """The mean of each number since the last call."""
+        means = {name: float(total) / count for name, (total, count) in self.logged.items()}
+        self.logged = {}
+        return means
 
     def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         """The scalar to minimise on new samples and replayed records."""
