@@ -30,8 +30,8 @@ from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
 from cl.distributed.launch import start_ranks
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
-from cl.reporting.loggers import NoLogger
 from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
@@ -76,9 +76,8 @@ def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float
     transform = BatchTransform([], None, None, shape[0], CPU)
     strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=buffer))
     progress = Progress("", steps, 0, False)
-    trainer = Trainer(
-        strategy, Constant(), batch_size, 0, CPU, 10**6, History([], None), progress, None, NoLogger(), comm
-    )
+    recorder = Recorder(History([], None), progress, log_interval=10**6)
+    trainer = Trainer(strategy, Constant(), batch_size, 0, recorder)
     comm.sum(torch.zeros(1))  # all ranks begin together
     waited = buffer.wait_seconds if buffer else 0.0
     started = time.perf_counter()

@@ -32,8 +32,8 @@ from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
 from cl.distributed.launch import start_ranks
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
-from cl.reporting.loggers import NoLogger
 from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
@@ -89,7 +89,7 @@ def remerge(name: str, data: Rows, batch_size: int, comm: Comm, folder: Path) ->
     progress = Progress("", len(data) // (batch_size * comm.size), 0, comm.is_main)
     metrics = MetricsFile(folder / "metrics.csv", 0) if comm.is_main else None
     history = History([], None)
-    trainer = Trainer(strategy, Constant(), batch_size, 0, CPU, 100, history, progress, metrics, NoLogger(), comm)
+    trainer = Trainer(strategy, Constant(), batch_size, 0, Recorder(history, progress, metrics))
     comm.sum(torch.zeros(1))  # all ranks begin together
     started = time.perf_counter()
     trainer.train(data, 0, num_batches(len(data), batch_size, comm.size))

@@ -31,8 +31,8 @@ from cl.data.transforms import BatchTransform
 from cl.distributed.comm import Comm, ReduceOptions
 from cl.networks.backbones import mlp
 from cl.reporting.history import History
-from cl.reporting.loggers import NoLogger
 from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
@@ -98,7 +98,7 @@ def remerge(strategy, new: Rows, batch_size: int, folder: Path) -> float:
     progress = Progress("", len(new) // batch_size, 0, True)
     metrics = MetricsFile(folder / "metrics.csv", 0)
     history = History([], None)
-    trainer = Trainer(strategy, Constant(), batch_size, 0, CPU, 100, history, progress, metrics, NoLogger())
+    trainer = Trainer(strategy, Constant(), batch_size, 0, Recorder(history, progress, metrics))
     started = time.perf_counter()
     trainer.train(new, 0, num_batches(len(new), batch_size))
     seconds = time.perf_counter() - started

@@ -12,17 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from cl import seeding
-from cl.build import build
-from cl.data.loader import in_order, num_batches
+from cl.data.loader import in_order
 from cl.data.rows import Rows
-from cl.distributed.comm import ReduceOptions
 from cl.reporting.history import History
 from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
-from cl.run.experiment import Components, initial_weights
-from cl.run.trainer import Trainer
+from cl.run.session import Session
 from cl.scenarios.base import Tasks
-from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
 from cl.strategies.context import StrategyContext
@@ -39,17 +36,16 @@ class MergeContext:
 
     def __init__(
         self,
-        config: dict,
-        parts: Components,
+        session: Session,
         tasks: Tasks,
-        outputs: TaskOutputs,
         history: History,
         folder: Path,
         batch_norm_samples: int,
     ):
-        self.config, self.parts, self.tasks, self.history, self.folder = config, parts, tasks, history, folder
-        self.outputs = outputs
-        self.network, self.sample_shape = copy.deepcopy(parts.model), parts.dataset.input_shape
+        self.session, self.config, self.device = session, session.config, session.device
+        self.tasks, self.history, self.folder = tasks, history, folder
+        self.outputs = session.outputs
+        self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
         self.trained = 0
         self.unlabelled_samples = 0  # that were seen
         self.samples_kept = 0  # for the merge that asked for most of them
@@ -64,14 +60,15 @@ class MergeContext:
         chosen = self.labelled(tasks, share).loaded().x
         order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
         self.unlabelled_samples += len(chosen)
-        return self.parts.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
+        return self.session.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
 
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
         """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
-        network = copy.deepcopy(self.network).to(self.parts.device)
+        network = copy.deepcopy(self.network).to(self.device)
         network.load_state_dict(state)
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
-        strategy.setup(StrategyContext(network, updater, self.parts.transform, self.outputs, seed=self.config["seed"]))
+        seed, transform = self.config["seed"], self.session.transform
+        strategy.setup(StrategyContext(network, updater, transform, self.outputs, seed=seed))
         samples = self.labelled(tasks, per_task)
         if labels == "empirical":
             self.history.labelled_samples += len(samples)
@@ -88,7 +85,7 @@ class MergeContext:
         else:
             samples = Rows.cat([self.some_of(task, per_task) for task in tasks])
         self.samples_kept = max(self.samples_kept, len(samples))
-        return samples.to(self.parts.device)
+        return samples.to(self.device)
 
     def some_of(self, task: int, count: int) -> Rows:
         samples = self.tasks.training([task])
@@ -100,23 +97,17 @@ class MergeContext:
 
         `schedule`: that of the learning rate, None for the run's.
         """
-        config, parts = self.config, self.parts
-        module.to(parts.device).train()
+        recipe, session = self.session.recipe, self.session
+        module.to(self.device).train()
         strategy = Finetune()
-        fewest = parts.fewest_samples
-        strategy.setup(
-            StrategyContext(module, self.updater(module), parts.transform, self.outputs, fewest_samples=fewest)
-        )
-        steps = epochs * num_batches(
-            len(samples), config["batch_size"] * config["gradient_accumulation_steps"], fewest=fewest
-        )
-        progress = Progress("merging", steps, 0, config["progress"])
+        updater, fewest = self.updater(module), recipe.fewest_samples
+        strategy.setup(StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest))
+        steps = epochs * recipe.epoch_steps(len(samples))
+        progress = Progress("merging", steps, 0, self.config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
-        trainer = Trainer(
-            strategy, schedule or parts.schedule, config["batch_size"], config["seed"], parts.device,
-            config["log_interval"], self.history, progress, metrics, parts.logger, parts.comm,
-        )  # fmt: skip
+        recorder = Recorder(self.history, progress, metrics, session.logger, self.config["log_interval"])
         try:
+            trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
             trainer.train(samples, FIRST_STAGE + self.trained, steps)
         finally:
             progress.close()
@@ -124,16 +115,12 @@ class MergeContext:
         module.eval()
 
     def updater(self, module: nn.Module) -> Updater:
-        config, parts = self.config, self.parts
-        optimizer = build(config["optimizer"], "optimizer", params=module.parameters())
-        return Updater(
-            optimizer, module, parts.device, parts.comm, ReduceOptions(), config["precision"], config["clip_norm"],
-            config["gradient_accumulation_steps"],
-        )  # fmt: skip
+        """A new optimizer for a module, by the recipe of the run."""
+        return self.session.recipe.updater(module)
 
     def testing(self, tasks: Sequence[int]) -> Rows:
         """The test samples of some tasks."""
-        return Rows.cat([self.tasks.testing(task, self.parts.device) for task in tasks])
+        return Rows.cat([self.tasks.testing(task, self.device) for task in tasks])
 
     def some(self, samples: Rows, count: int) -> Rows:
         """Up to so many of them, at random."""
@@ -151,11 +138,11 @@ class MergeContext:
     @torch.no_grad()
     def score(self, network: nn.Module, samples: Rows) -> tuple[float, float]:
         """Mean cross entropy and accuracy, not augmented; over the task's classes where training is told the task."""
-        network.to(self.parts.device).eval()
-        loss = correct = torch.zeros((), device=self.parts.device)
+        network.to(self.device).eval()
+        loss = correct = torch.zeros((), device=self.device)
         size = self.config["eval_batch_size"]
         for batch in in_order(samples, size):
-            logits = network(self.parts.transform.test(batch.x)).float()
+            logits = network(self.session.transform.test(batch.x)).float()
             logits = self.outputs.for_training(logits, batch.task)
             loss = loss + F.cross_entropy(logits, batch.y, reduction="sum")
             correct = correct + (logits.argmax(1) == batch.y).sum()
@@ -193,7 +180,7 @@ class MergeContext:
 
     def new_network(self, number: int) -> State:
         """A network before training, another one for each number."""
-        return initial_weights(self.config, self.parts, FIRST_STAGE + number)
+        return self.session.initial_weights(FIRST_STAGE + number)
 
 
 def _taken(samples: Rows, order: np.ndarray) -> Rows:

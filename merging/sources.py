@@ -8,7 +8,7 @@ import torch
 
 from cl.networks import weights
 from cl.run import checkpoint
-from cl.run.experiment import Components
+from cl.run.session import Session
 from cl.scenarios.classes import ClassIncremental
 from merging.fusion import State
 
@@ -43,13 +43,14 @@ class Source:
 class Reader:
     """Reads networks of the architecture, scenario and data set of a configuration, and names what differs."""
 
-    def __init__(self, config: dict, parts: Components, free_widths: bool = False):
+    def __init__(self, session: Session, free_widths: bool = False):
         """`free_widths`: the widths of layers may differ from the network's."""
-        self.config, self.num_tasks, self.free_widths = config, parts.scenario.num_tasks, free_widths
-        self.own = moved(parts.model.state_dict(), torch.device("cpu"))
+        scenario, dataset = session.plan.scenario, session.plan.dataset
+        self.config, self.num_tasks, self.free_widths = session.config, scenario.num_tasks, free_widths
+        self.own = moved(session.model.state_dict(), torch.device("cpu"))
         # Then another seed's tasks may be others. (That order of classes is the one random thing that is told apart.)
-        split_by_label = isinstance(parts.scenario, ClassIncremental) and parts.scenario.class_order != "random"
-        self.seed_matters = not split_by_label or parts.dataset.validation > 0
+        split_by_label = isinstance(scenario, ClassIncremental) and scenario.class_order != "random"
+        self.seed_matters = not split_by_label or dataset.validation > 0
 
     def read(self, path: Path, what: str | None = None) -> tuple[State, dict]:
         """A network, and what its file says of it; what files of other programs say is not known to mean the same.

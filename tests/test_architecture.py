@@ -35,6 +35,8 @@ HOUSE = (
     "merging.curve",
     "merging.sources",
     "merging.context",
+    "merging.checks",
+    "merging.results",
     "merging.run",
 )
 # Arrows that point up, and why they are there. The list only gets shorter.

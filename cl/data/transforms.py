@@ -63,8 +63,16 @@ class BatchTransform:
             self.scale, self.shift = 1 / (full * std), -mean / std
 
     def reseed(self, seed: int) -> None:
-        """Start the random numbers of the augmentation anew (at each task: nothing has to be saved between tasks)."""
+        """Start the random numbers of the augmentation anew, as at the beginning of each stage."""
         self.generator.manual_seed(seed)
+
+    def state_dict(self) -> dict:
+        """The state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        self.generator.set_state(state["generator"].cpu())
 
     def train(self, x: torch.Tensor) -> torch.Tensor:
         """With augmentation."""

@@ -21,12 +21,21 @@ class History:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 
+    def start(self, untrained: list[float], untrained_task_aware: list[float] | None) -> None:
+        """What the network reaches before training."""
+        self.untrained, self.untrained_task_aware = untrained, untrained_task_aware
+
     def add(self, row: list[float], task_aware_row: list[float] | None) -> None:
         """What was measured after a stage."""
         self.rows.append(row)
         if task_aware_row is not None:
             self.task_aware_rows.append(task_aware_row)
 
-    def state(self) -> dict:
-        """For a checkpoint; `History(**state)` takes it back."""
+    def state_dict(self) -> dict:
+        """All of it, for a checkpoint."""
         return asdict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)

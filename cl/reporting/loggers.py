@@ -19,6 +19,13 @@ class NoLogger:
     def close(self) -> None:
         """Called last, whatever happened: ends what `start` began and `finish` did not end."""
 
+    def state_dict(self) -> dict:
+        """What a resumed run needs to go on in the same place."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned, before `start`."""
+
 
 class WandbLogger(NoLogger):
     """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`)."""
@@ -30,6 +37,7 @@ class WandbLogger(NoLogger):
             raise ValueError("logger.mode=online needs an account: run `wandb login`, or choose logger.mode=offline")
         self.options = {"project": project, "entity": entity, "mode": mode, "tags": tags}
         self.run = None
+        self.run_id: str | None = None  # of a run that is resumed
 
     def start(self, folder: Path, config: dict) -> None:
         import wandb
@@ -39,8 +47,11 @@ class WandbLogger(NoLogger):
             group=folder.parent.name,
             name=f"{folder.parent.name}/{folder.name}",
             config=config,
+            id=self.run_id,
+            resume=None if self.run_id is None else "allow",
             **self.options,
         )
+        self.run_id = self.run.id
 
     def log(self, values: dict) -> None:
         self.run.log(values)
@@ -54,6 +65,12 @@ class WandbLogger(NoLogger):
         # A run of wandb that is left open takes what the next job of a sweep logs.
         if self.run is not None:
             self._end(exit_code=1)
+
+    def state_dict(self) -> dict:
+        return {"run_id": self.run_id}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.run_id = state.get("run_id")
 
     def _end(self, exit_code: int) -> None:
         self.run.finish(exit_code)

@@ -1,7 +1,7 @@
 """Checkpoints: the network after each task, and what it takes to go on from there.
 
     task_00.pt ...         weights and what they are, kept: merging and later analysis start from these
-    resume.pt              everything else of the newest task, only while the run is unfinished
+    resume.pt              the state of all parts (`cl.run.state`), only while the run is unfinished
     buffer_00_rank_0.pt    each rank's part of the replay memory that belongs to it, likewise
 
 Every file is written whole or not at all, and resume.pt last: a run that is killed at any moment goes on after the last
@@ -14,12 +14,9 @@ from pathlib import Path
 from torch import nn
 
 from cl.atomic import save_tensors
-from cl.buffers.base import ReplayBuffer
 from cl.distributed.comm import Comm
 from cl.networks import weights
-from cl.reporting.history import History
-from cl.step.updater import Updater
-from cl.strategies.base import Strategy
+from cl.run.state import StateTree
 
 
 def task_file(folder: Path, stage: int) -> Path:
@@ -39,50 +36,38 @@ def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
     save_tensors(task_file(folder, stage), {"model": state, "stage": stage, **about})
 
 
-def save_resume(
-    folder: Path,
-    stage: int,
-    updater: Updater,
-    strategy: Strategy,
-    buffer: ReplayBuffer | None,
-    history: History,
-    comm: Comm,
-) -> None:
-    """What a run needs, beside the network, to go on after `stage`; every rank calls this."""
-    if buffer is not None:
-        buffer.save(_buffer_file(folder, stage, comm.rank))
-        comm.gather(None)  # resume.pt says that all parts are there
+def save_resume(folder: Path, stage: int, tree: StateTree, comm: Comm) -> None:
+    """What a run needs to go on after `stage`; every rank calls this."""
+    for name, part in tree.stored.items():
+        part.save(_stored_file(folder, name, stage, comm.rank))
+    own = comm.gather(tree.own_state())  # resume.pt says that the files of all ranks are there
     if comm.is_main:
-        states = {"updater": updater.state_dict(), "strategy": strategy.state_dict(), "history": history.state()}
-        save_tensors(folder / "resume.pt", {"stage": stage, **states})
-    if buffer is not None and stage:
-        comm.gather(None)  # the parts of the stage before are needed until resume.pt names this one
-        _buffer_file(folder, stage - 1, comm.rank).unlink(missing_ok=True)
+        save_tensors(folder / "resume.pt", {"stage": stage, "shared": tree.shared_state(), "own": own})
+    if tree.stored and stage:
+        comm.gather(None)  # the files of the stage before are needed until resume.pt names this one
+        for name in tree.stored:
+            _stored_file(folder, name, stage - 1, comm.rank).unlink(missing_ok=True)
 
 
-def load_resume(
-    folder: Path, model: nn.Module, updater: Updater, strategy: Strategy, buffer: ReplayBuffer | None, comm: Comm
-) -> tuple[int, History] | None:
-    """Set everything to where an unfinished run stands; the next stage and the history, or None if there is no run.
+def load_resume(folder: Path, tree: StateTree, comm: Comm) -> int | None:
+    """Set all parts to where an unfinished run stands; the stage that was finished last, or None if there is no run.
 
-    Rank 0 reads, the others are told: its disk need not be theirs, and all end with the same bits, also at the start.
+    Rank 0 reads and tells the others, whose disks need not hold the file. Raises ValueError for a file that is damaged
+    or of another version.
     """
-    found = None
-    if comm.is_main and (folder / "resume.pt").is_file():
-        state = weights.load(folder / "resume.pt")
-        task = weights.load(task_file(folder, state["stage"]))
-        found = state | {"model": task["model"]}
+    found, file = None, folder / "resume.pt"
+    if comm.is_main and file.is_file():
+        found = weights.load(file)
     found = comm.broadcast(found)
     if found is None:
-        if comm.size > 1:
-            model.load_state_dict(comm.broadcast({name: value.cpu() for name, value in model.state_dict().items()}))
         return None
-    model.load_state_dict(found["model"])
-    updater.load_state_dict(found["updater"])
-    strategy.load_state_dict(found["strategy"])
-    if buffer is not None:
-        buffer.load(*(_buffer_file(folder, found["stage"], rank) for rank in range(comm.size)))
-    return found["stage"] + 1, History(**found["history"])
+    if not {"stage", "shared", "own"} <= found.keys():
+        raise ValueError(f"{file} was written by another version of remerge: overwrite=true trains the run anew")
+    ranks = len(found["own"])
+    tree.load(found["shared"], found["own"][comm.rank] if ranks == comm.size else None)
+    for name, part in tree.stored.items():
+        part.load(*(_stored_file(folder, name, found["stage"], rank) for rank in range(ranks)))
+    return found["stage"]
 
 
 def clear(folder: Path, everything: bool) -> None:
@@ -96,5 +81,5 @@ def clear(folder: Path, everything: bool) -> None:
             file.unlink()
 
 
-def _buffer_file(folder: Path, stage: int, rank: int) -> Path:
-    return folder / f"buffer_{stage:02d}_rank_{rank}.pt"
+def _stored_file(folder: Path, name: str, stage: int, rank: int) -> Path:
+    return folder / f"{name}_{stage:02d}_rank_{rank}.pt"

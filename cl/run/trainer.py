@@ -4,38 +4,39 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 
 from cl import seeding
 from cl.data.loader import epoch_batches, num_batches
 from cl.data.rows import Rows
-from cl.distributed.comm import Comm
-from cl.reporting.history import History
-from cl.reporting.loggers import NoLogger
-from cl.reporting.progress import Progress
-from cl.reporting.results import MetricsFile
+from cl.reporting.recorder import Recorder
 from cl.step.schedules import Schedule
 from cl.strategies.base import Strategy
 
 
-@dataclass
 class Trainer:
-    """Trains a strategy, one stage at a time; what it costs is added to `history`."""
+    """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
 
-    strategy: Strategy
-    schedule: Schedule
-    batch_size: int
-    seed: int
-    device: torch.device
-    log_interval: int
-    history: History
-    progress: Progress
-    metrics: MetricsFile | None  # None on all ranks but the first
-    logger: NoLogger
-    comm: Comm = field(default_factory=Comm)
-    each_epoch: Callable[[], None] | None = None  # called before each of them
+    `each_epoch`: called before each epoch. Its state is the place within a stage, so training can go on in the middle.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        schedule: Schedule,
+        batch_size: int,
+        seed: int,
+        recorder: Recorder,
+        each_epoch: Callable[[], None] | None = None,
+    ):
+        self.strategy, self.schedule, self.batch_size, self.seed = strategy, schedule, batch_size, seed
+        self.recorder, self.history, self.each_epoch = recorder, recorder.history, each_epoch
+        self.comm, self.device = strategy.updater.comm, strategy.updater.device
+        self.meter = Meter(self.device)
+        self.stage: int | None = None
+        self.step, self.loss = 0, math.nan  # steps of the stage that are done, mean loss of the last interval
+        self._started: float | None = None  # since when the time is not in the history yet
 
     @property
     def _groups(self) -> list[dict]:
@@ -47,32 +48,58 @@ class Trainer:
         Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
         weights are not, before the first step or after the last.
         """
-        self._check_weights(f"before the first step of stage {stage + 1}")
-        started = time.perf_counter()
-        # Streams named by the stage: nothing of them has to be saved between stages.
-        torch.manual_seed(seeding.derive(self.seed, "network", stage))
-        self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", stage))
-        rank, ranks = self.comm.rank, self.comm.size
+        if self.stage != stage:
+            self._start(stage)
+        self._started = time.perf_counter()
+        self.meter.start()
+        rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
         batch_size = self.batch_size * self.strategy.updater.accumulation_steps
-        fewest = self.strategy.fewest_samples
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
-        meter = _Meter(self.device)
-        step, loss = 0, math.nan
-        for epoch in range(-(-steps // epoch_steps)):
-            if self.each_epoch is not None:
+        for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
+            done = self.step - epoch * epoch_steps
+            if self.each_epoch is not None and not done:
                 self.each_epoch()
             batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest)
-            for batch in itertools.islice(batches, steps - step):
+            for batch in itertools.islice(batches, done, done + steps - self.step):
                 if not self.schedule.is_constant:
-                    self._set_rate((step + 0.5) / steps, steps / epoch_steps, steps)
-                meter.count(self.strategy.observe(batch), len(batch) if batch.loss_weight else 0)
-                step += 1
-                self.progress.step()
-                if step % self.log_interval == 0 or step == steps:
-                    loss = self._log(meter, stage, epoch, samples)
+                    self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
+                self.meter.count(self.strategy.observe(batch), len(batch) if batch.loss_weight else 0)
+                self.step += 1
+                self.recorder.progress.step()
+                if self.step % self.recorder.log_interval == 0 or self.step == steps:
+                    self.loss = self._log(stage, epoch, samples)
         self._check_weights(f"after the last step of stage {stage + 1}")
-        self.history.train_seconds += time.perf_counter() - started
-        return loss
+        self._count_time()
+        self._started = None
+        return self.loss
+
+    def _start(self, stage: int) -> None:
+        """Begin a stage, with streams of random numbers that it names: nothing of them has to be saved between stages.
+
+        Each rank has streams of its own, so dropout and augmentation differ from rank to rank.
+        """
+        self._check_weights(f"before the first step of stage {stage + 1}")
+        which = (stage, self.comm.rank) if self.comm.rank else (stage,)  # one rank alone draws as the first of several
+        torch.manual_seed(seeding.derive(self.seed, "network", *which))
+        self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", *which))
+        self.stage, self.step, self.loss = stage, 0, math.nan
+        self.meter.reset()
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.history.train_seconds += now - self._started
+        self._started = now
+
+    def state_dict(self) -> dict:
+        """The place within the stage, and what was measured since the last row."""
+        if self._started is not None:  # in the middle of a stage
+            self._count_time()
+        return {"stage": self.stage, "step": self.step, "loss": self.loss, "meter": self.meter.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        self.stage, self.step, self.loss = state["stage"], state["step"], state["loss"]
+        self.meter.load_state_dict(state["meter"])
 
     def _set_rate(self, progress: float, epochs: float, steps: int) -> None:
         factor = self.schedule.factor(progress, epochs, steps)
@@ -102,10 +129,10 @@ class Trainer:
         more = "" if strength is None else " or a weaker penalty"
         return f"{words}: training has diverged, perhaps a lower learning rate{more} helps"
 
-    def _log(self, meter: "_Meter", stage: int, epoch: int, training_set: Rows) -> float:
+    def _log(self, stage: int, epoch: int, training_set: Rows) -> float:
         """Close an interval; returns its mean loss."""
         buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
-        steps, samples, seconds, loss = meter.take()
+        steps, samples, seconds, loss = self.meter.take()
         # One exchange per interval. The mean of the ranks' losses is that of all samples, as they are weighed.
         own = [loss, samples, self.strategy.take_replayed(), 0.0, 0]
         if buffer is not None:
@@ -127,25 +154,30 @@ class Trainer:
             "replay_wait_seconds": waited,
             "buffer_records": int(stored),
         }
-        if self.metrics is not None:
-            self.metrics.append(row)
-        self.logger.log(row)
+        self.recorder.row(row)
         return loss
 
 
-class _Meter:
+class Meter:
     """Sums over an interval; the loss stays on the device until the interval ends, so no step waits for it."""
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Begin an interval."""
         self.loss = torch.zeros((), device=self.device)
         self.steps = self.samples = 0
+        self.seconds = 0.0  # before `started`
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count the time."""
         self.started = time.perf_counter()
 
     def count(self, loss: torch.Tensor, samples: int) -> None:
+        """One step on so many new samples."""
         self.loss += loss
         self.steps += 1
         self.samples += samples
@@ -153,6 +185,17 @@ class _Meter:
     def take(self) -> tuple[int, int, float, float]:
         """Steps, new samples, seconds and mean loss since the last call."""
         loss = self.loss.item() / self.steps
-        taken = self.steps, self.samples, time.perf_counter() - self.started, loss
-        self._reset()
+        taken = self.steps, self.samples, self.seconds + time.perf_counter() - self.started, loss
+        self.reset()
         return taken
+
+    def state_dict(self) -> dict:
+        """The sums as numbers."""
+        seconds = self.seconds + time.perf_counter() - self.started
+        return {"loss": self.loss.item(), "steps": self.steps, "samples": self.samples, "seconds": seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        self.loss = torch.tensor(state["loss"], device=self.device)
+        self.steps, self.samples, self.seconds = state["steps"], state["samples"], state["seconds"]
+        self.start()

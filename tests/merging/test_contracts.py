@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations
 
 from cl.build import build
 from merging import run
+from merging.checks import check_options
 from merging.fusion import Models, WeightFusion
 from merging.means.ensemble import Ensemble
 from merging.means.regmean import RegMean
@@ -96,10 +97,10 @@ def test_weights_have_a_say_or_are_refused(name, overrides, compose_config):
     even, uneven = (outputs(fusion, made((1, 2), weights)) for weights in ([0.5, 0.5], [0.9, 0.1]))
     assert torch.allclose(even, uneven, atol=1e-4) is not fusion.uses_weights
     if fusion.uses_weights:
-        run._check(config, config)
+        check_options(config, config)
     else:
         with pytest.raises(ValueError, match=f"weighting=samples has no effect on fusion={name}"):
-            run._check(config, config)
+            check_options(config, config)
 
 
 def one_at_a_time(fusion: WeightFusion, count: int) -> dict:

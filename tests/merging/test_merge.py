@@ -14,6 +14,9 @@ from torch import nn
 
 from cl.configuration.settings import MERGE_KEYS
 from cl.run import experiment as training
+from cl.run.folder import plain
+from cl.run.network import build_network
+from cl.run.plan import make_plan
 from cl.run.trainer import Trainer
 from merging import batch_norm, run
 
@@ -49,8 +52,7 @@ def test_average_of_task_models_is_tested_like_any_run(config_of):
         assert content[key] == of_run[key], key
     assert content["buffer_bytes"] == 2 * sum(value.nbytes for value in merged.values())
     assert len(content["accuracy_matrix"]) == 1 and content["unlabelled_samples"] == 0
-    network = training.compose(training.plain(compose_run(config))).model
-    network.load_state_dict(merged)
+    build_network(make_plan(plain(compose_run(config)))).load_state_dict(merged)
 
 
 def compose_run(config):
@@ -83,7 +85,7 @@ def test_merging_after_every_task_fills_the_matrix(config_of):
 
 def test_networks_of_a_run_and_of_files(config_of):
     whole = results_of(config_of("fusion=magmax"))
-    trained = next(run.merge_folder(training.plain(config_of())).parent.parent.glob("independent_*/seed0"))
+    trained = next(run.merge_folder(plain(config_of())).parent.parent.glob("independent_*/seed0"))
     assert results_of(config_of("fusion=magmax", f"run={trained}"))["accuracy_matrix"] == whole["accuracy_matrix"]
     files = [str(trained / f"task_{t:02d}.pt") for t in range(2)]
     average = results_of(config_of("fusion=avg"))
@@ -255,7 +257,7 @@ def test_the_published_protocol_sets_each_quirk_and_the_fair_one_none(config_of)
     assert contents[0]["average_accuracy"] != contents[1]["average_accuracy"]
     for content in contents:
         assert content["accuracy_matrix"][0][0] == content["accuracy_matrix"][0][1]  # both tests are the whole split
-    folders = [run.merge_folder(training.plain(config)) for config in (published, fair)]
+    folders = [run.merge_folder(plain(config)) for config in (published, fair)]
     tables = [csv.DictReader((folder / "metrics.csv").open()) for folder in folders]
     rates = [{row["learning_rate"] for row in table} for table in tables]
     assert len(rates[0]) > 1 and len(rates[1]) == 1

@@ -10,14 +10,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from support import ROOT
 
+from cl.build import build
 from cl.configuration.settings import MERGE_KEYS
 from cl.datasets.base import Dataset
 from cl.run import checkpoint
 from cl.run import experiment as training
 from cl.run.folder import plain
+from cl.run.plan import make_plan
+from cl.run.session import Session
 from cl.run.trainer import Trainer
+from merging import checks, sources
 from merging import run as merging_run
-from merging import sources
 from merging.fusion import Models
 from merging.vectors.magmax import Magmax
 
@@ -26,7 +29,8 @@ SMALL = ("epochs=1", "progress=false", "pictures=[]", "scenario=class2", "backbo
 
 def reader_of(config) -> sources.Reader:
     base = plain(OmegaConf.create({key: value for key, value in config.items() if key not in MERGE_KEYS}))
-    return sources.Reader(base, training.compose(base))
+    with Session(make_plan(base)) as session:
+        return sources.Reader(session)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def files_of(paths: list[str]) -> str:
 
 def test_networks_of_102_tasks_come_in_the_order_of_their_numbers(merge_config, tmp_path):
     reader = reader_of(merge_config("scenario=permuted10", "scenario.num_tasks=102"))
-    network = training.build(reader.config["backbone"], "backbone", sample_shape=(1, 8, 8), num_outputs=10)
+    network = build(reader.config["backbone"], "backbone", sample_shape=(1, 8, 8), num_outputs=10)
     for stage in reversed(range(102)):
         with torch.no_grad():
             for weight in network.parameters():
@@ -99,15 +103,15 @@ def test_each_row_is_that_of_the_network_of_its_file(merge_config, monkeypatch):
     (run,) = folder.parent.parent.glob("independent_*/seed0")
     matrix = json.loads((folder / "results.json").read_text())["model_accuracy_matrix"]
     base = plain(OmegaConf.create({key: value for key, value in config.items() if key not in MERGE_KEYS}))
-    parts = training.compose(base)
-    tasks, _ = training.load_tasks(base, parts)
-    for row in range(11):
-        parts.model.load_state_dict(torch.load(run / f"task_{row}.pt")["model"])
-        for column in range(11):
-            samples = tasks.testing(column, parts.device)
-            with torch.no_grad():
-                right = parts.model(samples.x.float() / 255).argmax(1) == samples.y
-            assert matrix[row][column] == pytest.approx(right.double().mean().item(), abs=1e-9)
+    with Session(make_plan(base)) as session:
+        tasks, _ = session.load_tasks()
+        for row in range(11):
+            session.model.load_state_dict(torch.load(run / f"task_{row}.pt")["model"])
+            for column in range(11):
+                samples = tasks.testing(column, session.device)
+                with torch.no_grad():
+                    right = session.model(samples.x.float() / 255).argmax(1) == samples.y
+                assert matrix[row][column] == pytest.approx(right.double().mean().item(), abs=1e-9)
     diagonal = sum(matrix[i][i] for i in range(11)) / 11
     assert diagonal > sum(map(sum, matrix)) / 121 + 0.1  # each knows its own task best
 
@@ -294,7 +298,7 @@ def places(trained, tmp_path_factory) -> dict[str, str]:
         return folder / f"{name}.pt"
 
     def shaped(name: str, *hidden: int) -> Path:
-        network = training.build(
+        network = build(
             content["config"]["backbone"] | {"hidden": list(hidden)}, "backbone", sample_shape=(1, 8, 8), num_outputs=10
         )
         return saved(name, model=network.state_dict())
@@ -351,7 +355,7 @@ def test_mistakes_are_one_line_before_any_data_are_read_or_anything_is_trained(
 def test_weights_that_a_network_has_under_two_names_are_refused():
     layer = torch.nn.Linear(3, 3)
     with pytest.raises(ValueError, match="this one has 0.weight once more as 2.weight"):
-        merging_run._check_names(torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
+        checks._check_names(torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
 
 
 def test_a_finished_merge_is_found_when_its_files_are_gone(merge_config, trained, tmp_path):

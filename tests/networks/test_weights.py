@@ -15,6 +15,8 @@ from cl.networks import weights
 from cl.networks.backbones import timm_model
 from cl.run import checkpoint, experiment
 from cl.run.folder import plain
+from cl.run.plan import make_plan
+from cl.run.session import Session
 from merging.sources import Reader
 
 SHAPE = (1, 8, 8)  # of the digits
@@ -104,7 +106,8 @@ def reader():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("merge", ["backbone=timm", f"backbone.model={MODEL}", "scenario=class2", "baselines=[]"])
     base = plain(OmegaConf.create({key: value for key, value in config.items() if key not in MERGE_KEYS}))
-    return Reader(base, experiment.compose(base))
+    with Session(make_plan(base)) as session:
+        yield Reader(session)
 
 
 def pretrained(path: Path, reader: Reader) -> dict:

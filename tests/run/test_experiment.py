@@ -18,7 +18,12 @@ from support import QUICK, ROOT
 
 from cl.reporting.results import METRIC_COLUMNS
 from cl.run import checkpoint, experiment
+from cl.run.device import check_compiler
 from cl.run.folder import finished_run, plain, run_folder
+from cl.run.network import build_network
+from cl.run.plan import make_plan
+from cl.run.session import Session
+from cl.run.trainer import Trainer
 
 
 def results_of(config) -> dict:
@@ -236,20 +241,20 @@ def test_weights_can_be_reset_before_each_task(compose_config):
 @pytest.mark.parametrize("init", ["shared", "independent", "previous"])
 def test_independent_networks_begin_where_init_says(compose_config, monkeypatch, init):
     starts = []
-    train = experiment.Trainer.train
+    train = Trainer.train
 
     def watched(trainer, samples, stage, steps):
         starts.append({name: value.clone() for name, value in trainer.strategy.model.state_dict().items()})
         return train(trainer, samples, stage, steps)
 
-    monkeypatch.setattr(experiment.Trainer, "train", watched)
+    monkeypatch.setattr(Trainer, "train", watched)
     config = compose_config("strategy=independent", f"strategy.init={init}", "optimizer.momentum=0.9", *QUICK)
     folder = experiment.run(config)
     first, second = starts[0]["fc1.weight"], starts[1]["fc1.weight"]
     before = torch.load(folder / "task_00.pt")["model"]["fc1.weight"]
     assert torch.equal(first, second) == (init == "shared")
     assert torch.equal(before, second) == (init == "previous")
-    alone = experiment.initial_weights(plain(config), experiment.compose(plain(config)))
+    alone = build_network(make_plan(plain(config))).state_dict()
     assert torch.equal(alone["fc1.weight"], first)
 
 
@@ -275,7 +280,7 @@ def test_a_compiled_network_computes_the_same(tmp_path):
     # ER: batches of 10, of 20 with the replayed ones, and the ragged last ones of a task. In processes of their own:
     # the compiler wants to import setuptools before anything has imported distutils.
     try:
-        experiment._check_compiler(torch.device("cpu"))
+        check_compiler(torch.device("cpu"))
     except ValueError as error:
         pytest.skip(str(error))
     weights = []
@@ -363,9 +368,9 @@ def test_weights_that_the_last_step_made_infinite_are_no_result(compose_config, 
 
 
 def test_weights_that_are_not_finite_before_training_are_not_called_diverged(compose_config, monkeypatch):
-    def spoil(config, parts, *memory, equip=experiment.equip):
-        parts.model.fc2.bias.data[3] = math.nan
-        equip(config, parts, *memory)
+    def spoil(session, *memory, equip=experiment.equip):
+        session.model.fc2.bias.data[3] = math.nan
+        equip(session, *memory)
 
     monkeypatch.setattr(experiment, "equip", spoil)
     with pytest.raises(ValueError, match="^before the first step of stage 1 fc2.bias has numbers that are not finite$"):
@@ -416,13 +421,13 @@ def test_whatever_fails_everything_opened_is_closed(moment, error, compose_confi
     for method in ("close", "abandon"):
         patch = f"cl.buffers.reference.ReferenceBuffer.{method}"
         monkeypatch.setattr(patch, lambda self, way=method: opened.remove(way))
-    make_buffer = experiment.make_buffer
+    make_buffer = Session.make_buffer
 
     def made(*given):
         opened.append("close" if moment is None else "abandon")  # how it has to end
         return make_buffer(*given)
 
-    monkeypatch.setattr(experiment, "make_buffer", made)
+    monkeypatch.setattr(Session, "make_buffer", made)
     if moment is not None:
 
         def fail(*given, **named):
@@ -490,6 +495,6 @@ def test_one_sample_left_and_batch_normalisation_over_maps_of_one_pixel(
 def test_batches_of_one_with_batch_normalisation_are_refused_before_data_are_read(
     compose_config, odd_pictures, monkeypatch
 ):
-    monkeypatch.setattr("cl.run.experiment.load_tasks", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr(Session, "load_tasks", lambda *_: pytest.fail("data were read"))
     with pytest.raises(ValueError, match="^batch_size=1 is too small for backbone=mobilenetv3, .* at least 2$"):
         experiment.run(compose_config(*odd_pictures, "batch_size=1"))

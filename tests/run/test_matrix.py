@@ -10,8 +10,10 @@ from PIL import Image
 from support import ROOT
 
 from cl.data.loader import epoch_batches
-from cl.run.experiment import compose, equip, load_tasks, make_buffer
+from cl.run.experiment import equip
 from cl.run.folder import plain
+from cl.run.plan import make_plan
+from cl.run.session import Session
 
 BACKBONES = sorted(path.stem for path in (ROOT / "conf" / "backbone").glob("*.yaml"))
 # Data sets of the tests; the others are pictures of 32 pixels.
@@ -58,18 +60,18 @@ def test_two_steps(backbone, strategy, pictures, compose_config):
     if strategy != "finetune":
         options += ["buffer.capacity=10", "strategy.replay_batch_size=2"]
     config = plain(compose_config(f"backbone={backbone}", f"strategy={strategy}", *options, "batch_size=2"))
-    parts = compose(config)
-    tasks, num_training = load_tasks(config, parts)
-    buffer, capacity = make_buffer(config, parts, num_training)
-    equip(config, parts, buffer, capacity)
-    before = [weight.detach().clone() for weight in parts.model.parameters()]
-    samples = tasks.training([0])
-    parts.model.train()
-    parts.strategy.before_task(0, samples)
-    losses = [parts.strategy.observe(batch).item() for batch in itertools.islice(epoch_batches(samples, 2, 0, 0, 0), 2)]
-    assert len(losses) == 2 and all(map(math.isfinite, losses))
-    changed = [not torch.equal(old, new) for old, new in zip(before, parts.model.parameters())]
-    assert sum(changed) > 0.9 * len(changed)
-    if buffer is not None:
-        assert parts.strategy.take_replayed() > 0
-        buffer.close()
+    with Session(make_plan(config)) as session:
+        strategy, model = session.plan.strategy, session.model
+        tasks, num_training = session.load_tasks()
+        buffer, capacity = session.make_buffer(num_training)
+        equip(session, buffer, capacity)
+        before = [weight.detach().clone() for weight in model.parameters()]
+        samples = tasks.training([0])
+        model.train()
+        strategy.before_task(0, samples)
+        losses = [strategy.observe(batch).item() for batch in itertools.islice(epoch_batches(samples, 2, 0, 0, 0), 2)]
+        assert len(losses) == 2 and all(map(math.isfinite, losses))
+        changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters())]
+        assert sum(changed) > 0.9 * len(changed)
+        if buffer is not None:
+            assert strategy.take_replayed() > 0

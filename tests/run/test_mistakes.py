@@ -13,8 +13,8 @@ from support import ROOT
 
 from cl.build import options_of
 from cl.datasets.base import Dataset
-from cl.run import cli, experiment
-from cl.run.folder import plain
+from cl.run import cli
+from cl.run.folder import plain, run_folder
 from cl.run.trainer import Trainer
 
 # The command line, and every part that its line must have: key, value, what is valid.
@@ -249,7 +249,7 @@ def test_what_only_looks_odd_is_taken_as_it_is_meant(call, monkeypatch, line, ke
 
 def test_every_spelling_of_a_value_is_one_run(compose_config):
     def folder(*overrides):
-        return experiment.run_folder(plain(compose_config(*overrides)))
+        return run_folder(plain(compose_config(*overrides)))
 
     assert folder("seed=1") == folder("seed='1'")
     assert folder("clip_norm=1", "mixing.mixup=0") == folder("clip_norm=1.0", "mixing.mixup='0'")

@@ -11,7 +11,7 @@ from cl.data.rows import Rows
 from cl.distributed.comm import Comm, ReduceOptions
 from cl.run import experiment
 from cl.run.folder import plain, run_folder
-from cl.step.schedules import Constant
+from cl.run.recipe import Recipe
 from cl.step.updater import Updater
 
 CPU = torch.device("cpu")
@@ -100,10 +100,11 @@ def test_the_forward_pass_runs_in_the_precision_asked_for(precision, dtype):
 
 
 @pytest.mark.parametrize("policy, factor", [("none", 1.0), ("linear", 8.0), ("sqrt", 8**0.5)])
-def test_the_learning_rate_is_scaled_by_an_explicit_policy_and_warmed_up_from_one(policy, factor):
-    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
-    schedule = Constant(warmup=0.5)
-    experiment._scale_rate(policy, optimizer, schedule, 8)
+def test_the_learning_rate_is_scaled_by_an_explicit_policy_and_warmed_up_from_one(compose_config, policy, factor):
+    words = ("optimizer=sgd", "optimizer.lr=0.5", "schedule=constant", "schedule.warmup=0.5")
+    config = plain(compose_config(*words, f"lr_scaling={policy}", "gradient_accumulation_steps=8"))
+    recipe = Recipe(config, Comm(), CPU)
+    optimizer, schedule = recipe.updater(nn.Linear(1, 1)).optimizer, recipe.schedule
     rate = optimizer.param_groups[0]["lr"]
     assert rate == pytest.approx(0.5 * factor)
     # Goyal et al. 2017: from the rate of one rank to that of all; unscaled, from 0 as ever

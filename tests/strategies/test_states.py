@@ -3,14 +3,15 @@
 The right values are the networks that the run has saved after each task.
 """
 
-import copy
-
 import pytest
 import torch
 from support import QUICK
 
 from cl.run import checkpoint, experiment
 from cl.run.folder import plain, run_folder
+from cl.run.network import build_network
+from cl.run.plan import make_plan
+from cl.run.trainer import Trainer
 
 STRATEGIES = [
     "agem", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "finetune", "gdumb", "icarl", "independent", "lwf",
@@ -51,7 +52,7 @@ def same(some, others) -> bool:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_teachers_anchors_and_starts(compose_config, monkeypatch, strategy, state):
-    found, train = [], experiment.Trainer.train
+    found, train = [], Trainer.train
 
     def watched(trainer, samples, stage, steps):
         method = trainer.strategy
@@ -67,14 +68,14 @@ def test_teachers_anchors_and_starts(compose_config, monkeypatch, strategy, stat
         )
         return train(trainer, samples, stage, steps)
 
-    monkeypatch.setattr(experiment.Trainer, "train", watched)
+    monkeypatch.setattr(Trainer, "train", watched)
     config = compose_config(*options(strategy), *STATES[state], "optimizer.weight_decay=0.001")
     folder = experiment.run(config)
-    parts = experiment.compose(plain(config))
-    names = [name for name, _ in parts.model.named_parameters()]
+    network = build_network(make_plan(plain(config)))
+    names = [name for name, _ in network.named_parameters()]
     ends = [torch.load(checkpoint.task_file(folder, stage))["model"] for stage in range(3)]
     ends = [[end[name] for name in names] for end in ends]
-    initial = copied(parts.model.parameters())
+    initial = copied(network.parameters())
     for stage, before in enumerate(found):
         begins_anew = stage == 0 or strategy in FROM_SCRATCH or "reset" in state
         assert same(before["weights"], initial if begins_anew else ends[stage - 1])
@@ -121,17 +122,17 @@ def test_a_resumed_run_with_weights_set_back_ends_with_the_same_bits(compose_con
 def test_two_places_to_start_from_are_refused(compose_config, init):
     config = plain(compose_config("strategy=independent", f"strategy.init={init}", "model_state=reset"))
     with pytest.raises(ValueError, match=f"strategy.init={init} .* and model_state=reset .*leave out one"):
-        experiment.compose(copy.deepcopy(config))
+        make_plan(config)
 
 
 @pytest.mark.parametrize("init", ["shared", "independent"])
 def test_weights_that_a_strategy_sets_stand_above_those_that_the_run_sets_back(compose_config, monkeypatch, init):
-    starts, train = [], experiment.Trainer.train
+    starts, train = [], Trainer.train
 
     def watched(trainer, samples, stage, steps):
         starts.append(copied(trainer.strategy.model.parameters()))
         return train(trainer, samples, stage, steps)
 
-    monkeypatch.setattr(experiment.Trainer, "train", watched)
+    monkeypatch.setattr(Trainer, "train", watched)
     experiment.run(compose_config(*options("independent"), f"strategy.init={init}", "model_state=reset"))
     assert same(starts[0], starts[1]) == (init == "shared")

@@ -1,0 +1,51 @@
+"""The network of a run: built from the configuration, and held to the data set and the scenario."""
+
+import torch
+from torch import nn
+
+from cl import seeding
+from cl.build import build
+from cl.data.transforms import BatchTransform
+from cl.networks.backbones import fewest_samples
+from cl.run.plan import Plan
+
+
+def build_network(plan: Plan, number: int = 0, config: dict | None = None) -> nn.Module:
+    """A network before training; the number tells apart those of one run. The generators stay as they are.
+
+    `config`: whose seed and backbone are taken; None: those of the plan.
+    """
+    config = plan.config if config is None else config
+    numbers = (number,) if number else ()
+    shapes = {"sample_shape": plan.dataset.input_shape, "num_outputs": plan.scenario.num_outputs}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.derive(config["seed"], "weights", *numbers))
+        return build(config["backbone"], "backbone", **shapes)
+
+
+def check_network(plan: Plan, model: nn.Module, transform: BatchTransform, device: torch.device) -> int:
+    """How many samples a batch must have in training, from one pass of an empty picture.
+
+    Raises ValueError for a network that does not fit the pictures or the outputs, before any data are read, and for a
+    batch size that is too small for it.
+    """
+    name, sample_shape, outputs = plan.config["backbone"]["name"], plan.dataset.sample_shape, plan.scenario.output_shape
+    try:
+        with torch.no_grad():
+            empty = transform.test(torch.zeros(1, *sample_shape, dtype=plan.dataset.sample_dtype, device=device))
+            shape = model.eval()(empty).shape
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"backbone {name} does not take pictures of shape {sample_shape}: {reason}") from error
+    if shape[1:] != outputs:
+        raise ValueError(
+            f"backbone {name} gives outputs of shape {tuple(shape[1:])}, expected {outputs} for "
+            + (f"the targets {', '.join(plan.scenario.targets)}" if plan.scenario.targets else "the classes")
+        )
+    fewest = fewest_samples(model, empty)
+    if plan.config["batch_size"] < fewest:
+        raise ValueError(
+            f"batch_size={plan.config['batch_size']} is too small for backbone={name}, whose batch normalisation takes "
+            f"a variance over the samples of a batch: it must be at least {fewest}"
+        )
+    return fewest

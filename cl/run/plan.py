@@ -1,0 +1,92 @@
+"""What a run is made of, decided from its configuration alone.
+
+Pure: no device, file or generator is touched, and no data are read, so a plan can be made for a run that only might
+follow (merge.py checks its baselines this way). What needs a device, a network or data is checked by the session.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl.buffers.base import check_policies, parse_capacity
+from cl.build import build, locate, options_of
+from cl.datasets.base import Dataset
+from cl.distributed.ranks import world_size
+from cl.run.folder import run_folder
+from cl.scenarios.base import Scenario
+from cl.strategies.base import Strategy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's configuration (resolved and checked), its folder, and its parts that are decided before it begins."""
+
+    config: dict
+    folder: Path
+    dataset: Dataset
+    scenario: Scenario
+    strategy: Strategy
+    stages: list[list[int]]  # the tasks whose data each stage of training uses
+    epochs: list[int]  # of each stage
+
+
+def make_plan(config: dict) -> Plan:
+    """The plan of a run; raises ValueError or OSError for components, or combinations of them, that cannot work."""
+    dataset = build(config["dataset"], "dataset")
+    dataset.check()
+    scenario = build(config["scenario"], "scenario")
+    scenario.plan(dataset)
+    strategy = build(config["strategy"], "strategy")
+    strategy.check(scenario, config["buffer"])
+    _check_strategy(config, strategy, scenario)
+    _check_memory(config, strategy)
+    stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
+    epochs = _epochs(config["epochs"], len(stages))
+    return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs)
+
+
+def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> None:
+    name = f"strategy={config['strategy']['name']}"
+    if strategy.needs_labels and scenario.targets:
+        raise ValueError(
+            f"{name} is defined by labels, and scenario={config['scenario']['name']} has targets to compute "
+            f"({', '.join(scenario.targets)})"
+        )
+    if strategy.keeps_weights and config["model_state"] == "reset":
+        raise ValueError(
+            f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
+            "the initial ones: leave out one of them"
+        )
+    mixes = any(config["mixing"].values())
+    if mixes and (scenario.targets or not strategy.mixable):
+        raise ValueError(
+            f"mixing={config['mixing']} needs a loss that is one cross entropy over new and replayed samples: "
+            f"{name} with scenario={config['scenario']['name']} has others"
+        )
+
+
+def _check_memory(config: dict, strategy: Strategy) -> None:
+    """The options of the replay memory, as far as the strategy uses it."""
+    if strategy.uses_memory is not config["strategy"]["memory"]:  # it decides which options name the run's folder
+        raise ValueError(
+            f"strategy.memory={config['strategy']['memory']} is no option: it says what "
+            f"strategy={config['strategy']['name']} does, which is {strategy.uses_memory}"
+        )
+    buffer, ranks = config["buffer"], world_size(config)
+    options_of(buffer | {"capacity": 1}, "buffer")
+    if not strategy.uses_memory:
+        return
+    if strategy.uses_buffer and ranks > 1 and not locate(buffer, "buffer").serves_ranks:
+        raise ValueError(
+            f"buffer={buffer['name']} serves one process, but there are {ranks} ranks; buffer=native is one memory "
+            "over all of them"
+        )
+    parse_capacity(buffer["capacity"])
+    check_policies(buffer["insertion"], buffer["sampling"], buffer["candidates"])
+
+
+def _epochs(epochs: int | list[int], stages: int) -> list[int]:
+    if isinstance(epochs, int):
+        epochs = [epochs] * stages
+    if len(epochs) != stages:
+        raise ValueError(f"epochs has {len(epochs)} numbers, but there are {stages} stages of training: {epochs}")
+    return epochs

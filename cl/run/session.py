@@ -1,0 +1,111 @@
+"""What a run opens and changes, from the ranks to the logger: made in one order, and closed on every path."""
+
+from contextlib import ExitStack
+
+import torch
+
+from cl.buffers.base import ReplayBuffer, total_capacity
+from cl.build import build
+from cl.data.transforms import BatchTransform
+from cl.distributed import ranks
+from cl.distributed.comm import connect
+from cl.reporting.loggers import NoLogger
+from cl.run import device as devices
+from cl.run.compiler import defer_compiler
+from cl.run.network import build_network, check_network
+from cl.run.plan import Plan
+from cl.run.recipe import Recipe
+from cl.scenarios.base import Tasks
+from cl.scenarios.outputs import TaskOutputs
+
+
+class Session:
+    """Ranks, device, threads, network, recipe, loader and logger of a plan; data and memory once they are asked for.
+
+    A context manager: within it all of these are open. Raises ValueError or OSError on entry for what cannot work here,
+    before any data are read.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan, self.config = plan, plan.config
+        self._opened = ExitStack()
+
+    def __enter__(self) -> "Session":
+        try:
+            self._open()
+        except BaseException:
+            self._opened.close()
+            raise
+        return self
+
+    def __exit__(self, *error) -> bool | None:
+        return self._opened.__exit__(*error)
+
+    def _open(self) -> None:
+        config, dataset = self.config, self.plan.dataset
+        started = ranks.started()
+        self.comm = connect(started[0] if started else None)
+        self.device = devices.choose_device(config["device"], self.comm.local_rank)
+        if config["compile"]:
+            devices.check_compiler(self.device)
+        self._opened.enter_context(devices.repeatable(self.device))
+        self.transform = BatchTransform(
+            dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], self.device, config["channels_last"],
+            dataset.crop, config["mixing"]["mixup"], config["mixing"]["cutmix"], dataset.sample_dtype,
+        )  # fmt: skip
+        self.model = build_network(self.plan).to(self.device)
+        # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights
+        # follow inside each convolution.
+        if config["channels_last"] and self.comm.engine != "horovod":
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self._opened.enter_context(devices.threads(config["threads"], self.model, self.comm.local_size))
+        fewest = check_network(self.plan, self.model, self.transform, self.device)
+        if not config["compile"]:
+            defer_compiler()
+        self.recipe = Recipe(config, self.comm, self.device, fewest)
+        self.updater = self.recipe.updater(self.model, self.plan.strategy.changes_gradients)
+        self.loader = build(config["loader"], "loader", device=self.device, local_ranks=self.comm.local_size)
+        self._opened.callback(self.loader.close)
+        scenario = self.plan.scenario
+        self.outputs = TaskOutputs(scenario.num_outputs, scenario.task_outputs, scenario.task_aware, self.device)
+        self.logger = build(config["logger"], "logger") if self.comm.is_main else NoLogger()
+        self._opened.callback(self.logger.close)
+
+    def load_tasks(self) -> tuple[Tasks, int]:
+        """The tasks of the data, and the number of all training samples."""
+        seed = self.config["seed"]
+        train, test = self.plan.dataset.load(seed, self.loader)
+        return self.plan.scenario.split(train, test, seed), len(train)
+
+    def make_buffer(self, num_training: int) -> tuple[ReplayBuffer | None, int | None]:
+        """The replay memory, and how many samples may be stored on all ranks together; None for a strategy without.
+
+        The memory is closed with the other ranks, or after an error without them.
+        """
+        plan, config = self.plan, self.config
+        if not plan.strategy.uses_memory:
+            return None, None
+        capacity = total_capacity(config["buffer"]["capacity"], num_training, plan.scenario.num_labels)
+        if not plan.strategy.uses_buffer:
+            return None, capacity
+        buffer = build(
+            config["buffer"] | {"capacity": capacity},
+            "buffer",
+            fields=plan.strategy.fields(
+                plan.dataset.sample_shape, plan.scenario.output_shape, plan.dataset.sample_dtype, plan.scenario.targets
+            ),
+            num_classes=plan.scenario.num_labels,
+            seed=config["seed"],
+            device=self.device,
+            comm=self.comm,
+        )
+        self._opened.push(buffer.exit)
+        return buffer, capacity
+
+    def initial_weights(self, number: int = 0, config: dict | None = None) -> dict[str, torch.Tensor]:
+        """The state dict of a network before training: number 0 is that with which the run begins.
+
+        `config`: whose seed and backbone are taken; None: those of the run.
+        """
+        network = build_network(self.plan, number, config)
+        return {name: value.to(self.device) for name, value in network.state_dict().items()}

@@ -1,0 +1,145 @@
+"""All stages of a run, each followed by the test and a checkpoint; goes on where an unfinished run stands."""
+
+import copy
+import time
+from collections.abc import Callable
+
+import torch
+
+from cl.buffers.base import ReplayBuffer
+from cl.data.rows import Rows
+from cl.distributed.comm import check_equal, equalise_statistics
+from cl.reporting import results
+from cl.reporting.history import History
+from cl.reporting.progress import Progress
+from cl.reporting.recorder import Recorder
+from cl.run import checkpoint
+from cl.run.evaluator import Evaluator
+from cl.run.session import Session
+from cl.run.state import Generators, StateTree
+from cl.scenarios.base import Tasks
+
+# The weights with which a stage starts, from its number and the history so far.
+Start = Callable[[int, History], dict[str, torch.Tensor]]
+
+
+class Training:
+    """The stages of one run. `start`: what gives the weights of each stage, for a strategy that asks for it."""
+
+    def __init__(
+        self, session: Session, tasks: Tasks, buffer: ReplayBuffer | None, evaluator: Evaluator,
+        start: Start | None = None,
+    ):  # fmt: skip
+        self.session, self.plan, self.config = session, session.plan, session.config
+        self.folder, self.strategy, self.stages = session.plan.folder, session.plan.strategy, session.plan.stages
+        self.tasks, self.evaluator, self.start = tasks, evaluator, start
+        self.label = f"{self.folder.parent.name.rpartition('_')[0]} seed {self.config['seed']}"
+        self.history = History([], None, measure="error" if self.plan.scenario.targets else "accuracy")
+        self.fresh_updater = copy.deepcopy(session.updater.state_dict())
+        keeps = self.config["model_state"] == "keep"
+        self.fresh_model = None if keeps else copy.deepcopy(session.model.state_dict())
+        self.recorder = Recorder(self.history, logger=session.logger, log_interval=self.config["log_interval"])
+        self.trainer = session.recipe.trainer(self.strategy, self.recorder)
+        if self.config["optimizer_state"] == "epoch":
+            self.trainer.each_epoch = self._reset_updater
+        self.tree = self._state_tree(buffer)
+
+    def _state_tree(self, buffer: ReplayBuffer | None) -> StateTree:
+        """Everything that a checkpoint holds."""
+        tree, session = StateTree(), self.session
+        tree.register("network", session.model)
+        tree.register("updater", session.updater)
+        tree.register("strategy", self.strategy)
+        tree.register("history", self.history)
+        tree.register("trainer", self.trainer, own=True)
+        tree.register("transform", session.transform, own=True)
+        tree.register("generators", Generators(session.device), own=True)
+        tree.register("logger", session.logger, own=True)
+        if buffer is not None:
+            tree.register_stored("buffer", buffer)
+        return tree
+
+    def run(self) -> History:
+        """Train what is not trained yet."""
+        session, comm = self.session, self.session.comm
+        finished = checkpoint.load_resume(self.folder, self.tree, comm)
+        if finished is None:
+            if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
+                weights = {name: value.cpu() for name, value in session.model.state_dict().items()}
+                session.model.load_state_dict(comm.broadcast(weights))
+            if comm.is_main:
+                results.write_config(self.folder / "config.yaml", self.config)
+            self.history.start(*self.evaluator(session.model))
+        first = 0 if finished is None else finished + 1
+        steps = [self._steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
+        show = self.config["progress"] and comm.is_main
+        self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]), show)
+        if comm.is_main:
+            self.recorder.metrics = results.MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
+        session.logger.start(self.folder, self.config)
+        session.model.train()
+        try:
+            for stage in range(first, len(self.stages)):
+                samples = self.tasks.training(self.stages[stage]).to(session.device)
+                self._prepare(stage, samples)
+                training_set = self.strategy.training_set(stage, samples)
+                needed = self._steps(stage, len(training_set))
+                progress.expect(needed - steps[stage])
+                loss = self.trainer.train(training_set, stage, needed)
+                self._finish(stage, samples, loss)
+        finally:
+            progress.close()
+        return self.history
+
+    def _prepare(self, stage: int, samples: Rows) -> None:
+        """Weights, optimizer and strategy as a stage starts with them."""
+        self.strategy.before_task(stage, samples)
+        if self.config["optimizer_state"] != "keep":
+            self._reset_updater()
+        if self.fresh_model is not None:
+            self.session.model.load_state_dict(self.fresh_model)
+        self.strategy.start_task(stage)
+        if self.start is not None:
+            self.session.model.load_state_dict(self.start(stage, self.history))
+
+    def _finish(self, stage: int, samples: Rows, loss: float) -> None:
+        """The test after a stage, and the checkpoint."""
+        session, history, comm = self.session, self.history, self.session.comm
+        equalise_statistics(comm, session.model, average=self.config["batch_norm"] == "average")
+        self.strategy.after_task(stage, samples)
+        check_equal(comm, session.model)
+        started = time.perf_counter()
+        row, task_aware_row = self.evaluator(session.model, self.strategy.classifier())
+        history.add(row, task_aware_row)
+        history.eval_seconds += time.perf_counter() - started
+        digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
+        measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
+        session.logger.log({"stage": stage, **measured})
+        if comm.is_main:
+            about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
+            checkpoint.save_task(self.folder, stage, session.model, about)
+        checkpoint.save_resume(self.folder, stage, self.tree, comm)
+        if comm.is_main:
+            self.recorder.progress.line(stage_line(self.label, stage, self.stages, loss, history))
+
+    def _steps(self, stage: int, num_samples: int) -> int:
+        return self.config["steps"] or self.plan.epochs[stage] * self.session.recipe.epoch_steps(num_samples)
+
+    def _reset_updater(self) -> None:
+        self.session.updater.load_state_dict(copy.deepcopy(self.fresh_updater))
+
+
+def stage_line(label: str, stage: int, stages: list[list[int]], loss: float, history: History) -> str:
+    """The line of one stage: accuracies, or errors, are means over the tasks seen so far."""
+    seen = sorted({task for tasks in stages[: stage + 1] for task in tasks})
+    line = f"{label}  task {stage + 1:2}/{len(stages)}  loss {loss:6.4f}  "
+    if history.measure == "error":
+        return line + f"error so far {_mean_of(history.rows[-1], seen):.4f}"
+    line += f"accuracy so far {100 * _mean_of(history.rows[-1], seen):5.1f} %"
+    if not history.task_aware_rows:
+        return line
+    return line + f"  task-aware {100 * _mean_of(history.task_aware_rows[-1], seen):5.1f} %"
+
+
+def _mean_of(row: list[float], tasks: list[int]) -> float:
+    return sum(row[task] for task in tasks) / len(tasks)

@@ -1,0 +1,137 @@
+"""What cannot be merged, said before anything is trained or data are read."""
+
+from collections.abc import Iterable
+from itertools import chain
+
+from torch import nn
+
+from cl.build import build
+from cl.configuration.arguments import CONF
+from cl.run.session import Session
+from cl.values import did_you_mean
+from merging.fusion import Fusion, WeightFusion, no_initial
+from merging.sources import Source
+
+
+def check_options(own: dict, base: dict) -> Fusion:
+    """The fusion; raises ValueError for options that cannot work."""
+    name = own["fusion"]["name"]
+    if own["checkpoints"] is not None and own["run"] is not None:
+        raise ValueError("give checkpoints or run, not both")
+    if own["initial"] is not None and own["checkpoints"] is None:
+        raise ValueError("initial=FILE belongs to checkpoints: the networks of a run know what they started from")
+    if own["checkpoints"] is not None and own["weighting"] == "samples":
+        raise ValueError("weighting=samples needs the networks of a run: of files it is not known what they have seen")
+    if base["launcher"]["name"] != "none":
+        raise ValueError(
+            f"launcher={base['launcher']['name']}: merging is one process; train with run.py strategy=independent and "
+            "several ranks, and merge with run=FOLDER"
+        )
+    if own["checkpoints"] is None and own["run"] is None and base["strategy"]["name"] != "independent":
+        raise ValueError(f"merging starts from strategy=independent, got strategy={base['strategy']['name']}")
+    known = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+    for baseline in own["baselines"]:
+        if baseline not in known:
+            raise ValueError(
+                f"baselines={baseline} does not exist{did_you_mean(baseline, known)}; valid: {', '.join(known)}"
+            )
+    fusion = build(own["fusion"], "fusion")
+    for asked, what in (
+        (own["running"], "running=true goes on from"), (starts_merged(base), "strategy.init=merged goes on from"),
+        (own["finetune_samples"], f"finetune_samples={own['finetune_samples']} trains"),
+    ):  # fmt: skip
+        if asked and not isinstance(fusion, WeightFusion):
+            raise ValueError(f"{what} merged weights, and fusion={name} has none")
+    if own["weighting"] == "samples" and not fusion.uses_weights:
+        options = " with these options" if type(fusion).uses_weights else ""
+        raise ValueError(f"weighting=samples has no effect on fusion={name}{options}: it gives networks no weights")
+    return fusion
+
+
+def check_merge(fusion: Fusion, own: dict, session: Session, source: Source | None) -> None:
+    """Raise ValueError for networks that cannot be merged as they are asked to be.
+
+    `source`: the networks of files or of a run, looked at; None: they are still to be trained.
+    """
+    name, plan = own["fusion"]["name"], session.plan
+    if source is None:
+        count, common = len(plan.stages), session.config["strategy"].get("init") != "independent"
+    else:
+        count, common = len(source.states), source.initial is not None
+        source.tasks = known_tasks(fusion, own, session, source)
+        if own["checkpoints"] is not None and (own["sequential"] or own["running"]):
+            _check_order(own, source)
+        if fusion.unequal_widths:
+            fusion.check_shapes(session.model, plan.dataset.input_shape, source.states)
+    if fusion.needs_initial and not common:
+        raise ValueError(no_initial(name))
+    most = fusion.most_models
+    if most is not None and (count < most or count > most and not own["running"]):
+        hint = "; running=true merges each with those before it" if count > most else ""
+        raise ValueError(f"fusion={name} merges {most} networks, got {count}{hint}")
+    num_tasks = plan.scenario.num_tasks
+    if 0 < own["finetune_samples"] < num_tasks:
+        raise ValueError(
+            f"finetune_samples={own['finetune_samples']} are to be equally many of each task, and there are {num_tasks}"
+        )
+
+
+def check_network(fusion: Fusion, session: Session) -> None:
+    """Raise ValueError for a network that the fusion cannot merge."""
+    fusion.check(session.model, session.plan.dataset.input_shape)
+    _check_names(session.model)
+
+
+def _check_names(network: nn.Module) -> None:
+    """Weights that a network has twice would be merged twice, each time by another rule."""
+    first: dict[int, str] = {}
+    for name, weight in network.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(weight), name) != name:
+            raise ValueError(
+                f"networks are merged weight by weight, and this one has {first[id(weight)]} once more as {name}"
+            )
+
+
+def known_tasks(fusion: Fusion, own: dict, session: Session, source: Source, say: bool = False) -> list[list[int]]:
+    """The tasks of each network; where a file does not say, in order, or with more files than tasks all of them."""
+    unknown = [number for number, tasks in enumerate(source.tasks) if tasks is None]
+    if not unknown:
+        return source.tasks
+    num_tasks, last = session.plan.scenario.num_tasks, unknown[-1]
+    if last < num_tasks:
+        assumed = {number: [number] for number in unknown}
+    elif fusion.needs_tasks:
+        raise ValueError(
+            f"fusion={own['fusion']['name']} uses data of the task of each network: {source.files[last]} does not say "
+            f"which it was trained on, and as number {last + 1} it has none of its own: "
+            f"scenario={session.config['scenario']['name']} has {num_tasks} tasks"
+        )
+    else:
+        assumed = dict.fromkeys(unknown, list(range(num_tasks)))
+    if say:
+        for number, tasks in assumed.items():
+            what = f"task {number + 1}, by its place" if len(tasks) == 1 else "all tasks"
+            print(f"{source.files[number]} does not say what it was trained on: taken for a network of {what}")
+    return [tasks if tasks is not None else assumed[number] for number, tasks in enumerate(source.tasks)]
+
+
+def _check_order(own: dict, source: Source) -> None:
+    """Rows of the accuracy matrix are the tasks so far; raises ValueError where those of files are not."""
+    for number in range(len(source.tasks)):
+        if union(source.tasks[: number + 1]) != list(range(number + 1)):
+            key = "running" if own["running"] else "sequential"
+            tasks = ", ".join(str(task + 1) for task in source.tasks[number])
+            raise ValueError(
+                f"{key}=true merges task after task, and number {number + 1} of checkpoints, {source.files[number]}, "
+                f"is a network of task {tasks}: give one file for each task, in their order"
+            )
+
+
+def union(tasks: Iterable[list[int]]) -> list[int]:
+    """All tasks of some networks, in order."""
+    return sorted(set(chain(*tasks)))
+
+
+def starts_merged(base: dict) -> bool:
+    """Whether each network is trained from the merge of those before it."""
+    return base["strategy"].get("init") == "merged"
