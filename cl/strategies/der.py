@@ -8,15 +8,15 @@ import torch.nn.functional as F
 
 from cl.buffers.base import Field, Records
 from cl.data.rows import Rows
-from cl.strategies.replay import ReplayStrategy, check_weights
+from cl.strategies.replay import ReplayStrategy
+from cl.values import Count, NotNegative
 
 
 class Der(ReplayStrategy):
     """CE(f(x), y) + alpha MSE(f(x'), z'); the MSE is a mean over records and outputs."""
 
-    def __init__(self, replay_batch_size: int, alpha: float, replay_from: int = 1):
+    def __init__(self, replay_batch_size: Count, alpha: NotNegative, replay_from: Count = 1):
         super().__init__(replay_batch_size, replay_from)
-        check_weights(alpha=alpha)
         self.alpha = alpha
 
     def fields(self, sample_shape: tuple[int, ...], output_shape: tuple[int, ...], *other, **named) -> list[Field]:

@@ -8,7 +8,7 @@ import torch
 from cl.buffers.base import Records
 from cl.data.rows import Rows
 from cl.strategies.der import Der, distillation
-from cl.strategies.replay import check_counts, check_flags, check_weights
+from cl.values import Count, NotNegative
 
 
 class Derpp(Der):
@@ -23,24 +23,20 @@ class Derpp(Der):
 
     def __init__(
         self,
-        replay_batch_size: int,
-        alpha: float,
-        beta: float | None,
-        distillation_batch_size: int | None = None,
-        replay_from: int = 1,
-        distill_from: int = 1,
+        replay_batch_size: Count,
+        alpha: NotNegative,
+        beta: NotNegative | None,
+        distillation_batch_size: Count | None = None,
+        replay_from: Count = 1,
+        distill_from: Count = 1,
         folded: bool = False,
     ):
         self.distillation_batch_size = replay_batch_size if distillation_batch_size is None else distillation_batch_size
         self.distill_from = distill_from
-        check_counts(distill_from=distill_from)
-        check_flags(folded=folded)
-        if distillation_batch_size is not None:
-            check_counts(distillation_batch_size=distillation_batch_size)
         if folded and beta is not None:
             raise ValueError("strategy.folded=true has no weight for the second draw: set strategy.beta=null")
-        if not folded:
-            check_weights(beta=beta)
+        if not folded and beta is None:
+            raise ValueError("strategy.beta=null gives the second draw no weight: set strategy.beta, 0 or more")
         super().__init__(replay_batch_size, alpha, replay_from)
         self.beta, self.folded = beta, folded
 

@@ -3,13 +3,14 @@
 One forward pass over new and replayed samples together, one mean cross entropy over both.
 """
 
+from typing import Literal
+
 import torch
 
 from cl.buffers.base import Records
 from cl.data.rows import Rows
 from cl.strategies.replay import ReplayStrategy
-
-WEIGHTINGS = ("together", "by_task")
+from cl.values import Count
 
 
 class Er(ReplayStrategy):
@@ -19,11 +20,13 @@ class Er(ReplayStrategy):
     """
 
     def __init__(
-        self, replay_batch_size: int, replay_from: int = 1, filling: str = "stream", weighting: str = "together"
+        self,
+        replay_batch_size: Count,
+        replay_from: Count = 1,
+        filling: Literal["stream", "task_end"] = "stream",
+        weighting: Literal["together", "by_task"] = "together",
     ):
         super().__init__(replay_batch_size, replay_from, filling)
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"strategy.weighting={weighting} does not exist; valid: {', '.join(WEIGHTINGS)}")
         self.weighting, self.task_number = weighting, 1
         self.mixable = weighting == "together"
 

@@ -1,14 +1,14 @@
 """Elastic Weight Consolidation (Kirkpatrick et al. 2017, eq. 3), online (Schwarz et al. 2018, Progress & Compress)."""
 
+from typing import Annotated, Literal
+
 import torch
 
 from cl import seeding
 from cl.data.rows import Rows
-from cl.strategies.fisher import LABELS, SquaredGradients, directions
+from cl.strategies.fisher import SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_counts, check_weights, is_number
-
-ANCHORS = ("online", "separate")
+from cl.values import Count, NotNegative, Range
 
 
 class Ewc(PenaltyStrategy):
@@ -29,30 +29,17 @@ class Ewc(PenaltyStrategy):
 
     def __init__(
         self,
-        lambda_: float,
-        gamma: float = 1.0,
-        fisher_labels: str = "all",
-        fisher_samples: int | None = None,
-        anchors: str = "online",
+        lambda_: NotNegative,
+        gamma: Annotated[float, Range(least=0, most=1)] = 1.0,
+        fisher_labels: Literal["all", "sampled", "empirical"] = "all",
+        fisher_samples: Count | None = None,
+        anchors: Literal["online", "separate"] = "online",
     ):
-        check_weights(lambda_=lambda_)
-        if not is_number(gamma) or not 0 <= gamma <= 1:
-            raise ValueError(f"strategy.gamma must lie in [0, 1], got {gamma}")
-        if fisher_labels not in LABELS:
-            raise ValueError(f"strategy.fisher_labels={fisher_labels} does not exist; valid: {', '.join(LABELS)}")
-        if fisher_samples is not None:
-            check_counts(fisher_samples=fisher_samples)
-        if anchors not in ANCHORS:
-            raise ValueError(f"strategy.anchors={anchors} does not exist; valid: {', '.join(ANCHORS)}")
         if anchors == "separate" and gamma != 1:
             raise ValueError(f"strategy.gamma={gamma} belongs to anchors=online: with anchors=separate leave it at 1")
         super().__init__(strength=lambda_)
-        self.gamma, self.fisher_labels, self.fisher_samples, self.anchors = (
-            gamma,
-            fisher_labels,
-            fisher_samples,
-            anchors,
-        )
+        self.gamma, self.anchors = gamma, anchors
+        self.fisher_labels, self.fisher_samples = fisher_labels, fisher_samples
 
     def after_task(self, stage: int, samples: Rows) -> None:
         fisher, before, anchor = self.fisher(stage, samples), self.importance, self.anchor

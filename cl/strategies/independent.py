@@ -1,11 +1,10 @@
 """One network per task, each trained on its own task alone: what merging starts from."""
 
 import copy
+from typing import Literal
 
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
-
-INITS = ("shared", "independent", "previous", "merged")
 
 
 class Independent(Strategy):
@@ -18,9 +17,9 @@ class Independent(Strategy):
 
     mixable = True
 
-    def __init__(self, init: str = "shared", fusion: dict | None = None):
-        if init not in INITS:
-            raise ValueError(f"strategy.init={init} does not exist; valid: {', '.join(INITS)}")
+    def __init__(
+        self, init: Literal["shared", "independent", "previous", "merged"] = "shared", fusion: dict | None = None
+    ):
         self.init = init
         self.keeps_weights = f"strategy.init={init}" if init in ("previous", "merged") else ""
         if init == "merged":

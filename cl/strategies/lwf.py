@@ -1,5 +1,7 @@
 """Learning without Forgetting (Li & Hoiem 2017): the network before the task teaches the one that learns it."""
 
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -10,14 +12,8 @@ from cl.scenarios.outputs import keep_only, tasks_of
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
 from cl.strategies.head import last_layer
-from cl.strategies.replay import check_flags, check_weights, is_number
 from cl.strategies.teacher import loaded_teacher, new_teacher
-
-OPTIONS = {
-    "outputs": ("seen", "all"),
-    "distilled": ("old", "seen", "all"),
-    "weighting": ("together", "sum_over_tasks", "by_task"),
-}
+from cl.values import Natural, NotNegative, Positive
 
 
 class Lwf(Strategy):
@@ -41,23 +37,14 @@ class Lwf(Strategy):
 
     def __init__(
         self,
-        alpha: float = 1.0,
-        temperature: float = 2.0,
+        alpha: NotNegative = 1.0,
+        temperature: Positive = 2.0,
         temperature_squared: bool = False,
-        outputs: str = "seen",
-        distilled: str = "old",
-        weighting: str = "together",
-        warmup_steps: int = 0,
+        outputs: Literal["seen", "all"] = "seen",
+        distilled: Literal["old", "seen", "all"] = "old",
+        weighting: Literal["together", "sum_over_tasks", "by_task"] = "together",
+        warmup_steps: Natural = 0,
     ):
-        check_weights(alpha=alpha)
-        if not is_number(temperature) or temperature <= 0:
-            raise ValueError(f"strategy.temperature must be above 0, got {temperature}")
-        check_flags(temperature_squared=temperature_squared)
-        for name, value in (("outputs", outputs), ("distilled", distilled), ("weighting", weighting)):
-            if value not in OPTIONS[name]:
-                raise ValueError(f"strategy.{name}={value} does not exist; valid: {', '.join(OPTIONS[name])}")
-        if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
-            raise ValueError(f"strategy.warmup_steps must be a whole number of 0 or more, got {warmup_steps}")
         self.alpha, self.temperature, self.weighting = alpha, temperature, weighting
         self.factor = temperature**2 if temperature_squared else 1.0
         self.trained_outputs, self.distilled, self.warmup_steps = outputs, distilled, warmup_steps

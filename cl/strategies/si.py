@@ -5,7 +5,7 @@ import torch
 from cl.buffers.base import Records
 from cl.data.rows import Rows
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_weights, is_number
+from cl.values import NotNegative, Positive
 
 
 class Si(PenaltyStrategy):
@@ -15,14 +15,11 @@ class Si(PenaltyStrategy):
     where omega_i is the sum over its steps of -dL/dtheta_i times the step that theta_i made, L the loss without the
     penalty, and D_i the way from the weights with which the task started to those with which it ended.
 
-    The paper's eq. 5 does not clamp negative omega_i. Mammoth takes for a step's share of omega_i the learning rate
+    The paper's eq. 5 does not clamp negative omega_i. Mammoth takes for what a step adds to omega_i the learning rate
     times the square of the clipped gradient with the penalty.
     """
 
-    def __init__(self, c: float, xi: float):
-        check_weights(c=c)
-        if not is_number(xi) or xi <= 0:
-            raise ValueError(f"strategy.xi must be above 0, got {xi}")
+    def __init__(self, c: NotNegative, xi: Positive):
         super().__init__(strength=2 * c)
         self.xi = xi
         self.start: list[torch.Tensor] = []  # of the task: its first weights; empty between two tasks

@@ -267,11 +267,3 @@ def test_batch_norm_sees_each_group_of_samples_alone():
     parts[1] = parts[1] // 2
     for normalised in strategy.forward_each(*parts):
         assert torch.allclose(normalised.mean(0), torch.zeros(2), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "arguments, word", [((0, 0.5, 0.5), "replay_batch_size"), ((1, -1, 0.5), "alpha"), ((1, 1, -0.1), "beta")]
-)
-def test_options_out_of_range_are_named(arguments, word):
-    with pytest.raises(ValueError, match=word):
-        Derpp(*arguments)

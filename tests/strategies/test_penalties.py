@@ -197,16 +197,6 @@ def test_separate_anchors_pull_to_the_weights_of_each_earlier_task():
     assert online.anchors == "online" and online.nbytes == 0
 
 
-@pytest.mark.parametrize(
-    "options, word",
-    [({"fisher_labels": True}, "all, sampled, empirical"), ({"anchors": "x"}, "anchors=x"),
-     ({"anchors": "separate", "gamma": 0.5}, "gamma=0.5 belongs to anchors=online")],
-)  # fmt: skip
-def test_options_of_ewc_out_of_range_are_named(options, word):
-    with pytest.raises(ValueError, match=word):
-        Ewc(1.0, **options)
-
-
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_the_penalty_of_ewc_adds_its_gradient(accumulation_steps):
     new = batch([[255, 0], [0, 255], [9, 9], [200, 70]], [0, 0, 1, 0])
