@@ -40,8 +40,12 @@ class ReplayStrategy(Strategy):
         """How many records each draw has in a stage."""
         return (self.replay_batch_size if stage + 1 >= self.replay_from else 0,) * self.num_draws
 
-    def before_task(self, stage: int, samples: Rows) -> None:
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
         self.draw_sizes = self.sizes_of_draws(stage)
+
+    def before_task(self, stage: int, samples: Rows) -> None:
+        super().before_task(stage, samples)
         if stage and self.draw_sizes != self.sizes_of_draws(stage - 1):
             self.request_anew()
 

@@ -22,6 +22,8 @@ class Si(PenaltyStrategy):
     def __init__(self, c: NotNegative, xi: Positive):
         super().__init__(strength=2 * c)
         self.xi = xi
+        self.start: list[torch.Tensor] = []  # of the task: its first weights; empty between two tasks
+        self.path: list[torch.Tensor] = []  # of each weight: omega_i so far
 
     def start_task(self, stage: int) -> None:
         self.start = self.current_weights()
@@ -49,3 +51,11 @@ class Si(PenaltyStrategy):
         ]
         self.importance = torch._foreach_add(self.importance, grown) if self.importance else grown
         self.anchor = self.current_weights()
+        self.start, self.path = [], []
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"start": self.start, "path": self.path}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.start, self.path = (self.copies(state[key]) for key in ("start", "path"))
