@@ -5,7 +5,6 @@ The options of each group are checked against the source of what they build (`cl
 are there and the tasks can be made is known at once. What only other components can tell is said when they are built.
 """
 
-from cl.buffers.settings import check_buffer, with_policy_options
 from cl.build import GIVEN, build, checked_options
 from cl.configuration.settings import MERGE_GROUPS
 from cl.reporting import custom
@@ -17,6 +16,8 @@ def check(config: dict) -> None:
     """Raise ValueError or OSError for the first mistake of a plain configuration of run.py or merge.py."""
     check_options(config)
     if config["strategy"].get("memory") is True:
+        from cl.buffers.settings import check_buffer  # imports numpy, which help and finished runs do without
+
         check_buffer(config["buffer"])
     dataset = build(config["dataset"], "dataset")
     dataset.check()
@@ -40,5 +41,7 @@ def _check_group(node: dict, group: str) -> None:
     except UnreadableError:  # the import will tell
         return
     if group == "buffer":  # also text, which is made a number when the data set is known
+        from cl.buffers.settings import with_policy_options
+
         node, parameters = node | {"capacity": 1}, with_policy_options(parameters)
     checked_options(node, group, parameters, GIVEN.get(group, ()))

@@ -118,8 +118,8 @@ def _leave(status: int) -> None:
     the interpreter ends aborts the process of a run that succeeded (torch 2.15: one in thirty, also with the group
     destroyed).
     """
-    if "cl.distributed.comm" in sys.modules:  # not imported where the command failed before
-        from cl.distributed.comm import disconnect
+    if "cl.distributed.group" in sys.modules:  # not imported where the command failed before
+        from cl.distributed.group import disconnect
 
         disconnect()
     sys.stdout.flush()

@@ -8,7 +8,7 @@ import torch
 
 from cl.buffers.base import ReplayBuffer
 from cl.data.rows import Rows
-from cl.distributed.comm import check_equal, equalise_statistics
+from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import results
 from cl.reporting.history import History
 from cl.reporting.progress import Progress

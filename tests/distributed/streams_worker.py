@@ -9,7 +9,8 @@ from torch import nn
 from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
-from cl.distributed.comm import ReduceOptions, connect, disconnect
+from cl.distributed.comm import ReduceOptions
+from cl.distributed.group import connect, disconnect
 from cl.reporting.history import History
 from cl.reporting.recorder import Recorder
 from cl.run.trainer import Trainer
