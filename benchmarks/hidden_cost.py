@@ -68,7 +68,7 @@ def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float
     buffer = None
     if replay:
         fields = strategy.fields(shape, (CLASSES,))
-        buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, comm)
+        buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, CPU, comm)
         past = samples(2 * CAPACITY, shape)
         buffer.add(past.columns)
         buffer.request(half)

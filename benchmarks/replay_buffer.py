@@ -148,7 +148,7 @@ def measure(size: str, dtype: torch.dtype, batch: int, rounds: int, slow: bool) 
     fields.append(Field("logits", (LOGITS,), torch.float32))
     print(f"{size} pictures {shape} {dtype}, {capacity} records, batches of {batch}")
     batches = [make_records(torch.arange(i * batch, (i + 1) * batch), fields) for i in range(4)]
-    options = (capacity, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, Comm())
+    options = (capacity, "reservoir", "uniform", fields, CLASSES, 0, CPU, Comm())
     steps = OFFERED * capacity // batch
 
     def fill(buffer):

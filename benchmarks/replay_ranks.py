@@ -136,7 +136,7 @@ def check(records, wanted: int, shape: tuple[int, ...], dtype: torch.dtype) -> N
 def full_buffer(comm, capacity: int, shape: tuple[int, ...], dtype: torch.dtype) -> NativeBuffer:
     """`capacity` records in all, each rank's share numbered on from that of the rank before."""
     fields = [Field("x", shape, dtype), Field("y", (), torch.int64), Field("task", (), torch.int64)]
-    buffer = NativeBuffer(capacity, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, comm, TIMEOUT)
+    buffer = NativeBuffer(capacity, "reservoir", "uniform", fields, CLASSES, 0, CPU, comm, TIMEOUT)
     share = capacity // comm.size
     for start in range(0, share, 100):
         buffer.add(make_records(shape, dtype, comm.rank * share + start, min(100, share - start)))

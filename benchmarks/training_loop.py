@@ -92,7 +92,7 @@ def remerge(strategy, new: Rows, batch_size: int, folder: Path) -> float:
     model, optimizer = network()
     transform = BatchTransform([], None, None, SHAPE[0], CPU)
     fields = strategy.fields(SHAPE, (CLASSES,))
-    buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", None, fields, CLASSES, 0, CPU, Comm())
+    buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, CPU, Comm())
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions())
     strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=buffer))
     progress = Progress("", len(new) // batch_size, 0, True)

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: written beside their place, then renamed onto it."""
 
 import io
+import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,3 +38,10 @@ def save_tensors(path: Path, content: dict) -> None:
     torch.save(content, memory)
     with atomic_write(path) as file:
         file.write(memory.getbuffer())
+
+
+def write_json(path: Path, content: dict) -> None:
+    """One JSON file, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")

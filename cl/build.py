@@ -7,8 +7,9 @@ import importlib
 import inspect
 from collections.abc import Collection, Mapping
 from inspect import Parameter
+from typing import Literal
 
-from cl.values import BelowOne, Count, NotNegative, Positive, convert, did_you_mean
+from cl.values import BelowOne, NotNegative, Positive, convert, did_you_mean
 
 # Keys of a node that are not arguments of its constructor: the name shown in tables, whether a strategy replays, and
 # its version, which is raised when a default or the code changes the numbers.
@@ -19,8 +20,11 @@ KINDS = {
         "lr": NotNegative, "momentum": NotNegative, "dampening": float, "weight_decay": NotNegative, "eps": Positive,
         "alpha": BelowOne, "betas": tuple[BelowOne, BelowOne],
     },
-    "dataset": {"mean": list[float] | None, "std": list[Positive] | None, "augment": list[str]},
-    "buffer": {"candidates": Count | None, "timeout": Positive},
+    "dataset": {
+        "mean": list[float] | None, "std": list[Positive] | None, "validation": BelowOne,
+        "augment": list[Literal["crop", "flip", "resized_crop", "rand_augment"]],
+    },
+    "buffer": {"timeout": Positive},
 }  # fmt: skip
 # Arguments that the program gives, so that the user cannot.
 GIVEN = {
@@ -39,8 +43,11 @@ def locate(node: dict, group: str):
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{group}._target_={target} cannot be imported: {error}") from error
+    except Exception as error:  # the code of a module can raise anything
+        raise ValueError(
+            f"{group}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME "
+            "of a module in the current folder or on PYTHONPATH"
+        ) from error
     if not callable(found):
         raise ValueError(f"{group}._target_={target} is no class or function")
     return found
@@ -54,7 +61,7 @@ def build(node: dict, group: str, **given):
     """
     assert group not in GIVEN or tuple(given) == GIVEN[group], (group, tuple(given))
     target = locate(node, group)
-    options = checked_options(node, group, inspect.signature(target).parameters, given)
+    options = checked_options(node, group, _parameters(target), given)
     try:
         return target(**options, **given)
     except ValueError as error:
@@ -66,7 +73,12 @@ def build(node: dict, group: str, **given):
 
 def options_of(node: dict, group: str) -> dict:
     """The options of a node, checked and converted as `build` does it."""
-    return checked_options(node, group, inspect.signature(locate(node, group)).parameters, GIVEN.get(group, ()))
+    return checked_options(node, group, _parameters(locate(node, group)), GIVEN.get(group, ()))
+
+
+def _parameters(target) -> Mapping[str, Parameter]:
+    """What a target takes; some know more than their signature tells."""
+    return target.parameters() if hasattr(target, "parameters") else inspect.signature(target).parameters
 
 
 def checked_options(node: dict, group: str, parameters: Mapping[str, Parameter], given: Collection[str] = ()) -> dict:

@@ -57,7 +57,10 @@ Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
 BelowOne = Annotated[float, Range(least=0, below=1)]
+InnerShare = Annotated[float, Range(above=0, below=1)]
+Percentage = Annotated[float, Range(above=0, most=100)]
 Text = Annotated[str, Pattern(r".*\S.*", "text that is not empty")]
 
 

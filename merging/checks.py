@@ -6,9 +6,8 @@ from itertools import chain
 from torch import nn
 
 from cl.build import build
-from cl.configuration.arguments import CONF
 from cl.run.session import Session
-from cl.values import did_you_mean
+from merging.choices import check_choices
 from merging.fusion import Fusion, WeightFusion, no_initial
 from merging.sources import Source
 
@@ -16,25 +15,7 @@ from merging.sources import Source
 def check_options(own: dict, base: dict) -> Fusion:
     """The fusion; raises ValueError for options that cannot work."""
     name = own["fusion"]["name"]
-    if own["checkpoints"] is not None and own["run"] is not None:
-        raise ValueError("give checkpoints or run, not both")
-    if own["initial"] is not None and own["checkpoints"] is None:
-        raise ValueError("initial=FILE belongs to checkpoints: the networks of a run know what they started from")
-    if own["checkpoints"] is not None and own["weighting"] == "samples":
-        raise ValueError("weighting=samples needs the networks of a run: of files it is not known what they have seen")
-    if base["launcher"]["name"] != "none":
-        raise ValueError(
-            f"launcher={base['launcher']['name']}: merging is one process; train with run.py strategy=independent and "
-            "several ranks, and merge with run=FOLDER"
-        )
-    if own["checkpoints"] is None and own["run"] is None and base["strategy"]["name"] != "independent":
-        raise ValueError(f"merging starts from strategy=independent, got strategy={base['strategy']['name']}")
-    known = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
-    for baseline in own["baselines"]:
-        if baseline not in known:
-            raise ValueError(
-                f"baselines={baseline} does not exist{did_you_mean(baseline, known)}; valid: {', '.join(known)}"
-            )
+    check_choices(own | base)
     fusion = build(own["fusion"], "fusion")
     for asked, what in (
         (own["running"], "running=true goes on from"), (starts_merged(base), "strategy.init=merged goes on from"),

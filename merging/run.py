@@ -15,7 +15,7 @@ from torch.func import functional_call
 from cl.configuration.arguments import CONF
 from cl.configuration.identity import config_hash
 from cl.configuration.settings import MERGE_KEYS
-from cl.reporting import plots
+from cl.reporting import custom, plots
 from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.run import checkpoint, experiment
@@ -73,6 +73,8 @@ class Merge:
         baselines = [with_strategy(base, name) for name in own["baselines"]]
         for baseline in baselines:
             make_plan(baseline)
+        rows = len(self.plan.stages) if own["sequential"] or own["running"] else 1
+        custom.try_out(base["metrics"], rows, self.plan.scenario.num_tasks)
         check_writable(folder)
         merged_before = (folder / "results.json").is_file() and not base["overwrite"]
         if not merged_before:
@@ -81,6 +83,7 @@ class Merge:
         finished = [train(baseline) for baseline in baselines]
         if merged_before:
             print(f"finished before: {folder}{other_version(folder)}  (overwrite=true merges anew)")
+            custom.add(folder, base["metrics"])
             return [*finished, folder]
         tasks, _ = self.session.load_tasks()
         source = self.find()
@@ -88,8 +91,11 @@ class Merge:
         self.session.logger.start(folder, base | own)
         content = self.merge(tasks, source)
         files.write_json(folder / "results.json", content)
-        self.session.logger.finish(content)
-        self.draw(content)
+        try:
+            content |= custom.add(folder, base["metrics"])
+            self.session.logger.finish(content)
+        finally:
+            self.draw(content)
         alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
         print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
         return [*finished, folder]

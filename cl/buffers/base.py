@@ -1,11 +1,11 @@
-"""The contract of a replay buffer, and how its capacity is written down.
+"""The contract of a replay buffer.
 
 A record is a row of named fields. Per training step a strategy calls, in this order: `receive` once for each draw
 requested at the end of the step before, `add` for the new samples, `request` for each draw of the next step. So a draw
 always sees the memory as it was after the `add` before it, whether it is fetched in the background or at once.
 """
 
-import re
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,8 @@ from pathlib import Path
 
 import torch
 
+from cl.buffers.settings import with_policy_options
 from cl.data.rows import Rows, Selection
-
-INSERTION_POLICIES = ("reservoir", "class_balanced", "candidates")
-SAMPLING_POLICIES = ("uniform", "class_balanced")
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,11 @@ class ReplayBuffer(ABC):
 
     serves_ranks = False  # whether it is one memory over several ranks
     wait_seconds = 0.0  # how long the caller has waited for draws
+
+    @classmethod
+    def parameters(cls) -> dict[str, inspect.Parameter]:
+        """What its constructor takes, with the options of all policies by name."""
+        return with_policy_options(inspect.signature(cls).parameters)
 
     @abstractmethod
     def add(self, records: dict[str, torch.Tensor]) -> None:
@@ -167,39 +170,3 @@ def check_draw_size(n: int) -> None:
     """Raise ValueError for a draw of fewer than 0."""
     if n < 0:
         raise ValueError(f"a draw needs a number of 0 or more, got {n}")
-
-
-def parse_capacity(capacity: int | str) -> tuple[float, str]:
-    """Number and unit ("records", "%" or "/class") of a capacity: 200, "10%" or "20/class"."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%|/class)?", str(capacity).replace(" ", ""))
-    if match:
-        number, unit = float(match.group(1)), match.group(2) or "records"
-        if number > 0 and (unit == "%" and number <= 100 or unit != "%" and number.is_integer()):
-            return number, unit
-    raise ValueError(
-        f"buffer.capacity must be a positive number of records, a share of the training samples such as 10%, "
-        f"or a number per class such as 20/class; got {capacity!r}"
-    )
-
-
-def total_capacity(capacity: int | str, num_training: int, num_classes: int) -> int:
-    """The capacity in records over all ranks."""
-    number, unit = parse_capacity(capacity)
-    if unit == "%":
-        return max(1, round(number / 100 * num_training))
-    return int(number * num_classes) if unit == "/class" else int(number)
-
-
-def check_policies(insertion: str, sampling: str, candidates: int | None) -> None:
-    """Raise ValueError for a policy that does not exist or lacks its number."""
-    if insertion not in INSERTION_POLICIES:
-        raise ValueError(f"buffer.insertion={insertion} does not exist; valid: {', '.join(INSERTION_POLICIES)}")
-    if sampling not in SAMPLING_POLICIES:
-        raise ValueError(f"buffer.sampling={sampling} does not exist; valid: {', '.join(SAMPLING_POLICIES)}")
-    if (insertion == "candidates") != (candidates is not None):
-        raise ValueError(
-            "buffer.candidates, the number of samples of each batch that replace a stored one, belongs to "
-            f"buffer.insertion=candidates: got insertion={insertion}, candidates={candidates}"
-        )
-    if candidates is not None and candidates < 1:
-        raise ValueError(f"buffer.candidates must be at least 1, got {candidates}")

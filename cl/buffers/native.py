@@ -4,23 +4,18 @@ This file turns tensors into pointers and errors into exceptions. Draws are hand
 memory, which goes back to it when the last of them is gone.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cl.buffers.base import (
-    INSERTION_POLICIES,
-    SAMPLING_POLICIES,
-    Field,
-    Records,
-    ReplayBuffer,
-    check_columns,
-    check_draw_size,
-    check_policies,
-    check_update,
-)
+from cl.buffers.base import Field, Records, ReplayBuffer, check_columns, check_draw_size, check_update
+from cl.buffers.insertion import InsertionPolicy
+from cl.buffers.policy import Policy
+from cl.buffers.sampling import SamplingPolicy
+from cl.buffers.settings import check_policies
 from cl.distributed.comm import Comm
 from cl.seeding import derive
 
@@ -49,9 +44,9 @@ class PeerError(RuntimeError):
 class NativeBuffer(ReplayBuffer):
     """`capacity` records over all ranks of `comm`, each of which calls every method in the same order.
 
-    `fields` have a `y` (int64, below `num_classes`) that names the class; `insertion`, `sampling` and `candidates` name
-    the policies, see replay.h. `timeout` is how many seconds to wait for another rank. Raises ValueError for policies
-    and capacities that make no sense, PeerError for a rank that is lost.
+    `fields` have a `y` (int64, below `num_classes`) that names the class. `insertion` and `sampling` name the policies
+    (docs/replay_buffer.md), `options` are those of the policies. `timeout`: seconds to wait for another rank. Raises
+    ValueError for policies and capacities that make no sense, PeerError for a rank that is lost.
     """
 
     serves_ranks = True
@@ -61,15 +56,18 @@ class NativeBuffer(ReplayBuffer):
         capacity: int,
         insertion: str,
         sampling: str,
-        candidates: int | None,
         fields: list[Field],
         num_classes: int,
         seed: int,
         device: torch.device,
         comm: Comm,
         timeout: float = 30.0,
+        **options,  # of the policies
     ):
-        check_policies(insertion, sampling, candidates)
+        check_both_sides("insertion", insertion, InsertionPolicy, lib.rb_insertion_policy)
+        check_both_sides("sampling", sampling, SamplingPolicy, lib.rb_sampling_policy)
+        insertion_options, sampling_options = check_policies(insertion, sampling, options)
+        policy_options = insertion_options | sampling_options
         if capacity < comm.size:
             raise ValueError(
                 f"buffer.capacity must be at least 1 record for each rank, got {capacity} for {comm.size} ranks"
@@ -79,28 +77,30 @@ class NativeBuffer(ReplayBuffer):
         self.capacity, self.device, self.comm = capacity, device, comm
         self.fields = fields
         self._row_shapes = [(field, torch.Size(field.shape).numel()) for field in fields]
-        # With shape and dtype, which are of no concern to the library, but tell the files of two buffers apart.
-        names = [ffi.new("char[]", f"{f.name} {f.dtype} {tuple(f.shape)}".encode()) for f in fields]
+        settings, self._pointers = ffi.new("rb_options *"), ffi.new("void *[]", len(fields))
+        settings.size = ffi.sizeof("rb_options")
+        settings.capacity = capacity // comm.size + (comm.rank < capacity % comm.size)
+        settings.num_classes, settings.seed = num_classes, derive(seed, "replay")
+        settings.rank, settings.ranks = comm.rank, comm.size
+        settings.label_field = [field.name for field in fields].index("y")
+        settings.timeout_seconds = timeout
+        texts = [_text(insertion), _text(sampling)]  # kept, like all of these, until rb_create has read them
+        settings.insertion, settings.sampling = texts
+        numbers = ffi.new("rb_policy_option[]", len(policy_options))
+        for number, (name, value) in zip(numbers, policy_options.items()):
+            texts.append(_text(name))
+            number.size, number.name, number.value = ffi.sizeof("rb_policy_option"), texts[-1], value
+        settings.policy_options, settings.num_policy_options = numbers, len(numbers)
         columns = ffi.new("rb_field[]", len(fields))
-        for column, name, (field, numel) in zip(columns, names, self._row_shapes):
-            column.size, column.name = ffi.sizeof("rb_field"), name
+        for column, (field, numel) in zip(columns, self._row_shapes):
+            # With shape and dtype, which are of no concern to the library, but tell the files of two buffers apart.
+            texts.append(_text(f"{field.name} {field.dtype} {tuple(field.shape)}"))
+            column.size, column.name = ffi.sizeof("rb_field"), texts[-1]
             column.row_bytes = numel * field.dtype.itemsize
-        options = ffi.new("rb_options *")
-        options.size = ffi.sizeof("rb_options")
-        options.capacity = capacity // comm.size + (comm.rank < capacity % comm.size)
-        options.num_classes = num_classes
-        options.insertion = INSERTION_POLICIES.index(insertion)
-        options.candidates = candidates or 0
-        options.sampling = SAMPLING_POLICIES.index(sampling)
-        options.seed = derive(seed, "replay")
-        options.rank, options.ranks = comm.rank, comm.size
-        options.fields, options.num_fields = columns, len(fields)
-        options.label_field = [field.name for field in fields].index("y")
-        options.timeout_seconds = timeout
+        settings.fields, settings.num_fields = columns, len(columns)
         made = ffi.new("rb_buffer **")
-        _check(lib.rb_create(options, made))
+        _check(lib.rb_create(settings, made))
         self._buffer = ffi.gc(made[0], lib.rb_destroy)
-        self._pointers = ffi.new("void *[]", len(fields))
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
         self._layouts: dict[tuple[int, int], _Layout] = {}  # of the memory of a draw, by its bytes and records
         self._pending = 0
@@ -228,6 +228,26 @@ class NativeBuffer(ReplayBuffer):
             ffi.release(buffer)
 
 
+def native_policies(name_at: Callable) -> list[str]:
+    """The names that the library has; `name_at`: its function from a place to a name."""
+    names = []
+    while (name := name_at(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
+def check_both_sides(key: str, name: str, kind: type[Policy], name_at: Callable) -> None:
+    """Raise ValueError for a policy that only Python or only the library has."""
+    here, there = name in list(kind.known), name in native_policies(name_at)
+    if here and not there:
+        raise ValueError(
+            f"buffer.{key}={name} is missing in the C++ library: add native/src/{key}_{name}.cpp and build it again "
+            "with `pip install -e .`, or use buffer=reference (one process only)"
+        )
+    if there and not here:
+        raise ValueError(f"buffer.{key}={name} is missing in Python: add cl/buffers/{key}_{name}.py")
+
+
 class _Part(NamedTuple):
     """Of a column in the memory of a draw: shape, numpy's dtype, offset, and torch's dtype where numpy has none."""
 
@@ -250,6 +270,10 @@ def _tensor(memory, part: _Part) -> torch.Tensor:
     shape, dtype, offset, view = part
     tensor = torch.from_numpy(np.ndarray(shape, dtype, memory, offset))
     return tensor if view is None else tensor.view(view)
+
+
+def _text(text: str):
+    return ffi.new("char[]", text.encode())
 
 
 def _check(status: int) -> None:

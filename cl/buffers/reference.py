@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 
 from cl.atomic import save_tensors
-from cl.buffers import sampling as policies
 from cl.buffers.base import (
     Field,
     Records,
     ReplayBuffer,
     check_columns,
     check_draw_size,
-    check_policies,
     check_update,
 )
-from cl.buffers.insertion import Candidates, ClassBalanced, Reservoir
+from cl.buffers.insertion import InsertionPolicy
+from cl.buffers.sampling import SamplingPolicy
+from cl.buffers.settings import check_policies
 from cl.distributed.comm import Comm
 from cl.seeding import Uniforms
 
@@ -30,8 +30,9 @@ from cl.seeding import Uniforms
 class ReferenceBuffer(ReplayBuffer):
     """`capacity` records with the given fields, of which `y` (int64, below `num_classes`) names the class.
 
-    `insertion` and `sampling` name the policies, see `cl.buffers.insertion` and `cl.buffers.sampling`. Random numbers
-    depend on `seed` alone. Raises ValueError for policies and capacities that make no sense.
+    `insertion` and `sampling` name the policies, see `cl.buffers.insertion` and `cl.buffers.sampling`; `options` are
+    those of the policies. Random numbers depend on `seed` alone. Raises ValueError for policies and capacities that
+    make no sense.
     """
 
     def __init__(
@@ -39,27 +40,24 @@ class ReferenceBuffer(ReplayBuffer):
         capacity: int,
         insertion: str,
         sampling: str,
-        candidates: int | None,
         fields: list[Field],
         num_classes: int,
         seed: int,
         device: torch.device,
         comm: Comm,
+        **options,  # of the policies
     ):
         if comm.size > 1:
             raise ValueError(f"buffer=reference serves one process, but there are {comm.size} ranks; use buffer=native")
-        check_policies(insertion, sampling, candidates)
+        insertion_options, sampling_options = check_policies(insertion, sampling, options)
         if capacity < 1:
             raise ValueError(f"buffer.capacity must be at least 1 record, got {capacity}")
-        uniforms = Uniforms(seed, "admission")
-        if insertion == "reservoir":
-            self.insertion = Reservoir(capacity, uniforms)
-        elif insertion == "class_balanced":
-            self.insertion = ClassBalanced(capacity, uniforms)
-        else:
-            self.insertion = Candidates(capacity, uniforms, num_classes, candidates)
-        self.sampling, self.uniforms = sampling, Uniforms(seed, "draw")
-        self.policies = [insertion, sampling, candidates]
+        # The streams keep the names that they have always had: these decide the numbers.
+        self.insertion = InsertionPolicy.known[insertion](
+            capacity, num_classes, Uniforms(seed, "admission"), **insertion_options
+        )
+        self.sampling, self.uniforms = SamplingPolicy.known[sampling](**sampling_options), Uniforms(seed, "draw")
+        self.policies = {"insertion": insertion, "sampling": sampling, **insertion_options, **sampling_options}
         self.capacity, self.num_classes, self.device = capacity, num_classes, device
         self.fields = fields
         self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype, device=device) for f in fields}
@@ -96,12 +94,10 @@ class ReferenceBuffer(ReplayBuffer):
         started = time.perf_counter()
         check_draw_size(n)
         stored = self.insertion.stored
-        drawn = getattr(policies, self.sampling)(stored, self.labels, n, self.uniforms)
+        drawn = self.sampling.draw(stored, self.labels, n, self.uniforms)
         slots = torch.tensor(drawn, dtype=torch.int64, device=self.device)
-        if self.sampling == "uniform":
-            weight = torch.ones(len(drawn), device=self.device)
-        else:
-            weight = torch.tensor(policies.class_balanced_weights(stored, self.labels, drawn), device=self.device)
+        weights = self.sampling.weights(stored, self.labels, drawn)
+        weight = torch.tensor(weights, dtype=torch.float32, device=self.device)
         columns = {name: column.index_select(0, slots) for name, column in self.columns.items()}
         ids = torch.tensor([self.ids[slot] for slot in drawn], dtype=torch.int64)
         self.queue.append(Records(columns, weight, ids))

@@ -1,13 +1,20 @@
-"""What every data set gives: its shape before anything is loaded, then two splits of contiguous uint8 images."""
+"""What every data set gives: its shape before anything is loaded, then two splits of contiguous uint8 images.
+
+torch is imported where samples are read: what a configuration asks of a data set is checked without it.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from cl import seeding
-from cl.data.streaming import FileImages, Workers
+
+if TYPE_CHECKING:
+    import torch
+
+    from cl.data.streaming import FileImages, Workers
 
 
 @dataclass(frozen=True)
@@ -17,11 +24,15 @@ class Split:
     x is a contiguous tensor, or pictures that stay in their files.
     """
 
-    x: torch.Tensor | FileImages
-    y: torch.Tensor
-    targets: dict[str, torch.Tensor] = field(default_factory=dict)
+    x: "torch.Tensor | FileImages"
+    y: "torch.Tensor"
+    targets: "dict[str, torch.Tensor]" = field(default_factory=dict)
 
     def __post_init__(self):
+        import torch
+
+        from cl.data.streaming import FileImages
+
         assert self.x.dtype in (torch.uint8, torch.float32) and len(self.x.shape) == 4, (self.x.dtype, self.x.shape)
         assert isinstance(self.x, FileImages) or self.x.is_contiguous()
         assert self.y.dtype == torch.int64 and self.y.shape == self.x.shape[:1], (self.y.dtype, self.y.shape)
@@ -30,7 +41,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
-    def part(self, which: torch.Tensor) -> "Split":
+    def part(self, which: "torch.Tensor") -> "Split":
         """The samples at some indices; no file is read."""
         return Split(self.x[which], self.y[which], {name: column[which] for name, column in self.targets.items()})
 
@@ -45,7 +56,7 @@ class Dataset(ABC):
 
     num_classes: int
     sample_shape: tuple[int, int, int]
-    sample_dtype = torch.uint8
+    dtype_name = "uint8"
     target_shapes: dict[str, tuple[int, ...]] = {}
 
     def __init__(self, validation: float, mean: list | None, std: list | None, augment: list, crop: int | None = None):
@@ -54,6 +65,13 @@ class Dataset(ABC):
             raise ValueError(f"dataset.validation must be a share in [0, 1), got {validation}")
         self.validation, self.mean, self.std, self.augment, self.crop = validation, mean, std, augment, crop
         self.loader: Workers | None = None
+
+    @property
+    def sample_dtype(self) -> "torch.dtype":
+        """The type of the samples."""
+        import torch
+
+        return getattr(torch, self.dtype_name)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -69,7 +87,7 @@ class Dataset(ABC):
     def read(self) -> tuple[Split, Split]:
         """The official training and test splits."""
 
-    def load(self, seed: int, loader: Workers | None = None) -> tuple[Split, Split]:
+    def load(self, seed: int, loader: "Workers | None" = None) -> tuple[Split, Split]:
         """Training and test split; with `validation` set, both are parts of the official training split.
 
         `loader` decodes what stays in files.
@@ -87,6 +105,8 @@ class Dataset(ABC):
         held_out = round(self.validation * len(train))
         if not 0 < held_out < len(train):
             raise ValueError(f"dataset.validation={self.validation} of {len(train)} samples leaves an empty part")
+        import torch
+
         validation, rest = (train.part(torch.from_numpy(part)) for part in stratified(train.y.numpy(), order, held_out))
         return rest, validation
 
@@ -126,6 +146,8 @@ def stratified(labels: np.ndarray, indices: np.ndarray, count: int) -> tuple[np.
 
 def split_of(images: np.ndarray, labels) -> Split:
     """A split from [N, H, W] or [N, H, W, C] uint8 images and N labels; raises ValueError for unequal numbers."""
+    import torch
+
     if images.ndim == 3:
         images = images[..., None]
     if len(images) != len(labels):

@@ -7,16 +7,16 @@ and the channels. What does not fit stays in its files, and every epoch decodes 
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from cl.atomic import atomic_write
-from cl.data.decoding import Decoder
-from cl.data.streaming import FileImages, processors
 from cl.datasets.base import Dataset, Split, split_of
+
+if TYPE_CHECKING:
+    from cl.data.decoding import Decoder
 
 IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
 CACHE_VERSION = 3  # of the pixels that decoding gives
@@ -57,11 +57,18 @@ class ImageFolder(Dataset):
             raise ValueError(f"dataset.crop must lie between 1 and dataset.size={size}, got {crop}")
         if stream not in (True, False, "auto"):
             raise ValueError(f"dataset.stream must be true, false or auto, got {stream}")
-        self.root, self.stream, self.decoder = Path(root).expanduser(), stream, Decoder(channels, size)
+        self.root, self.stream = Path(root).expanduser(), stream
         self.cache = Path(cache).expanduser() if cache else _user_cache()
-        self.sample_shape = self.decoder.shape
+        self.sample_shape = (channels, size, size)
         self.classes = self._find_classes()
         self.num_classes = len(self.classes)
+
+    @property
+    def decoder(self) -> "Decoder":
+        """From a file to its pixels."""
+        from cl.data.decoding import Decoder
+
+        return Decoder(*self.sample_shape[:2])
 
     def check(self) -> None:
         """The folders were looked at when the object was made."""
@@ -108,6 +115,12 @@ class ImageFolder(Dataset):
         return paths, labels
 
     def _split(self, part: str) -> Split:
+        from concurrent.futures import ThreadPoolExecutor
+
+        import torch
+
+        from cl.data.streaming import FileImages, processors
+
         paths, labels = self._files(part)
         if self.stream is True or self.stream == "auto" and len(paths) * np.prod(self.sample_shape) > IN_MEMORY:
             names = np.array([os.fsencode(path) for path in paths])

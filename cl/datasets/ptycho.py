@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cl import seeding
 from cl.datasets.base import Dataset, Split
@@ -19,7 +18,7 @@ class Reconstructed(Dataset):
     The label of a sample is the place of its scan. `held_out`: share of each scan's patches that is the test split.
     """
 
-    sample_dtype = torch.float32
+    dtype_name = "float32"
 
     def __init__(
         self, scans: int, size: int, held_out: float, validation: float, mean: list | None, std: list | None,
@@ -132,5 +131,7 @@ def columns_of(patterns: np.ndarray, patches: np.ndarray) -> list[np.ndarray]:
 
 
 def _split(magnitudes: np.ndarray, amplitude: np.ndarray, phase: np.ndarray, labels: np.ndarray) -> Split:
+    import torch
+
     x, amplitude, phase = (torch.from_numpy(column).unsqueeze(1) for column in (magnitudes, amplitude, phase))
     return Split(x, torch.from_numpy(labels), {"amplitude": amplitude, "phase": phase})

@@ -97,7 +97,7 @@ def _die_with_parent() -> None:
 @contextlib.contextmanager
 def _horovod_environments(np: int):
     """What Horovod's Gloo controller wants in the environment of each rank; the ranks meet at a server of Horovod's."""
-    from cl.distributed.comm import horovod_rendezvous  # imports torch
+    from cl.distributed.rendezvous import horovod_rendezvous  # imports Horovod
 
     with horovod_rendezvous(np) as port:
         yield [

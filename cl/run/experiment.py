@@ -8,7 +8,7 @@ import torch
 from cl.buffers.base import ReplayBuffer
 from cl.configuration.identity import as_text, config_hash, words
 from cl.distributed.comm import Comm
-from cl.reporting import plots, results
+from cl.reporting import custom, plots, results
 from cl.reporting.history import History
 from cl.run import checkpoint, reconstructions
 from cl.run.evaluator import Evaluator
@@ -49,12 +49,17 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         start = make_start(session, tasks) if strategy.needs_start else None
         history = Training(session, tasks, buffer, evaluator, start).run()
         memory = _memory(strategy, buffer, capacity, comm)
+        content = _results(session, memory, history) if comm.is_main else None
         if comm.is_main:
-            content = _results(session, memory, history)
             results.write_json(folder / "results.json", content)
             checkpoint.clear(folder, everything=False)
-            session.logger.finish(content)
-            _draw(session, evaluator, content)
+            try:
+                content |= custom.add(folder, plan.config["metrics"])
+                session.logger.finish(content)
+            finally:  # an error in a metric of the user leaves no run without pictures
+                _draw(session, evaluator, content)
+        if plan.callbacks.all:
+            plan.callbacks.run_end(comm.broadcast(content))
     return folder
 
 
@@ -80,9 +85,8 @@ def equip(session: Session, buffer: ReplayBuffer | None, capacity: int | None) -
 
 def make_evaluator(session: Session, tasks: Tasks) -> Evaluator:
     """What tests networks on all tasks."""
-    objective = _objective(session)
     batch_size = session.config["eval_batch_size"]
-    return Evaluator(tasks, session.transform, objective, batch_size, session.device, session.comm)
+    return Evaluator(tasks, session.transform, _objective(session), batch_size, session.device, session.comm)
 
 
 def _objective(session: Session) -> Objective:

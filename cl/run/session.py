@@ -4,11 +4,12 @@ from contextlib import ExitStack
 
 import torch
 
-from cl.buffers.base import ReplayBuffer, total_capacity
+from cl.buffers.base import ReplayBuffer
+from cl.buffers.settings import total_capacity
 from cl.build import build
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
-from cl.distributed.comm import connect
+from cl.distributed.group import connect
 from cl.reporting.loggers import NoLogger
 from cl.run import device as devices
 from cl.run.compiler import defer_compiler

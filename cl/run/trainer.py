@@ -18,7 +18,8 @@ from cl.strategies.base import Strategy
 class Trainer:
     """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
 
-    `each_epoch`: called before each epoch. Its state is the place within a stage, so training can go on in the middle.
+    `each_epoch`: called before each epoch; `on_step`: after each step, with its number in the stage and its loss. Its
+    state is the place within a stage, so training can go on in the middle.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Trainer:
     ):
         self.strategy, self.schedule, self.batch_size, self.seed = strategy, schedule, batch_size, seed
         self.recorder, self.history, self.each_epoch = recorder, recorder.history, each_epoch
+        self.on_step: Callable[[int, torch.Tensor], None] | None = None
         self.comm, self.device = strategy.updater.comm, strategy.updater.device
         self.meter = Meter(self.device)
         self.stage: int | None = None
@@ -55,6 +57,7 @@ class Trainer:
         rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
         batch_size = self.batch_size * self.strategy.updater.accumulation_steps
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
+        on_step = self.on_step
         for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
             done = self.step - epoch * epoch_steps
             if self.each_epoch is not None and not done:
@@ -63,8 +66,11 @@ class Trainer:
             for batch in itertools.islice(batches, done, done + steps - self.step):
                 if not self.schedule.is_constant:
                     self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
-                self.meter.count(self.strategy.observe(batch), len(batch) if batch.loss_weight else 0)
+                loss = self.strategy.observe(batch)
+                self.meter.count(loss, len(batch) if batch.loss_weight else 0)
                 self.step += 1
+                if on_step is not None:
+                    on_step(self.step, loss)
                 self.recorder.progress.step()
                 if self.step % self.recorder.log_interval == 0 or self.step == steps:
                     self.loss = self._log(stage, epoch, samples)
@@ -134,11 +140,12 @@ class Trainer:
         buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
         steps, samples, seconds, loss = self.meter.take()
         # One exchange per interval. The mean of the ranks' losses is that of all samples, as they are weighed.
-        own = [loss, samples, self.strategy.take_replayed(), 0.0, 0]
+        logged = self.strategy.take_logged()
+        own = [loss, samples, self.strategy.take_replayed(), 0.0, 0, len(logged)]
         if buffer is not None:
-            own[3:] = buffer.wait_seconds, len(buffer)
+            own[3:5] = buffer.wait_seconds, len(buffer)
         sums = self.comm.sum(torch.tensor(own, dtype=torch.float64, device=self.device))
-        loss, samples, replayed, waited, stored = sums.tolist()
+        loss, samples, replayed, waited, stored, num_logged = sums.tolist()
         loss, waited = loss / self.comm.size, waited / self.comm.size
         self.history.gradient_steps += steps
         self.history.labelled_samples += int(samples + replayed)
@@ -154,8 +161,19 @@ class Trainer:
             "replay_wait_seconds": waited,
             "buffer_records": int(stored),
         }
-        self.recorder.row(row)
+        self.recorder.row(row, self._mean_over_ranks(logged) if num_logged else {})
         return loss
+
+    def _mean_over_ranks(self, logged: dict[str, float]) -> dict[str, float]:
+        """Of the numbers that the strategy has logged; every rank calls this."""
+        every = self.comm.gather(logged)
+        for rank, other in enumerate(every):
+            if other.keys() != every[0].keys():
+                raise ValueError(
+                    f"{type(self.strategy).__name__} logs {', '.join(sorted(every[0])) or 'nothing'} on rank 0 and "
+                    f"{', '.join(sorted(other)) or 'nothing'} on rank {rank}: Strategy.log needs the same names on all"
+                )
+        return {name: sum(other[name] for other in every) / len(every) for name in every[0]}
 
 
 class Meter:

@@ -3,18 +3,22 @@
 A scenario works in two steps. `plan` decides from the data set's shape alone what the tasks will be, and rejects what
 cannot be; `split` hands the labels to continuum and returns `Tasks`, whose samples are contiguous uint8 tensors.
 Terms after van de Ven et al. 2022, Three types of incremental learning.
+torch is imported by what works on samples: `plan` needs none.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from cl.data.rows import Rows
-from cl.data.streaming import FileImages
 from cl.datasets.base import Dataset, Split
+
+if TYPE_CHECKING:
+    import torch
+
+    from cl.data.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,26 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._train_parts)
 
-    def training(self, task_ids: list[int]) -> Rows:
+    def training(self, task_ids: list[int]) -> "Rows":
         """The training samples of some tasks together."""
+        from cl.data.rows import Rows
+
         return Rows.cat([self._gather(self._train, self._train_parts[i], i) for i in task_ids])
 
     def num_training(self, task_ids: list[int]) -> int:
         """How many training samples some tasks have, without gathering them."""
         return sum(len(self._train_parts[i].indices) for i in task_ids)
 
-    def _testing(self, task_id: int, device: torch.device) -> Rows:
+    def _testing(self, task_id: int, device: "torch.device") -> "Rows":
         """The test samples of one task on a device, kept there."""
         return self._gather(self._test, self._test_parts[task_id], task_id).to(device)
 
-    def _gather(self, split: Split, part: Part, task_id: int) -> Rows:
+    def _gather(self, split: Split, part: Part, task_id: int) -> "Rows":
+        import torch
+
+        from cl.data.rows import Rows
+        from cl.data.streaming import FileImages
+
         chosen = torch.from_numpy(part.indices)
         x, transform = split.x[chosen], self._transforms[task_id]
         if transform is not None:

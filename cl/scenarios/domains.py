@@ -3,10 +3,8 @@
 from abc import abstractmethod
 
 import numpy as np
-import torch
 
 from cl import seeding
-from cl.data.transforms import permute_pixels, rotate
 from cl.datasets.base import Dataset, Split
 from cl.scenarios.base import Part, Scenario, Tasks
 from cl.scenarios.classes import ClassIncremental
@@ -56,6 +54,10 @@ class Permuted(_Transformed):
         self.permute_first = permute_first
 
     def transformations(self, seed: int) -> list:
+        import torch
+
+        from cl.data.transforms import permute_pixels
+
         size = int(np.prod(self._sample_shape))
         orders = [seeding.generator(seed, "permutation", task).permutation(size) for task in range(self.num_tasks)]
         functions = [lambda x, order=torch.from_numpy(order): permute_pixels(x, order) for order in orders]
@@ -72,5 +74,7 @@ class Rotated(_Transformed):
         self.degrees = degrees
 
     def transformations(self, seed: int) -> list:
+        from cl.data.transforms import rotate
+
         angles = seeding.generator(seed, "rotation").uniform(*self.degrees, size=self.num_tasks).tolist()
         return [lambda x, angle=angle: rotate(x, angle) for angle in angles]

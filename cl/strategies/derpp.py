@@ -36,7 +36,7 @@ class Derpp(Der):
         if folded and beta is not None:
             raise ValueError("strategy.folded=true has no weight for the second draw: set strategy.beta=null")
         if not folded and beta is None:
-            raise ValueError("strategy.beta=null gives the second draw no weight: set strategy.beta, 0 or more")
+            raise ValueError("strategy.beta=null belongs to strategy.folded=true: give it a number of at least 0")
         super().__init__(replay_batch_size, alpha, replay_from)
         self.beta, self.folded = beta, folded
 

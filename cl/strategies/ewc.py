@@ -1,6 +1,6 @@
 """Elastic Weight Consolidation (Kirkpatrick et al. 2017, eq. 3), online (Schwarz et al. 2018, Progress & Compress)."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 
@@ -8,7 +8,7 @@ from cl import seeding
 from cl.data.rows import Rows
 from cl.strategies.fisher import SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
-from cl.values import Count, NotNegative, Range
+from cl.values import Count, NotNegative, Share
 
 
 class Ewc(PenaltyStrategy):
@@ -30,7 +30,7 @@ class Ewc(PenaltyStrategy):
     def __init__(
         self,
         lambda_: NotNegative,
-        gamma: Annotated[float, Range(least=0, most=1)] = 1.0,
+        gamma: Share = 1.0,
         fisher_labels: Literal["all", "sampled", "empirical"] = "all",
         fisher_samples: Count | None = None,
         anchors: Literal["online", "separate"] = "online",

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.func import functional_call, vjp, vmap
 
-LABELS = ("all", "sampled", "empirical")
 CHUNK_BYTES = 2**24  # of gradients of single samples that are held at once: within the caches it is three times faster
 CHUNK_SAMPLES = 500  # where no such gradients are held
 

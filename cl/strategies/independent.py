@@ -18,7 +18,9 @@ class Independent(Strategy):
     mixable = True
 
     def __init__(
-        self, init: Literal["shared", "independent", "previous", "merged"] = "shared", fusion: dict | None = None
+        self,
+        init: Literal["shared", "independent", "previous", "merged"] = "shared",
+        fusion: dict | None = None,
     ):
         self.init = init
         self.keeps_weights = f"strategy.init={init}" if init in ("previous", "merged") else ""

@@ -3,20 +3,17 @@
 import warnings
 from collections.abc import Sequence
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from cl.values import Count, Positive
 from merging.align.alignment import Plan, apply_plans, check_widths, sweep
 from merging.align.responses import responses
 from merging.align.structure import Group, Structure, trace
 from merging.fusion import Context, Models, State, WeightFusion, mean_state, widened
-
-SOLVERS = ("emd", "sinkhorn", "unbalanced")
-COSTS = ("weights", "activations")
-MARGINALS = ("uniform", "norm")
-ANCHORS = ("first", "widest", "random", "barycentre")
 
 
 class Ot(WeightFusion):
@@ -33,24 +30,15 @@ class Ot(WeightFusion):
 
     def __init__(
         self,
-        cost: str = "weights",
-        solver: str = "emd",
-        reg: float = 0.05,
-        reg_marginal: float = 1.0,
-        marginals: str = "uniform",
-        anchor: str = "first",
-        rounds: int = 10,
-        samples: int = 100,
+        cost: Literal["weights", "activations"] = "weights",
+        solver: Literal["emd", "sinkhorn", "unbalanced"] = "emd",
+        reg: Positive = 0.05,
+        reg_marginal: Positive = 1.0,
+        marginals: Literal["uniform", "norm"] = "uniform",
+        anchor: Literal["first", "widest", "random", "barycentre"] = "first",
+        rounds: Count = 10,
+        samples: Count = 100,
     ):
-        for name, value, valid in (
-            ("cost", cost, COSTS), ("solver", solver, SOLVERS), ("marginals", marginals, MARGINALS),
-            ("anchor", anchor, ANCHORS),
-        ):  # fmt: skip
-            if value not in valid:
-                raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
-        for name, value in (("reg", reg), ("reg_marginal", reg_marginal), ("rounds", rounds), ("samples", samples)):
-            if value <= 0:
-                raise ValueError(f"fusion.{name} must be above 0, got {value}")
         self.cost, self.solver, self.reg, self.reg_marginal, self.marginals = cost, solver, reg, reg_marginal, marginals
         self.anchor, self.rounds, self.samples = anchor, rounds, samples
 

@@ -5,6 +5,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from cl import seeding
+from cl.values import Count
 from merging.align.alignment import Plan, apply_plans, rows, sweep
 from merging.align.structure import Group, Structure, trace
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
@@ -20,9 +21,7 @@ class Rebasin(WeightFusion):
     incoming weights alone decide, where the paper starts from the order at hand.
     """
 
-    def __init__(self, max_sweeps: int = 100, seed: int = 0):
-        if max_sweeps < 1:
-            raise ValueError(f"fusion.max_sweeps must be at least 1, got {max_sweeps}")
+    def __init__(self, max_sweeps: Count = 100, seed: int = 0):
         self.max_sweeps, self.seed = max_sweeps, seed
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:

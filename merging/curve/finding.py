@@ -7,6 +7,7 @@ network computes for every t, its weights replaced in the call: there are no lay
 import copy
 import math
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,13 +15,9 @@ from torch.func import functional_call
 
 from cl.build import build
 from cl.data.rows import Rows
+from cl.values import Count, InnerShare, Natural, Share
 from merging.curve import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
-
-KINDS = ("bezier", "chain")
-INITS = ("linear", "random")
-STARTS = ("model", "average")
-ENDS = ("models", "untrained")
 
 
 class _Mixture(torch.autograd.Function):
@@ -140,35 +137,23 @@ class CurveFinding(WeightFusion):
 
     def __init__(
         self,
-        kind: str = "bezier",
-        bends: int = 1,
-        epochs: int = 10,
-        samples_per_task: int | None = None,
-        init: str = "linear",
-        start: str = "model",
-        ends: str = "models",
+        kind: Literal["bezier", "chain"] = "bezier",
+        bends: Count = 1,
+        epochs: Count = 10,
+        samples_per_task: Count | None = None,
+        init: Literal["linear", "random"] = "linear",
+        start: Literal["model", "average"] = "model",
+        ends: Literal["models", "untrained"] = "models",
         schedule: dict | None = None,
-        at: float | str = 0.5,
-        held_out: float = 0.1,
-        points: int = 61,
-        plane: int = 0,
-        samples: int = 2000,
+        at: Share | Literal["best"] = 0.5,
+        held_out: InnerShare = 0.1,
+        points: Natural = 61,
+        plane: Natural = 0,
+        samples: Count = 2000,
     ):
-        for name, value, valid in (
-            ("kind", kind, KINDS), ("init", init, INITS), ("start", start, STARTS), ("ends", ends, ENDS),
-        ):  # fmt: skip
-            if value not in valid:
-                raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
-        for name, value in (("bends", bends), ("epochs", epochs), ("samples_per_task", samples_per_task or 1)):
-            if value < 1:
-                raise ValueError(f"fusion.{name} must be at least 1, got {value}")
-        if at != "best" and (isinstance(at, str) or not 0 <= at <= 1):
-            raise ValueError(f"fusion.at must lie in [0, 1] or be best, got {at}")
-        if not 0 < held_out < 1:
-            raise ValueError(f"fusion.held_out must be a share between 0 and 1, got {held_out}")
-        for name, value, least in (("points", points, 2), ("plane", plane, 2), ("samples", samples, 1)):
-            if value != 0 and value < least or name == "samples" and not value:
-                raise ValueError(f"fusion.{name} must be at least {least}, got {value}")
+        for name, value in (("points", points), ("plane", plane)):
+            if value == 1:
+                raise ValueError(f"fusion.{name} must be at least 2, or 0 for none, got 1")
         if at == "best" and not points:
             raise ValueError("fusion.at=best is chosen among fusion.points, got 0")
         self.kind, self.bends, self.epochs, self.init, self.at = kind, bends, epochs, init, at

@@ -1,8 +1,10 @@
 """Fisher-weighted averaging (Matena & Raffel 2022, Merging Models with Fisher-Weighted Averaging, eq. 3)."""
 
+from typing import Literal
+
 import torch
 
-from cl.strategies.fisher import LABELS
+from cl.values import Count
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 
@@ -16,11 +18,7 @@ class Fisher(WeightFusion):
 
     needs_tasks = True
 
-    def __init__(self, samples_per_task: int | None = None, labels: str = "all"):
-        if labels not in LABELS:
-            raise ValueError(f"fusion.labels={labels} does not exist; valid: {', '.join(LABELS)}")
-        if samples_per_task is not None and samples_per_task < 1:
-            raise ValueError(f"fusion.samples_per_task must be at least 1, got {samples_per_task}")
+    def __init__(self, samples_per_task: Count | None = None, labels: Literal["all", "sampled", "empirical"] = "all"):
         self.samples_per_task, self.labels = samples_per_task, labels
 
     def __call__(self, models: Models, context: Context) -> State:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from cl.values import Count, Share
 from merging.align.responses import show
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
@@ -33,11 +34,7 @@ class RegMean(WeightFusion):
 
     needs_tasks = True
 
-    def __init__(self, samples_per_task: int = 500, shrink: float = 0.9):
-        if samples_per_task < 1:
-            raise ValueError(f"fusion.samples_per_task must be at least 1, got {samples_per_task}")
-        if not 0 <= shrink <= 1:
-            raise ValueError(f"fusion.shrink must lie in [0, 1], got {shrink}")
+    def __init__(self, samples_per_task: Count = 500, shrink: Share = 0.9):
         self.samples_per_task, self.shrink = samples_per_task, shrink
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:

@@ -1,13 +1,14 @@
 """DARE (Yu et al. 2024, Language Models are Super Mario): drop entries of task vectors at random, rescale the rest."""
 
+from typing import Literal
+
 import torch
 
 from cl import seeding
+from cl.values import BelowOne, Percentage
 from merging.fusion import EntryFusion, Models, flatten, unscaled
 from merging.vectors.task_arithmetic import combine, scales_of
 from merging.vectors.ties import elect_and_merge, smallest_kept, trim
-
-THEN = ("task_arithmetic", "ties")
 
 
 class Dare(EntryFusion):
@@ -20,13 +21,13 @@ class Dare(EntryFusion):
     needs_initial = True
 
     def __init__(
-        self, drop: float = 0.5, then: str = "task_arithmetic", keep: float = 100.0, scale: float | None = None,
+        self,
+        drop: BelowOne = 0.5,
+        then: Literal["task_arithmetic", "ties"] = "task_arithmetic",
+        keep: Percentage = 100.0,
+        scale: float | None = None,
         seed: int = 0,
-    ):  # fmt: skip
-        if not 0 <= drop < 1:
-            raise ValueError(f"fusion.drop must be a probability below 1, got {drop}")
-        if then not in THEN:
-            raise ValueError(f"fusion.then={then} does not exist; valid: {', '.join(THEN)}")
+    ):
         self.drop, self.then, self.keep, self.scale, self.seed = drop, then, keep, scale, seed
         self.uses_weights = then == "task_arithmetic" and scale is None
 

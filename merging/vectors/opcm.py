@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from cl.values import Share
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 MATRICES = (nn.Linear, nn.modules.conv._ConvNd)
@@ -22,9 +23,7 @@ class Opcm(WeightFusion):
 
     uses_weights, needs_initial = False, True
 
-    def __init__(self, alpha: float = 0.5):
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"fusion.alpha must lie in [0, 1], got {alpha}")
+    def __init__(self, alpha: Share = 0.5):
         self.alpha = alpha
 
     def __call__(self, models: Models, context: Context) -> State:

@@ -2,6 +2,7 @@
 
 import torch
 
+from cl.values import Percentage
 from merging.fusion import EntryFusion, Models, flatten, unscaled
 
 
@@ -15,9 +16,7 @@ class Ties(EntryFusion):
 
     uses_weights, needs_initial = False, True
 
-    def __init__(self, keep: float = 20.0, scale: float = 1.0):
-        if not 0 < keep <= 100:
-            raise ValueError(f"fusion.keep must be a percentage above 0, up to 100, got {keep}")
+    def __init__(self, keep: Percentage = 20.0, scale: float = 1.0):
         self.keep, self.scale = keep, scale
 
     def rule(self, models: Models):

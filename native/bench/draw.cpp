@@ -46,8 +46,8 @@ void measure(uint64_t picture_bytes, uint64_t capacity, uint64_t n) {
     options.size = sizeof options;
     options.capacity = capacity;
     options.num_classes = 10;
-    options.insertion = RB_RESERVOIR;
-    options.sampling = RB_UNIFORM;
+    options.insertion = "reservoir";
+    options.sampling = "uniform";
     options.ranks = 1;
     options.fields = fields;
     options.num_fields = 4;

@@ -51,9 +51,6 @@ enum {
     RB_INTERNAL = 4 /* a fault of this library */
 };
 
-enum { RB_RESERVOIR = 0, RB_CLASS_BALANCED = 1, RB_CANDIDATES = 2 }; /* insertion policies */
-enum { RB_UNIFORM = 0, RB_BY_CLASS = 1 };                            /* sampling policies */
-
 /* A column of the memory. Rows are copied as they are: dtype and shape are the caller's business. */
 typedef struct {
     size_t size;
@@ -61,18 +58,24 @@ typedef struct {
     uint64_t row_bytes; /* at least 1 */
 } rb_field;
 
+/* A number that a policy needs. */
+typedef struct {
+    size_t size;
+    const char *name;
+    double value;
+} rb_policy_option;
+
+/* A policy has a name: the insertion policy decides which records stay, the sampling policy which are drawn.
+   rb_insertion_policy and rb_sampling_policy list the names; docs/replay_buffer.md says what each does and which
+   options it needs. */
 typedef struct {
     size_t size;
     uint64_t capacity; /* records of this rank's shard, at least 1, below 2^26 */
     uint32_t num_classes;
-    int32_t insertion;   /* RB_RESERVOIR: after n offers each is stored with probability min(1, capacity / n).
-                            RB_CLASS_BALANCED: once this shard is full its largest class gives way to smaller ones, each
-                            class a reservoir. RB_CANDIDATES: capacity / num_classes records per class, filled in order,
-                            then each of a batch of b replaces one of its class with probability candidates / b */
-    uint32_t candidates; /* of RB_CANDIDATES, at least 1; else 0 */
-    int32_t sampling;    /* RB_UNIFORM: every set of records of all ranks equally likely. RB_BY_CLASS: each time a class
-                            of those stored, then one of its records; never a record twice */
-    uint64_t seed;       /* the same on every rank */
+    const char *insertion, *sampling;       /* names of policies; copied */
+    const rb_policy_option *policy_options; /* just those that the two policies need, each once; copied */
+    uint32_t num_policy_options;
+    uint64_t seed;        /* the same on every rank */
     uint32_t rank, ranks; /* at most 4096 ranks */
     const rb_field *fields;
     uint32_t num_fields;
@@ -87,7 +90,7 @@ typedef struct {
     uint64_t count;             /* min(n, records on all ranks) */
     uint64_t sequence;          /* number of the draw, from 0 */
     const uint64_t *ids;        /* [count] names of the records, for rb_update */
-    const float *weights;       /* [count] probability under RB_UNIFORM over that under `sampling`, for a draw of one */
+    const float *weights;       /* [count] probability under `uniform` over that under `sampling`, for a draw of one */
     const void *const *columns; /* [num_fields], each [count][row_bytes], aligned to 64 bytes */
     void *lease;                /* where all this memory begins, */
     uint64_t lease_bytes;       /* and its length, for those who register it with a device */
@@ -113,6 +116,10 @@ typedef struct rb_buffer rb_buffer;
 
 /* The message of the last failure in the calling thread; valid until its next call. Never NULL. */
 RB_API const char *rb_error(void);
+
+/* The name of a policy, by its place from 0 in alphabetical order; NULL past the last. Valid for ever. */
+RB_API const char *rb_insertion_policy(uint32_t place);
+RB_API const char *rb_sampling_policy(uint32_t place);
 
 /* A new, empty shard. Several ranks: rb_address and rb_connect have to follow before the first rb_request.
    Cost: address space for capacity rows, of which the system gives memory as they fill.

@@ -2,6 +2,7 @@
 #include "../include/replay.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <new>
 
@@ -15,20 +16,26 @@ struct rb_buffer {
 
 namespace {
 
-thread_local std::string last_error = "no error";
+thread_local char last_error[1024] = "no error";
 
-template <typename Call> int guarded(Call call) {
+// Never throws: it is called where an exception would get into C.
+void say(const char *message) noexcept { std::snprintf(last_error, sizeof last_error, "%s", message); }
+
+template <typename Call> int guarded(Call call) noexcept {
     try {
         call();
         return RB_OK;
     } catch (const replay::Error &error) {
-        last_error = error.what();
+        say(error.what());
         return error.status;
     } catch (const std::bad_alloc &) {
-        last_error = "out of memory";
+        say("out of memory");
         return RB_SYSTEM;
     } catch (const std::exception &error) {
-        last_error = error.what();
+        say(error.what());
+        return RB_INTERNAL;
+    } catch (...) {
+        say("an exception of an unknown type");
         return RB_INTERNAL;
     }
 }
@@ -52,19 +59,23 @@ replay::Options read_options(const rb_options *given) {
     if (o.capacity >= uint64_t{1} << replay::RecordId::SLOT_BITS)
         fail(RB_INVALID, "capacity must be below 2^", replay::RecordId::SLOT_BITS, ", got ", o.capacity);
     if (o.num_classes < 1) fail(RB_INVALID, "num_classes must be at least 1");
-    if (o.insertion < RB_RESERVOIR || o.insertion > RB_CANDIDATES)
-        fail(RB_INVALID, "no insertion policy ", o.insertion);
-    if (o.sampling < RB_UNIFORM || o.sampling > RB_BY_CLASS) fail(RB_INVALID, "no sampling policy ", o.sampling);
-    if ((o.insertion == RB_CANDIDATES) != (o.candidates > 0))
-        fail(RB_INVALID, "candidates belong to RB_CANDIDATES, got insertion ", o.insertion, ", candidates ",
-             o.candidates);
+    if (!o.insertion || !o.sampling) fail(RB_INVALID, "insertion or sampling, the names of the policies, are NULL");
+    if (o.num_policy_options && !o.policy_options) fail(RB_INVALID, "policy_options are NULL");
+    replay::PolicyOptions numbers;
+    for (uint32_t i = 0; i < o.num_policy_options; ++i) {
+        check_size(&o.policy_options[i], "policy option");
+        if (!o.policy_options[i].name) fail(RB_INVALID, "policy option ", i, " has no name");
+        if (!numbers.emplace(o.policy_options[i].name, o.policy_options[i].value).second)
+            fail(RB_INVALID, "policy option ", o.policy_options[i].name, " was given twice");
+    }
+    replay::check_policies(o.insertion, o.sampling, numbers);
     if (o.ranks < 1 || o.ranks > 4096) fail(RB_INVALID, "ranks must be 1 to 4096, got ", o.ranks);
     if (o.rank >= o.ranks) fail(RB_INVALID, "rank must be below ", o.ranks, ", got ", o.rank);
     if (!o.fields || o.num_fields < 1) fail(RB_INVALID, "a record needs at least one field");
     if (!(o.timeout_seconds > 0) || !std::isfinite(o.timeout_seconds) || o.timeout_seconds > 1e8)
         fail(RB_INVALID, "timeout_seconds must be above 0 and below 1e8, got ", o.timeout_seconds);
-    replay::Options options{o.capacity,    o.seed,      o.num_classes, o.candidates, o.rank,           o.ranks,
-                            o.label_field, o.insertion, o.sampling,    {},           o.timeout_seconds};
+    replay::Options options{o.capacity,  o.seed,     o.num_classes,      o.rank, o.ranks,          o.label_field,
+                            o.insertion, o.sampling, std::move(numbers), {},     o.timeout_seconds};
     for (uint32_t i = 0; i < o.num_fields; ++i) {
         check_size(&o.fields[i], "field");
         if (!o.fields[i].name || !*o.fields[i].name) fail(RB_INVALID, "field ", i, " has no name");
@@ -79,7 +90,11 @@ replay::Options read_options(const rb_options *given) {
 
 }  // namespace
 
-const char *rb_error(void) { return last_error.c_str(); }
+const char *rb_error(void) { return last_error; }
+
+const char *rb_insertion_policy(uint32_t place) { return replay::InsertionPolicy::registry().name(place); }
+
+const char *rb_sampling_policy(uint32_t place) { return replay::SamplingPolicy::registry().name(place); }
 
 int rb_create(const rb_options *options, rb_buffer **buffer) {
     return guarded([&] {

@@ -1,12 +1,20 @@
 // Sampling policies over the shards of all ranks. Every rank computes the same picks for a draw, from the numbers of
-// records and the stream of the rank that draws; so each knows what it has to send without being told.
+// records and the stream of the rank that draws; so each knows what it has to send without being told. A policy
+// therefore sees how many records of which class each rank holds, and nothing of their content.
+//
+// A policy is a class in a file sampling_NAME.cpp that registers itself.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "philox.h"
+#include "policy.h"
+#include "shuffle.h"
 
 namespace replay {
 
@@ -26,7 +34,7 @@ struct Census {
 
     uint32_t ranks, num_classes;
     std::vector<uint64_t> stored;    // [ranks]
-    std::vector<uint64_t> of_class;  // [num_classes], over all ranks
+    std::vector<uint64_t> of_class;  // [num_classes], over all ranks; only for a policy that looks at classes
     std::vector<uint64_t> shares;    // [num_classes][ranks]
 };
 
@@ -36,41 +44,40 @@ struct Pick {
     uint32_t rank;
     uint32_t label;     // ANY_CLASS: `position` is one among all records of the rank
     uint64_t position;  // in the rank's list of that class
-    float weight;
+    float weight;       // probability under a uniform draw over that under this policy, for a draw of one
 };
 
-// A shuffle of the numbers from 0, of which only those are kept that are not in their place: a table of open addresses.
-class Shuffle {
-  public:
-    void begin(uint64_t moves);  // room for so many calls of `take`
-    // What lies at `chosen` in the list of `size` that begins at `base`; what lies last takes its place.
-    uint64_t take(uint64_t base, uint64_t chosen, uint64_t size);
+struct SamplingSetting {
+    const PolicyOptions &options;
+};
 
-  private:
-    struct Entry {
-        uint64_t place, content;
-        uint64_t round = 0;  // entries of earlier rounds count as empty
+class SamplingPolicy {
+  public:
+    using Policies = Registry<SamplingPolicy, SamplingSetting>;
+    static Policies &registry();
+    // `options`: names of numbers that it needs, see SamplingSetting.
+    template <typename Policy> struct Register {
+        explicit Register(const char *name, std::vector<std::string> options = {}) {
+            registry().add(name, std::move(options), [](const SamplingSetting &setting) {
+                return std::unique_ptr<SamplingPolicy>(std::make_unique<Policy>(setting));
+            });
+        }
     };
-    Entry &find(uint64_t place);
 
-    std::vector<Entry> table_;
-    uint64_t mask_ = 0, round_ = 0;
-};
+    explicit SamplingPolicy(const SamplingSetting &) {}
+    virtual ~SamplingPolicy() = default;
 
-class Drawer {
-  public:
-    // min(n, stored everywhere) picks of draw `sequence` under a policy, all different; valid until the next call.
-    const std::vector<Pick> &pick(int policy, const Census &census, const Stream &stream, uint64_t sequence,
-                                  uint64_t n);
+    // Whether it looks at the numbers of the classes: only then are they exchanged between ranks.
+    virtual bool looks_at_classes() const = 0;
+    // min(n, stored everywhere) picks of draw `sequence`, all different; valid until the next call.
+    const std::vector<Pick> &draw(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n);
 
-  private:
-    void uniform(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n);
-    void by_class(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n);
+  protected:
+    // Push n different picks, n at most `census.total()`; `shuffle_` has room for n calls of `take`.
+    virtual void pick(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n) = 0;
 
     std::vector<Pick> picks_;
     Shuffle shuffle_;
-    std::vector<uint32_t> classes_;
-    std::vector<uint64_t> left_;
 };
 
 }  // namespace replay

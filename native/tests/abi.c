@@ -37,8 +37,8 @@ static rb_buffer *create(uint32_t rank, uint32_t ranks, uint64_t row, double tim
     options.size = sizeof options;
     options.capacity = CAPACITY;
     options.num_classes = CLASSES;
-    options.insertion = RB_CLASS_BALANCED;
-    options.sampling = RB_BY_CLASS;
+    options.insertion = "class_balanced";
+    options.sampling = "class_balanced";
     options.seed = 7;
     options.rank = rank;
     options.ranks = ranks;

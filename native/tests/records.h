@@ -31,18 +31,24 @@ struct Shape {
 };
 
 struct Policies {
-    int insertion, sampling;
-    uint32_t candidates;
+    std::string insertion, sampling;
+    PolicyOptions options;
+    void apply(Options &to) const {
+        to.insertion = insertion;
+        to.sampling = sampling;
+        to.policy_options = options;
+    }
 };
-inline const Policies POLICIES[] = {
-    {RB_RESERVOIR, RB_UNIFORM, 0}, {RB_CLASS_BALANCED, RB_BY_CLASS, 0}, {RB_CANDIDATES, RB_BY_CLASS, 3}};
+inline const Policies POLICIES[] = {{"reservoir", "uniform", {}},
+                                    {"class_balanced", "class_balanced", {}},
+                                    {"candidates", "class_balanced", {{"candidates", 3}}}};
 
 inline std::vector<FieldInfo> fields(const Shape &shape) {
     return {{"y", 8}, {"number", 8}, {"odd", 5}, {"wide", shape.wide_bytes}, {"value", 8}};
 }
 
 inline Options options(uint32_t rank, uint32_t ranks, uint64_t capacity, const Shape &shape = {}) {
-    return {capacity, 42, shape.num_classes, 0, rank, ranks, Y, RB_RESERVOIR, RB_UNIFORM, fields(shape), 30.0};
+    return {capacity, 42, shape.num_classes, rank, ranks, Y, "reservoir", "uniform", {}, fields(shape), 30.0};
 }
 
 inline void fill_odd(uint64_t number, std::byte *odd) {

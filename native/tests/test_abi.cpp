@@ -25,8 +25,8 @@ rb_options options(uint32_t rank = 0, uint32_t ranks = 1) {
     o.size = sizeof o;
     o.capacity = CAPACITY;
     o.num_classes = CLASSES;
-    o.insertion = RB_RESERVOIR;
-    o.sampling = RB_UNIFORM;
+    o.insertion = "reservoir";
+    o.sampling = "uniform";
     o.seed = 5;
     o.rank = rank;
     o.ranks = ranks;
@@ -77,9 +77,37 @@ void check_invalid(int status, const char *what, int expected = RB_INVALID) {
     CHECK_THAT(status == expected, what << " gave " << status << ": " << rb_error());
     CHECK_THAT(std::strlen(rb_error()) > 5, what << " has the message " << rb_error());
 }
+rb_policy_option option(const char *name, double value) { return {sizeof(rb_policy_option), name, value}; }
+const rb_policy_option ONE_CANDIDATE = option("candidates", 1);
+
+// Sets policy options, which live until the next call.
+void give(rb_options &o, std::vector<rb_policy_option> options) {
+    static std::vector<rb_policy_option> given;
+    given = std::move(options);
+    o.policy_options = given.data();
+    o.num_policy_options = static_cast<uint32_t>(given.size());
+}
+
 #define CHECK_INVALID(call) check_invalid(call, #call)
 
 }  // namespace
+
+TEST(policies_have_names) {
+    const auto names = [](const char *(*name)(uint32_t)) {
+        std::vector<std::string> all;
+        while (name(static_cast<uint32_t>(all.size()))) all.push_back(name(static_cast<uint32_t>(all.size())));
+        return all;
+    };
+    CHECK((names(rb_insertion_policy) == std::vector<std::string>{"candidates", "class_balanced", "reservoir"}));
+    CHECK((names(rb_sampling_policy) == std::vector<std::string>{"class_balanced", "uniform"}));
+    CHECK(!rb_insertion_policy(UINT32_MAX) && !rb_sampling_policy(UINT32_MAX));
+    rb_options o = options();
+    o.insertion = "lifo";
+    rb_buffer *buffer = nullptr;
+    check_invalid(rb_create(&o, &buffer), "an unknown insertion policy");
+    CHECK_EQUAL(std::string(rb_error()),
+                "insertion policy lifo does not exist; valid: candidates, class_balanced, reservoir");
+}
 
 TEST(options_that_make_no_sense) {
     const struct {
@@ -92,14 +120,24 @@ TEST(options_that_make_no_sense) {
         {"capacity 2^26", [](auto &o) { o.capacity = 1 << 26; }},
         {"capacity -1", [](auto &o) { o.capacity = ~uint64_t{0}; }},
         {"no class", [](auto &o) { o.num_classes = 0; }},
-        {"insertion -1", [](auto &o) { o.insertion = -1; }},
-        {"insertion 3", [](auto &o) { o.insertion = 3; }},
-        {"sampling -1", [](auto &o) { o.sampling = -1; }},
-        {"sampling 2", [](auto &o) { o.sampling = 2; }},
-        {"candidates of a reservoir", [](auto &o) { o.candidates = 1; }},
-        {"no candidates", [](auto &o) { o.insertion = RB_CANDIDATES; }},
+        {"no insertion policy", [](auto &o) { o.insertion = nullptr; }},
+        {"an unknown insertion policy", [](auto &o) { o.insertion = "lifo"; }},
+        {"no sampling policy", [](auto &o) { o.sampling = nullptr; }},
+        {"an unknown sampling policy", [](auto &o) { o.sampling = "reservoir"; }},
+        {"an option that no policy has", [](auto &o) { give(o, {ONE_CANDIDATE}); }},
+        {"a missing option", [](auto &o) { o.insertion = "candidates"; }},
+        {"options without any",
+         [](auto &o) { o.insertion = "candidates", o.policy_options = nullptr, o.num_policy_options = 1; }},
+        {"the size of an option", [](auto &o) { o.insertion = "candidates", give(o, {{8, "candidates", 1}}); }},
+        {"an option without a name", [](auto &o) { o.insertion = "candidates", give(o, {option(nullptr, 1)}); }},
+        {"an option twice", [](auto &o) { o.insertion = "candidates", give(o, {ONE_CANDIDATE, ONE_CANDIDATE}); }},
+        {"half a candidate", [](auto &o) { o.insertion = "candidates", give(o, {option("candidates", 0.5)}); }},
+        {"1.5 candidates", [](auto &o) { o.insertion = "candidates", give(o, {option("candidates", 1.5)}); }},
+        {"-1 candidates", [](auto &o) { o.insertion = "candidates", give(o, {option("candidates", -1)}); }},
+        {"NaN candidates", [](auto &o) { o.insertion = "candidates", give(o, {option("candidates", std::nan(""))}); }},
+        {"1e300 candidates", [](auto &o) { o.insertion = "candidates", give(o, {option("candidates", 1e300)}); }},
         {"candidates without room",
-         [](auto &o) { o.insertion = RB_CANDIDATES, o.candidates = 1, o.num_classes = CAPACITY + 1; }},
+         [](auto &o) { o.insertion = "candidates", give(o, {ONE_CANDIDATE}), o.num_classes = CAPACITY + 1; }},
         {"no rank", [](auto &o) { o.ranks = 0; }},
         {"rank 1 of 1", [](auto &o) { o.rank = 1; }},
         {"5000 ranks", [](auto &o) { o.ranks = 5000; }},

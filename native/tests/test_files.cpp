@@ -141,9 +141,7 @@ TEST(full_disk_keeps_the_old_file) {
 
 std::unique_ptr<Buffer> buffer_of(const Policies &policies, uint64_t capacity = 30, const Shape &shape = {}) {
     Options o = options(0, 1, capacity, shape);
-    o.insertion = policies.insertion;
-    o.sampling = policies.sampling;
-    o.candidates = policies.candidates;
+    policies.apply(o);
     return std::make_unique<Buffer>(o, nullptr);
 }
 
@@ -268,8 +266,8 @@ TEST(shards_of_other_buffers_are_refused) {
     refused([](Options &o) { o.capacity = 31; }, "31");
     refused([](Options &o) { o.seed = 43; }, "43");
     refused([](Options &o) { o.num_classes = 8; }, "classes 8");
-    refused([](Options &o) { o.insertion = RB_CLASS_BALANCED; }, "insertion 1");
-    refused([](Options &o) { o.sampling = RB_BY_CLASS; }, "sampling 1");
+    refused([](Options &o) { o.insertion = "class_balanced"; }, "insertion class_balanced");
+    refused([](Options &o) { o.sampling = "class_balanced"; }, "sampling class_balanced");
     refused([](Options &o) { o.label_field = NUMBER; }, "label field 1");
     refused([](Options &o) { o.fields[WIDE].row_bytes = 128; }, "wide:128");
     refused([](Options &o) { o.fields[WIDE].name = "broad"; }, "broad");

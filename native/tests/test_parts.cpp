@@ -144,8 +144,14 @@ TEST(heap_gives_the_lowest_key_first) {
 // ---- insertion ------------------------------------------------------------------------------------------------------
 
 // A shard of numbers: record i of the stream is i.
+std::unique_ptr<InsertionPolicy> make_insertion(const std::string &name, uint64_t capacity, uint32_t classes,
+                                                uint32_t candidates, Stream stream) {
+    const PolicyOptions options{{"candidates", candidates}};
+    return InsertionPolicy::registry().find(name).make({capacity, classes, stream, options});
+}
+
 struct Stored {
-    Stored(int policy, uint64_t capacity, uint32_t classes, uint32_t candidates, uint64_t seed)
+    Stored(const std::string &policy, uint64_t capacity, uint32_t classes, uint32_t candidates, uint64_t seed)
         : insertion(make_insertion(policy, capacity, classes, candidates, Stream(seed, 0, Purpose::insertion))),
           numbers(capacity) {}
 
@@ -173,10 +179,10 @@ const Shape SHAPES[] = {{1, 1}, {1, 3}, {7, 3}, {12, 4}, {100, 7}, {5, 20}};
 
 // Runs `check` after each batch: of one record at first, then of any size.
 void offer_streams(
-    int policy, uint32_t candidates,
+    const std::string &policy, uint32_t candidates,
     const std::function<void(const Stored &, const Shape &, const std::vector<std::vector<uint64_t>> &)> &check) {
     for (const Shape &shape : SHAPES) {
-        if (policy == RB_CANDIDATES && shape.capacity < shape.classes) continue;
+        if (policy == "candidates" && shape.capacity < shape.classes) continue;
         for (int sorted = 0; sorted < 2; ++sorted) {
             Stored shard(policy, shape.capacity, shape.classes, candidates, 3);
             std::mt19937 random(4);
@@ -207,14 +213,14 @@ void offer_streams(
 }
 
 TEST(reservoir_is_full_after_as_many_offers) {
-    offer_streams(RB_RESERVOIR, 0, [](const Stored &shard, const Shape &shape, const auto &) {
+    offer_streams("reservoir", 0, [](const Stored &shard, const Shape &shape, const auto &) {
         CHECK_EQUAL(shard.insertion->slots().stored().size(), std::min(shape.capacity, shard.insertion->offered()));
     });
 }
 
 // All is stored while there is room; then a class of which something was left out is as large as any, to one record.
 TEST(class_balanced_fills_the_memory_evenly) {
-    offer_streams(RB_CLASS_BALANCED, 0, [](const Stored &shard, const Shape &shape, const auto &seen) {
+    offer_streams("class_balanced", 0, [](const Stored &shard, const Shape &shape, const auto &seen) {
         const Slots &slots = shard.insertion->slots();
         CHECK_EQUAL(slots.stored().size(), std::min(shape.capacity, shard.insertion->offered()));
         uint64_t most = 0;
@@ -228,7 +234,7 @@ TEST(class_balanced_fills_the_memory_evenly) {
 }
 
 TEST(class_balanced_gives_way_only_where_there_is_no_room) {
-    Stored shard(RB_CLASS_BALANCED, 10, 2, 0, 0);
+    Stored shard("class_balanced", 10, 2, 0, 0);
     shard.offer(std::vector<int64_t>(100, 0));
     shard.offer({1});
     CHECK_EQUAL(shard.insertion->slots().of_class(0).size(), 9u);
@@ -237,7 +243,7 @@ TEST(class_balanced_gives_way_only_where_there_is_no_room) {
 
 TEST(candidates_keep_a_fixed_quota) {
     for (uint32_t candidates : {1, 3, 100})
-        offer_streams(RB_CANDIDATES, candidates, [](const Stored &shard, const Shape &shape, const auto &seen) {
+        offer_streams("candidates", candidates, [](const Stored &shard, const Shape &shape, const auto &seen) {
             for (uint32_t label = 0; label < shape.classes; ++label)
                 CHECK_EQUAL(shard.insertion->slots().of_class(label).size(),
                             std::min<uint64_t>(shape.capacity / shape.classes, seen[label].size()));
@@ -246,9 +252,9 @@ TEST(candidates_keep_a_fixed_quota) {
 
 // After records were dealt out to another number of ranks a class may exceed its part; it gives way, but no further.
 TEST(adopted_records_give_way_to_the_quotas) {
-    for (int policy : {RB_CLASS_BALANCED, RB_CANDIDATES}) {
+    for (const std::string policy : {"class_balanced", "candidates"}) {
         constexpr uint64_t CAPACITY = 10;
-        Stored shard(policy, CAPACITY, 2, policy == RB_CANDIDATES ? 1 : 0, 4);
+        Stored shard(policy, CAPACITY, 2, policy == "candidates" ? 1 : 0, 4);
         Slot slot;
         for (uint64_t key = 0; key < CAPACITY; ++key) CHECK(shard.insertion->adopt(0, key, slot));
         CHECK(!shard.insertion->adopt(0, CAPACITY, slot));
@@ -260,8 +266,8 @@ TEST(adopted_records_give_way_to_the_quotas) {
 
 TEST(insertion_refuses_what_makes_no_sense) {
     const Stream stream(0, 0, Purpose::insertion);
-    CHECK_FAILS(make_insertion(3, 10, 2, 0, stream), RB_INVALID, "3");
-    CHECK_FAILS(make_insertion(RB_CANDIDATES, 10, 11, 1, stream), RB_INVALID, "11 classes");
+    CHECK_FAILS(make_insertion("lifo", 10, 2, 0, stream), RB_INVALID, "lifo does not exist; valid: candidates");
+    CHECK_FAILS(make_insertion("candidates", 10, 11, 1, stream), RB_INVALID, "11 classes");
 }
 
 // Each set of `capacity` of the records offered is equally likely to be the one that is kept.
@@ -271,7 +277,7 @@ TEST(reservoir_law) {
         const uint64_t trials = 20000 / SHORTER;
         std::vector<uint64_t> counts(OFFERED);
         for (uint64_t seed = 0; seed < trials; ++seed) {
-            Stored shard(RB_RESERVOIR, CAPACITY, 1, 0, seed);
+            Stored shard("reservoir", CAPACITY, 1, 0, seed);
             for (uint64_t left = OFFERED; left > 0;) {
                 const uint64_t n = std::min<uint64_t>(left, static_cast<uint64_t>(batch));
                 shard.offer(std::vector<int64_t>(n));
@@ -293,7 +299,7 @@ TEST(class_balanced_law) {
     std::vector<uint64_t> counts(labels.size());
     std::vector<uint64_t> kept(3);
     for (uint64_t seed = 0; seed < trials; ++seed) {
-        Stored shard(RB_CLASS_BALANCED, CAPACITY, 3, 0, seed);
+        Stored shard("class_balanced", CAPACITY, 3, 0, seed);
         for (size_t first = 0; first < labels.size(); first += 8)
             shard.offer({labels.begin() + static_cast<ptrdiff_t>(first),
                          labels.begin() + static_cast<ptrdiff_t>(std::min(first + 8, labels.size()))});
@@ -313,7 +319,7 @@ TEST(class_balanced_law) {
 TEST(candidates_law) {
     for (uint32_t candidates : {1, 5, 14}) {
         constexpr uint32_t QUOTA = 10, CLASSES = 2, BATCH = 14;
-        Stored shard(RB_CANDIDATES, QUOTA * CLASSES, CLASSES, candidates, 5);
+        Stored shard("candidates", QUOTA * CLASSES, CLASSES, candidates, 5);
         shard.offer(std::vector<int64_t>(QUOTA, 0));
         shard.offer(std::vector<int64_t>(QUOTA, 1));
         const int batches = 20000 / SHORTER;
@@ -364,7 +370,21 @@ const std::vector<std::vector<std::vector<uint64_t>>> WORLDS = {
     {{0, 0, 0, 0}, {2, 1, 0, 2}, {30, 0, 0, 0}, {0, 0, 0, 0}, {0, 25, 0, 0}},
 };
 
-// Number of a picked record among all: by rank, class and place. Under RB_UNIFORM by rank and place.
+// The sampling policies by name, each with memory of its own as in a buffer.
+class Samplers {
+  public:
+    const std::vector<Pick> &draw(const std::string &name, const Census &census, const Stream &stream,
+                                  uint64_t sequence, uint64_t n) {
+        auto &policy = made_[name];
+        if (!policy) policy = SamplingPolicy::registry().find(name).make({{}});
+        return policy->draw(census, stream, sequence, n);
+    }
+
+  private:
+    std::map<std::string, std::unique_ptr<SamplingPolicy>> made_;
+};
+
+// Number of a picked record among all: by rank, class and place. Under `uniform` by rank and place.
 uint64_t number_of(const Census &census, const Pick &pick) {
     uint64_t number = 0;
     for (uint32_t rank = 0; rank < pick.rank; ++rank) number += census.stored[rank];
@@ -378,35 +398,35 @@ uint64_t number_of(const Census &census, const Pick &pick) {
 }
 
 TEST(draws_have_the_right_number_of_different_records) {
-    Drawer drawer;
+    Samplers sampling;
     for (const auto &world : WORLDS) {
         const Census census = census_of(world);
         const uint64_t stored = census.total();
-        for (int policy : {RB_UNIFORM, RB_BY_CLASS})
+        for (const std::string policy : {"uniform", "class_balanced"})
             for (uint64_t n :
                  {uint64_t{0}, uint64_t{1}, stored / 2, stored - 1, stored, stored + 1, 10 * stored, uint64_t{1} << 40})
                 for (uint64_t sequence = 0; sequence < 5; ++sequence) {
                     std::set<uint64_t> numbers;
-                    for (const Pick &pick : drawer.pick(policy, census, Stream(1, 2, Purpose::draw), sequence, n))
+                    for (const Pick &pick : sampling.draw(policy, census, Stream(1, 2, Purpose::draw), sequence, n))
                         numbers.insert(number_of(census, pick));
                     CHECK_EQUAL(numbers.size(), std::min(n, stored));
-                    CHECK_EQUAL(drawer.pick(policy, census, Stream(1, 2, Purpose::draw), sequence, n).size(),
+                    CHECK_EQUAL(sampling.draw(policy, census, Stream(1, 2, Purpose::draw), sequence, n).size(),
                                 numbers.size());
                 }
     }
     const Census empty(3, 2);
-    for (int policy : {RB_UNIFORM, RB_BY_CLASS})
-        CHECK(drawer.pick(policy, empty, Stream(1, 0, Purpose::draw), 0, 5).empty());
+    for (const std::string policy : {"uniform", "class_balanced"})
+        CHECK(sampling.draw(policy, empty, Stream(1, 0, Purpose::draw), 0, 5).empty());
 }
 
 TEST(draws_of_ranks_and_sequences_differ) {
-    Drawer drawer;
+    Samplers sampling;
     const Census census = census_of({{500, 500}});
     std::set<std::vector<uint64_t>> draws;
     for (uint32_t rank = 0; rank < 4; ++rank)
         for (uint64_t sequence = 0; sequence < 50; ++sequence) {
             std::vector<uint64_t> numbers;
-            for (const Pick &pick : drawer.pick(RB_UNIFORM, census, Stream(9, rank, Purpose::draw), sequence, 20))
+            for (const Pick &pick : sampling.draw("uniform", census, Stream(9, rank, Purpose::draw), sequence, 20))
                 numbers.push_back(number_of(census, pick));
             draws.insert(numbers);
         }
@@ -438,7 +458,8 @@ std::vector<std::vector<double>> class_chances(const Census &census, uint64_t n)
 using Sampler = std::function<std::vector<Pick>(const Census &, uint64_t sequence, uint64_t n)>;
 
 // The least p-value over the places of a draw, each tested over all records, times their number (Bonferroni).
-double policy_p_value(int policy, const Census &census, uint64_t n, uint64_t draws, const Sampler &sampler) {
+double policy_p_value(const std::string &policy, const Census &census, uint64_t n, uint64_t draws,
+                      const Sampler &sampler) {
     n = std::min(n, census.total());
     std::vector<std::vector<uint64_t>> counts(n, std::vector<uint64_t>(census.total()));
     for (uint64_t sequence = 0; sequence < draws; ++sequence) {
@@ -446,14 +467,14 @@ double policy_p_value(int policy, const Census &census, uint64_t n, uint64_t dra
         CHECK_EQUAL(picks.size(), n);
         for (uint64_t i = 0; i < n; ++i) ++counts[i][number_of(census, picks[i])];
     }
-    const auto chances = class_chances(census, policy == RB_BY_CLASS ? n : 0);
+    const auto chances = class_chances(census, policy == "class_balanced" ? n : 0);
     double least = 1;
     for (uint64_t i = 0; i < n; ++i) {
         std::vector<double> probabilities;  // within a class any record is like any other
         for (uint32_t rank = 0; rank < census.ranks; ++rank)
             for (uint32_t label = 0; label < census.num_classes; ++label)
                 probabilities.insert(probabilities.end(), census.class_on(rank, label),
-                                     policy == RB_UNIFORM
+                                     policy == "uniform"
                                          ? 1.0 / static_cast<double>(census.total())
                                          : chances[i][label] / static_cast<double>(census.of_class[label]));
         least = std::min(least, multinomial_p_value(counts[i], probabilities) * static_cast<double>(n));
@@ -462,7 +483,7 @@ double policy_p_value(int policy, const Census &census, uint64_t n, uint64_t dra
 }
 
 // The same over all worlds of more than one record.
-double policy_p_value(int policy, const Sampler &sampler) {
+double policy_p_value(const std::string &policy, const Sampler &sampler) {
     double least = 1;
     for (size_t world = 1; world < WORLDS.size(); ++world)
         least = std::min(least, policy_p_value(policy, census_of(WORLDS[world]), 6, 40000 / SHORTER, sampler));
@@ -470,10 +491,10 @@ double policy_p_value(int policy, const Sampler &sampler) {
 }
 
 TEST(draw_laws) {
-    Drawer drawer;
-    for (int policy : {RB_UNIFORM, RB_BY_CLASS}) {
+    Samplers sampling;
+    for (const std::string policy : {"uniform", "class_balanced"}) {
         const double p = policy_p_value(policy, [&](const Census &census, uint64_t sequence, uint64_t n) {
-            return drawer.pick(policy, census, Stream(11, 1, Purpose::draw), sequence, n);
+            return sampling.draw(policy, census, Stream(11, 1, Purpose::draw), sequence, n);
         });
         CHECK_THAT(p > ERROR_RATE, "policy " << policy << ", p " << p);
     }
@@ -481,7 +502,7 @@ TEST(draw_laws) {
 
 // What the tests above must not let through: mistakes that other buffers really make.
 TEST(wrong_draw_laws_are_found) {
-    Drawer drawer;
+    Samplers sampling;
     const Stream stream(11, 1, Purpose::draw);
     const auto one_each = [](const std::function<Pick(const Census &, uint64_t, uint32_t)> &choose) {
         return [choose](const Census &census, uint64_t sequence, uint64_t n) {
@@ -497,10 +518,10 @@ TEST(wrong_draw_laws_are_found) {
     };
     const struct {
         const char *name;
-        int policy;
+        const char *policy;
         Sampler sampler;
     } wrong[] = {
-        {"a rank, then a record: small shards are drawn too often", RB_UNIFORM,
+        {"a rank, then a record: small shards are drawn too often", "uniform",
          one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
              uint64_t filled = 0;
              for (uint64_t stored : census.stored) filled += stored > 0;
@@ -509,20 +530,20 @@ TEST(wrong_draw_laws_are_found) {
              while (!census.stored[rank] || chosen--) ++rank;
              return Pick{rank, ANY_CLASS, stream.below(census.stored[rank], sequence, 2 * i + 1), 1};
          })},
-        {"the first record never", RB_UNIFORM, one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
+        {"the first record never", "uniform", one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
              return at(census, 1 + stream.below(census.total() - 1, sequence, i));
          })},
-        {"a remainder, which favours the first", RB_UNIFORM,
+        {"a remainder, which favours the first", "uniform",
          one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
              return at(census, (stream.bits(sequence, i) & 63) % census.total());
          })},
-        {"uniform instead of by class", RB_BY_CLASS,
+        {"uniform instead of by class", "class_balanced",
          [&](const Census &census, uint64_t sequence, uint64_t n) {
-             return drawer.pick(RB_UNIFORM, census, stream, sequence, n);
+             return sampling.draw("uniform", census, stream, sequence, n);
          }},
-        {"by class instead of uniform", RB_UNIFORM,
+        {"by class instead of uniform", "uniform",
          [&](const Census &census, uint64_t sequence, uint64_t n) {
-             return drawer.pick(RB_BY_CLASS, census, stream, sequence, n);
+             return sampling.draw("class_balanced", census, stream, sequence, n);
          }},
     };
     for (const auto &each : wrong) {
@@ -533,16 +554,16 @@ TEST(wrong_draw_laws_are_found) {
 
 // The mean of weight * f(record) over draws of one is the mean of f over all records: here f marks a class.
 TEST(weights_undo_the_draw_law) {
-    Drawer drawer;
+    Samplers sampling;
     const Census census = census_of(WORLDS[2]);
     for (uint32_t label : {0u, 1u, 3u}) {
-        for (const Pick &pick : drawer.pick(RB_BY_CLASS, census, Stream(1, 0, Purpose::draw), 0, 50)) {
+        for (const Pick &pick : sampling.draw("class_balanced", census, Stream(1, 0, Purpose::draw), 0, 50)) {
             if (pick.label != label) continue;
             const double chance = 1 / (3.0 * static_cast<double>(census.of_class[label]));
             CHECK(std::fabs(pick.weight * chance * static_cast<double>(census.total()) - 1) < 1e-6);
         }
     }
-    for (const Pick &pick : drawer.pick(RB_UNIFORM, census, Stream(1, 0, Purpose::draw), 0, 50))
+    for (const Pick &pick : sampling.draw("uniform", census, Stream(1, 0, Purpose::draw), 0, 50))
         CHECK_EQUAL(pick.weight, 1);
 }
 

@@ -20,9 +20,7 @@ std::vector<Options> all_options(uint32_t ranks, uint64_t capacity, const Polici
     std::vector<Options> all;
     for (uint32_t rank = 0; rank < ranks; ++rank) {
         Options one = options(rank, ranks, capacity, shape);
-        one.insertion = policies.insertion;
-        one.sampling = policies.sampling;
-        one.candidates = policies.candidates;
+        policies.apply(one);
         all.push_back(one);
     }
     return all;
@@ -169,7 +167,7 @@ TEST(law_of_draws_at_16_ranks) {
 
 TEST(class_that_lives_on_one_rank) {
     const Shape shape{7, 120};
-    Job job(all_options(3, 400, {RB_RESERVOIR, RB_BY_CLASS, 0}, shape));
+    Job job(all_options(3, 400, {"reservoir", "class_balanced", {}}, shape));
     std::vector<uint64_t> of_class[2];  // of the classes 2 and 5, in number order
     for (uint64_t count = 0; of_class[0].size() < 5 || of_class[1].size() < 200; ++count) {
         const uint64_t rare = number_of(1, count), common = number_of(2, count);

@@ -1,6 +1,7 @@
 """Each insertion policy keeps records with exactly the chances it promises, and never more than it may."""
 
 from collections import Counter
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from scipy import stats
 
 from cl import seeding
-from cl.buffers.insertion import Candidates, ClassBalanced, Reservoir
+from cl.buffers.insertion_candidates import Candidates
+from cl.buffers.insertion_class_balanced import ClassBalanced
+from cl.buffers.insertion_reservoir import Reservoir
 from cl.seeding import Uniforms
 
 # A policy is rejected at p < LEVEL: of correct ones one in 10,000 would be. Seeds are fixed, so each test always passes
@@ -19,7 +22,7 @@ LEVEL = 1e-4
 POLICIES = {
     "reservoir": Reservoir,
     "class_balanced": ClassBalanced,
-    "candidates": lambda capacity, uniforms: Candidates(capacity, uniforms, num_classes=4, candidates=2),
+    "candidates": partial(Candidates, candidates=2),
 }
 
 
@@ -46,7 +49,7 @@ def test_reservoir_keeps_every_position_of_the_stream_with_probability_k_over_n(
     sizes = [1, 4, 0, 3, 17, 2, 9]  # one batch is empty; the memory gets full in the middle of the one after it
     counts = [np.zeros(end) for end in np.cumsum(sizes)]
     for _ in range(runs):
-        for stored, kept in zip(counts, keep(Reservoir(capacity, uniforms), [[0] * size for size in sizes])):
+        for stored, kept in zip(counts, keep(Reservoir(capacity, 10, uniforms), [[0] * size for size in sizes])):
             assert len(kept) == min(capacity, len(stored))
             stored[kept] += 1
     for stored in counts:
@@ -72,7 +75,7 @@ def test_the_test_of_the_reservoir_rejects_replacing_at_a_constant_rate(same_cha
 def test_reservoir_keeps_every_set_equally_often(capacity, offered):
     uniforms, sets = Uniforms(1, "test"), Counter()
     for _ in range(10000):
-        *_, kept = keep(Reservoir(capacity, uniforms), [[0], [0] * (offered - 1)])
+        *_, kept = keep(Reservoir(capacity, 10, uniforms), [[0], [0] * (offered - 1)])
         sets[frozenset(kept)] += 1
     expected = list(combinations(range(offered), capacity))
     assert stats.chisquare([sets[frozenset(kept)] for kept in expected]).pvalue > LEVEL
@@ -82,7 +85,7 @@ def test_reservoir_keeps_every_pair_with_probability_k_times_k_minus_1_over_n_ti
     uniforms, runs, capacity, offered = Uniforms(2, "test"), 10000, 4, 9
     together = Counter()
     for _ in range(runs):
-        *_, kept = keep(Reservoir(capacity, uniforms), [[0] * 2, [0] * 5, [0] * 2])
+        *_, kept = keep(Reservoir(capacity, 10, uniforms), [[0] * 2, [0] * 5, [0] * 2])
         together.update(combinations(sorted(kept), 2))
     pairs = list(combinations(range(offered), 2))
     chance = capacity * (capacity - 1) / (offered * (offered - 1))
@@ -118,7 +121,7 @@ def even_parts(seen: Counter, capacity: int) -> dict[int, int]:
 def test_class_balanced_shares_the_capacity_evenly_after_every_offer(name, capacity):
     labels, size = STREAMS[name]
     batches = [labels[start : start + size] for start in range(0, len(labels), size)]
-    policy, seen = ClassBalanced(capacity, Uniforms(0, "test")), Counter()
+    policy, seen = ClassBalanced(capacity, 10, Uniforms(0, "test")), Counter()
     for batch, kept in zip(batches, keep(policy, batches)):
         seen.update(batch)
         held, parts = Counter(labels[record] for record in kept), even_parts(seen, capacity)
@@ -130,7 +133,7 @@ def test_class_balanced_shares_the_capacity_evenly_after_every_offer(name, capac
 
 
 def test_class_balanced_shrinks_a_class_only_when_the_memory_is_full():
-    policy = ClassBalanced(10, Uniforms(0, "test"))
+    policy = ClassBalanced(10, 10, Uniforms(0, "test"))
     stream = [[0] * 100, [1], [1] * 2, [1] * 100, [2], [0] * 50]
     found = []
     for kept in keep(policy, stream):
@@ -141,7 +144,7 @@ def test_class_balanced_shrinks_a_class_only_when_the_memory_is_full():
 
 @pytest.mark.parametrize("name", ["reservoir", "class_balanced", "candidates"])
 def test_an_empty_batch_before_any_other_stores_nothing(name):
-    assert list(keep(POLICIES[name](12, Uniforms(0, "test")), [[], [1], []])) == [[], [0], [0]]
+    assert list(keep(POLICIES[name](12, 4, Uniforms(0, "test")), [[], [1], []])) == [[], [0], [0]]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_class_balanced_evicts_uniformly_so_a_class_stays_a_reservoir(same_chanc
     labels = np.concatenate(batches)
     counts, sizes = np.zeros(len(labels)), Counter()
     for _ in range(runs):
-        *_, kept = keep(ClassBalanced(12, uniforms), batches)
+        *_, kept = keep(ClassBalanced(12, 10, uniforms), batches)
         counts[kept] += 1
         sizes.update(labels[kept].tolist())
     assert counts[labels == 0].max() < runs  # class 0 has lost records in every one of these streams
@@ -170,7 +173,7 @@ def test_class_balanced_evicts_uniformly_so_a_class_stays_a_reservoir(same_chanc
 
 
 def test_candidates_appends_until_a_class_is_full_and_never_exceeds_it():
-    policy = Candidates(10, Uniforms(0, "test"), num_classes=3, candidates=1)  # 10 // 3 records of each
+    policy = Candidates(10, 3, Uniforms(0, "test"), candidates=1)  # 10 // 3 records of each
     batches = [[0, 1], [0, 0, 1], [2], [1], [0] * 50 + [1] * 50 + [2] * 50]
     *appended, replaced = keep(policy, batches)
     assert [sorted(kept) for kept in appended] == [list(range(end)) for end in (2, 5, 6, 7)]
@@ -181,7 +184,7 @@ def test_candidates_appends_until_a_class_is_full_and_never_exceeds_it():
 @pytest.mark.parametrize("candidates, size", [(1, 8), (3, 8), (7, 8), (1, 2), (2, 3)])
 def test_candidates_replaces_with_probability_c_over_b_a_uniform_record_of_its_class(candidates, size):
     batches, quota = 8000, 5
-    policy = Candidates(2 * quota, Uniforms(0, "test"), num_classes=2, candidates=candidates)
+    policy = Candidates(2 * quota, 2, Uniforms(0, "test"), candidates=candidates)
     policy.offer([0] * quota + [1] * quota)
     replaced, slots = np.zeros(size), Counter()
     for batch in range(batches):
@@ -201,7 +204,7 @@ def test_candidates_replaces_with_probability_c_over_b_a_uniform_record_of_its_c
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_candidates_takes_every_record_of_a_batch_no_larger_than_their_number(size):
-    policy = Candidates(4, Uniforms(0, "test"), num_classes=4, candidates=3)  # one slot a class
+    policy = Candidates(4, 4, Uniforms(0, "test"), candidates=3)  # one slot a class
     policy.offer([0, 1, 2, 3])
     for _ in range(100):
         assert policy.offer(list(range(size))) == {label: label for label in range(size)}
@@ -209,8 +212,8 @@ def test_candidates_takes_every_record_of_a_batch_no_larger_than_their_number(si
 
 def test_candidates_refuses_a_capacity_below_one_record_a_class():
     with pytest.raises(ValueError, match="capacity of 9 is less than one for each of 10 classes"):
-        Candidates(9, Uniforms(0, "test"), num_classes=10, candidates=1)
-    assert Candidates(10, Uniforms(0, "test"), num_classes=10, candidates=1).quota == 1
+        Candidates(9, 10, Uniforms(0, "test"), candidates=1)
+    assert Candidates(10, 10, Uniforms(0, "test"), candidates=1).quota == 1
 
 
 def offers(policy, seed, steps):
@@ -221,7 +224,7 @@ def offers(policy, seed, steps):
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("before", [0, 2, 20], ids=["empty", "unfilled", "full"])
 def test_a_restored_law_goes_on_exactly(name, before, tmp_path):
-    policy, other = (POLICIES[name](12, Uniforms(seed, "test")) for seed in (0, 1))
+    policy, other = (POLICIES[name](12, 4, Uniforms(seed, "test")) for seed in (0, 1))
     offers(policy, 0, before)
     offers(other, 1, 7)  # what it held before is forgotten
     torch.save(policy.state(), tmp_path / "state")
@@ -234,7 +237,7 @@ def test_a_restored_law_goes_on_exactly(name, before, tmp_path):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_state_is_a_snapshot_that_later_offers_do_not_change(name):
-    policy, other = (POLICIES[name](12, Uniforms(0, "test")) for _ in range(2))
+    policy, other = (POLICIES[name](12, 4, Uniforms(0, "test")) for _ in range(2))
     offers(policy, 0, 2)
     state = policy.state()
     went_on = offers(policy, 1, 20)

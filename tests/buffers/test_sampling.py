@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from cl import seeding
-from cl.buffers import sampling
+from cl.buffers.sampling_class_balanced import ClassBalanced
+from cl.buffers.sampling_uniform import Uniform
 from cl.seeding import Uniforms
 
 # A policy is rejected at p < LEVEL: of correct ones one in 10,000 would be. Seeds are fixed, so each test always passes
@@ -23,12 +24,15 @@ LABELS = [3 if slot in OF_3 else 5 if slot in OF_5 else 0 if slot in OF_0 else 9
 CHANCES = np.repeat([1 / 13, 1 / 4, 1], [13, 4, 1]) / 3
 
 
+uniform, class_balanced = Uniform().draw, ClassBalanced().draw
+
+
 def never_the_first(stored, labels, n, uniforms):
-    return sampling.uniform(stored[1:], labels, n, uniforms)
+    return uniform(stored[1:], labels, n, uniforms)
 
 
 def never_the_last(stored, labels, n, uniforms):
-    return sampling.uniform(stored[:-1], labels, n, uniforms)
+    return uniform(stored[:-1], labels, n, uniforms)
 
 
 def first_slots_more_often(stored, labels, n, uniforms):
@@ -50,11 +54,11 @@ def inclusion(drawn, stored=STORED):
 @pytest.mark.parametrize("n", [1, 2, 7, 17])
 @pytest.mark.parametrize("stored", [STORED, list(range(18)), STORED[::-1]], ids=["gaps", "contiguous", "descending"])
 def test_uniform_draws_every_record_equally_often(same_chance, stored, n):
-    drawn = sample(sampling.uniform, n, stored=stored)
+    drawn = sample(uniform, n, stored=stored)
     assert same_chance(inclusion(drawn, stored), [n] * TRIALS) > LEVEL
 
 
-@pytest.mark.parametrize("policy", [never_the_first, never_the_last, first_slots_more_often, sampling.class_balanced])
+@pytest.mark.parametrize("policy", [never_the_first, never_the_last, first_slots_more_often, class_balanced])
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_test_of_uniform_draws_rejects_another_policy(same_chance, policy, n):
     assert same_chance(inclusion(sample(policy, n)), [n] * TRIALS) < LEVEL
@@ -69,7 +73,7 @@ def test_p_values_of_a_correct_sampler_are_uniform(same_chance, n):
 
 
 def test_uniform_draws_every_set_equally_often():
-    sets = Counter(frozenset(drawn) for drawn in sample(sampling.uniform, 3, stored=STORED[:6]).tolist())
+    sets = Counter(frozenset(drawn) for drawn in sample(uniform, 3, stored=STORED[:6]).tolist())
     assert len(sets) == 20
     assert stats.chisquare(list(sets.values())).pvalue > LEVEL
 
@@ -79,21 +83,21 @@ def class_counts(drawn):
 
 
 def test_class_balanced_draws_of_one_choose_the_class_then_the_record():
-    drawn = sample(sampling.class_balanced, 1)
+    drawn = sample(class_balanced, 1)
     assert stats.chisquare(inclusion(drawn), CHANCES * TRIALS).pvalue > LEVEL
 
 
 # The class of one record is left out: a class that runs out makes later choices depend on earlier ones.
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_class_balanced_draws_are_even_over_classes_and_uniform_within(same_chance, n):
-    drawn = sample(sampling.class_balanced, n, stored=OF_3 + OF_5)
+    drawn = sample(class_balanced, n, stored=OF_3 + OF_5)
     assert stats.chisquare(class_counts(drawn)[:2]).pvalue > LEVEL
     for members in (OF_3, OF_5):
         of_class = np.isin(drawn, members)
         assert same_chance(inclusion(drawn[of_class], members), of_class.sum(axis=1)) > LEVEL
 
 
-@pytest.mark.parametrize("policy", [sampling.uniform, never_the_first, first_slots_more_often])
+@pytest.mark.parametrize("policy", [uniform, never_the_first, first_slots_more_often])
 def test_the_test_of_class_balanced_draws_rejects_another_policy(policy):
     assert stats.chisquare(class_counts(sample(policy, 1)), [TRIALS / 3] * 3).pvalue < LEVEL
 
@@ -102,12 +106,12 @@ def test_a_class_that_is_used_up_is_left_out_from_there_on():
     # a alone in its class, b and c in the other; two are drawn. With a first (1/2) the second is b or c; with b or c
     # first (1/4 each) the second is a or the other of its class, 1/2 each.
     uniforms = Uniforms(0, "test")
-    sets = Counter(frozenset(sampling.class_balanced([0, 1, 2], [0, 1, 1], 2, uniforms)) for _ in range(TRIALS))
+    sets = Counter(frozenset(class_balanced([0, 1, 2], [0, 1, 1], 2, uniforms)) for _ in range(TRIALS))
     counts = [sets[frozenset(pair)] for pair in ((0, 1), (0, 2), (1, 2))]
     assert stats.chisquare(counts, np.array([3 / 8, 3 / 8, 1 / 4]) * TRIALS).pvalue > LEVEL
 
 
-@pytest.mark.parametrize("policy", [sampling.uniform, sampling.class_balanced])
+@pytest.mark.parametrize("policy", [uniform, class_balanced])
 @pytest.mark.parametrize("n", [0, 1, 17, 18, 19, 1000])
 def test_a_draw_has_exactly_min_n_stored_records_and_no_duplicate(policy, n):
     uniforms = Uniforms(0, "test")
@@ -117,13 +121,13 @@ def test_a_draw_has_exactly_min_n_stored_records_and_no_duplicate(policy, n):
         assert set(drawn) <= set(STORED)
 
 
-@pytest.mark.parametrize("policy", [sampling.uniform, sampling.class_balanced])
+@pytest.mark.parametrize("policy", [uniform, class_balanced])
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_a_draw_from_nothing_is_empty(policy, n):
     assert policy([], LABELS, n, Uniforms(0, "test")) == []
 
 
-@pytest.mark.parametrize("policy", [sampling.uniform, sampling.class_balanced])
+@pytest.mark.parametrize("policy", [uniform, class_balanced])
 def test_a_draw_leaves_its_arguments_as_they_were(policy):
     stored, labels = list(STORED), list(LABELS)
     policy(stored, labels, 10, Uniforms(0, "test"))
@@ -143,10 +147,10 @@ def test_a_draw_leaves_its_arguments_as_they_were(policy):
     ],
 )
 def test_importance_weights_by_hand(labels, stored, drawn, expected):
-    assert sampling.class_balanced_weights(stored, labels, drawn) == pytest.approx(expected)
+    assert ClassBalanced().weights(stored, labels, drawn) == pytest.approx(expected)
 
 
 def test_importance_weights_turn_the_mean_of_class_balanced_draws_into_the_mean_of_the_memory():
     values = np.array(STORED) ** 2
-    weights = np.array(sampling.class_balanced_weights(STORED, LABELS, STORED))
+    weights = np.array(ClassBalanced().weights(STORED, LABELS, STORED))
     assert (CHANCES * weights * values).sum() == pytest.approx(values.mean())

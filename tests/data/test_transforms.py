@@ -4,12 +4,14 @@ The statistical tests have fixed seeds, so they pass or fail for good with one v
 are the chances that another generator of random numbers would make a right transform fail.
 """
 
+import typing
+
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from cl.build import build
-from cl.data.transforms import BatchTransform, permute_pixels, random_crop, random_flip, rotate
+from cl.build import KINDS, build
+from cl.data.transforms import AUGMENTATIONS, BatchTransform, permute_pixels, random_crop, random_flip, rotate
 
 CPU = torch.device("cpu")
 
@@ -286,3 +288,8 @@ def test_flip_mirrors_left_and_right():
     x = torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3).expand(64, 1, 2, 3)
     out = random_flip(x, torch.Generator().manual_seed(0))
     assert {tuple(image.flatten().tolist()) for image in out} == {(0, 1, 2, 3, 4, 5), (2, 1, 0, 5, 4, 3)}
+
+
+def test_the_options_of_data_sets_know_every_augmentation():
+    (names,) = typing.get_args(KINDS["dataset"]["augment"])
+    assert set(typing.get_args(names)) == set(AUGMENTATIONS)

@@ -8,7 +8,9 @@ import torch
 from support import QUICK
 from torch import nn
 
-from cl.distributed.comm import HorovodComm, ReduceOptions, TorchComm
+from cl.distributed.comm import ReduceOptions
+from cl.distributed.horovod_comm import HorovodComm
+from cl.distributed.torch_comm import TorchComm
 from cl.run import experiment
 from cl.run.folder import plain, run_folder
 

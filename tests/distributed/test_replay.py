@@ -22,16 +22,17 @@ import pytest
 import torch
 from scipy import stats
 from support import ROOT
-from test_ranks import assert_same_weights, finish, start
+from test_ranks import assert_same_weights, finish, start, train_ranks
 
-from cl.buffers.base import INSERTION_POLICIES, SAMPLING_POLICIES
+from cl.buffers.insertion import InsertionPolicy
+from cl.buffers.sampling import SamplingPolicy
 
 # A policy is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always
 # passes or always fails.
 LEVEL = 1e-4
 
 WORKER = Path(__file__).with_name("replay_worker.py")
-POLICIES = list(product(INSERTION_POLICIES, SAMPLING_POLICIES))
+POLICIES = list(product(sorted(InsertionPolicy.known), sorted(SamplingPolicy.known)))
 CLASSES = 6  # an id modulo this is its class
 TCP = {"UCX_TLS": "tcp,self"}
 TRANSPORTS = {"shared memory": {}, "tcp": TCP}  # within a host UCX takes shared memory of its own accord
@@ -436,11 +437,9 @@ needs_horovod = pytest.mark.skipif(
 )
 
 
-def sweep(launcher: str, ranks: int, choices: list[str], *outputs: Path) -> list[dict]:
+def sweep(engine: str, ranks: int, choices: list[str], *outputs: Path) -> list[dict]:
     """The results of a sweep repeated for each output: of each a dictionary by strategy and accumulation steps."""
-    options = (*SMALL, f"launcher={launcher}", f"launcher.np={ranks}", *choices)
-    status, _, err = finish(start("-m", *options, "output=" + ",".join(map(str, outputs))), timeout=240)
-    assert status == 0, err
+    train_ranks(engine, ranks, "-m", *SMALL, *choices, "output=" + ",".join(map(str, outputs)), timeout=240)
     return [results(output) for output in outputs]
 
 
@@ -471,11 +470,9 @@ def assert_replayed_on_all_ranks(content: dict, ranks: int) -> None:
     assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10 > 0
 
 
-@pytest.mark.parametrize("launcher, ranks, strategy", [("torchrun", 3, "derpp")])
-def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, launcher, ranks, strategy):
-    once, again = sweep(
-        launcher, ranks, [f"strategy={strategy}", "epochs=[1,1]"], tmp_path / "once", tmp_path / "again"
-    )
+@pytest.mark.parametrize("engine, ranks, strategy", [("torchrun", 3, "derpp")])
+def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, engine, ranks, strategy):
+    once, again = sweep(engine, ranks, [f"strategy={strategy}", "epochs=[1,1]"], tmp_path / "once", tmp_path / "again")
     assert len(once) == 1
     assert_same(once, again)
     for content in once.values():

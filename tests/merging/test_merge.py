@@ -2,14 +2,12 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support import ROOT
+from support import command
 from torch import nn
 
 from cl.configuration.settings import MERGE_KEYS
@@ -346,8 +344,7 @@ def test_merged_networks_with_batch_norm_get_statistics_of_their_own(compose_con
 
 def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_path):
     words = [*SMALL, "epochs=1", "fusion=avg,magmax", "baselines=[finetune,er]", f"output={tmp_path}", "-m", "seed=0,1"]
-    line = [sys.executable, str(ROOT / "merge.py"), *words]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = command(*words, script="merge.py", timeout=200)
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.rindex("scenario class2") :].splitlines()
     assert [row.split("  ")[0].strip() for row in table[3:]] == [

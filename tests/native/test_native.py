@@ -9,7 +9,7 @@ import pytest
 from support import ROOT
 
 
-@pytest.mark.parametrize("program", ["test_parts", "test_files", "test_abi", "abi", "test_ranks"])
+@pytest.mark.parametrize("program", ["test_parts", "test_policies", "test_files", "test_abi", "abi", "test_ranks"])
 def test_the_library_passes_its_own_tests(program, build):
     done = subprocess.run([*build, f"TESTS={program}", "test"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from cl.build import build
+from cl.data import transforms
 from cl.datasets.base import Dataset, Split
-from cl.scenarios import domains
 from cl.scenarios.classes import ClassIncremental, TaskIncremental
 from cl.scenarios.domains import DomainIncremental, Permuted, Rotated
 from cl.scenarios.instances import InstanceIncremental, Skewed
@@ -390,7 +390,7 @@ def test_more_images_than_are_rotated_at_once_are_all_rotated(monkeypatch):
 def angles(monkeypatch):
     """The angles that a scenario rotates by: (of training, of test), one per task."""
     used = []
-    monkeypatch.setattr(domains, "rotate", lambda x, degrees: used.append(degrees) or x)
+    monkeypatch.setattr(transforms, "rotate", lambda x, degrees: used.append(degrees) or x)
 
     def of(scenario, seed: int) -> tuple[list[float], list[float]]:
         labels = np.arange(400) % 10

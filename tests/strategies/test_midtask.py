@@ -83,7 +83,7 @@ class Training:
         if self.strategy.uses_buffer:
             insertion = "class_balanced" if isinstance(self.strategy, Gdumb) else "reservoir"
             fields = self.strategy.fields(SHAPE, (CLASSES,))
-            self.buffer = BUFFERS[buffer](CAPACITY, insertion, "uniform", None, fields, CLASSES, SEED, CPU, Comm())
+            self.buffer = BUFFERS[buffer](CAPACITY, insertion, "uniform", fields, CLASSES, SEED, CPU, Comm())
         outputs = TaskOutputs(CLASSES, [range(2 * t, 2 * t + 2) for t in range(TASKS)])
         self.strategy.setup(
             StrategyContext(

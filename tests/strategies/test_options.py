@@ -35,7 +35,7 @@ def built(name: str, options: dict):
         ("derpp", {"alpha": "abc"}, "strategy.alpha must be a number of at least 0, got 'abc'"),
         ("derpp", {"alpha": -1}, "strategy.alpha must be a number of at least 0, got -1"),
         ("derpp", {"beta": -0.1}, "strategy.beta must be a number of at least 0 or null, got -0.1"),
-        ("derpp", {"beta": None}, "strategy.beta=null gives the second draw no weight: set strategy.beta"),
+        ("derpp", {"beta": None}, "strategy.beta=null belongs to strategy.folded=true: give it a number of at least 0"),
         ("derpp", {"folded": "maybe"}, "strategy.folded must be true or false, got 'maybe'"),
         ("derpp", {"folded": True}, "has no weight for the second draw: set strategy.beta=null"),
         ("ewc", {"lambda_": float("nan")}, "strategy.lambda_ must be a number of at least 0, got nan"),

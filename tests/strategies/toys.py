@@ -34,7 +34,7 @@ def ready(strategy, model=None, capacity=4, outputs=None, lr=0.0, augment=(), ac
     buffer = None
     if strategy.uses_buffer:
         fields = strategy.fields(SHAPE, (outputs.num_outputs,))
-        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", None, fields, outputs.num_outputs, 0, CPU, Comm())
+        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", fields, outputs.num_outputs, 0, CPU, Comm())
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), accumulation_steps=accumulation_steps)
     strategy.setup(StrategyContext(model, updater, transform, outputs, buffer=buffer, capacity=capacity, **more))
     return strategy
