@@ -237,7 +237,7 @@ MISTAKES = [
     (["checkpoints=[{a},{run}]"], "is not a file"),
     (["checkpoints=[{a},{nan}]"], "nan.pt has fc2.bias with numbers that are not finite"),
     (["checkpoints=[{a},{b}]", "backbone.hidden=[8,8]"], "task_00.pt lacks fc3.weight and 1 more tensor of"),
-    (["checkpoints=[{a},{b}]", "backbone.bias=false"], "has fc1.bias and 1 more tensor, which this network has not"),
+    (["checkpoints=[{a},{b}]", "backbone.bias=false"], "has fc1.bias and 1 more tensor, which this network does"),
     (["checkpoints=[{a},{b}]", "initial=/nope.pt", "fusion=ties"], "initial=/nope.pt: there is no such file"),
     (["checkpoints=[{a},{b}]", "initial={wide}", "fusion=ties"], r"initial=\S+wide.pt has fc1.weight of shape"),
     (["checkpoints=[{a},{b}]", "fusion=ties"], "fusion=ties needs models that .* a common init.* initial=FILE"),
