@@ -123,7 +123,7 @@ def test_the_options_that_are_shipped(compose_config, name, classes, side):
 
 
 @pytest.mark.parametrize(
-    "text, message", [("cat\n", "has 'cat'"), ("# none\n", "has nothing"), ("n00000001\nn00000001\n", "an id twice")]
+    "text, message", [("cat\n", "got 'cat'"), ("# none\n", "got nothing"), ("n00000001\nn00000001\n", "an id twice")]
 )
 def test_wrong_lists(tmp_path, text, message):
     (tmp_path / "wrong.txt").write_text(text)

@@ -244,7 +244,5 @@ def test_numbers_beyond_float32_are_refused_with_their_file(tmp_path):
 
 def test_the_folder_of_one_scan_is_not_that_of_scans(tmp_path):
     write_scan(tmp_path / "204", 6)
-    with pytest.raises(
-        FileNotFoundError, match="204 is the folder of one scan: set dataset.root=.*, the folder above"
-    ):
+    with pytest.raises(FileNotFoundError, match="204 is the folder of one scan: set dataset.root=.*, the folder above"):
         files(tmp_path / "204", 1).check()
