@@ -123,7 +123,7 @@ def damaged_picture(path: Path, how: str) -> str:
         if os.access(path, os.R_OK):
             pytest.skip("this user may read every file")
     reasons = {"empty": "the file is empty", "removed": "No such file", "forbidden": "Permission denied"}
-    return reasons.get(how, "it is no picture of a kind" if how in ("text", "cut") else ".")
+    return reasons.get(how, "it is not a picture in a known" if how in ("text", "cut") else ".")
 
 
 @pytest.mark.parametrize("how", ["truncated", "text", "empty", "cut", "removed", "forbidden"])

@@ -105,7 +105,7 @@ def test_a_metric_names_no_run(compose_config):
     [
         ("+metrics.m._target_=nowhere.f", r"metrics.m._target_=nowhere.f cannot be imported \(ModuleNotFoundError"),
         ("+metrics.m._target_=odd_metrics.f", r"cannot be imported \(AttributeError.*in the current folder"),
-        ("+metrics.m._target_=odd_metrics.value", "metrics.m._target_=odd_metrics.value is no class or function"),
+        ("+metrics.m._target_=odd_metrics.value", "metrics.m._target_=odd_metrics.value is not a class or function"),
         ("+metrics.m._target_=odd_metrics.text", r"metrics.m \(odd_metrics.text\) must return .* or None, got '0.5'"),
         ("+metrics.m._target_=odd_metrics.truth", "must return a finite number or None, got True"),
         ("+metrics.m._target_=odd_metrics.infinite", "must return a finite number or None, got inf"),
