@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, then renamed onto it."""
+"""Atomic files: written to a temporary file in the same folder, then renamed."""
 
 import io
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb"):
-    """A file object whose content replaces `path` when the block ends, and vanishes when it raises.
+    """A file object whose content replaces `path` when the block ends, and is discarded if the block raises.
 
-    An OSError from a full or read-only disk names `path`.
+    Raises OSError, which names `path`, for a full or read-only disk.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,7 +31,7 @@ def atomic_write(path: Path, mode: str = "wb"):
 
 
 def save_tensors(path: Path, content: dict) -> None:
-    """`torch.save` that is whole or not at all; through memory, because torch reports a full disk as a broken file."""
+    """Atomic `torch.save`; it writes through memory, because torch reports a full disk as a broken file."""
     import torch
 
     memory = io.BytesIO()
@@ -41,7 +41,7 @@ def save_tensors(path: Path, content: dict) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """One JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(path, "w") as file:
         json.dump(content, file, indent=1)
         file.write("\n")

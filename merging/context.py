@@ -1,4 +1,4 @@
-"""The data and the training loop, for fusions that need them: those of the run."""
+"""The merge context: the run's data, networks and training loop, for fusions that need them."""
 
 import copy
 import time
@@ -28,11 +28,11 @@ from cl.strategies.finetune import Finetune
 from merging import batch_norm
 from merging.fusion import State
 
-FIRST_STAGE = 1000  # streams of random numbers that no task has
+FIRST_STAGE = 1000  # above the number of any task, so that these random streams differ from those of tasks
 
 
 class MergeContext:
-    """Samples, networks and training with a run's options; what training costs is added to `history`."""
+    """Samples, networks and training with a run's options; the cost of training is added to `history`."""
 
     def __init__(
         self,
@@ -47,29 +47,31 @@ class MergeContext:
         self.outputs = session.outputs
         self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
         self.trained = 0
-        self.unlabelled_samples = 0  # that were seen
-        self.samples_kept = 0  # for the merge that asked for most of them
+        self.unlabelled_samples = 0  # used so far
+        self.samples_kept = 0  # largest number of samples that one call of `labelled` has returned
         self.batch_norm_samples = batch_norm_samples
         self.measure_seconds = 0.0
         self.recorded: dict[str, dict] = {}
         self._batch_norm_images: dict[tuple, torch.Tensor] = {}
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
-        """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
-        share = max(1, count // len(tasks))
-        chosen = self.labelled(tasks, share).loaded().x
+        """About `count` training images [N, C, H, W] of the tasks in random order, as the network takes them.
+
+        Each task gives the same number, `count` divided by the number of tasks, at least one.
+        """
+        per_task = max(1, count // len(tasks))
+        chosen = self.labelled(tasks, per_task).loaded().x
         order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
         self.unlabelled_samples += len(chosen)
         return self.session.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
 
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
-        """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
+        """The diagonal Fisher information of a network on training samples of the tasks; `labels` as in EWC."""
         network = copy.deepcopy(self.network).to(self.device)
         network.load_state_dict(state)
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
-        strategy.setup(
-            StrategyContext(network, updater, self.session.transform, self.outputs, seed=self.config["seed"])
-        )
+        seed, transform = self.config["seed"], self.session.transform
+        strategy.setup(StrategyContext(network, updater, transform, self.outputs, seed=seed))
         samples = self.labelled(tasks, per_task)
         if labels == "empirical":
             self.history.labelled_samples += len(samples)
@@ -80,7 +82,7 @@ class MergeContext:
         return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
 
     def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
-        """Training samples of some tasks, all or so many of each."""
+        """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
         if per_task is None:
             samples = self.tasks.training(tasks)
         else:
@@ -89,14 +91,15 @@ class MergeContext:
         return samples.to(self.device)
 
     def some_of(self, task: int, count: int) -> Rows:
+        """At most `count` random training samples of a task."""
         samples = self.tasks.training([task])
         order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
         return _taken(samples, order[:count])
 
     def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
-        """Train the parameters of a module that gives logits of images, with the optimizer of the run.
+        """Train a module that maps images to logits, with the run's optimizer.
 
-        `schedule`: that of the learning rate, None for the run's.
+        `schedule`: the learning rate schedule, None for the run's.
         """
         recipe, session = self.session.recipe, self.session
         module.to(self.device).train()
@@ -116,21 +119,21 @@ class MergeContext:
         module.eval()
 
     def updater(self, module: nn.Module) -> Updater:
-        """A new optimizer for a module, by the recipe of the run."""
+        """A new updater (optimizer and options of the step) for a module, by the run's recipe."""
         return self.session.recipe.updater(module)
 
     def testing(self, tasks: Sequence[int]) -> Rows:
-        """The test samples of some tasks."""
+        """The test samples of the tasks."""
         return Rows.cat([self.tasks.testing(task, self.device) for task in tasks])
 
     def some(self, samples: Rows, count: int) -> Rows:
-        """Up to so many of them, at random."""
+        """At most `count` random ones of the samples."""
         return _taken(samples, self._order(samples)[:count])
 
-    def hold_out(self, samples: Rows, share: float) -> tuple[Rows, Rows]:
-        """The others, and a random share of them."""
+    def hold_out(self, samples: Rows, fraction: float) -> tuple[Rows, Rows]:
+        """Split the samples at random into the rest and a held-out `fraction`, in this order."""
         order = self._order(samples)
-        count = max(1, round(share * len(samples)))
+        count = max(1, round(fraction * len(samples)))
         return _taken(samples, order[count:]), _taken(samples, order[:count])
 
     def _order(self, samples: Rows) -> np.ndarray:
@@ -138,7 +141,7 @@ class MergeContext:
 
     @torch.no_grad()
     def score(self, network: nn.Module, samples: Rows) -> tuple[float, float]:
-        """Mean cross entropy and accuracy, not augmented; over the task's classes where training is told the task."""
+        """Mean cross entropy and accuracy in [0, 1] without augmentation; over the task's classes if task-aware."""
         network.to(self.device).eval()
         loss = correct = torch.zeros((), device=self.device)
         size = self.config["eval_batch_size"]
@@ -150,7 +153,7 @@ class MergeContext:
         return loss.item() / len(samples), correct.item() / len(samples)
 
     def recalibrate_batch_norm(self, network: nn.Module, tasks: Sequence[int]) -> None:
-        """Take a network's batch-norm statistics anew from images of some tasks, if it has any."""
+        """Recompute the network's batch-norm statistics, if it has any, from images of the tasks."""
         if not batch_norm.has_statistics(network):
             return
         key = tuple(tasks)
@@ -160,13 +163,13 @@ class MergeContext:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Within it, the time does not count as merging."""
+        """Time inside this block does not count as merging."""
         started = time.perf_counter()
         yield
         self.measure_seconds += time.perf_counter() - started
 
     def progress(self, label: str, items: Sequence) -> Iterator:
-        """The items, with a progress bar."""
+        """Iterate over the items with a progress bar."""
         bar = Progress(label, len(items), 0, self.config["progress"])
         try:
             for item in items:
@@ -176,11 +179,11 @@ class MergeContext:
             bar.close()
 
     def record(self, name: str, content: dict) -> None:
-        """An entry of results.json."""
+        """Add an entry to results.json."""
         self.recorded[name] = content
 
     def new_network(self, number: int) -> State:
-        """A network before training, another one for each number."""
+        """The weights of an untrained network, different for each number."""
         return self.session.initial_weights(FIRST_STAGE + number)
 
 

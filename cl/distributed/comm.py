@@ -1,7 +1,7 @@
-"""What passes between the ranks of a run: one interface for a single process, Horovod and torch.distributed.
+"""Communication between the ranks of a run: one interface for a single process, Horovod and torch.distributed.
 
-Which engine is meant is read from what the launcher left in the environment. All methods are collective: every rank
-calls them in the same order.
+The launcher's environment variables select the engine. All methods are collective: every rank must call them in the
+same order.
 """
 
 import contextlib
@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 NO_CONTEXT = contextlib.nullcontext()
-START_SECONDS = 60  # how long ranks wait for each other to start
+START_SECONDS = 60  # how long ranks wait for each other at the start
 REDUCE_OPERATIONS = ("average", "adasum")
 
 
 class Comm:
-    """A single process."""
+    """The group of a single process, and the base class of the others."""
 
     engine = "none"
     rank = local_rank = 0
@@ -30,41 +30,41 @@ class Comm:
     def distribute(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, accumulation_steps: int, options: "ReduceOptions"
     ) -> torch.optim.Optimizer:
-        """The optimizer to use in its place; `accumulation_steps`: backward passes before each `reduce`.
+        """Returns the optimizer to use instead; `accumulation_steps`: backward passes before each `reduce`.
 
-        Raises ValueError for options that this engine, or what it was built with, does not have.
+        Raises ValueError for options that this engine, or its build, does not have.
         """
         if not options.plain:
             raise ValueError(
-                f"{options} is about the exchange between ranks, and this is one process: leave it out, or start "
+                f"{options} is about the exchange between ranks, but this is one process: leave it out, or start "
                 "several ranks (launcher=horovod launcher.np=2)"
             )
         return optimizer
 
     def reduce(self, optimizer: torch.optim.Optimizer) -> None:
-        """Replace the gradients by their mean over ranks."""
+        """Replace the gradients by their mean over the ranks."""
 
     def applying(self, optimizer: torch.optim.Optimizer):
-        """Context in which the optimizer may step once its gradients are reduced."""
+        """A context in which the optimizer may step after its gradients were reduced."""
         return NO_CONTEXT
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over ranks of a tensor of the same shape on each."""
+        """The sum over ranks of a tensor that has the same shape on each."""
         return values
 
     def mean(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The mean over ranks of each of some tensors of one dtype, carried in one message."""
+        """The mean over ranks of each tensor, sent in one message; all must have one dtype."""
         if self.size == 1:
             return values
         flat = self.sum(torch.cat([value.reshape(-1) for value in values])) / self.size
         return [part.view_as(value) for value, part in zip(values, flat.split([value.numel() for value in values]))]
 
     def broadcast(self, content):
-        """Rank 0's object, which can be pickled, on every rank."""
+        """Rank 0's object on every rank; it must be possible to pickle it."""
         return content
 
     def gather(self, content) -> list:
-        """The objects of all ranks, by rank."""
+        """The objects of all ranks, in the order of ranks."""
         return [content]
 
     def close(self) -> None:
@@ -72,9 +72,10 @@ class Comm:
 
 
 class ReduceOptions:
-    """How gradients are reduced: `operation` average or adasum, as float16 or not, divided before the sum or after.
+    """How gradients are reduced over ranks.
 
-    Raises ValueError for combinations that Horovod does not have.
+    `operation`: average or adasum. `fp16`: whether to send float16. `predivide`: factor to divide by before the sum;
+    the rest of the division follows after it. Raises ValueError for combinations that Horovod does not have.
     """
 
     def __init__(self, operation: str = "average", fp16: bool = False, predivide: float = 1.0):
@@ -85,23 +86,23 @@ class ReduceOptions:
         if not isinstance(predivide, (int, float)) or not 0 < predivide < math.inf:
             raise ValueError(f"reduce.predivide must be a number above 0, got {predivide}")
         if operation == "adasum" and predivide != 1.0:
-            raise ValueError("reduce.predivide belongs to reduce.operation=average: Adasum does not divide")
+            raise ValueError("reduce.predivide needs reduce.operation=average: Adasum does not divide")
         self.operation, self.fp16, self.predivide = operation, fp16, predivide
 
     @property
     def plain(self) -> bool:
-        """Whether it is the mean in full precision, which every engine has."""
+        """Whether this is the mean in full precision, which every engine has."""
         return not str(self)
 
     def __str__(self) -> str:
-        """The options that are not the default, as they are given."""
+        """The options that differ from the defaults, in the notation of the configuration."""
         given = {"operation": self.operation, "fp16": self.fp16, "predivide": self.predivide}
         default = {"operation": "average", "fp16": False, "predivide": 1.0}
         return ", ".join(f"reduce.{key}={value}" for key, value in given.items() if value != default[key])
 
     def check_step(self, precision: str, clip_norm: float | None, changes_gradients: bool) -> None:
-        """Raise ValueError for options of the step that do not go with the operation."""
-        # Horovod's Adasum steps within the backward pass, each rank for itself, and then combines what they moved.
+        """Raise ValueError for options of the step that the operation does not support."""
+        # With Horovod's Adasum each rank steps within the backward pass; then Adasum combines the changes of weights.
         if self.operation == "adasum" and clip_norm is not None:
             raise ValueError(f"reduce.operation=adasum has no gradient to clip: leave out clip_norm={clip_norm}")
         if self.operation == "adasum" and precision == "fp16":

@@ -1,4 +1,4 @@
-"""The group of ranks that this process belongs to, and what all of them have to have alike."""
+"""The group of ranks of this process, and checks that all ranks have the same network."""
 
 import hashlib
 import pickle
@@ -11,7 +11,7 @@ _comm: Comm | None = None
 
 
 def connect(engine: str | None) -> Comm:
-    """The group of this process, made once: the jobs of a sweep share it. `engine`: horovod, torch or None."""
+    """The group of this process, created once and shared by the jobs of a sweep; `engine`: horovod, torch or None."""
     global _comm
     if _comm is None:
         _comm = _made(engine)
@@ -48,16 +48,19 @@ def check_equal(comm: Comm, model: nn.Module) -> None:
     digests = comm.gather(digest.hexdigest())
     odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if odd:
-        raise RuntimeError(f"the networks of ranks {odd} differ from that of rank 0: the run's numbers are worthless")
+        raise RuntimeError(
+            f"the networks of ranks {odd} differ from that of rank 0, expected equal ones: the results of this run are "
+            "wrong, discard it"
+        )
 
 
 def equalise_statistics(comm: Comm, model: nn.Module, average: bool) -> None:
-    """Give every rank the same batch-norm statistics: their mean, or those of rank 0."""
+    """Set the batch-norm statistics of every rank to their mean (`average`), or to those of rank 0."""
     if comm.size == 1:
         return
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if not buffers:
         return
-    share = 1.0 if average else float(comm.is_main * comm.size)
-    for buffer, value in zip(buffers, comm.mean([share * buffer for buffer in buffers])):
+    factor = 1.0 if average else float(comm.is_main * comm.size)
+    for buffer, value in zip(buffers, comm.mean([factor * buffer for buffer in buffers])):
         buffer.copy_(value)

@@ -1,4 +1,4 @@
-"""Ranks that Horovod connects. Beside the rendezvous the only file that imports Horovod."""
+"""Ranks connected by Horovod; only this file and the rendezvous import Horovod."""
 
 import os
 
@@ -24,10 +24,10 @@ class HorovodComm(Comm):
         self.hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
         _, _, expected = started() or (None, 0, 1)
-        if self.size != expected:  # without MPI each rank of mpirun would train alone, and write the same files
+        if self.size != expected:  # without MPI each rank of mpirun would train alone and write the same files
             raise ValueError(
-                f"{expected} ranks were started, but Horovod sees {self.size}: ranks of mpirun need a Horovod that is "
-                "built with MPI (HOROVOD_WITH_MPI=1 make horovod); launcher=horovod and horovodrun do without"
+                f"{expected} ranks were started, but Horovod sees {self.size}: mpirun needs a Horovod that is built "
+                "with MPI (HOROVOD_WITH_MPI=1 make horovod); launcher=horovod and horovodrun work without it"
             )
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
 
@@ -49,7 +49,7 @@ class HorovodComm(Comm):
 
     def _check_adasum(self, device: torch.device) -> None:
         hvd = self.hvd
-        if not hvd.mpi_enabled():  # where it is missing Horovod fails in the first step
+        if not hvd.mpi_enabled():  # otherwise Horovod fails in the first step
             build = "" if hvd.mpi_built() else "build Horovod with it (HOROVOD_WITH_MPI=1 make horovod) and "
             raise ValueError(
                 f"reduce.operation=adasum needs MPI, but the ranks talk through Gloo: {build}start them by mpirun"
@@ -73,7 +73,7 @@ class HorovodComm(Comm):
         return self.hvd.allreduce(values, op=self.hvd.Sum)
 
     def broadcast(self, content):
-        # With a name: Horovod would take that of the type, and wait for ever where the ranks' objects differ in it.
+        # With a name: Horovod's default is the object's type, and ranks with different types would wait forever.
         return self.hvd.broadcast_object(content, root_rank=0, name="content")
 
     def gather(self, content):

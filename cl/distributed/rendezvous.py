@@ -1,11 +1,11 @@
-"""Where ranks of Horovod on this machine meet. Needs no torch."""
+"""The rendezvous server for Horovod's ranks on this machine; does not import torch."""
 
 import contextlib
 
 
 @contextlib.contextmanager
 def horovod_rendezvous(ranks: int):
-    """A server where `ranks` ranks of this machine meet; yields its port."""
+    """Run a rendezvous server for `ranks` ranks of this machine; yields its port."""
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousServer
@@ -21,8 +21,8 @@ def horovod_rendezvous(ranks: int):
 
 
 def no_horovod(error: ImportError) -> ValueError:
-    """What to say where Horovod is missing or was built for another torch."""
+    """The error for a Horovod that is missing or was built for another torch."""
     return ValueError(
-        f"several ranks need Horovod, which cannot be imported ({error}); `make horovod` builds it, "
-        "launcher=torchrun does without"
+        f"several ranks need Horovod, which cannot be imported ({error}): build it with `make horovod`, or use "
+        "launcher=torchrun"
     )

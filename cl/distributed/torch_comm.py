@@ -1,4 +1,4 @@
-"""Ranks that torch.distributed connects."""
+"""Ranks connected by torch.distributed."""
 
 import os
 from datetime import timedelta
@@ -30,9 +30,9 @@ class TorchComm(Comm):
         return optimizer
 
     def reduce(self, optimizer):
-        # One message for all gradients: a network is many small tensors, and each message has its latency.
+        # One message for all gradients, because each message has a latency and a network has many small tensors.
         for weight in self.weights:
-            if weight.grad is None:  # not used on this rank, perhaps on another
+            if weight.grad is None:  # not used on this rank, but perhaps on another
                 weight.grad = torch.zeros_like(weight)
         grads = [weight.grad for weight in self.weights]
         for grad, mean in zip(grads, self.mean(grads)):

@@ -123,7 +123,7 @@ def damaged_picture(path: Path, how: str) -> str:
         if os.access(path, os.R_OK):
             pytest.skip("this user may read every file")
     reasons = {"empty": "the file is empty", "removed": "No such file", "forbidden": "Permission denied"}
-    return reasons.get(how, "it is no picture of a kind" if how in ("text", "cut") else ".")
+    return reasons.get(how, "it is not a picture in a known" if how in ("text", "cut") else ".")
 
 
 @pytest.mark.parametrize("how", ["truncated", "text", "empty", "cut", "removed", "forbidden"])
@@ -158,15 +158,6 @@ def test_a_large_jpeg_is_averaged(tmp_path):
     Image.fromarray(board).save(tmp_path / "a.png")
     small, exact = (Decoder(1, 16)(str(tmp_path / name)).int() for name in ("a.jpg", "a.png"))
     assert (small - exact).abs().max() <= 6
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [({"workers": -1}, "workers must be auto"), ({"workers": "all"}, "workers must be"), ({"prefetch": 0}, "prefetch")],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        Workers(**{"workers": 1, "prefetch": 2, "device": CPU} | options)
 
 
 def test_auto_shares_the_processors_among_the_ranks_of_a_host():

@@ -295,7 +295,7 @@ def test_a_curve_may_begin_at_the_average(config_of, start):
 
 
 def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
-    with pytest.raises(ValueError, match="fusion=ties works on what each model has moved from a common init"):
+    with pytest.raises(ValueError, match="fusion=ties needs models that were trained from a common init"):
         run.run(config_of("fusion=ties", "strategy.init=independent"))
 
 
