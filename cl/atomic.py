@@ -1,5 +1,6 @@
 """Files that are there whole or not at all: written beside their place, then renamed onto it."""
 
+import errno
 import io
 import os
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 def atomic_write(path: Path, mode: str = "wb"):
     """A file object whose content replaces `path` when the block ends, and vanishes when it raises.
 
-    An OSError from a full or read-only disk names `path`.
+    Content and name are on the disk when it returns, so that a crash of the system does not take them back. An OSError
+    from a full or read-only disk names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -21,12 +23,25 @@ def atomic_write(path: Path, mode: str = "wb"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException as error:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: those of files that were renamed or removed in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do this to folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def save_tensors(path: Path, content: dict) -> None:
