@@ -38,7 +38,7 @@ lint: setup
 	@test -x .venv/bin/ruff -a -x .venv/bin/clang-format || $(VENV_PYTHON) -m pip install -q -e '.[lint]'
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/clang-format --dry-run --Werror native/*/*.[ch] native/*/*.cpp
+	find native -name build -prune -o \( -name '*.[ch]' -o -name '*.cpp' \) -print | xargs .venv/bin/clang-format --dry-run --Werror
 
 bench: setup
 	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)

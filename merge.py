@@ -11,10 +11,13 @@ import hydra
 
 from cl.run import checks, cli
 from cl.run.folder import plain
+from merging.choices import check_choices
 
 
 def merge(config):
-    checks.check(plain(config))
+    settings = plain(config)
+    checks.check(settings)
+    check_choices(settings)
     from merging.run import run  # imports torch
 
     return run(config)

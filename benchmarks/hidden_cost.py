@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cl.buffers.native import NativeBuffer
 from cl.data.loader import num_batches
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
@@ -33,8 +33,10 @@ from cl.reporting.history import History
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run.trainer import Trainer
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
 
@@ -48,11 +50,11 @@ MODELS = {
 }
 
 
-def samples(count: int, shape: tuple[int, int, int]) -> Samples:
+def samples(count: int, shape: tuple[int, int, int]) -> Rows:
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, CLASSES, (count,), generator=generator)
-    return Samples(x, y, torch.zeros_like(y))
+    return Rows({"x": x, "y": y, "task": torch.zeros_like(y)})
 
 
 def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float]:
@@ -68,10 +70,11 @@ def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float
         fields = strategy.fields(shape, (CLASSES,))
         buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, CPU, comm)
         past = samples(2 * CAPACITY, shape)
-        buffer.add({"x": past.x, "y": past.y, "task": past.task})
+        buffer.add(past.columns)
         buffer.request(half)
     updater = Updater(torch.optim.SGD(model.parameters(), lr=0.01), model, CPU, comm, ReduceOptions())
-    strategy.setup(model, updater, BatchTransform([], None, None, shape[0], CPU), buffer, None)
+    transform = BatchTransform([], None, None, shape[0], CPU)
+    strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=buffer))
     progress = Progress("", steps, 0, False)
     recorder = Recorder(History([], None), progress, log_interval=10**6)
     trainer = Trainer(strategy, Constant(), batch_size, 0, recorder)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cl.data.decoding import Decoder
 from cl.data.loader import epoch_batches
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.data.streaming import FileImages, Workers
 
 BATCH = 50
@@ -121,7 +121,7 @@ def measure(paths: np.ndarray, size: int, rounds: int, workers: int) -> None:
     """Print the rates and ratios with so many workers."""
     loader = Workers(workers, 2, CPU)
     labels = torch.zeros(len(paths), dtype=torch.int64)
-    samples = Samples(FileImages(paths, Decoder(3, size), loader), labels, labels)
+    samples = Rows({"x": FileImages(paths, Decoder(3, size), loader), "y": labels, "task": labels})
 
     def epoch(used: list | None = None) -> None:
         for _ in epoch_batches(samples, BATCH, 0, 0, 0):

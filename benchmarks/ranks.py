@@ -25,7 +25,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cl.data.loader import epoch_batches, num_batches
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
@@ -36,8 +36,10 @@ from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run.trainer import Trainer
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 from cl.strategies.finetune import Finetune
 
 CLASSES, LIMIT = 10, 1.02
@@ -54,11 +56,11 @@ MODELS = {
 }
 
 
-def samples(count: int, shape: tuple[int, int, int]) -> Samples:
+def samples(count: int, shape: tuple[int, int, int]) -> Rows:
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, CLASSES, (count,), generator=generator)
-    return Samples(x, y, torch.zeros_like(y))
+    return Rows({"x": x, "y": y, "task": torch.zeros_like(y)})
 
 
 def network(name: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -68,7 +70,7 @@ def network(name: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     return model.train(), torch.optim.SGD(model.parameters(), lr=0.01)
 
 
-def remerge(name: str, data: Samples, batch_size: int, comm: Comm, folder: Path) -> tuple[float, float, torch.Tensor]:
+def remerge(name: str, data: Rows, batch_size: int, comm: Comm, folder: Path) -> tuple[float, float, torch.Tensor]:
     """Seconds of the loop, seconds of them in the exchange, and the weights."""
     model, optimizer = network(name)
     updater = Updater(optimizer, model, CPU, comm, ReduceOptions())
@@ -82,7 +84,8 @@ def remerge(name: str, data: Samples, batch_size: int, comm: Comm, folder: Path)
 
     updater.reduce = timed_reduce
     strategy = Finetune()
-    strategy.setup(model, updater, BatchTransform([], None, None, data.x.shape[1], CPU), None, None)
+    transform = BatchTransform([], None, None, data.x.shape[1], CPU)
+    strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES)))
     progress = Progress("", len(data) // (batch_size * comm.size), 0, comm.is_main)
     metrics = MetricsFile(folder / "metrics.csv", 0) if comm.is_main else None
     history = History([], None)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cl.buffers.native import NativeBuffer
 from cl.data.loader import num_batches
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed.comm import Comm, ReduceOptions
 from cl.networks.backbones import mlp
@@ -35,8 +35,10 @@ from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run.trainer import Trainer
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
 
@@ -44,11 +46,11 @@ SHAPE, CLASSES, CAPACITY, LIMIT = (1, 28, 28), 10, 500, 1.3
 CPU = torch.device("cpu")
 
 
-def samples(count: int, seed: int) -> Samples:
+def samples(count: int, seed: int) -> Rows:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, CLASSES, (count,), generator=generator)
-    return Samples(x, y, torch.zeros_like(y))
+    return Rows({"x": x, "y": y, "task": torch.zeros_like(y)})
 
 
 def network() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -57,7 +59,7 @@ def network() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=0.01)
 
 
-def bare_er(new: Samples, replayed: Samples, batch_size: int) -> float:
+def bare_er(new: Rows, replayed: Rows, batch_size: int) -> float:
     model, optimizer = network()
     started = time.perf_counter()
     for start in range(0, len(new), batch_size):
@@ -70,7 +72,7 @@ def bare_er(new: Samples, replayed: Samples, batch_size: int) -> float:
     return time.perf_counter() - started
 
 
-def bare_derpp(new: Samples, replayed: Samples, batch_size: int) -> float:
+def bare_derpp(new: Rows, replayed: Rows, batch_size: int) -> float:
     model, optimizer = network()
     targets = torch.zeros(batch_size, CLASSES)
     started = time.perf_counter()
@@ -86,12 +88,13 @@ def bare_derpp(new: Samples, replayed: Samples, batch_size: int) -> float:
     return time.perf_counter() - started
 
 
-def remerge(strategy, new: Samples, batch_size: int, folder: Path) -> float:
+def remerge(strategy, new: Rows, batch_size: int, folder: Path) -> float:
     model, optimizer = network()
     transform = BatchTransform([], None, None, SHAPE[0], CPU)
     fields = strategy.fields(SHAPE, (CLASSES,))
     buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, CPU, Comm())
-    strategy.setup(model, Updater(optimizer, model, CPU, Comm(), ReduceOptions()), transform, buffer, None)
+    updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions())
+    strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=buffer))
     progress = Progress("", len(new) // batch_size, 0, True)
     metrics = MetricsFile(folder / "metrics.csv", 0)
     history = History([], None)

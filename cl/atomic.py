@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all: written beside their place, then renamed onto it."""
+"""Atomic files: written to a temporary file in the same folder, then renamed."""
 
 import errno
 import io
+import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb"):
-    """A file object whose content replaces `path` when the block ends, and vanishes when it raises.
+    """A file object whose content replaces `path` when the block ends, and is discarded if the block raises.
 
-    Content and name are on the disk when it returns, so that a crash of the system does not take them back. An OSError
-    from a full or read-only disk names `path`.
+    File and name are on disk when the block ends, so a crash of the system cannot undo the write.
+    Raises OSError, which names `path`, for a full or read-only disk.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -33,7 +34,7 @@ def atomic_write(path: Path, mode: str = "wb"):
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: those of files that were renamed or removed in it."""
+    """Write the entries of a folder to disk, after a file in it was renamed or removed."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -45,10 +46,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def save_tensors(path: Path, content: dict) -> None:
-    """`torch.save` that is whole or not at all; through memory, because torch reports a full disk as a broken file."""
+    """Atomic `torch.save`; it writes through memory, because torch reports a full disk as a broken file."""
     import torch
 
     memory = io.BytesIO()
     torch.save(content, memory)
     with atomic_write(path) as file:
         file.write(memory.getbuffer())
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file atomically."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")

@@ -1,28 +1,33 @@
-"""Construct a component from its node of the configuration, strictly.
+"""Strict construction of a component from its node of the configuration.
 
-`hydra.utils.instantiate` would do, but wraps a wrong option in a page of text; here it is a line with the valid names.
+`hydra.utils.instantiate` was rejected because it wraps a wrong option in a page of text. Here the error is one line
+with the valid names.
 """
 
 import importlib
 import inspect
 from collections.abc import Collection, Mapping
 from inspect import Parameter
+from typing import Literal
 
 from cl.values import BelowOne, NotNegative, Positive, convert, did_you_mean
 
-# Keys of a node that are not arguments of its constructor: the name shown in tables, whether a strategy replays, and
-# its version, which is raised when a default or the code changes the numbers.
+# Keys of a node that are not constructor arguments: the name shown in tables, whether a strategy has a replay memory,
+# and the version, which is raised when a default or the code changes the numbers.
 LABELS = ("name", "memory", "version", "_target_")
-# Options of which the annotation tells less: torch's, and what all members of a group have in common.
+# Types of options without a precise annotation: those of torch, and those common to all members of a group.
 KINDS = {
     "optimizer": {
         "lr": NotNegative, "momentum": NotNegative, "dampening": float, "weight_decay": NotNegative, "eps": Positive,
         "alpha": BelowOne, "betas": tuple[BelowOne, BelowOne],
     },
-    "dataset": {"mean": list[float] | None, "std": list[Positive] | None, "augment": list[str]},
+    "dataset": {
+        "mean": list[float] | None, "std": list[Positive] | None, "validation": BelowOne,
+        "augment": list[Literal["crop", "flip", "resized_crop", "rand_augment"]],
+    },
     "buffer": {"timeout": Positive},
 }  # fmt: skip
-# Arguments that the program gives, so that the user cannot.
+# Constructor arguments that the program supplies and the user cannot set.
 GIVEN = {
     "backbone": ("sample_shape", "num_outputs"),
     "buffer": ("fields", "num_classes", "seed", "device", "comm"),
@@ -32,25 +37,27 @@ GIVEN = {
 
 
 def locate(node: dict, group: str):
-    """The class or function that the node's `_target_` names."""
+    """The class or function named by the node's `_target_`; raises ValueError if it cannot be imported."""
     target = node.get("_target_")
     if not target:
         raise ValueError(f"{group} has no _target_: expected the dotted name of a class or function")
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{group}._target_={target} cannot be imported: {error}") from error
+    except Exception as error:  # a module's code may raise anything
+        raise ValueError(
+            f"{group}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME "
+            "of a module in the current folder or on PYTHONPATH"
+        ) from error
     if not callable(found):
-        raise ValueError(f"{group}._target_={target} is no class or function")
+        raise ValueError(f"{group}._target_={target} is not a class or function")
     return found
 
 
 def build(node: dict, group: str, **given):
     """Call the node's `_target_` with its options, converted by their annotations, and the arguments `given`.
 
-    Raises ValueError, with the valid names, for an option that the target does not take, for one that is missing, and
-    for a value that its annotation does not take.
+    Raises ValueError, which lists what is valid, for unknown options, missing ones and values that do not fit.
     """
     assert group not in GIVEN or tuple(given) == GIVEN[group], (group, tuple(given))
     target = locate(node, group)
@@ -58,27 +65,27 @@ def build(node: dict, group: str, **given):
     try:
         return target(**options, **given)
     except ValueError as error:
-        if not target.__module__.startswith("torch"):  # its messages do not name our options
+        if not target.__module__.startswith("torch"):  # messages of torch do not name our options
             raise
         given = " ".join(f"{group}.{key}={value}" for key, value in options.items())
         raise ValueError(f"{given}: {error}") from error
 
 
 def options_of(node: dict, group: str) -> dict:
-    """The options of a node, checked and converted as `build` does it."""
+    """The options of a node, checked and converted as in `build`."""
     return checked_options(node, group, _parameters(locate(node, group)), GIVEN.get(group, ()))
 
 
 def _parameters(target) -> Mapping[str, Parameter]:
-    """What a target takes; some know more than their signature tells."""
+    """The parameters of a target; a target may declare more than its signature by a method `parameters`."""
     return target.parameters() if hasattr(target, "parameters") else inspect.signature(target).parameters
 
 
 def checked_options(node: dict, group: str, parameters: Mapping[str, Parameter], given: Collection[str] = ()) -> dict:
-    """The options of a node, converted by the annotations of the target's parameters; `given`: the other arguments.
+    """The options of a node, converted by the annotations of the target's parameters.
 
-    Raises ValueError, with the valid names, for an option that the target does not take, for one that is missing, and
-    for a value that its annotation does not take.
+    `given`: names of the arguments that the program supplies. Raises ValueError, which lists what is valid, for unknown
+    options, missing ones and values that do not fit.
     """
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
     valid = [name for name, p in parameters.items() if name not in given and p.kind is not Parameter.VAR_KEYWORD]

@@ -1,8 +1,8 @@
-"""Random streams: one counter-based generator per purpose, all from one seed.
+"""Random streams: one counter-based generator per purpose, all derived from one seed.
 
-Streams keyed by (seed, purpose, numbers) are independent of each other and of how often any other one was used; so
-switching replay on does not change the order of the new samples, and a resumed run only has to restore the streams
-that live over a whole run. Seeds like `seed + rank` were rejected: their streams are correlated.
+Streams with different (seed, purpose, numbers) are independent, no matter how often each was used. So switching replay
+on does not change the order of the new samples, and a resumed run only has to restore the streams that last for a whole
+run. Seeds like `seed + rank` were rejected: their streams are correlated.
 """
 
 import hashlib
@@ -11,12 +11,12 @@ import numpy as np
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """Philox generator of the stream that `seed`, `purpose` and further numbers (rank, task, epoch) name."""
+    """The Philox generator of the stream named by `seed`, `purpose` and `numbers` (rank, task, epoch)."""
     return np.random.Generator(np.random.Philox(_sequence(seed, purpose, numbers)))
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
-    """A 63-bit seed of the same kind, for generators that are not numpy's (torch, continuum)."""
+    """A 63-bit seed derived in the same way, for generators of torch and continuum."""
     return int(_sequence(seed, purpose, numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -34,7 +34,7 @@ def restore(stream: np.random.Generator, state: dict) -> None:
 class Uniforms:
     """Uniform random numbers in [0, 1) of one stream, drawn in blocks.
 
-    A call of numpy per training step costs more than the numbers: between steps its code has left the caches.
+    A call of numpy in every training step is slow, because the step in between has evicted its code from the caches.
     """
 
     BLOCK = 4096
@@ -44,7 +44,7 @@ class Uniforms:
         self._left: list[float] = []
 
     def take(self, n: int) -> list[float]:
-        """The next `n` numbers of the stream, however they were grouped before."""
+        """The next `n` numbers of the stream; the numbers do not depend on how they are grouped into calls."""
         while len(self._left) < n:
             self._left = self._stream.random(self.BLOCK)[::-1].tolist() + self._left
         taken = self._left[: -n - 1 : -1]
@@ -52,7 +52,7 @@ class Uniforms:
         return taken
 
     def state(self) -> dict:
-        """For a checkpoint; `restore` takes it back."""
+        """The state for a checkpoint; `restore` restores it."""
         return {"stream": state_of(self._stream), "left": list(self._left)}
 
     def restore(self, state: dict) -> None:

@@ -1,7 +1,7 @@
-"""Values of the configuration, converted to what an annotation says: the one place that knows what a word means.
+"""Converts values of the configuration to the type annotation of their option.
 
-Hydra reads `no` as text, YAML reads `"1e-3"` as text, and Python takes True for 1 and text for a list of letters. Each
-value is therefore converted by the annotation of the option that it is for, or refused in one line.
+Hydra reads `no` as text, YAML reads `"1e-3"` as text, and Python accepts True as 1 and text as a list of letters.
+Therefore each value is converted by the annotation of its option, or rejected with a one-line error.
 """
 
 import difflib
@@ -14,12 +14,12 @@ from typing import Annotated
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
-UNFIT = object()  # in place of a value that an annotation does not take
+UNFIT = object()  # returned for a value that does not fit an annotation
 
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, for Annotated."""
+    """The bounds of a number, for Annotated: `least` and `most` are inclusive, `above` and `below` exclusive."""
 
     least: float | None = None
     above: float | None = None
@@ -41,7 +41,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What text may look like, and that in words, for Annotated."""
+    """A regular expression that text must match, and its description in words, for Annotated."""
 
     pattern: str
     words: str
@@ -57,17 +57,20 @@ Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
 BelowOne = Annotated[float, Range(least=0, below=1)]
+InnerShare = Annotated[float, Range(above=0, below=1)]
+Percentage = Annotated[float, Range(above=0, most=100)]
 Text = Annotated[str, Pattern(r".*\S.*", "text that is not empty")]
 
 
 def convert(name: str, value, annotation):
-    """The value as the annotation wants it.
+    """Convert a value to the type of an annotation.
 
     Annotations: int, float, bool, str, list, dict, None, Literal, list[...], tuple[...], unions of them, and Annotated
-    with a Range or a Pattern. Other types in a union are passed over; with no other left, the value stays as it is. A
-    number may be text ("1e-3"), a truth value yes, no, on or off, and a list of one may come without its brackets.
-    Raises ValueError that names the option, the value and what is valid.
+    with a Range or a Pattern. Other types in a union are ignored; if there are only other types, the value is returned
+    unchanged. A number may be text ("1e-3"), a truth value yes, no, on or off, and a list with one item may come
+    without brackets. Raises ValueError, which names the option, the value and the valid values.
     """
     converted = _fit(value, annotation)
     if converted is UNFIT and not isinstance(value, (list, dict, types.NoneType)):
@@ -80,19 +83,19 @@ def convert(name: str, value, annotation):
 
 
 def did_you_mean(name, valid) -> str:
-    """The nearest of the valid names, in brackets; or nothing."""
+    """A hint with the nearest of the valid names, in brackets; "" if none is close."""
     close = difflib.get_close_matches(str(name), [str(word) for word in valid], n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def one_of(words) -> str:
-    """Words with commas and an `or`."""
+    """The words joined by commas and an `or`."""
     *first, last = map(str, words)
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def _parts(annotation) -> list[tuple]:
-    """Of each alternative that is known: the type, its arguments, and the Range or Pattern of Annotated or None."""
+    """For each supported alternative of an annotation: its type, its arguments, and its Range or Pattern, or None."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [part for inner in typing.get_args(annotation) for part in _parts(inner)]
     limit = None
@@ -103,7 +106,7 @@ def _parts(annotation) -> list[tuple]:
 
 
 def _fit(value, annotation):
-    """The value as the first alternative that takes it, or UNFIT."""
+    """The value converted to the first alternative that it fits, or UNFIT."""
     parts = _parts(annotation)
     for kind, arguments, limit in parts:
         _, take = KINDS[kind]
@@ -185,5 +188,5 @@ def _hint(name: str, value, annotation) -> str:
     if isinstance(value, str):
         return did_you_mean(value, [word for kind, words, _ in parts if kind is typing.Literal for word in words])
     if type(value) in (int, float, bool) and any(kind is str for kind, *_ in parts):
-        return f": text that looks like something else has quotes of its own, '{name}=\"{value}\"'"
+        return f": to give it as text, add quotes, '{name}=\"{value}\"'"
     return ""

@@ -1,1 +1,1 @@
-"""Merging: fuse the networks that were trained on one task each."""
+"""Merging: fuse networks that were trained on one task each into one network."""

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a merged network, taken anew from data (Jordan et al. 2023, REPAIR, section 3)."""
+"""Recalibrate batch-norm: recompute a merged network's statistics from data (Jordan et al. 2023, REPAIR, section 3)."""
 
 import math
 
@@ -7,11 +7,11 @@ from torch import nn
 
 from merging.fusion import widened
 
-BATCH = 500  # images at a time, at most
+BATCH = 500  # largest number of images per forward pass
 
 
 class _Moments:
-    """Mean and variance of everything that enters a layer, per channel, over all batches together."""
+    """Mean and variance of a layer's inputs per channel, over all batches together."""
 
     def __init__(self, layer: nn.Module):
         self.layer, self.count = layer, 0
@@ -29,24 +29,24 @@ class _Moments:
         self.squares = self.squares + variance * count + step.square() * (before * count / self.count)
 
     def write(self) -> None:
-        """Make them the layer's; a layer that nothing entered keeps what it has."""
+        """Write the moments into the layer; a layer without any input keeps its statistics."""
         if self.count:
             self.layer.running_mean.copy_(self.mean)
             self.layer.running_var.copy_(self.squares / (self.count - 1))  # unbiased, as in training
 
 
 def has_statistics(network: nn.Module) -> bool:
-    """Whether any layer has running statistics."""
+    """Whether any layer of the network has running statistics."""
     return bool(_layers(network))
 
 
 @torch.no_grad()
 def recompute(network: nn.Module, images: torch.Tensor, batch: int = BATCH) -> int:
-    """Replace running means and variances by those over all images; returns how many that took.
+    """Replace the running means and variances by those over all images.
 
-    None where no layer has such statistics. As in training, each layer normalises a batch by the batch's own
-    statistics; batches are of equal size but for one image, `batch` at most. What else differs in training (dropout) is
-    off. Raises ValueError where there is but one value per channel.
+    Returns the number of images used, 0 if no layer has running statistics. As in training, each layer normalises a
+    batch by the statistics of that batch. Dropout is off. All batches have at most `batch` images, and their sizes
+    differ by at most one. Raises ValueError if a channel has only one value.
     """
     layers = _layers(network)
     if not layers:
@@ -60,7 +60,7 @@ def recompute(network: nn.Module, images: torch.Tensor, batch: int = BATCH) -> i
     try:
         for part in images.tensor_split(math.ceil(len(images) / batch)):
             network(part)
-    except ValueError as error:  # torch's, of a channel with one value
+    except ValueError as error:  # torch raises it for a channel with one value
         if len(images) > 1:
             raise
         raise ValueError("batch-norm statistics need two images or more, got 1: raise batch_norm_samples") from error

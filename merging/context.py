@@ -1,4 +1,4 @@
-"""The data and the training loop, for fusions that need them: those of the run."""
+"""The merge context: the run's data, networks and training loop, for fusions that need them."""
 
 import copy
 import time
@@ -13,26 +13,26 @@ from torch import nn
 
 from cl import seeding
 from cl.data.loader import in_order
-from cl.data.rows import Samples, joined
+from cl.data.rows import Rows
 from cl.reporting.history import History
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run.session import Session
 from cl.scenarios.base import Tasks
-from cl.step.objectives import own_outputs
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from merging import batch_norm
 from merging.fusion import State
 
-FIRST_STAGE = 1000  # streams of random numbers that no task has
+FIRST_STAGE = 1000  # above the number of any task, so that these random streams differ from those of tasks
 
 
 class MergeContext:
-    """Samples, networks and training with a run's options; what training costs is added to `history`."""
+    """Samples, networks and training with a run's options; the cost of training is added to `history`."""
 
     def __init__(
         self,
@@ -44,30 +44,34 @@ class MergeContext:
     ):
         self.session, self.config, self.device = session, session.config, session.device
         self.tasks, self.history, self.folder = tasks, history, folder
-        self.foreign_outputs = session.foreign_outputs if session.plan.scenario.task_aware else None
+        self.outputs = session.outputs
         self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
         self.trained = 0
-        self.unlabelled_samples = 0  # that were seen
-        self.samples_kept = 0  # for the merge that asked for most of them
+        self.unlabelled_samples = 0  # used so far
+        self.samples_kept = 0  # largest number of samples that one call of `labelled` has returned
         self.batch_norm_samples = batch_norm_samples
         self.measure_seconds = 0.0
         self.recorded: dict[str, dict] = {}
         self._batch_norm_images: dict[tuple, torch.Tensor] = {}
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
-        """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
-        share = max(1, count // len(tasks))
-        chosen = self.labelled(tasks, share).loaded().x
+        """About `count` training images [N, C, H, W] of the tasks in random order, as the network takes them.
+
+        Each task gives the same number, `count` divided by the number of tasks, at least one.
+        """
+        per_task = max(1, count // len(tasks))
+        chosen = self.labelled(tasks, per_task).loaded().x
         order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
         self.unlabelled_samples += len(chosen)
         return self.session.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
 
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
-        """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
+        """The diagonal Fisher information of a network on training samples of the tasks; `labels` as in EWC."""
         network = copy.deepcopy(self.network).to(self.device)
         network.load_state_dict(state)
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
-        strategy.setup(network, updater, self.session.transform, None, self.foreign_outputs, seed=self.config["seed"])
+        seed, transform = self.config["seed"], self.session.transform
+        strategy.setup(StrategyContext(network, updater, transform, self.outputs, seed=seed))
         samples = self.labelled(tasks, per_task)
         if labels == "empirical":
             self.history.labelled_samples += len(samples)
@@ -77,32 +81,31 @@ class MergeContext:
         fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
         return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
-        """Training samples of some tasks, all or so many of each."""
+    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
+        """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
         if per_task is None:
             samples = self.tasks.training(tasks)
         else:
-            samples = joined([self.some_of(task, per_task) for task in tasks])
+            samples = Rows.cat([self.some_of(task, per_task) for task in tasks])
         self.samples_kept = max(self.samples_kept, len(samples))
         return samples.to(self.device)
 
-    def some_of(self, task: int, count: int) -> Samples:
+    def some_of(self, task: int, count: int) -> Rows:
+        """At most `count` random training samples of a task."""
         samples = self.tasks.training([task])
         order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
         return _taken(samples, order[:count])
 
-    def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
-        """Train the parameters of a module that gives logits of images, with the optimizer of the run.
+    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
+        """Train a module that maps images to logits, with the run's optimizer.
 
-        `schedule`: that of the learning rate, None for the run's.
+        `schedule`: the learning rate schedule, None for the run's.
         """
         recipe, session = self.session.recipe, self.session
         module.to(self.device).train()
         strategy = Finetune()
-        strategy.setup(
-            module, self.updater(module), session.transform, None, self.foreign_outputs,
-            fewest_samples=recipe.fewest_samples,
-        )  # fmt: skip
+        updater, fewest = self.updater(module), recipe.fewest_samples
+        strategy.setup(StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest))
         steps = epochs * recipe.epoch_steps(len(samples))
         progress = Progress("merging", steps, 0, self.config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
@@ -116,41 +119,41 @@ class MergeContext:
         module.eval()
 
     def updater(self, module: nn.Module) -> Updater:
-        """A new optimizer for a module, by the recipe of the run."""
+        """A new updater (optimizer and options of the step) for a module, by the run's recipe."""
         return self.session.recipe.updater(module)
 
-    def testing(self, tasks: Sequence[int]) -> Samples:
-        """The test samples of some tasks."""
-        return joined([self.tasks.testing(task, self.device) for task in tasks])
+    def testing(self, tasks: Sequence[int]) -> Rows:
+        """The test samples of the tasks."""
+        return Rows.cat([self.tasks.testing(task, self.device) for task in tasks])
 
-    def some(self, samples: Samples, count: int) -> Samples:
-        """Up to so many of them, at random."""
+    def some(self, samples: Rows, count: int) -> Rows:
+        """At most `count` random ones of the samples."""
         return _taken(samples, self._order(samples)[:count])
 
-    def hold_out(self, samples: Samples, share: float) -> tuple[Samples, Samples]:
-        """The others, and a random share of them."""
+    def hold_out(self, samples: Rows, fraction: float) -> tuple[Rows, Rows]:
+        """Split the samples at random into the rest and a held-out `fraction`, in this order."""
         order = self._order(samples)
-        count = max(1, round(share * len(samples)))
+        count = max(1, round(fraction * len(samples)))
         return _taken(samples, order[count:]), _taken(samples, order[:count])
 
-    def _order(self, samples: Samples) -> np.ndarray:
+    def _order(self, samples: Rows) -> np.ndarray:
         return seeding.generator(self.config["seed"], "merging order").permutation(len(samples))
 
     @torch.no_grad()
-    def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
-        """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
+    def score(self, network: nn.Module, samples: Rows) -> tuple[float, float]:
+        """Mean cross entropy and accuracy in [0, 1] without augmentation; over the task's classes if task-aware."""
         network.to(self.device).eval()
         loss = correct = torch.zeros((), device=self.device)
         size = self.config["eval_batch_size"]
         for batch in in_order(samples, size):
             logits = network(self.session.transform.test(batch.x)).float()
-            logits = own_outputs(logits, self.foreign_outputs, batch.task)
+            logits = self.outputs.for_training(logits, batch.task)
             loss = loss + F.cross_entropy(logits, batch.y, reduction="sum")
             correct = correct + (logits.argmax(1) == batch.y).sum()
         return loss.item() / len(samples), correct.item() / len(samples)
 
     def recalibrate_batch_norm(self, network: nn.Module, tasks: Sequence[int]) -> None:
-        """Take a network's batch-norm statistics anew from images of some tasks, if it has any."""
+        """Recompute the network's batch-norm statistics, if it has any, from images of the tasks."""
         if not batch_norm.has_statistics(network):
             return
         key = tuple(tasks)
@@ -160,13 +163,13 @@ class MergeContext:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Within it, the time does not count as merging."""
+        """Time inside this block does not count as merging."""
         started = time.perf_counter()
         yield
         self.measure_seconds += time.perf_counter() - started
 
     def progress(self, label: str, items: Sequence) -> Iterator:
-        """The items, with a progress bar."""
+        """Iterate over the items with a progress bar."""
         bar = Progress(label, len(items), 0, self.config["progress"])
         try:
             for item in items:
@@ -176,13 +179,13 @@ class MergeContext:
             bar.close()
 
     def record(self, name: str, content: dict) -> None:
-        """An entry of results.json."""
+        """Add an entry to results.json."""
         self.recorded[name] = content
 
     def new_network(self, number: int) -> State:
-        """A network before training, another one for each number."""
+        """The weights of an untrained network, different for each number."""
         return self.session.initial_weights(FIRST_STAGE + number)
 
 
-def _taken(samples: Samples, order: np.ndarray) -> Samples:
+def _taken(samples: Rows, order: np.ndarray) -> Rows:
     return samples.part(torch.from_numpy(order).to(samples.y.device))

@@ -1,7 +1,7 @@
-"""The contract of a fusion: from several networks of one architecture to one.
+"""The contract of a fusion, which makes one network of several networks with the same architecture.
 
-A fusion gets state dicts and gives a state dict; what it gets is never changed. Buffers (batch-norm statistics) are
-averaged, and counters are those of the first network.
+A fusion takes state dicts and returns a state dict; it never changes its inputs. Buffers (batch-norm statistics) are
+averaged, and counters are taken from the first network.
 """
 
 import copy
@@ -14,19 +14,19 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.step.schedules import Schedule
 
 State = dict[str, torch.Tensor]
-BLOCK = 2**17  # weights that are merged at a time: of ten models, a few MB
+BLOCK = 2**17  # weights merged at a time: a few MB for ten models
 
 
 @dataclass(frozen=True)
 class Models:
-    """What is merged: `states` of equal architecture, and `weights` that sum to one.
+    """The input of a fusion: `states` of one architecture, and `weights` that sum to one.
 
-    `parameters` are the names that are trained, `initial` the network from which all of them were, if there is one.
-    With `unequal_widths` tensors of the same name may differ in size, not in the number of dimensions.
+    `parameters`: names of the trained tensors. `initial`: the common init of all models, or None. With
+    `unequal_widths`, tensors of the same name may differ in size but not in the number of dimensions.
     """
 
     states: Sequence[State]
@@ -34,10 +34,10 @@ class Models:
     parameters: Sequence[str]
     initial: State | None = None
     names: Sequence[str] = ()  # of the models, for errors
-    tasks: Sequence[Sequence[int]] = ()  # that each model was trained on; by default model i on task i
+    tasks: Sequence[Sequence[int]] = ()  # training tasks of each model; by default task i for model i
     unequal_widths: bool = False
-    merged: int = 0  # where models come one at a time: how many the first state is the merge of; 0: it is a model
-    carried: dict[str, float] = field(default_factory=dict)  # what a method writes there for its next call
+    merged: int = 0  # with running=true: number of models merged into the first state; 0: it is a single model
+    carried: dict[str, float] = field(default_factory=dict)  # notes of a method for its next call with running=true
 
     def __post_init__(self):
         names = self.names or [f"model {i}" for i in range(len(self.states))]
@@ -47,7 +47,7 @@ class Models:
             raise ValueError("nothing to merge: expected at least one model")
         if len(self.weights) != len(self.states) or min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
             raise ValueError(
-                f"expected a weight of 0 or more for each of {len(self.states)} models, with the sum 1, got "
+                f"expected one weight of at least 0 for each of {len(self.states)} models, with the sum 1, got "
                 f"{list(self.weights)}"
             )
         everything = list(zip(names, self.states))
@@ -59,90 +59,93 @@ class Models:
         for name, state in everything:
             for key, value in state.items():
                 if value.is_floating_point() and not torch.isfinite(value).all():
-                    raise ValueError(f"{name} has numbers in {key} that are not finite: it cannot be merged")
+                    raise ValueError(f"{name} has numbers in {key} that are not finite: leave it out or train it again")
 
     def need_initial(self, method: str) -> State:
-        """The common init; raises ValueError where there is none."""
+        """The common init; raises ValueError if there is none."""
         if self.initial is None:
             raise ValueError(no_initial(method))
         return self.initial
 
 
 class Context(Protocol):
-    """What a fusion that needs data is given."""
+    """The merge context as fusions see it: data, training and measurement."""
 
-    network: nn.Module  # of the architecture of the models, free to be used
-    sample_shape: tuple[int, int, int]  # of an image
+    network: nn.Module  # scratch network of the models' architecture; a fusion may change its weights
+    sample_shape: tuple[int, int, int]  # (C, H, W) of an image
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Samples:
-        """Training samples of some tasks, all or so many of each."""
+    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
+        """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
-        """So many training images of some tasks, equally many of each, mixed, as the network takes them; no labels."""
+        """About `count` training images [N, C, H, W] of the tasks in random order, as the network takes them.
 
-    def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
-        """The diagonal Fisher information of a network on training samples of some tasks; `labels` as in EWC."""
-
-    def train(self, module: nn.Module, samples: Samples, epochs: int, schedule: Schedule | None = None) -> None:
-        """Train the parameters of a module that gives logits of images, with the optimizer of the run.
-
-        `schedule`: that of the learning rate, None for the run's.
+        Each task gives the same number, `count` divided by the number of tasks, at least one.
         """
 
-    def testing(self, tasks: Sequence[int]) -> Samples:
-        """The test samples of some tasks."""
+    def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
+        """The diagonal Fisher information of a network on training samples of the tasks; `labels` as in EWC."""
 
-    def some(self, samples: Samples, count: int) -> Samples:
-        """Up to so many of them, at random."""
+    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
+        """Train a module that maps images to logits, with the run's optimizer.
 
-    def hold_out(self, samples: Samples, share: float) -> tuple[Samples, Samples]:
-        """The others, and a random share of them."""
+        `schedule`: the learning rate schedule, None for the run's.
+        """
 
-    def score(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
-        """Mean cross entropy and accuracy of a network, not augmented; over the task's own outputs if it is known."""
+    def testing(self, tasks: Sequence[int]) -> Rows:
+        """The test samples of the tasks."""
+
+    def some(self, samples: Rows, count: int) -> Rows:
+        """At most `count` random ones of the samples."""
+
+    def hold_out(self, samples: Rows, fraction: float) -> tuple[Rows, Rows]:
+        """Split the samples at random into the rest and a held-out `fraction`, in this order."""
+
+    def score(self, network: nn.Module, samples: Rows) -> tuple[float, float]:
+        """Mean cross entropy and accuracy in [0, 1] without augmentation; over the task's classes if task-aware."""
 
     def recalibrate_batch_norm(self, network: nn.Module, tasks: Sequence[int]) -> None:
-        """Take a network's batch-norm statistics anew from images of some tasks, if it has any."""
+        """Recompute the network's batch-norm statistics, if it has any, from images of the tasks."""
 
     def measuring(self) -> AbstractContextManager:
-        """Within it, the time does not count as merging."""
+        """Time inside this block does not count as merging."""
 
     def progress(self, label: str, items: Sequence) -> Iterator:
-        """The items, with a progress bar."""
+        """Iterate over the items with a progress bar."""
 
     def record(self, name: str, content: dict) -> None:
-        """An entry of results.json."""
+        """Add an entry to results.json."""
 
     def new_network(self, number: int) -> State:
-        """A network before training, another one for each number."""
+        """The weights of an untrained network, different for each number."""
 
 
 class Fusion(ABC):
-    """Options are constructor arguments."""
+    """A way to merge models; its options are constructor arguments."""
 
     unequal_widths = False  # whether the models' layers may differ in width
-    uses_weights = True  # whether the models' weights have a say
-    needs_initial = False  # whether it works on what each model has moved from a common init
-    needs_tasks = False  # whether it uses data of the task that each model was trained on
-    most_models: int | None = None  # that it merges at once
+    uses_weights = True  # whether the models' weights change the result
+    needs_initial = False  # whether it uses task vectors: weights minus the common init
+    needs_tasks = False  # whether it uses data of each model's training tasks
+    most_models: int | None = None  # largest number of models per call; None: any
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
-        """Raise ValueError that names the layer for an architecture that the method cannot merge."""
+        """Raise ValueError, which names the layer, for an architecture that the method cannot merge."""
 
     def check_shapes(self, network: nn.Module, sample_shape: tuple[int, ...], states: Sequence[State]) -> None:
-        """Raise ValueError for models whose merge does not fit the network; only where `unequal_widths` are allowed."""
+        """Raise ValueError for models whose merge does not fit the network; called only if `unequal_widths`."""
 
     @abstractmethod
     def network(self, models: Models, context: Context) -> nn.Module:
-        """What the models are merged into."""
+        """The merged network."""
 
 
 class WeightFusion(Fusion):
-    """A fusion into the weights of one network."""
+    """A fusion whose result is the weights of one network."""
 
     @abstractmethod
     def __call__(self, models: Models, context: Context | None = None) -> State:
-        """The merged network, on the device of the first one; `context` for the methods that need data."""
+        """The merged state dict, on the device of the first model; `context`: for methods that need data."""
 
     def network(self, models: Models, context: Context) -> nn.Module:
         network, merged = copy.deepcopy(context.network), self(models, context)
@@ -151,15 +154,17 @@ class WeightFusion(Fusion):
 
 
 class EntryFusion(WeightFusion):
-    """A fusion of every trained weight by itself; buffers are averaged.
+    """A fusion that computes each trained weight from the same weight of the models; buffers are averaged.
 
-    It is worked out in blocks, so that each model is read from memory once, whatever the method does with it.
+    It works in blocks, so that each model is read from memory only once.
     """
 
     @abstractmethod
     def rule(self, models: Models) -> Callable[[torch.Tensor | None, list[torch.Tensor]], torch.Tensor]:
-        """What gives a block of merged weights from the same block of the common init, None without one, and of each
-        model. It is called for block after block, in order, with single precision or better."""
+        """A function that merges a block: it takes the block of the common init, or None, and that of each model.
+
+        It is called for all blocks in order, in single precision or better.
+        """
 
     def __call__(self, models: Models, context: Context | None = None) -> State:
         rule, merged = self.rule(models), buffers(models)
@@ -176,30 +181,30 @@ class EntryFusion(WeightFusion):
 
 
 def no_initial(method: str) -> str:
-    """What to say where a method lacks the common init."""
+    """The error message for a method without the common init that it needs."""
     return (
-        f"fusion={method} works on what each model has moved from a common init, and these have none: train them with "
+        f"fusion={method} needs models that were trained from a common init, but these have none: train them with "
         "strategy.init=shared, or give the init of files with initial=FILE"
     )
 
 
 def unscaled(models: Models, scale: float) -> list[float]:
-    """What each task vector is multiplied with before a method that scales the merged one by `scale`.
+    """The factor of each task vector before a method that multiplies the merged one by `scale`.
 
-    One that was merged before has been scaled already, and that counts once.
+    The result of an earlier merge is scaled already, so its factor is 1 / `scale`; that of the others is 1.
     """
     return [1 / scale if models.merged and scale and not number else 1.0 for number in range(len(models.states))]
 
 
 def blocks(tensors: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Views of the same entries of tensors of one shape, few enough for a processor's cache."""
+    """Iterate over views of the same entries of several equally shaped tensors, small enough for a CPU cache."""
     if tensors[0].is_cpu and all(tensor.is_contiguous() for tensor in tensors):
         return zip(*(tensor.detach().view(-1).split(BLOCK) for tensor in tensors))
     return iter([tuple(tensor.detach() for tensor in tensors)])
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """In single precision or better."""
+    """The tensor in single precision or better."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -209,13 +214,13 @@ def flatten(state: State, names: Sequence[str]) -> torch.Tensor:
 
 
 def buffers(models: Models) -> State:
-    """The mean of what is not trained; counters are those of the first model."""
+    """The mean of the tensors that are not trained; counters are taken from the first model."""
     names = [name for name in models.states[0] if name not in set(models.parameters)]
     return mean_state(models, [{name: state[name] for name in names} for state in models.states])
 
 
 def mean_state(models: Models, states: Sequence[State]) -> State:
-    """The mean of states with the models' weights; counters are those of the first."""
+    """The mean of the states with the models' weights; counters are taken from the first state."""
     return {
         name: weighted_mean([state[name] for state in states], models.weights)
         if value.is_floating_point()
@@ -225,7 +230,7 @@ def mean_state(models: Models, states: Sequence[State]) -> State:
 
 
 def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """sum_i weights_i tensors_i; equal tensors give themselves."""
+    """sum_i weights_i tensors_i for weights that sum to one; equal tensors give the same tensor, to the bit."""
     mean = torch.empty_like(tensors[0])
     for block, *parts in blocks([mean, *tensors]):
         total = weights[0]
@@ -247,5 +252,5 @@ def _check_alike(name: str, state: State, other_name: str, other: State, unequal
         own, others = (shape if shape is not None else "nothing" for shape in shapes)
         raise ValueError(
             f"{name} and {other_name} are of different architectures: {key} is {own} in the one and {others} in the "
-            "other"
+            "other; expected equal shapes"
         )

@@ -1,4 +1,4 @@
-"""What a merge leaves in results.json, in the schema of a run."""
+"""The results.json of a merge, in the schema of a run."""
 
 import math
 
@@ -13,7 +13,7 @@ from merging.sources import Source
 def merge_results(
     own: dict, session: Session, source: Source, context: MergeContext, alone: list[list[float]], merge_seconds: float
 ) -> dict:
-    """The content of results.json: totals are those of training the networks and of merging them."""
+    """The content of results.json; totals add up the training of the networks and the merge."""
     trained, base, history = source.results or {}, session.config, context.history
     accuracies = [sum(row) / len(row) for row in alone]
     measured = results.measures(history, session.plan.scenario.task_aware)
@@ -55,7 +55,7 @@ def merge_results(
 
 
 def _kept_bytes(own: dict, session: Session, states: list[State], samples: int) -> int:
-    """Of the networks and the samples that have to be there for the merge."""
+    """Bytes of the networks and samples that the merge needs at once."""
     sizes = [sum(value.nbytes for value in state.values()) for state in states]
     networks = sum(sizes[:2]) if own["running"] else sum(sizes)
     return networks + samples * (math.prod(session.plan.dataset.sample_shape) + 16)

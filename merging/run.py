@@ -1,6 +1,6 @@
-"""One merge, from its configuration to its results beside the baselines; to be read downwards.
+"""One merge, from its configuration to its results and those of the baselines; read it from top to bottom.
 
-Networks are trained by the same code as any other run, and lie in the same folders: what is there is not trained again.
+The networks are trained by the code of any other run and kept in the same folders. A finished run is not trained again.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch.func import functional_call
 from cl.configuration.arguments import CONF
 from cl.configuration.identity import config_hash
 from cl.configuration.settings import MERGE_KEYS
-from cl.reporting import plots
+from cl.reporting import custom, plots
 from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.run import checkpoint, experiment
@@ -32,15 +32,15 @@ from merging.sources import Reader, Source, moved
 
 
 def run(config) -> list[Path]:
-    """Merge what the configuration (OmegaConf) describes; returns the folders of baselines and, last, of the result.
+    """Merge as the OmegaConf configuration says; returns the folders of the baselines and, last, of the result.
 
-    Whatever is wrong is said before anything is trained or data are loaded, as far as configuration and files tell.
+    Mistakes in the configuration and in files raise before any training and before any data is loaded.
     """
     config = plain(config)
     own = {key: config[key] for key in MERGE_KEYS}
     base = {key: value for key, value in config.items() if key not in MERGE_KEYS}
     fusion = check_options(own, base)
-    if starts_merged(base):  # then the networks are others with each fusion
+    if starts_merged(base):  # the trained networks depend on the fusion, so it is part of their run's identity
         options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
         seedless = {key: value for key, value in own["fusion"].items() if key != "seed"}
         base["strategy"] = base["strategy"] | {"fusion": seedless | options}
@@ -49,30 +49,32 @@ def run(config) -> list[Path]:
 
 
 def merge_folder(config: dict) -> Path:
-    """The folder of a merged network: a function of the configuration, beside the runs on the same benchmark."""
+    """The folder of a merge, which the configuration determines; beside the runs on the same benchmark."""
     method = f"{config['fusion']['name']}_{config_hash(config)}"
     return Path(config["output"]) / benchmark_name(config) / method / f"seed{config['seed']}"
 
 
 class Merge:
-    """One fusion of the networks of one run, or of files. `own`: the options that are merge.py's alone."""
+    """One fusion of the networks of a run or of files. `own`: the options that only merge.py has."""
 
     def __init__(self, fusion: Fusion, own: dict, session: Session, folder: Path):
         self.fusion, self.own, self.session, self.folder = fusion, own, session, folder
         self.base, self.plan = session.config, session.plan
         self.reader = Reader(session, fusion.unequal_widths and own["checkpoints"] is not None)
-        self.trains = own["checkpoints"] is None and own["run"] is None  # whether the networks are its own run's
+        self.trains = own["checkpoints"] is None and own["run"] is None  # whether this command trains the networks
 
     def run(self) -> list[Path]:
         """Check, train what is missing, merge, test, save; returns the folders."""
         base, own, folder = self.base, self.own, self.folder
         if self.plan.scenario.targets:
             raise ValueError(
-                f"networks are merged by what they classify, and scenario={base['scenario']['name']} has no labels"
+                f"merging is for classification, but scenario={base['scenario']['name']} has no labels: choose another"
             )
         baselines = [with_strategy(base, name) for name in own["baselines"]]
         for baseline in baselines:
             make_plan(baseline)
+        rows = len(self.plan.stages) if own["sequential"] or own["running"] else 1
+        custom.try_out(base["metrics"], rows, self.plan.scenario.num_tasks)
         check_writable(folder)
         merged_before = (folder / "results.json").is_file() and not base["overwrite"]
         if not merged_before:
@@ -80,7 +82,8 @@ class Merge:
             check_merge(self.fusion, own, self.session, None if self.trains else self.look())
         finished = [train(baseline) for baseline in baselines]
         if merged_before:
-            print(f"finished before: {folder}{other_version(folder)}  (overwrite=true merges anew)")
+            print(f"finished before: {folder}{other_version(folder)}  (overwrite=true merges again)")
+            custom.add(folder, base["metrics"])
             return [*finished, folder]
         tasks, _ = self.session.load_tasks()
         source = self.find()
@@ -88,14 +91,17 @@ class Merge:
         self.session.logger.start(folder, base | own)
         content = self.merge(tasks, source)
         files.write_json(folder / "results.json", content)
-        self.session.logger.finish(content)
-        self.draw(content)
+        try:
+            content |= custom.add(folder, base["metrics"])
+            self.session.logger.finish(content)
+        finally:
+            self.draw(content)
         alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
         print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
         return [*finished, folder]
 
     def draw(self, content: dict) -> None:
-        """The pictures of a finished merge."""
+        """Draw the pictures of a finished merge."""
         with plots.after_results(self.folder):
             plots.draw_run(self.folder, content, self.base["pictures"])
             if "t" in content.get("curve", {}):
@@ -104,23 +110,23 @@ class Merge:
                 pictures.draw_curve(self.folder, content["curve"], title, self.base["pictures"])
 
     def look(self, values: bool = False) -> Source:
-        """The networks of files or of a run, with their common init; `values`: with their weights."""
+        """The networks of files or of a run, with their common init; `values`: with values, not only shapes."""
         if self.own["checkpoints"] is not None:
             return self.reader.of_files(self.own["checkpoints"], self.own["initial"], look=not values)
         return self.of_run(Path(self.own["run"]), look=not values)
 
     def of_run(self, folder: Path, look: bool = False) -> Source:
-        """The networks of a run; `look`: without their weights."""
+        """The networks of a run, with their common init; `look`: shapes only, without values."""
         source = self.reader.of_run(folder, look)
         trained = source.results["config"]
-        if trained["strategy"].get("init", "previous") != "independent":  # whatever happened since, it started there
-            # The class of the network is this one's: a run of an earlier version has another name for it.
+        if trained["strategy"].get("init", "previous") != "independent":  # the first network started from the init
+            # With the current class of the network: runs of an earlier version know it under another name.
             backbone = trained["backbone"] | {"_target_": self.base["backbone"]["_target_"]}
             source.initial = self.session.initial_weights(config=trained | {"backbone": backbone})
         return source
 
     def find(self) -> Source:
-        """The networks with their weights, after training them if need be."""
+        """The networks with values; trains them if needed."""
         if self.trains:
             return self.of_run(train(self.base, self.start_of))
         source = self.look(values=True)
@@ -128,7 +134,7 @@ class Merge:
         return source
 
     def start_of(self, session: Session, tasks: Tasks) -> Callable[[int, History], State]:
-        """For strategy.init=merged: what gives the merge of the networks so far, which is kept beside them."""
+        """For strategy.init=merged: a function that merges the networks so far and saves the merge beside them."""
         folder, reader = session.plan.folder, Reader(session)
         kept = folder / "merged"
 
@@ -155,7 +161,7 @@ class Merge:
         return start
 
     def merge(self, tasks: Tasks, source: Source) -> dict:
-        """Fuse, test, save; the content of results.json."""
+        """Merge, test and save; returns the content of results.json."""
         session, own = self.session, self.own
         network = session.model
         evaluator = experiment.make_evaluator(session, tasks)
@@ -180,9 +186,9 @@ class Merge:
     def fuse(
         self, source: Source, last: int, before: State | None, carried: dict[str, float], context: MergeContext
     ) -> nn.Module:
-        """The networks up to number `last` as one, or with `before`, the merge of those before it, this and the last.
+        """Merge the networks 0 to `last`; with `before`, the merge of networks 0 to `last` - 1, only that and `last`.
 
-        `carried`: what the fusion noted when it made `before`; it notes there what the next needs.
+        `carried`: the fusion's notes from the merge that gave `before`; it is updated for the next merge.
         """
         fusion, own = self.fusion, self.own
         weights, tasks = weights_of(own["weighting"], source.num_samples[: last + 1]), source.tasks[: last + 1]
@@ -195,7 +201,7 @@ class Merge:
             fusion.unequal_widths, 0 if before is None else last, carried,
         )  # fmt: skip
         merged, seen = fusion.network(models, context), union(tasks)
-        if isinstance(fusion, WeightFusion):  # others have no weights of their own, to which statistics could belong
+        if isinstance(fusion, WeightFusion):  # an ensemble keeps the statistics of its networks
             context.recalibrate_batch_norm(merged, seen)
         if own["finetune_samples"]:
             memory = context.labelled(seen, max(1, own["finetune_samples"] // len(seen)))
@@ -204,7 +210,7 @@ class Merge:
 
 
 def with_strategy(base: dict, name: str) -> dict:
-    """The same configuration with another strategy at its defaults."""
+    """The configuration with another strategy at its default options."""
     node = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{name}.yaml"))
     changed = copy.deepcopy(base)
     for group, values in node.items() if "strategy" in node else [("strategy", node)]:
@@ -213,13 +219,13 @@ def with_strategy(base: dict, name: str) -> dict:
 
 
 def train(base: dict, make_start=None) -> Path:
-    """The folder of a run, trained unless it was finished before."""
+    """Train a run unless it is finished; returns its folder."""
     config = OmegaConf.create(base)
     return finished_run(config) or experiment.run(config, make_start)
 
 
 def weights_of(weighting: str, num_samples: list[int]) -> list[float]:
-    """What each network weighs in the mean: all the same, or by the number of samples that it was trained on."""
+    """The weight of each network in the mean: uniform, or in proportion to its number of training samples."""
     if weighting == "uniform":
         return [1 / len(num_samples)] * len(num_samples)
     return [count / sum(num_samples) for count in num_samples]

@@ -1,4 +1,4 @@
-"""Where the networks to merge come from: a run's folder, files, or a run that is trained for it."""
+"""The networks to merge: read from the folder of a run, or from files."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -12,16 +12,16 @@ from cl.run.session import Session
 from cl.scenarios.classes import ClassIncremental
 from merging.fusion import State
 
-# Options of a scenario or data set that say nothing of what a sample is, or which task it belongs to.
+# Options of a scenario or data set that change neither the samples nor their tasks.
 NO_MATTER = ("_target_", "name", "concatenate", "augment", "root", "cache", "download", "stream")
 
 
 @dataclass
 class Source:
-    """Networks in files, the tasks that each was trained on (None: not known), and the results of their run.
+    """Networks in files, the training tasks of each (None: unknown), and the results of their run.
 
-    `states`: their weights, in order; of a source that was only looked at, tensors with a shape and no values.
-    `initial`: the network from which all were trained, if there is one; `num_samples` that each was trained on.
+    `states`: their state dicts in order, on the meta device (shapes without values) if they were read for a check.
+    `initial`: the common init, or None. `num_samples`: number of training samples of each network.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -41,21 +41,21 @@ class Source:
 
 
 class Reader:
-    """Reads networks of the architecture, scenario and data set of a configuration, and names what differs."""
+    """Reads networks that must match a configuration's architecture, scenario and data set."""
 
     def __init__(self, session: Session, free_widths: bool = False):
-        """`free_widths`: the widths of layers may differ from the network's."""
+        """`free_widths`: the widths of layers may differ from those of the configured network."""
         scenario, dataset = session.plan.scenario, session.plan.dataset
         self.config, self.num_tasks, self.free_widths = session.config, scenario.num_tasks, free_widths
         self.own = moved(session.model.state_dict(), torch.device("cpu"))
-        # Then another seed's tasks may be others. (That order of classes is the one random thing that is told apart.)
+        # Whether the tasks depend on the seed. Class scenarios depend on it only through a random order of classes.
         split_by_label = isinstance(scenario, ClassIncremental) and scenario.class_order != "random"
         self.seed_matters = not split_by_label or dataset.validation > 0
 
     def read(self, path: Path, what: str | None = None) -> tuple[State, dict]:
-        """A network, and what its file says of it; what files of other programs say is not known to mean the same.
+        """A network's state dict, and the other entries of its file; {} for files that remerge did not write.
 
-        Raises FileNotFoundError or ValueError in which `what` names the file.
+        `what` names the file in errors. Raises FileNotFoundError or ValueError.
         """
         what = what or str(path)
         found, about = weights.read(path, what)
@@ -65,17 +65,17 @@ class Reader:
         return weights.fit(found, self.own, what, free_widths=self.free_widths), about
 
     def tasks(self, what: str, about: dict) -> list[int] | None:
-        """The tasks that a network was trained on, by what its file says."""
+        """The tasks that a network was trained on according to its file, None if the file does not name them."""
         found = about.get("tasks")
         if found and not 0 <= min(found) <= max(found) < self.num_tasks:
             raise ValueError(
-                f"{what} was trained on task {max(found) + 1}, and scenario={self.config['scenario']['name']} has "
-                f"{self.num_tasks}"
+                f"{what} was trained on task {max(found) + 1}, but scenario={self.config['scenario']['name']} has "
+                f"{self.num_tasks} tasks"
             )
         return found
 
     def check_alike(self, what: str, trained: dict) -> None:
-        """Raise ValueError where a network was trained on other samples or tasks than those of this configuration."""
+        """Raise ValueError for a network that was trained on other samples or tasks than this configuration's."""
         for group in ("scenario", "dataset"):
             theirs, ours = trained[group], self.config[group]
             if theirs["name"] != ours["name"]:
@@ -96,9 +96,9 @@ class Reader:
             )
 
     def of_run(self, folder: Path, look: bool = False) -> Source:
-        """The networks after each stage of a finished run; with `look` without their values.
+        """The networks after each stage of a finished run; `look`: shapes only, without values.
 
-        Raises FileNotFoundError for a folder that holds no finished run, ValueError for a run on another benchmark.
+        Raises FileNotFoundError for a folder without a finished run, ValueError for a run on another benchmark.
         """
         if not (folder / "results.json").is_file():
             raise FileNotFoundError(f"run={folder} is not the folder of a finished run: there is no results.json in it")
@@ -108,26 +108,34 @@ class Reader:
             if not _is_ours(results):
                 raise TypeError(trained)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"run={folder}: results.json is not a result of remerge, or damaged") from error
+            raise ValueError(
+                f"run={folder}: results.json is not a result of remerge, or damaged: give the folder of another run"
+            ) from error
         if kind != "run":
             raise ValueError(
-                f"run={folder} is the folder of a {kind}, not of a run of run.py; checkpoints=[FILE] is for that"
+                f"run={folder} is the folder of a {kind}, expected that of a run of run.py; its networks can be given "
+                "as checkpoints=[FILE]"
             )
         self.check_alike(f"run={folder}", trained)
         files = checkpoint.task_files(folder)
         if list(files) != list(range(max(1, len(files)))):
             numbers = ", ".join(map(str, files)) or "none"
-            raise ValueError(f"run={folder} lacks networks: expected task_00.pt and on, without a gap, found {numbers}")
+            raise ValueError(
+                f"run={folder} lacks networks: expected task_00.pt, task_01.pt ... without a gap, found {numbers}"
+            )
         source = Source(results=results)
         for stage, file in files.items():
             state, about = self.read(file)
             if about.get("stage", stage) != stage:
-                raise ValueError(f"{file} says that it is the network after stage {about['stage']}, its name {stage}")
+                raise ValueError(
+                    f"{file} holds the network after stage {about['stage']}, but its name says {stage}: restore the "
+                    "files of the run"
+                )
             self._add(source, file, state, self.tasks(str(file), about) or [stage], look)
         return source
 
     def of_files(self, paths: list, initial: str | None, look: bool = False) -> Source:
-        """Networks in files, and their common init if there is a file of it; with `look` without their values."""
+        """The networks in files, and their common init from the file `initial`; `look`: shapes only, without values."""
         if not paths:
             raise ValueError("checkpoints=[] names no file: give one or more, or leave it out")
         source = Source()
@@ -145,6 +153,7 @@ class Reader:
 
 
 def moved(state: State, device: torch.device) -> State:
+    """The state dict on a device."""
     return {name: value.to(device) for name, value in state.items()}
 
 

@@ -11,6 +11,11 @@ from support import ROOT
 from cl.run import cli
 
 
+def pytest_configure() -> None:
+    """Before torch is imported: tests run side by side, and a step shared among threads of busy cores takes longer."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(autouse=True)
 def resolvers():
     OmegaConf.register_new_resolver("published", cli.published, replace=True)

@@ -110,8 +110,7 @@ def test_a_missing_option_is_named(function, given, message):
         (
             "kind",
             3,
-            "widget.kind must be text or null, got 3: text that looks like something else has quotes of its own, "
-            "'widget.kind=\"3\"'",
+            "widget.kind must be text or null, got 3: to give it as text, add quotes, 'widget.kind=\"3\"'",
         ),
         ("flag", 1, "widget.flag must be true or false, got 1"),
         ("flag", "maybe", "widget.flag must be true or false, got 'maybe'"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from cl.buffers.settings import with_policy_options
+from cl.data.rows import Rows, Selection
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,24 @@ class Field:
     dtype: torch.dtype
 
 
-class Records:
-    """The result of a draw of n: `columns[name]` [n, *shape], `weight` [n] float32, and `ids` [n] int64 on the CPU.
+class Records(Rows):
+    """The rows of a draw, with the columns of the fields, the importance `weight` [n] float32 and `ids` [n] int64.
 
-    The ids name the records for `ReplayBuffer.update`. The weight is the probability of a record under a uniform draw
-    over that under the sampling policy (1 where that is so). Both may be given as functions: few methods ask for them.
+    The ids, on the CPU, tell `ReplayBuffer.update` which records are meant. The weight is the probability of a record
+    under a uniform draw over that under the sampling policy (1 where that is uniform). Both may be given as functions,
+    which are called when they are asked for: few methods do.
     """
 
-    __slots__ = ("columns", "share", "_weight", "_ids")
+    __slots__ = ("_weight", "_ids")
 
     def __init__(
         self,
         columns: dict[str, torch.Tensor],
         weight: torch.Tensor | Callable[[], torch.Tensor],
         ids: torch.Tensor | Callable[[], torch.Tensor],
-        share: float = 1.0,  # of the mean over the whole draw, where it is cut into several backward passes
+        loss_weight: float = 1.0,
     ):
-        self.columns, self.share, self._weight, self._ids = columns, share, weight, ids
+        self.columns, self.loss_weight, self._weight, self._ids = columns, loss_weight, weight, ids
 
     @property
     def weight(self) -> torch.Tensor:
@@ -55,11 +57,9 @@ class Records:
             self._ids = self._ids()
         return self._ids
 
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.columns[name]
-
-    def __len__(self) -> int:
-        return len(self.columns["y"])
+    def part(self, which: Selection, loss_weight: float = 1.0) -> "Records":
+        columns = {name: column[which] for name, column in self.columns.items()}
+        return Records(columns, lambda: self.weight[which], lambda: self.ids[which], loss_weight)
 
 
 class ReplayBuffer(ABC):

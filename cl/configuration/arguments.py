@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cl.configuration.settings import MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
+from cl.configuration.settings import ADDED, MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
 from cl.values import did_you_mean, one_of
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
@@ -101,7 +101,7 @@ def check_overrides(overrides: list[str], command: str) -> None:
                 raise ValueError(f"{override}: there is no {top} to take out{did_you_mean(top, known)}")
             # Below that are the free words of an option such as backbone.options; and what an experiment sets for one
             # option has to be taken out for another: +experiment=skewed_mnist strategy=er ~strategy.init
-            if bare.count(".") < 2 and not _foreign(bare, overrides):
+            if bare.count(".") < 2 and not _foreign(bare, overrides) and not (top in ADDED and "." in bare):
                 raise ValueError(f"{override} takes out what is needed: set another value, {bare}=VALUE")
         elif key == "experiment":
             raise ValueError(f"an experiment is added, with a plus: +experiment={value}")

@@ -27,7 +27,7 @@ VERSIONS = {"training": 1, "merging": 1}  # of what no member of a group decides
 # What does not change a run's numbers does not change its name either.
 NOT_IDENTITY = {
     "seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval", "launcher", "loader",
-    "baselines", "protocol", "fusion.seed", "buffer.timeout",
+    "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
     "dataset.root", "dataset.download", "dataset.stream", "dataset.cache",
 }  # fmt: skip
 ROOT_IS_DATA = ("image_folder", "ptycho")  # data sets that are whatever lies in their folder
@@ -45,7 +45,9 @@ def words(config: dict, ranks: int | None = None) -> dict:
     for key, value in config.items():
         if key in NOT_IDENTITY or key == "buffer" and not config["strategy"]["memory"]:
             continue
-        if key in MERGE_GROUPS:
+        if key == "callbacks":
+            found |= _added(key, value)
+        elif key in MERGE_GROUPS:
             found |= _component(key, value, key)
         else:
             found |= _differences(key, value, _neutral_keys().get(key))
@@ -87,6 +89,12 @@ def canonical(value):
     if isinstance(value, float):
         return int(value) if math.isfinite(value) and value.is_integer() else value
     return value
+
+
+def _added(key: str, nodes: dict) -> dict:
+    """Components that a user has added, each under a name: there is nothing neutral, so all of their words count."""
+    words_of = ((f"{key}.{name}.{option}", value) for name, node in nodes.items() for option, value in node.items())
+    return {word: canonical(value) for word, value in words_of}
 
 
 def _component(group: str, node: dict, prefix: str) -> dict:

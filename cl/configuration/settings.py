@@ -75,6 +75,8 @@ class Run(TypedDict):
     pictures: list[Literal["png", "pdf", "svg"]]
     progress: bool
     debug: bool
+    metrics: dict
+    callbacks: dict
     launcher: Launcher
 
 
@@ -99,6 +101,8 @@ RUN_GROUPS = (
     "buffer", "strategy", "scenario", "dataset", "backbone", "optimizer", "schedule", "loader", "logger",
 )  # fmt: skip
 MERGE_GROUPS = (*RUN_GROUPS, "fusion")
+# Keys under which a user adds components, each under a name: +metrics.NAME._target_=MODULE.FUNCTION.
+ADDED = {"metrics": "my_metrics.worst_task", "callbacks": "my_callbacks.Timer"}
 # Keys of conf/merge.yaml that conf/run.yaml does not have.
 MERGE_KEYS = (*(key for key in Merge.__annotations__ if key not in Run.__annotations__), "fusion")
 
@@ -128,6 +132,8 @@ def checked(config: dict) -> dict:
             raise ValueError(f"{key} must be the name of a file in conf/{key}/, got {config[key]!r}")
         convert(f"{key}.name", config[key].get("name"), Text)
     config |= {key: _converted(key, config[key], kind) for key, kind in kinds.items()}
+    for key, example in ADDED.items():
+        _check_added(key, config[key], example)
     launcher = config["launcher"]
     if launcher["name"] == "none" and (launcher["np"], launcher["hosts"], launcher["hostfile"]) != (1, None, None):
         raise ValueError(
@@ -135,6 +141,16 @@ def checked(config: dict) -> dict:
             f"launcher.hostfile={launcher['hostfile']}: choose launcher=horovod or launcher=torchrun"
         )
     return config
+
+
+def _check_added(key: str, nodes: dict, example: str) -> None:
+    for name, node in nodes.items():
+        if not str(name).isidentifier():
+            raise ValueError(f"{key}.{name}: a name has letters, digits and underscores, and begins with no digit")
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            raise ValueError(
+                f"{key}.{name} must say what it is, for example +{key}.{name}._target_={example}, got {node!r}"
+            )
 
 
 def _converted(name: str, value, kind):

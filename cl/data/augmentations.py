@@ -1,7 +1,7 @@
-"""Augmentations of whole batches, every image with random numbers of its own.
+"""Augmentations of whole batches with independent random numbers for each image.
 
-torchvision's transforms draw once per call, so on a batch every image would be changed alike. Here the images that drew
-the same operation are changed together by torchvision's functions.
+torchvision's transforms draw once per call and would change all images of a batch in the same way. Here the images that
+drew the same operation are changed together by torchvision's functions.
 """
 
 import math
@@ -9,14 +9,14 @@ import math
 import torch
 import torch.nn.functional as F
 
-ATTEMPTS = 10  # boxes drawn for each image before the largest central one is taken
-BINS = 31  # strengths of RandAugment's operations, of which `magnitude` is one
+ATTEMPTS = 10  # boxes drawn for each image; if none fits, the largest central box is used
+BINS = 31  # number of strengths of RandAugment's operations; `magnitude` is the index of one
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness")
 OPERATIONS = ("identity", *SIGNED, "posterize", "solarize", "auto_contrast", "equalize")
 
 
 def center_crop(x: torch.Tensor, side: int) -> torch.Tensor:
-    """The central square of images [B, C, H, W]; raises ValueError where they are smaller."""
+    """The central square of images [B, C, H, W], `side` pixels wide; raises ValueError for smaller images."""
     height, width = x.shape[-2:]
     if side > min(height, width):
         raise ValueError(f"a square of {side} pixels cannot be cut out of pictures of {height}x{width}")
@@ -33,14 +33,14 @@ def random_resized_crop(
 ) -> torch.Tensor:
     """A random box of each uint8 image [B, C, H, W], scaled to [B, C, side, side].
 
-    The box has a share of the area between the two of `scale` and an aspect ratio between the two of `ratio`, uniform
-    in its logarithm (Szegedy et al. 2015, Going Deeper with Convolutions, section 6).
+    The area of the box is a fraction of the image drawn from `scale`. Its aspect ratio is drawn from `ratio`, uniform
+    in the logarithm (Szegedy et al. 2015, Going Deeper with Convolutions, section 6).
     """
     boxes = random_boxes(len(x), x.shape[-2:], generator, scale, ratio)
     if x.device.type != "cpu":
         return _sampled(x, boxes, side)
-    # On a processor one call per image is three times as fast as one grid for all of them, and averages where it scales
-    # down; torch has that for uint8 on processors only.
+    # On a CPU one call per image is three times as fast as one grid for all images, and it antialiases; torch has
+    # antialiasing for uint8 only on CPUs.
     found = torch.empty(len(x), x.shape[1], side, side, dtype=x.dtype, memory_format=torch.channels_last)
     for image, (top, left, height, width), place in zip(x, boxes.tolist(), found):
         box = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
@@ -55,7 +55,7 @@ def random_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> torch.Tensor:
-    """[count, 4] int64: top, left, height and width of boxes in an image of (height, width)."""
+    """Random boxes [count, 4] int64 (top, left, height, width) in an image of `size` (height, width)."""
     height, width = size
     device = generator.device
 
@@ -67,7 +67,7 @@ def random_boxes(
     heights, widths = (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
     fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
     first = fits.int().argmax(1, keepdim=True)
-    # Where none fits: the largest central box whose aspect ratio is allowed.
+    # If none fits: the largest central box with an allowed aspect ratio.
     own = min(max(width / height, ratio[0]), ratio[1])
     largest = (height, round(height * own)) if width / height > own else (round(width / own), width)
     fits = fits.any(1)
@@ -80,7 +80,7 @@ def random_boxes(
 
 
 def _sampled(x: torch.Tensor, boxes: torch.Tensor, side: int) -> torch.Tensor:
-    """The boxes of images, bilinear, all at once."""
+    """The boxes of all images in one call, with bilinear interpolation."""
     top, left, height, width = boxes.to(x.device).float()[:, :, None].unbind(1)
     steps = (torch.arange(side, device=x.device) + 0.5) / side
     rows = (top + steps * height) * 2 / x.shape[2] - 1
@@ -93,7 +93,7 @@ def _sampled(x: torch.Tensor, boxes: torch.Tensor, side: int) -> torch.Tensor:
 def rand_augment(x: torch.Tensor, generator: torch.Generator, num_ops: int = 2, magnitude: int = 9) -> torch.Tensor:
     """`num_ops` random operations, one after the other, on each uint8 image [B, C, H, W].
 
-    RandAugment (Cubuk et al. 2020) with its 14 operations; `magnitude` of 31 strengths, the sign is random.
+    RandAugment (Cubuk et al. 2020) with its 14 operations; `magnitude`: strength from 0 to 30, with a random sign.
     """
     for _ in range(num_ops):
         drawn = torch.randint(2 * len(OPERATIONS), (len(x),), generator=generator, device=x.device)
@@ -107,41 +107,42 @@ def rand_augment(x: torch.Tensor, generator: torch.Generator, num_ops: int = 2, 
 
 
 def operate(x: torch.Tensor, name: str, sign: int, magnitude: int) -> torch.Tensor:
-    """One of RandAugment's operations on uint8 images [B, C, H, W]; colour is left as it is where there is none."""
+    """Apply one of RandAugment's operations to uint8 images [B, C, H, W]; "color" does not change grey images."""
     from torchvision.transforms.v2 import functional as V
 
-    share = magnitude / (BINS - 1)
+    strength = magnitude / (BINS - 1)  # in [0, 1]
     if name == "identity" or name == "color" and x.shape[1] == 1:
         return x
     if name in ("shear_x", "shear_y"):
-        degrees = math.degrees(math.atan(sign * 0.3 * share))
+        degrees = math.degrees(math.atan(sign * 0.3 * strength))
         shear = [degrees, 0.0] if name == "shear_x" else [0.0, degrees]
         return V.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
     if name in ("translate_x", "translate_y"):
         length = x.shape[3] if name == "translate_x" else x.shape[2]
-        pixels = int(sign * 150 / 331 * share * length)
+        pixels = int(sign * 150 / 331 * strength * length)
         translate = [pixels, 0] if name == "translate_x" else [0, pixels]
         return V.affine(x, angle=0.0, translate=translate, scale=1.0, shear=[0.0, 0.0])
     if name == "rotate":
-        return V.rotate(x, sign * 30 * share)
+        return V.rotate(x, sign * 30 * strength)
     if name in ("brightness", "color", "contrast", "sharpness"):
         adjust = V.adjust_saturation if name == "color" else getattr(V, f"adjust_{name}")
-        return adjust(x, 1 + sign * 0.9 * share)
+        return adjust(x, 1 + sign * 0.9 * strength)
     if name == "posterize":
-        return V.posterize(x, 8 - round(4 * share))
+        return V.posterize(x, 8 - round(4 * strength))
     if name == "solarize":
-        return V.solarize(x, 255 * (1 - share))
+        return V.solarize(x, 255 * (1 - strength))
     return V.autocontrast(x) if name == "auto_contrast" else V.equalize(x)
 
 
 def mix(
     x: torch.Tensor, generator: torch.Generator, mixup: float, cutmix: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Float images [B, C, H, W] each mixed with another one: the images, the partners [B] int64, the weights [B].
+    """Mix each float image [B, C, H, W] with another one; returns images, partners [B] int64 and weights [B].
 
-    A label then counts with the weight, that of the partner with the rest. mixup (Zhang et al. 2018): the two images
-    are averaged; CutMix (Yun et al. 2019): a box is the partner's, and the weight is the share of the area outside it.
-    Both are given the alpha of Beta(alpha, alpha), from which each image draws; 0: off; with both, each image has one.
+    The label of an image gets the weight, that of its partner 1 - weight. mixup (Zhang et al. 2018) averages the two
+    images. CutMix (Yun et al. 2019) pastes a box of the partner, and the weight is the fraction of the area outside it.
+    `mixup` and `cutmix` are the alpha of the Beta(alpha, alpha) from which each image draws, 0: off. With both on, each
+    image uses one of them at random.
     """
     count, _, height, width = x.shape
     device = x.device
@@ -150,7 +151,7 @@ def mix(
     alpha = torch.where(cut, cutmix, mixup).expand(2, count).contiguous()
     gammas = torch._standard_gamma(alpha, generator=generator)  # Beta(a, a) is G / (G + G') of two Gamma(a)
     weight = gammas[0] / gammas.sum(0).clamp(min=torch.finfo(gammas.dtype).tiny)
-    # A box of that share of the area, at any place; what sticks out is cut off.
+    # A box with the fraction 1 - weight of the area at a random place, clipped to the image.
     side = (1 - weight).sqrt()
     middle = torch.rand(2, count, generator=generator, device=device)
     low, high = (middle - side / 2).clamp(0, 1), (middle + side / 2).clamp(0, 1)
@@ -161,5 +162,5 @@ def mix(
     in_columns = (columns >= low[1][:, None]) & (columns < high[1][:, None])
     box = (in_rows[:, :, None] & in_columns[:, None, :]).unsqueeze(1)
     weight = torch.where(cut, 1 - box.float().mean((1, 2, 3)), weight)
-    share = torch.where(cut.view(-1, 1, 1, 1), (~box).float(), weight.view(-1, 1, 1, 1))
-    return share * x + (1 - share) * x[partner], partner, weight
+    own = torch.where(cut.view(-1, 1, 1, 1), (~box).float(), weight.view(-1, 1, 1, 1))
+    return own * x + (1 - own) * x[partner], partner, weight

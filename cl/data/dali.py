@@ -1,4 +1,4 @@
-"""Pictures decoded by NVIDIA DALI: on the GPU where there is one, else by its threads on the CPU. An option."""
+"""Optional loader: pictures are decoded by NVIDIA DALI on a GPU, or by its threads on the CPU."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,29 +7,28 @@ import torch
 
 from cl.data.decoding import Decoder
 from cl.data.streaming import Request
+from cl.values import Count
 
 
 class Dali:
-    """In place of worker processes, DALI's pipeline: reads files, decodes, and scales the centre square.
+    """A DALI pipeline that reads files, decodes them and scales the centre square, instead of worker processes.
 
-    Its pixels differ by parts of a level from those of other loaders. `threads`: of the CPU for each rank; `prefetch`:
-    batches ahead. Raises ValueError where DALI is not installed.
+    Its pixels differ from those of other loaders by less than a grey level in the mean. `threads`: CPU threads per
+    rank; `prefetch`: number of batches decoded ahead. Raises ValueError if DALI is not installed.
     """
 
-    def __init__(self, threads: int, prefetch: int, device: torch.device, local_ranks: int = 1):
+    def __init__(self, threads: Count, prefetch: Count, device: torch.device, local_ranks: int = 1):
         try:
             import nvidia.dali  # noqa: F401
         except ImportError as error:
             raise ValueError(
-                f"loader=dali needs NVIDIA DALI, and it cannot be imported ({error}): install it for your CUDA, for "
+                f"loader=dali needs NVIDIA DALI, but it cannot be imported ({error}): install it for your CUDA, for "
                 "example pip install nvidia-dali-cuda120, or choose loader=workers"
             ) from error
-        if threads < 1 or prefetch < 1:
-            raise ValueError(f"loader.threads and loader.prefetch must be at least 1, got {threads} and {prefetch}")
         self.threads, self.prefetch, self.device = threads, prefetch, device
 
     def stream(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
-        """The batches [B, C, H, W] uint8 of the requests, in order, on the device."""
+        """Yield the batches [B, C, H, W] uint8 of the requests in order, on the device."""
         requests = list(requests)
         if not requests:
             return
@@ -38,11 +37,11 @@ class Dali:
         for number in range(len(requests)):
             try:
                 (batch,) = pipeline.run()
-            except RuntimeError as error:  # of this batch or of one that it decodes ahead, in words of its own
+            except RuntimeError as error:  # from this batch or a prefetched one; our decoder names the damaged file
                 for path in (path for _, paths in requests[number : number + self.prefetch + 1] for path in paths):
                     decoder(path)
                 raise ValueError(f"DALI cannot decode a picture: {' '.join(str(error).split())}") from error
-            # Copied: DALI writes the batch after next into the same memory.
+            # A copy, because DALI writes a later batch into the same memory.
             if self.device.type == "cuda":
                 found = torch.from_dlpack(batch.as_tensor()).clone()
             else:
@@ -81,4 +80,4 @@ class Dali:
         return pipeline
 
     def close(self) -> None:
-        """Pipelines end with their streams."""
+        """Nothing to do: each pipeline ends with its stream."""

@@ -1,4 +1,4 @@
-"""Downloads that are whole or not there: fetched aside, checked, moved into place, by one process at a time."""
+"""Atomic downloads: fetched into a temporary folder, checked and moved into place, by one process at a time."""
 
 import fcntl
 import os
@@ -9,30 +9,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ASIDE = ".download-"  # how the names of unfinished downloads begin
+ASIDE = ".download-"  # prefix of the folders of unfinished downloads
 
 
 def fetch(root: Path, folder: str, download: Callable[[Path], None], damaged: Callable[[Path], list[Path]]) -> None:
-    """Have `folder` below `root` whole, whatever other processes and ranks that share it do at the same time.
+    """Make `folder` below `root` complete, safely even if other processes and ranks do the same.
 
-    `download` fetches it below the folder that it is given; `damaged` names the files below one that are missing or
-    damaged. Where there are none nothing is fetched. Raises ValueError where what was fetched is damaged too.
+    `download` fetches the files below a given folder; `damaged` lists the files below a folder that are missing or
+    damaged. If there are none, nothing is fetched. Raises ValueError if the download is damaged too.
     """
     root.mkdir(parents=True, exist_ok=True)
     name = folder.split("/")[0]
     with locked(root / f".{name}.lock"):
         if not damaged(root):
             return
-        # By a process that was killed: whoever holds the lock is alone with these, other data sets have their own.
-        for left in root.glob(f"{ASIDE}{name}.*"):
-            shutil.rmtree(left)
+        # Left by a killed process. The lock makes sure that no other process uses them.
+        for old in root.glob(f"{ASIDE}{name}.*"):
+            shutil.rmtree(old)
         aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{name}.", dir=root))
         try:
             download(aside)
             wrong = damaged(aside)
             if wrong:
                 names = ", ".join(path.name for path in wrong)
-                raise ValueError(f"what was downloaded is damaged: {names}; try again, or fetch it by hand")
+                raise ValueError(f"the downloaded files {names} are damaged: try again, or fetch them by hand")
             _replace(aside / folder, root / folder, aside / "old")
         finally:
             shutil.rmtree(aside)
@@ -40,7 +40,7 @@ def fetch(root: Path, folder: str, download: Callable[[Path], None], damaged: Ca
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Within it no other process of any host holds the lock on a file; one that is killed gives it back."""
+    """Hold the exclusive lock on a file inside this block, also against other hosts; a killed process releases it."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

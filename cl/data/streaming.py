@@ -1,52 +1,50 @@
-"""Pictures that stay in their files: decoded by worker processes ahead of the training step that needs them.
+"""Streamed pictures: worker processes decode them from their files ahead of the training step that needs them.
 
-The workers know nothing of epochs, ranks or tasks. They are sent the names of the files of a batch and answer with its
-pixels in shared memory; batches come back in the order in which they were asked for, whatever the number of workers.
+The workers do not know about epochs, ranks or tasks. They receive the file names of a batch and return its pixels in
+shared memory. Batches come back in the order of the requests, for any number of workers.
 """
 
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:  # it imports Pillow, and most data sets have no picture files
+from cl.values import Count, Natural
+
+if TYPE_CHECKING:  # it imports Pillow, which most data sets do not need
     from cl.data.decoding import Decoder
 
 Request = tuple["Decoder", list[bytes]]
 
 
 def processors() -> int:
-    """How many this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Workers:
-    """Worker processes that live as long as the run.
+    """Worker processes that run until `close`.
 
-    `workers`: their number, "auto" for the processors that each rank of the host has, 0 for none (this process decodes
-    between the steps); `prefetch`: batches that each of them is ahead.
+    `workers`: their number; "auto": the host's processors divided by its ranks; 0: this process decodes between the
+    steps. `prefetch`: number of batches that each worker decodes ahead.
     """
 
-    def __init__(self, workers: int | str, prefetch: int, device: torch.device, local_ranks: int = 1):
+    def __init__(self, workers: Natural | Literal["auto"], prefetch: Count, device: torch.device, local_ranks: int = 1):
         if workers == "auto":
             workers = max(1, processors() // local_ranks)
-        if not isinstance(workers, int) or workers < 0:
-            raise ValueError(f"loader.workers must be auto or a whole number of 0 or more, got {workers!r}")
-        if prefetch < 1:
-            raise ValueError(f"loader.prefetch must be at least 1, got {prefetch}")
         self.workers, self.prefetch, self.device = workers, prefetch, device
         self._requests: Iterator[Request] = iter(())
         self._loader = None
         self._streams = 0
 
     def stream(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
-        """The batches [B, C, H, W] uint8 of the requests, in order, in memory that is pinned for a GPU.
+        """Yield the batches [B, C, H, W] uint8 of the requests in order, in pinned memory if there is a GPU.
 
-        One stream at a time: beginning another ends the one before.
+        There is one stream at a time: a new one ends the one before, which then raises RuntimeError.
         """
         self._streams += 1
         number, self._requests = self._streams, iter(requests)
@@ -57,7 +55,7 @@ class Workers:
                 raise batch
             yield batch
             if number != self._streams:
-                raise RuntimeError("another stream of pictures has begun: this one cannot go on")
+                raise RuntimeError("another stream of pictures has begun: expected one stream at a time")
 
     def close(self) -> None:
         """End the workers."""
@@ -66,8 +64,8 @@ class Workers:
     def _start(self) -> torch.utils.data.DataLoader:
         options = {}
         if self.workers:
-            # Not forked from this process: it has threads (the replay memory, Horovod, MPI), which a fork would cut off
-            # in the middle of whatever they hold.
+            # Not forked from this process: a fork would stop its threads (replay memory, Horovod, MPI) while they hold
+            # locks.
             context = torch.multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["cl.data.decoding"])
             options = {"prefetch_factor": self.prefetch, "persistent_workers": True, "multiprocessing_context": context}
@@ -78,18 +76,18 @@ class Workers:
 
 
 class _Decoded(torch.utils.data.Dataset):
-    """What the workers run: it has no samples of its own, each request says which files and how."""
+    """The data set inside the workers: decodes the files of each request."""
 
     def __getitems__(self, request: Request) -> torch.Tensor | ValueError:
         decoder, paths = request
         try:
             return decoder.batch(paths, shared=torch.utils.data.get_worker_info() is not None)
-        except ValueError as error:  # handed over as it is: torch would wrap it in the worker's traceback
+        except ValueError as error:  # returned, not raised: torch would wrap it in the worker's traceback
             return ValueError(str(error))
 
 
 class _Requests:
-    """The batch sampler: the requests of the stream that was begun last."""
+    """The batch sampler: yields the requests of the newest stream."""
 
     def __init__(self, workers: Workers):
         self.workers = workers
@@ -104,7 +102,7 @@ def _unchanged(batch: torch.Tensor | ValueError) -> torch.Tensor | ValueError:
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """N pictures in files, as if they were a tensor [N, C, H, W] uint8 on a device.
+    """N pictures in files, with the interface of a uint8 tensor [N, C, H, W] on a device.
 
     `paths` [N] bytes; `change`: a function of uint8 images that is applied to every batch, or None.
     """
@@ -125,37 +123,37 @@ class FileImages:
         return (len(self), *self.decoder.shape)
 
     def __getitem__(self, which: torch.Tensor | slice) -> "FileImages":
-        """Some of them; no file is read."""
+        """The pictures at the indices `which`; reads no file."""
         if isinstance(which, torch.Tensor):
             which = which.cpu().numpy()
         return replace(self, paths=self.paths[which])
 
     def to(self, device: torch.device) -> "FileImages":
-        """The same; batches will be on another device."""
+        """The same pictures, with batches on another device."""
         return replace(self, device=torch.device(device))
 
     def changed(self, change) -> "FileImages":
-        """The same; a function is applied to every batch."""
+        """The same pictures, with a function applied to every batch."""
         return replace(self, change=change)
 
     @staticmethod
     def cat(parts: list["FileImages"]) -> "FileImages":
-        """Several, one after the other. Raises ValueError where they are changed in different ways."""
+        """Concatenate several; raises ValueError if their `change` differs."""
         if any(part.change is not parts[0].change for part in parts):
             raise ValueError(
-                "tasks that change their pictures in different ways cannot be joined while the pictures are streamed; "
+                "tasks that change their pictures in different ways cannot be joined while the pictures are streamed: "
                 "set dataset.stream=false"
             )
         return replace(parts[0], paths=np.concatenate([part.paths for part in parts]))
 
     def load(self) -> torch.Tensor:
-        """All of them, decoded by threads of this process: for a few samples at any time."""
+        """Decode all pictures with threads of this process; meant for a few samples."""
         with ThreadPoolExecutor(processors()) as pool:  # decoding frees the interpreter lock
             found = list(pool.map(self.decoder, self.paths.tolist()))
         return self._finished(torch.stack(found).to(self.device))
 
     def stream(self, chosen: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """The pictures at some indices, batch by batch, decoded ahead by the workers."""
+        """Yield one batch for each tensor of indices, decoded ahead by the workers."""
         requests = ((self.decoder, self.paths[part.cpu().numpy()].tolist()) for part in chosen)
         return map(self._finished, ahead(self.loader.stream(requests), self.device))
 
@@ -164,7 +162,7 @@ class FileImages:
 
 
 def ahead(batches: Iterator[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
-    """The batches on a device; on a GPU each is copied while the one before it is worked on."""
+    """Yield the batches on a device; a GPU copies each batch while it computes the one before."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
@@ -185,5 +183,5 @@ def ahead(batches: Iterator[torch.Tensor], device: torch.device) -> Iterator[tor
 def _received(batch: torch.Tensor, done: torch.cuda.Event, device: torch.device) -> torch.Tensor:
     current = torch.cuda.current_stream(device)
     current.wait_event(done)
-    batch.record_stream(current)  # its memory is not given away before the work on it is done
+    batch.record_stream(current)  # so that its memory is not reused before the work on it is done
     return batch

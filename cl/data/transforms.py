@@ -1,7 +1,7 @@
-"""Images on the way into the network: whole batches at once, on the device, each sample with its own random numbers.
+"""Transforms images for the network: whole batches on the device, with independent random numbers for each sample.
 
-torchvision's transforms draw one set of parameters per call, so on a batch every sample would be cropped and flipped
-alike; per-sample calls cost more than the training step of a small network.
+torchvision's transforms draw one set of parameters per call and would crop and flip all samples of a batch in the same
+way. One call per sample would cost more than the training step of a small network.
 """
 
 import math
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from cl.data.augmentations import center_crop, mix, rand_augment, random_resized_crop
 
-ROTATION_CHUNK = 4096  # images rotated at once: bounds the float copy that interpolation needs
-# Each step: a function of uint8 images, the side that the network takes, and the generator.
+ROTATION_CHUNK = 4096  # images rotated at once; limits the float copy that interpolation needs
+# Each step is a function of uint8 images, the side of the network's input, and the generator.
 AUGMENTATIONS = {
     "crop": lambda x, side, generator: random_crop(x, x.shape[-1] // 8, generator),
     "flip": lambda x, side, generator: random_flip(x, generator),
@@ -22,13 +22,14 @@ AUGMENTATIONS = {
 
 
 class BatchTransform:
-    """Images [B, C, H, W] to float32: augmentation (training only), the centre, scaling to [0, 1], normalisation.
+    """Transforms images [B, C, H, W] to float32: augmentation (training only), centre crop, scaling, normalisation.
 
     `augment` names the steps: `crop` (random crop after zero padding by an eighth of the side: 4 pixels of 32), `flip`
-    (horizontal, with probability one half), `resized_crop` (8 to 100 % of the area, of any place) and `rand_augment`
-    (two operations of medium strength). `mixup` and `cutmix`: see `mixed`. Random numbers come from a generator of its
-    own, see `reseed`. `side`: of the square that is left of each picture, the centre in tests; None: all of it. Images
-    that are float32 are not pixels: they are not scaled to [0, 1], and have no augmentation.
+    (horizontal, with probability one half), `resized_crop` (a random box of 8 to 100 % of the area) and `rand_augment`
+    (two operations of medium strength). `mixup` and `cutmix`: see `mixed`. `side`: side in pixels of the square that
+    the network takes, the centre in tests; None: the whole image. uint8 images are scaled to [0, 1]; float32 samples
+    are not pixels, so they are not scaled and cannot be augmented. The transform has its own random generator, see
+    `reseed`. Raises ValueError for unknown steps and for a mean and std that do not fit.
     """
 
     def __init__(
@@ -44,18 +45,15 @@ class BatchTransform:
         cutmix: float = 0.0,
         dtype: torch.dtype = torch.uint8,
     ):
-        unknown = [name for name in augment if not isinstance(name, str) or name not in AUGMENTATIONS]
-        if unknown:
-            raise ValueError(f"dataset.augment has unknown steps {unknown}; valid: {', '.join(AUGMENTATIONS)}")
         if augment and dtype != torch.uint8:
-            raise ValueError(f"dataset.augment={augment} is for pictures; samples that are no pictures need []")
+            raise ValueError(f"dataset.augment={augment} is for pictures, but the samples are float32: set it to []")
         _check_normalisation(mean, std, channels, dtype)
         if min(mixup, cutmix) < 0:
             raise ValueError(f"mixing.mixup and mixing.cutmix must be 0 or more, got {mixup} and {cutmix}")
         self.mixup, self.cutmix = mixup, cutmix
         self.steps, self.channels_last, self.side = tuple(augment), channels_last, side
         self.generator = torch.Generator(device)
-        # (x / 255 - mean) / std as one multiplication and one addition
+        # Computes (x / 255 - mean) / std as one multiplication and one addition.
         full = 255 if dtype == torch.uint8 else 1
         self.scale, self.shift = 1 / full, None
         if mean is not None:
@@ -63,7 +61,7 @@ class BatchTransform:
             self.scale, self.shift = 1 / (full * std), -mean / std
 
     def reseed(self, seed: int) -> None:
-        """Start the random numbers of the augmentation anew, as at the beginning of each stage."""
+        """Seed the generator; the run does so at the beginning of each stage."""
         self.generator.manual_seed(seed)
 
     def state_dict(self) -> dict:
@@ -71,11 +69,11 @@ class BatchTransform:
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.generator.set_state(state["generator"].cpu())
 
     def train(self, x: torch.Tensor) -> torch.Tensor:
-        """With augmentation."""
+        """Transform images with augmentation."""
         for step in self.steps:
             x = AUGMENTATIONS[step](x, self.side or x.shape[-1], self.generator)
         return self.test(x)
@@ -86,11 +84,11 @@ class BatchTransform:
         return self.mixup > 0 or self.cutmix > 0
 
     def mixed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Transformed images mixed; with which other one each, and the share that is its own (`augmentations.mix`)."""
+        """Mix transformed images; returns images, partners and weights, see `augmentations.mix`."""
         return mix(x, self.generator, self.mixup, self.cutmix)
 
     def test(self, x: torch.Tensor) -> torch.Tensor:
-        """Without augmentation."""
+        """Transform images without augmentation."""
         if self.side is not None:
             x = center_crop(x, self.side)
         x = x.to(torch.float32, copy=True).mul_(self.scale)
@@ -101,13 +99,13 @@ class BatchTransform:
 
 
 def _check_normalisation(mean: list | None, std: list | None, channels: int, dtype: torch.dtype) -> None:
-    """Raise ValueError for numbers that are not a mean and a deviation of each channel."""
+    """Raise ValueError unless there are a mean and a standard deviation for each channel, or neither."""
     if (mean is None) != (std is None):
         raise ValueError("dataset.mean and dataset.std belong together: give both or neither")
     if mean is None or std is None:
         return
     if not len(mean) == len(std) == channels:
-        raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}): {mean}, {std}")
+        raise ValueError(f"dataset.mean and dataset.std need one number per channel ({channels}), got {mean}, {std}")
     for name, values in (("mean", mean), ("std", std)):
         if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             raise ValueError(f"dataset.{name} must be numbers, got {values}")
@@ -117,13 +115,13 @@ def _check_normalisation(mean: list | None, std: list | None, channels: int, dty
         raise ValueError(f"dataset.std must be above 0, got {std}")
     if dtype == torch.uint8 and (min(mean) < 0 or max(*mean, *std) > 1):
         raise ValueError(
-            f"dataset.mean and dataset.std are of pixels in [0, 1], not in 0 to 255: they must not be above 1, and the "
+            "dataset.mean and dataset.std are for pixels in [0, 1], not in 0 to 255: they must not be above 1, and the "
             f"mean not below 0, got {mean} and {std}"
         )
 
 
 def random_crop(x: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
-    """Each image of [B, C, H, W] cropped to its size at a random place after zero padding by `padding` pixels."""
+    """Pad each image of [B, C, H, W] with `padding` zero pixels and crop it to its size at a random place."""
     batch, channels, height, width = x.shape
     padded = F.pad(x, (padding,) * 4)
     top, left = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator, device=x.device)
@@ -135,18 +133,18 @@ def random_crop(x: torch.Tensor, padding: int, generator: torch.Generator) -> to
 
 
 def random_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image of [B, C, H, W] mirrored left to right with probability one half."""
+    """Mirror each image of [B, C, H, W] left to right with probability one half."""
     flipped = torch.rand(len(x), generator=generator, device=x.device) < 0.5
     return torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def permute_pixels(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Images [N, C, H, W] with their C*H*W values in the given order."""
+    """Reorder the C*H*W values of images [N, C, H, W]; `order` [C*H*W] holds the old index of each new value."""
     return x.flatten(1).index_select(1, order.to(x.device)).view_as(x)
 
 
 def rotate(x: torch.Tensor, degrees: float) -> torch.Tensor:
-    """uint8 images [N, C, H, W] turned counter-clockwise about their centre, bilinear, zero outside."""
+    """Rotate uint8 images [N, C, H, W] counter-clockwise about their centre, bilinear, with zeros outside."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2.functional import rotate as rotate_batch
 

@@ -1,1 +1,1 @@
-"""Data sets: where samples come from, before a scenario makes tasks of them."""
+"""Data sets: they read the samples that a scenario divides into tasks."""

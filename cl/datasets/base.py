@@ -1,27 +1,38 @@
-"""What every data set gives: its shape before anything is loaded, then two splits of contiguous uint8 images."""
+"""The interface of a data set: its shape before loading, then a training and a test split of contiguous images.
+
+torch is imported only when samples are read, so that a configuration can be checked without it.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from cl import seeding
-from cl.data.streaming import FileImages, Workers
+
+if TYPE_CHECKING:
+    import torch
+
+    from cl.data.streaming import FileImages, Workers
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of one split: `x` [N, C, H, W] uint8 or float32, `y` [N] int64, and `targets` of N rows by name.
+    """The samples of one split: `x` [N, C, H, W] uint8 or float32, labels `y` [N] int64, `targets` by name [N, ...].
 
-    x is a contiguous tensor, or pictures that stay in their files.
+    `x` is a contiguous tensor, or pictures that are streamed from their files.
     """
 
-    x: torch.Tensor | FileImages
-    y: torch.Tensor
-    targets: dict[str, torch.Tensor] = field(default_factory=dict)
+    x: "torch.Tensor | FileImages"
+    y: "torch.Tensor"
+    targets: "dict[str, torch.Tensor]" = field(default_factory=dict)
 
     def __post_init__(self):
+        import torch
+
+        from cl.data.streaming import FileImages
+
         assert self.x.dtype in (torch.uint8, torch.float32) and len(self.x.shape) == 4, (self.x.dtype, self.x.shape)
         assert isinstance(self.x, FileImages) or self.x.is_contiguous()
         assert self.y.dtype == torch.int64 and self.y.shape == self.x.shape[:1], (self.y.dtype, self.y.shape)
@@ -30,52 +41,55 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
-    def part(self, which: torch.Tensor) -> "Split":
-        """The samples at some indices; no file is read."""
+    def part(self, which: "torch.Tensor") -> "Split":
+        """The samples at the indices `which`; reads no file."""
         return Split(self.x[which], self.y[which], {name: column[which] for name, column in self.targets.items()})
 
 
 class Dataset(ABC):
-    """Labelled samples, or samples with targets that are to be computed from them.
+    """Labelled samples, or samples with targets that the network should compute.
 
     A subclass knows `num_classes` and `sample_shape` (C, H, W) without loading, so that an impossible combination
-    fails early; `check` looks whether the files are there, `read` loads them. Where there are targets, `target_shapes`
-    has the shape of each, and the label of a sample says only where it comes from.
+    fails early. `check` tests that the files exist, `read` loads them. With targets, `target_shapes` has the shape of
+    each by name, and the label of a sample is only the number of its scan.
     """
 
     num_classes: int
     sample_shape: tuple[int, int, int]
-    sample_dtype = torch.uint8
+    dtype_name = "uint8"
     target_shapes: dict[str, tuple[int, ...]] = {}
 
     def __init__(self, validation: float, mean: list | None, std: list | None, augment: list, crop: int | None = None):
-        """`crop`: side of the square that the network is given of each picture; None: all of it."""
-        if not 0 <= validation < 1:
-            raise ValueError(f"dataset.validation must be a share in [0, 1), got {validation}")
+        """`crop`: side in pixels of the square of each picture that the network takes; None: the whole picture."""
         self.validation, self.mean, self.std, self.augment, self.crop = validation, mean, std, augment, crop
         self.loader: Workers | None = None
 
     @property
+    def sample_dtype(self) -> "torch.dtype":
+        """The torch dtype of the samples."""
+        import torch
+
+        return getattr(torch, self.dtype_name)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
-        """What the network is given."""
+        """The shape (C, H, W) of the network's input."""
         channels, height, width = self.sample_shape
         return (channels, height, width) if self.crop is None else (channels, self.crop, self.crop)
 
     @abstractmethod
     def check(self) -> None:
-        """Raise ValueError or OSError, with what to do, if the data cannot be loaded; reads no samples."""
+        """Raise ValueError or OSError with the remedy if the data cannot be loaded; reads no samples."""
 
     @abstractmethod
     def read(self) -> tuple[Split, Split]:
         """The official training and test splits."""
 
-    def load(self, seed: int, loader: Workers | None = None) -> tuple[Split, Split]:
-        """Training and test split; with `validation` set, both are parts of the official training split.
+    def load(self, seed: int, loader: "Workers | None" = None) -> tuple[Split, Split]:
+        """The training and the test split; with `validation` set, both are parts of the official training split.
 
-        `loader` decodes what stays in files.
-
-        The part held out is drawn by `seed`, of each class its share to within one sample. The official test split is
-        then not used at all: what is chosen on the validation part has not seen it.
+        The held-out part is drawn by `seed`, stratified by class to within one sample. The official test split is then
+        not used at all. `loader` decodes pictures that are streamed.
         """
         self.loader = loader
         train, test = self.read()
@@ -86,15 +100,20 @@ class Dataset(ABC):
         order = seeding.generator(seed, "validation").permutation(len(train))
         held_out = round(self.validation * len(train))
         if not 0 < held_out < len(train):
-            raise ValueError(f"dataset.validation={self.validation} of {len(train)} samples leaves an empty part")
+            raise ValueError(
+                f"dataset.validation={self.validation} of {len(train)} samples leaves an empty part: expected at least "
+                "one sample to train on and one to test on"
+            )
+        import torch
+
         validation, rest = (train.part(torch.from_numpy(part)) for part in stratified(train.y.numpy(), order, held_out))
         return rest, validation
 
     def _check_split(self, name: str, split: Split) -> None:
-        """Raise ValueError for samples that are not what the data set says they are."""
+        """Raise ValueError for samples that do not match the data set's shape, dtype or number of classes."""
         place = f"{type(self).__name__} in {self.root}" if hasattr(self, "root") else type(self).__name__
         if len(split) == 0:
-            raise ValueError(f"{place}: there are no {name} samples")
+            raise ValueError(f"{place}: there are no {name} samples, expected at least one")
         if split.x.shape[1:] != self.sample_shape or split.x.dtype != self.sample_dtype:
             raise ValueError(
                 f"{place}: the {name} samples are {split.x.dtype} of shape {tuple(split.x.shape[1:])}, expected "
@@ -109,23 +128,25 @@ class Dataset(ABC):
 
 
 def by_class(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Indices into labels, those of a class together, within it in the order that they had."""
+    """The indices grouped by class, in their given order within each class."""
     return indices[np.argsort(labels[indices], kind="stable")]
 
 
 def stratified(labels: np.ndarray, indices: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` of some indices into labels, and the rest, both sorted: of each class its share to within one sample.
+    """Choose `count` of the indices, stratified by class to within one sample; returns them and the rest, sorted.
 
-    Which of a class are chosen follows from their order in `indices`.
+    The order of `indices` decides which samples of a class are chosen.
     """
     ordered = by_class(labels, indices)
-    # Spread evenly over the samples sorted by class: every stretch of them has its share, rounded up or down.
+    # Evenly spaced over the samples sorted by class, so each class has its proportion, rounded up or down.
     chosen = np.diff(np.arange(len(ordered) + 1) * count // len(ordered)) == 1
     return np.sort(ordered[chosen]), np.sort(ordered[~chosen])
 
 
 def split_of(images: np.ndarray, labels) -> Split:
     """A split from [N, H, W] or [N, H, W, C] uint8 images and N labels; raises ValueError for unequal numbers."""
+    import torch
+
     if images.ndim == 3:
         images = images[..., None]
     if len(images) != len(labels):

@@ -42,7 +42,7 @@ class Core50(ImageFolder):
                     )
 
     def _find_classes(self) -> list[str]:
-        return []  # their number is known without looking
+        return []  # the number of classes is known without reading the folder
 
     def _files(self, part: str) -> tuple[list[str], list[int]]:
         paths: list[str] = []
@@ -54,7 +54,7 @@ class Core50(ImageFolder):
                 folder = self.root / f"s{session}" / f"o{number + 1}"
                 names = pictures_in(folder, ".png")
                 if not names:
-                    raise ValueError(f"{folder} has no pictures (*.png)")
+                    raise ValueError(f"{folder} has no pictures, expected *.png: unpack the archive again")
                 paths += [f"{folder}/{name}" for name in names]
                 labels += [number if self.labels == "objects" else number // OF_A_CATEGORY] * len(names)
         return paths, labels

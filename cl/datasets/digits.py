@@ -1,6 +1,6 @@
 """The handwritten digits bundled with scikit-learn (UCI Optical Recognition of Handwritten Digits, test part).
 
-Read as scikit-learn's `load_digits` does, but without importing scikit-learn, which takes as long as torch.
+Read like scikit-learn's `load_digits`, but without the import of scikit-learn, which takes as long as that of torch.
 """
 
 import gzip
@@ -13,9 +13,9 @@ from cl.datasets.base import Dataset, Split, split_of
 
 
 class Digits(Dataset):
-    """1,797 digits, 8x8 pixels; every fifth sample of each class is the test split (there is no official one).
+    """1,797 digits of 8x8 pixels; every fifth sample of each class is in the test split (there is no official one).
 
-    Levels 0..16 become 0..255, rounded.
+    The grey levels 0..16 are scaled to 0..255 and rounded.
     """
 
     num_classes = 10
@@ -39,7 +39,7 @@ class Digits(Dataset):
 
 
 def _levels_and_labels() -> tuple[np.ndarray, np.ndarray]:
-    """[1797, 64] levels from 0 to 16, and [1797] labels. Raises FileNotFoundError where scikit-learn lacks them."""
+    """Grey levels [1797, 64] from 0 to 16 and labels [1797]; raises FileNotFoundError if scikit-learn lacks them."""
     found = importlib.util.find_spec("sklearn")
     path = Path(found.submodule_search_locations[0] if found else "sklearn") / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():

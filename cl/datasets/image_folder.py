@@ -1,38 +1,39 @@
-"""One's own pictures: <root>/train/<class>/*.jpg and <root>/test/<class>/*.png, in memory or streamed from the files.
+"""Your own pictures: <root>/train/<class>/*.jpg and <root>/test/<class>/*.png, in memory or streamed from the files.
 
-Decoding takes far longer than training a small network, so what fits into memory is decoded once: the uint8 images are
-kept in the user's cache folder, keyed by everything they depend on: the files (name, size, time of change), the size
-and the channels. What does not fit stays in its files, and every epoch decodes it anew.
+Decoding takes far longer than training a small network, so pictures that fit into memory are decoded once. The uint8
+images are kept in the user's cache folder under a key of everything they depend on: the files (name, size, time of
+change), the size in pixels and the channels. Pictures that do not fit are streamed: each epoch decodes them again.
 """
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from cl.atomic import atomic_write
-from cl.data.decoding import Decoder
-from cl.data.streaming import FileImages, processors
 from cl.datasets.base import Dataset, Split, split_of
 
+if TYPE_CHECKING:
+    from cl.data.decoding import Decoder
+
 IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
-CACHE_VERSION = 3  # of the pixels that decoding gives
-TESTS = ("test", "val", "valid", "validation")  # names of the folder that is the test split; the first that is there
+CACHE_VERSION = 3  # raised when decoding gives other pixels
+TESTS = ("test", "val", "valid", "validation")  # names for the folder of the test split; the first one found is used
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFolder(Dataset):
-    """Pictures in one folder per class, the centre square of each scaled to `size` pixels.
+    """Pictures in one folder per class; the centre square of each is scaled to `size` pixels.
 
-    Where there is no test/ it is the one of val/, valid/ and validation/ that is there. `root` may also be the folder
-    above, if it has no other one, or train/ itself.
+    Without test/, the test split is val/, valid/ or validation/. `root` may also be the folder above, if that has no
+    other folder, or train/ itself.
 
-    `stream`: whether the pictures stay in their files; "auto": if those of a split take more than 2 GiB. `crop`: side
-    of what the network is given of them, None for the whole square. Raises ValueError for a layout that does not fit
-    (no train/ or test/, no class, other classes in test/) and for a picture that cannot be decoded, which it names.
+    `stream`: whether to stream the pictures from their files; "auto": if a split takes more than 2 GiB decoded. `crop`:
+    side of the square that the network takes, None for the whole picture. Raises FileNotFoundError without train/ or
+    test/, ValueError for a folder without classes, for test classes that are not in train/, and for a picture that
+    cannot be decoded, which it names.
     """
 
     def __init__(
@@ -54,17 +55,24 @@ class ImageFolder(Dataset):
         if size < 1:
             raise ValueError(f"dataset.size must be at least 1 pixel, got {size}")
         if crop is not None and not 1 <= crop <= size:
-            raise ValueError(f"dataset.crop must lie between 1 and dataset.size={size}, got {crop}")
+            raise ValueError(f"dataset.crop must be between 1 and dataset.size={size}, got {crop}")
         if stream not in (True, False, "auto"):
             raise ValueError(f"dataset.stream must be true, false or auto, got {stream}")
-        self.root, self.stream, self.decoder = Path(root).expanduser(), stream, Decoder(channels, size)
+        self.root, self.stream = Path(root).expanduser(), stream
         self.cache = Path(cache).expanduser() if cache else _user_cache()
-        self.sample_shape = self.decoder.shape
+        self.sample_shape = (channels, size, size)
         self.classes = self._find_classes()
         self.num_classes = len(self.classes)
 
+    @property
+    def decoder(self) -> "Decoder":
+        """The decoder from a file to its pixels."""
+        from cl.data.decoding import Decoder
+
+        return Decoder(*self.sample_shape[:2])
+
     def check(self) -> None:
-        """The folders were looked at when the object was made."""
+        """Nothing to do: the constructor has checked the folders."""
 
     def read(self) -> tuple[Split, Split]:
         return self._split("train"), self._split("test")
@@ -77,18 +85,19 @@ class ImageFolder(Dataset):
             if not found[part]:
                 others = [name for name in TESTS if name != folder.name and (self.root / name).is_dir()]
                 also = (
-                    f"; {' and '.join(others)} beside it may have: rename what is to be tested on to test"
-                    if others
-                    else ""
+                    f"; {' and '.join(others)} beside it may have some: rename the test split to test" if others else ""
                 )
                 raise ValueError(f"{folder} has no class folders: expected one folder per class{also}")
         unknown = sorted(set(found["test"]) - set(found["train"]))
         if unknown:
-            raise ValueError(f"{self.folders['test']} has classes that train/ has not: {', '.join(unknown)}")
+            raise ValueError(
+                f"{self.folders['test']} has classes that train/ does not have: {', '.join(unknown)}; expected the "
+                "same classes in both"
+            )
         single = self.folders["train"] / found["train"][0]
         if len(found["train"]) == 1 and len(folders_in(single)) > 1 and not _has_pictures(single):
             raise ValueError(
-                f"{single} is the only class, and has no pictures of its own but {len(folders_in(single))} folders: "
+                f"{single} is the only class, and has no pictures but {len(folders_in(single))} folders: "
                 f"if they are the classes, move them to {self.folders['train']}"
             )
         return found["train"]
@@ -108,6 +117,12 @@ class ImageFolder(Dataset):
         return paths, labels
 
     def _split(self, part: str) -> Split:
+        from concurrent.futures import ThreadPoolExecutor
+
+        import torch
+
+        from cl.data.streaming import FileImages, processors
+
         paths, labels = self._files(part)
         if self.stream is True or self.stream == "auto" and len(paths) * np.prod(self.sample_shape) > IN_MEMORY:
             names = np.array([os.fsencode(path) for path in paths])
@@ -126,10 +141,11 @@ class ImageFolder(Dataset):
         try:
             images = np.load(path)
         except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path}, where decoded pictures are kept, cannot be read ({error}): delete it") from error
+            raise ValueError(f"the cached pictures in {path} cannot be read ({error}): delete the file") from error
         if images.shape != (count, height, width, channels) or images.dtype != np.uint8:
             raise ValueError(
-                f"{path}, where decoded pictures are kept, has {images.dtype} of shape {images.shape}: delete it"
+                f"the cached pictures in {path} are {images.dtype} of shape {images.shape}, expected uint8 of shape "
+                f"{(count, height, width, channels)}: delete the file"
             )
         return images
 
@@ -145,7 +161,7 @@ class ImageFolder(Dataset):
 
 
 def _arranged(root: Path) -> tuple[Path, dict[str, Path]]:
-    """The folder that has train/ and a test split, and the two; FileNotFoundError where there are none."""
+    """The folder that holds train/ and a test split, and both folders by split; FileNotFoundError if there is none."""
     places = [root]
     if root.is_dir() and not (root / "train").is_dir():
         below = folders_in(root)
@@ -155,7 +171,7 @@ def _arranged(root: Path) -> tuple[Path, dict[str, Path]]:
         tests = [name for name in TESTS if (place / name).is_dir()]
         if (place / "train").is_dir() and tests:
             if "test" not in tests and len(tests) > 1:
-                raise ValueError(f"{place} has {' and '.join(tests)}: rename the one that is to be tested on to test")
+                raise ValueError(f"{place} has {' and '.join(tests)}: rename the test split to test")
             return place, {"train": place / "train", "test": place / tests[0]}
     missing = root / ("test" if (root / "train").is_dir() else "train")
     has = f"it has {', '.join(folders_in(root)[:5]) or 'no folders'}" if root.is_dir() else f"there is no {root}"
@@ -165,7 +181,7 @@ def _arranged(root: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """The names of a folder's own folders, sorted."""
+    """The names of the folders directly in a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not hidden(entry.name))
 
@@ -176,12 +192,12 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: what programs leave (.ipynb_checkpoints, ._a.jpg, __MACOSX)."""
+    """Whether a program, not the user, made a file or folder (.ipynb_checkpoints, ._a.jpg, __MACOSX)."""
     return name[0] == "." or name == "__MACOSX"
 
 
 def pictures_below(folder: Path) -> list[str]:
-    """The pictures of a folder and of those in it, sorted folder by folder."""
+    """The paths of all pictures below a folder, sorted folder by folder."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not hidden(name)]
@@ -190,7 +206,7 @@ def pictures_below(folder: Path) -> list[str]:
 
 
 def pictures_in(folder: Path, ending: str) -> list[str]:
-    """The names of a folder's own pictures, sorted."""
+    """The names of the pictures directly in a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.name.endswith(ending) and not hidden(e.name) and not e.is_dir())
 

@@ -1,4 +1,4 @@
-"""ImageNet (Russakovsky et al. 2015) and its subsets, in the layout that torchvision and the usual scripts make."""
+"""ImageNet (Russakovsky et al. 2015) and its subsets, in the layout that torchvision and the usual scripts create."""
 
 import os
 import re
@@ -10,17 +10,17 @@ from cl.datasets.layouts import root_of
 
 NUM_CLASSES = 1000
 IDENTIFIER = re.compile(r"n\d{8}")
-PER_CLASS_SEED = 0  # of the pictures that `per_class` draws: they are the same for every seed of a run
+PER_CLASS_SEED = 0  # for the pictures that `per_class` draws: they are the same for every seed of a run
 LISTS = Path(__file__).resolve().parent.parent.parent / "conf" / "class_lists"
 
 
 class ImageNet(ImageFolder):
-    """<root>/<folder>/train/<WordNet id>/*.JPEG and val/ alike; labels follow the ids, or the list of classes.
+    """<root>/<folder>/train/<WordNet id>/*.JPEG and the same below val/; labels follow the order of ids or of the list.
 
-    `class_list`: the classes that are used, null for all 1000: a file with one id per line, by its name where it lies
-    in conf/class_lists/. `per_class`: how many training pictures of each, drawn alike for every seed of a run; null:
-    all. The validation pictures are the test split, as is usual: those of the test have no labels. Raises
-    FileNotFoundError for what is not there, ValueError for a layout or a list that does not fit.
+    `class_list`: a file with one WordNet id per line, as a path or as a name in conf/class_lists/; null: all 1000
+    classes. `per_class`: number of training pictures per class, the same ones for every seed of a run; null: all. The
+    validation pictures are the test split, as usual, because the official test pictures have no labels. Raises
+    FileNotFoundError for missing folders or files, ValueError for a wrong layout or list.
     """
 
     def __init__(
@@ -41,24 +41,27 @@ class ImageNet(ImageFolder):
             folder = self.root / part
             if not folder.is_dir():
                 raise FileNotFoundError(
-                    f"no {folder}: dataset.root and dataset.folder name the folder of train/ and val/. {self._remedy()}"
+                    f"no {folder}: dataset.root/dataset.folder must hold train/ and val/. {self._remedy()}"
                 )
             found, loose = _entries(folder)
             if part == "val" and loose or not found:
                 what = f"has pictures outside of them ({loose})" if loose else "has none"
                 raise ValueError(
-                    f"{folder} needs a folder for each class (n01440764 and so on) and {what}: move it away, and have "
-                    f"it made anew. {self._remedy()}"
+                    f"{folder} needs a folder for each class (n01440764 and so on) but {what}: move it away and create "
+                    f"it again. {self._remedy()}"
                 )
             if self.listed is None and len(found) != NUM_CLASSES:
                 raise ValueError(
-                    f"{folder} has {len(found)} classes in place of {NUM_CLASSES}; for a part of them name it with "
-                    "dataset.class_list"
+                    f"{folder} has {len(found)} classes, expected {NUM_CLASSES}; to use a subset, set "
+                    "dataset.class_list=FILE"
                 )
             expected = expected or found
             missing = sorted(set(expected) - set(found))
             if missing:
-                raise ValueError(f"{folder} lacks {len(missing)} of {self.num_classes} classes, {missing[0]} first")
+                raise ValueError(
+                    f"{folder} lacks {len(missing)} of {self.num_classes} classes, the first is {missing[0]}: add them "
+                    "or set dataset.class_list to the classes that are there"
+                )
         self.classes = expected
 
     def _remedy(self) -> str:
@@ -66,14 +69,14 @@ class ImageNet(ImageFolder):
             f"from torchvision.datasets import ImageNet; [ImageNet('{self.root}', part) for part in ('train', 'val')]"
         )
         return (
-            "ImageNet is given to those who register at https://image-net.org: put ILSVRC2012_img_train.tar, "
+            "Register at https://image-net.org to download ImageNet, put ILSVRC2012_img_train.tar, "
             f'ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz into {self.root} and run `python -c "{make}"`; '
-            "with blurred faces, unpack train_blurred.tar.gz and val_blurred.tar.gz there and rename the folders train "
-            "and val"
+            "with blurred faces, unpack train_blurred.tar.gz and val_blurred.tar.gz there and rename the folders to "
+            "train and val"
         )
 
     def _find_classes(self) -> list[str]:
-        return []  # their number is known without looking
+        return []  # the number of classes is known without reading the folder
 
     def _files(self, part: str) -> tuple[list[str], list[int]]:
         if not self.classes:
@@ -84,7 +87,7 @@ class ImageNet(ImageFolder):
         for label, name in enumerate(self.classes):
             names = pictures_in(folder / name, ".JPEG")
             if not names:
-                raise ValueError(f"{folder / name} has no pictures (*.JPEG)")
+                raise ValueError(f"{folder / name} has no pictures, expected *.JPEG: unpack the archive again")
             if part == "train" and self.per_class is not None:
                 random = seeding.generator(PER_CLASS_SEED, f"per class {name}")
                 names = sorted(random.permutation(names)[: self.per_class].tolist())
@@ -94,7 +97,10 @@ class ImageNet(ImageFolder):
 
 
 def read_class_list(name: str) -> list[str]:
-    """The ids in a file, one to a line, # begins a comment; FileNotFoundError, and ValueError for other lines."""
+    """The WordNet ids in a file, one per line; # begins a comment.
+
+    Raises FileNotFoundError for a missing file, ValueError for other lines, for an id twice and for an empty list.
+    """
     path = LISTS / name if os.sep not in name else Path(name).expanduser()
     if not path.is_file():
         known = ", ".join(sorted(file.name for file in LISTS.glob("*.txt")))
@@ -104,12 +110,12 @@ def read_class_list(name: str) -> list[str]:
     wrong = [line for line in found if not IDENTIFIER.fullmatch(line)]
     if wrong or not found or len(set(found)) != len(found):
         what = f"{wrong[0]!r}" if wrong else "nothing" if not found else "an id twice"
-        raise ValueError(f"{path} should have WordNet ids such as n01440764, one to a line, and has {what}")
+        raise ValueError(f"{path} must have different WordNet ids such as n01440764, one per line, got {what}")
     return found
 
 
 def _entries(folder: Path) -> tuple[list[str], str | None]:
-    """The ids of the class folders, sorted, and a picture that lies beside them, as in the archive of val/, or None."""
+    """The ids of the class folders, sorted, and a picture outside of them (as in the archive of val/) or None."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
     loose = min((name for name in names if name.endswith(".JPEG") and not hidden(name)), default=None)

@@ -1,25 +1,24 @@
-"""Ptychography: diffraction patterns of scans, and the amplitude and phase of the object that made them."""
+"""Ptychography: diffraction patterns of scans, with the amplitude and phase of the object as targets."""
 
 import re
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cl import seeding
 from cl.datasets.base import Dataset, Split
 
 PATTERNS, OBJECT = "cropped_exp_diffr_data.npy", "patched_psi.npy"
-HOLD_OUT_SEED = 0  # of the test patches: they are the same for every seed of a run
+HOLD_OUT_SEED = 0  # for the test patches: they are the same for every seed of a run
 
 
 class Reconstructed(Dataset):
-    """A data set of scans: `x` [N, 1, H, W] magnitudes of the diffraction, targets `amplitude` and `phase` alike.
+    """A data set of scans: diffraction magnitudes `x` [N, 1, H, W], targets `amplitude` and `phase` of equal shape.
 
-    The label of a sample is the place of its scan. `held_out`: share of each scan's patches that is the test split.
+    The label of a sample is the number of its scan. `held_out`: fraction of each scan's patches in the test split.
     """
 
-    sample_dtype = torch.float32
+    dtype_name = "float32"
 
     def __init__(
         self, scans: int, size: int, held_out: float, validation: float, mean: list | None, std: list | None,
@@ -33,13 +32,13 @@ class Reconstructed(Dataset):
         if scans < 1 or size < 1:
             raise ValueError(f"dataset.scans and dataset.size must be at least 1, got {scans} and {size}")
         if not 0 < held_out < 1:
-            raise ValueError(f"dataset.held_out must be a share between 0 and 1, got {held_out}")
+            raise ValueError(f"dataset.held_out must be a fraction between 0 and 1, got {held_out}")
         self.num_classes, self.held_out = scans, held_out
         self.sample_shape = (1, size, size)
         self.target_shapes = {"amplitude": self.sample_shape, "phase": self.sample_shape}
 
     def scan(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """The diffraction magnitudes [n, H, W] and the complex object patches [n, H, W] of a scan."""
+        """The diffraction magnitudes [n, H, W] and the complex object patches [n, H, W] of scan number `place`."""
         raise NotImplementedError
 
     def read(self) -> tuple[Split, Split]:
@@ -49,7 +48,10 @@ class Reconstructed(Dataset):
             order = seeding.generator(HOLD_OUT_SEED, "held out", place).permutation(len(patterns))
             count = max(1, round(self.held_out * len(order)))
             if count >= len(order):
-                raise ValueError(f"scan {place} has {len(order)} patches: none would be left to train on")
+                raise ValueError(
+                    f"scan {place} has {len(order)} patches, of which dataset.held_out={self.held_out} leaves none to "
+                    "train on: lower it, or leave out the scan"
+                )
             for part, chosen in zip(parts, (np.sort(order[count:]), np.sort(order[:count]))):
                 part.append((*columns_of(patterns[chosen], patches[chosen]), np.full(len(chosen), place)))
         train, test = (_split(*(np.concatenate(column) for column in zip(*part))) for part in parts)
@@ -57,10 +59,10 @@ class Reconstructed(Dataset):
 
 
 class Ptycho(Reconstructed):
-    """Scans in folders with a number in their names, each with the two files of `patched` objects and patterns.
+    """Scans in folders with a number in their names, each with a file of patterns and a file of object patches.
 
-    The first `scans` of them, by number. Patches whose mean square phase is below `void` are left out: there is no
-    object in them. Raises FileNotFoundError for missing files, ValueError for damaged ones.
+    Uses the first `scans` folders by number. Patches whose mean square phase is below `void` show no object and are
+    left out. Raises FileNotFoundError for missing files, ValueError for damaged ones.
     """
 
     def __init__(
@@ -77,11 +79,11 @@ class Ptycho(Reconstructed):
         if len(found) < self.num_classes:
             if (self.root / PATTERNS).is_file():
                 raise FileNotFoundError(
-                    f"{self.root} is the folder of one scan: dataset.root should be that above it, {self.root.parent}"
+                    f"{self.root} is the folder of one scan: set dataset.root={self.root.parent}, the folder above it"
                 )
             raise FileNotFoundError(
-                f"{self.root} has {len(found)} folders of scans, and dataset.scans={self.num_classes} are asked for: "
-                f"dataset.root needs one numbered folder for each, with {PATTERNS} and {OBJECT}"
+                f"{self.root} has {len(found)} folders of scans, expected dataset.scans={self.num_classes}: "
+                f"dataset.root needs one numbered folder for each scan, with {PATTERNS} and {OBJECT}"
             )
         self.folders = found[: self.num_classes]
         for folder in self.folders:
@@ -97,13 +99,13 @@ class Ptycho(Reconstructed):
 
     def _open(self, path: Path) -> np.ndarray:
         if not path.is_file():
-            raise FileNotFoundError(f"no {path}: a folder of a scan needs {PATTERNS} and {OBJECT}")
+            raise FileNotFoundError(f"no {path}: the folder of a scan needs {PATTERNS} and {OBJECT}")
         try:
             array = np.load(path, mmap_mode="r")
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
         if not isinstance(array, np.ndarray) or array.ndim == 0:
-            raise ValueError(f"{path} cannot be read: it holds no array of patches")
+            raise ValueError(f"{path} cannot be read: it holds no array of patches, expected one of 3 dimensions")
         return array
 
     def scan(self, place: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,24 +115,29 @@ class Ptycho(Reconstructed):
         patterns, patches = (np.array(self._open(folder / name)) for name in (PATTERNS, OBJECT))
         for name, array in ((PATTERNS, patterns), (OBJECT, patches)):
             if not np.isfinite(array).all():
-                raise ValueError(f"{folder / name} is damaged: it has values that are not finite")
+                raise ValueError(f"{folder / name} is damaged: it has values that are not finite; replace it")
             if np.abs(array).max(initial=0) > np.finfo(np.float32).max:
-                raise ValueError(f"{folder / name} has values beyond the range of float32, in which they are used")
+                raise ValueError(f"{folder / name} has values beyond the range of float32: rescale them")
         kept = np.square(np.angle(patches)).mean((1, 2)) >= self.void
         if kept.sum() < 2:
-            raise ValueError(f"{folder}: {kept.sum()} of {len(kept)} patches are above dataset.void={self.void}")
+            raise ValueError(
+                f"{folder}: {kept.sum()} of {len(kept)} patches are above dataset.void={self.void}, expected at least "
+                "2: lower it, or leave out the scan"
+            )
         return patterns[kept], patches[kept]
 
 
 def columns_of(patterns: np.ndarray, patches: np.ndarray) -> list[np.ndarray]:
-    """Magnitudes, amplitudes and phases as float32: scan by scan, so that wider types are never there of all scans.
+    """The magnitudes, amplitudes and phases of one scan as contiguous float32 arrays in native byte order.
 
-    Whatever the order of bytes and dimensions in memory was, theirs is the usual one.
+    Each scan is converted alone, so that wider types never take memory for all scans.
     """
     columns = (patterns, np.abs(patches), np.angle(patches))
     return [np.ascontiguousarray(column, dtype=np.float32) for column in columns]
 
 
 def _split(magnitudes: np.ndarray, amplitude: np.ndarray, phase: np.ndarray, labels: np.ndarray) -> Split:
+    import torch
+
     x, amplitude, phase = (torch.from_numpy(column).unsqueeze(1) for column in (magnitudes, amplitude, phase))
     return Split(x, torch.from_numpy(labels), {"amplitude": amplitude, "phase": phase})

@@ -7,21 +7,20 @@ from cl.datasets.ptycho import Reconstructed
 
 PROBE_WIDTH = 0.3  # standard deviation of the probe's amplitude, in sides of a patch
 PROBE_CURVATURE = 4.0  # radians of its phase at the middle of a side
-# Of the materials: wide enough that what is right for one is wrong for another, and a network that goes on to other
-# scans forgets. With phases of one sign only it forgets less.
-PHASE = (-np.pi / 2, np.pi / 2)  # radians behind the thickest place of an object: the least and the most of any scan
+# Ranges of the materials, wide enough that a network which learns the next scans forgets the earlier ones. With phases
+# of one sign only it forgets less.
+PHASE = (-np.pi / 2, np.pi / 2)  # radians, behind the thickest place of an object
 ABSORPTION = (0.1, 1.5)  # the amplitude there is exp(-absorption)
-LENGTHS = (0.25, 0.5)  # over which objects are smooth, in sides; of shorter ones hundreds of samples teach too little
+LENGTHS = (0.25, 0.5)  # smoothness of objects, in sides; shorter ones cannot be learned from a few hundred samples
 
 
 class PtychoSynthetic(Reconstructed):
-    """`patterns` random objects for each of `scans` scans, their diffraction in the far field.
+    """`patterns` random objects for each of `scans` scans, with their diffraction patterns in the far field.
 
-    An object is of one material, of smoothly varying thickness: where it is thick it absorbs and delays or advances the
-    wave, so that the diffraction, which does not change with the phase of everything together, determines both. Each
-    scan has a material of its own, a length over which the thickness is smooth and a direction in which it is
-    stretched, so that a network has to learn every one of them. `photons`: of each pattern, from which its counts are
-    drawn (Poisson); None for patterns without noise. `seed` is that of the data: it is the same for every seed of a
+    An object is made of one material of smoothly varying thickness, which absorbs the wave and shifts its phase. A
+    pattern does not depend on a global phase, but determines amplitude and phase of such an object. Each scan has its
+    material, smoothness and direction of stretching, so a network has to learn every scan. `photons`: expected number
+    of photons per pattern, with Poisson noise; None: no noise. `seed`: seed of the data, independent of the seed of the
     run.
     """
 
@@ -57,16 +56,16 @@ class PtychoSynthetic(Reconstructed):
 
 
 def probe(size: int) -> np.ndarray:
-    """[size, size] complex: a Gaussian beam, a little out of focus."""
+    """The probe [size, size], complex: a Gaussian beam slightly out of focus."""
     place = (np.arange(size) + 0.5) / size - 0.5
     square = place[:, None] ** 2 + place[None, :] ** 2
     return np.exp(-square / (2 * PROBE_WIDTH**2) + 1j * PROBE_CURVATURE * 4 * square)
 
 
 def diffraction(patches: np.ndarray, beam: np.ndarray) -> np.ndarray:
-    """Magnitudes of the far field of patches [N, H, W] under a beam [H, W]: |F(patch beam)|, the centre in the middle.
+    """Far-field magnitudes |F(patch * beam)| of patches [N, H, W] under a beam [H, W], with frequency 0 in the middle.
 
-    The transform keeps the energy (Parseval). Cherukara et al. 2020, far-field model.
+    The transform preserves energy (Parseval). Far-field model of Cherukara et al. 2020.
     """
     waves = np.fft.fftshift(np.fft.fft2(patches * beam, norm="ortho"), axes=(-2, -1))
     return np.abs(waves)
@@ -75,9 +74,9 @@ def diffraction(patches: np.ndarray, beam: np.ndarray) -> np.ndarray:
 def smooth_fields(
     random: np.random.Generator, shape: tuple[int, ...], size: int, length: float, stretch: float, angle: float
 ) -> np.ndarray:
-    """[*shape, size, size] Gaussian fields of mean 0 and variance 1, `stretch` times as smooth along `angle`.
+    """Gaussian random fields [*shape, size, size] of mean 0 and variance 1, `stretch` times as smooth along `angle`.
 
-    White noise times a Gaussian in Fourier space; `length` in sides. They go round at the borders.
+    White noise times a Gaussian in Fourier space, so the fields are periodic. `length` in sides, `angle` in radians.
     """
     frequency = np.fft.fftfreq(size) * size
     across, down = np.meshgrid(frequency, frequency)

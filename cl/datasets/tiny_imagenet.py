@@ -10,10 +10,10 @@ FETCH = "curl -LO http://cs231n.stanford.edu/tiny-imagenet-200.zip && unzip -q t
 
 
 class TinyImageNet(ImageFolder):
-    """100,000 and 10,000 pictures of 200 classes, 3x64x64; labels are the WordNet ids in order.
+    """100,000 training and 10,000 test pictures of 200 classes, 3x64x64; labels follow the order of the WordNet ids.
 
-    The pictures of the test folder have no labels, so the validation pictures are the test split, as is usual. Raises
-    FileNotFoundError for a folder without them, ValueError for one that is not whole.
+    The official test pictures have no labels, so the validation pictures are the test split, as usual. Raises
+    FileNotFoundError for missing folders, ValueError for an incomplete one.
     """
 
     def __init__(
@@ -32,16 +32,19 @@ class TinyImageNet(ImageFolder):
                 )
         found = len(self._ids())
         if found != self.num_classes:
-            raise ValueError(f"{self.root / 'train'} has {found} class folders in place of {self.num_classes}")
+            raise ValueError(
+                f"{self.root / 'train'} has {found} class folders, expected {self.num_classes}: unpack the archive "
+                "again"
+            )
 
     def _find_classes(self) -> list[str]:
-        return []  # their number is known without looking
+        return []  # the number of classes is known without reading the folder
 
     def _ids(self) -> list[str]:
         return folders_in(self.root / "train")
 
     def _val_by_class(self) -> bool:
-        """Whether the validation pictures lie in a folder for each class, as many scripts arrange them."""
+        """Whether the validation pictures are in one folder per class, as many scripts arrange them."""
         folder = self.root / "val"
         if not folder.is_dir() or (folder / "images").is_dir() and pictures_in(folder / "images", ".JPEG"):
             return False
@@ -73,5 +76,8 @@ class TinyImageNet(ImageFolder):
             pairs = [(self.root / "val" / "images" / name, labels[identifier]) for name, identifier, *_ in words]
         missing = next((path for path, _ in pairs if not path.is_file()), None)
         if missing is not None or not pairs:
-            raise ValueError(f"{self.root} is not whole: {missing or f'there are no pictures in {part}'}")
+            raise ValueError(
+                f"{self.root} is incomplete: {f'no {missing}' if missing else f'no pictures in {part}'}; unpack the "
+                "archive again"
+            )
         return [str(path) for path, _ in pairs], [label for _, label in pairs]

@@ -14,11 +14,11 @@ from cl.datasets.base import Dataset, Split, split_of
 from cl.datasets.layouts import root_of, seen
 
 EMNIST_CLASSES = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
-SILENCE = 60.0  # seconds without a byte after which a server is given up: others wait for who downloads
+SILENCE = 60.0  # seconds without a byte after which a download fails, because other processes wait for it
 
 
 class _TorchvisionSet(Dataset):
-    """A data set of torchvision with `data` and `targets` in memory."""
+    """A data set in the files of torchvision, held in memory."""
 
     torchvision_name: str
     folder: str  # below root, where torchvision keeps the files
@@ -32,7 +32,7 @@ class _TorchvisionSet(Dataset):
         self.options: dict = {}  # further arguments of torchvision's class
 
     def check(self) -> None:
-        """Raise FileNotFoundError that names the folder which is expected, unless it is to be downloaded."""
+        """Raise FileNotFoundError, which names the expected folder, unless `download` is set."""
         if not self.download and not self.is_there():
             raise FileNotFoundError(
                 f"no {self.torchvision_name} in {self.root}: expected the folder {self.root / self.folder}; "
@@ -41,33 +41,33 @@ class _TorchvisionSet(Dataset):
             )
 
     def is_there(self) -> bool:
-        """Whether there is anything of it."""
+        """Whether any file of the data set is there."""
         return (self.root / self.folder).is_dir()
 
     def read(self) -> tuple[Split, Split]:
-        # Looked at before the lock is taken: a folder that cannot be written to may hold all that is needed.
+        # Checked before taking the lock, because a complete folder may be read-only.
         if self.download and self.damaged(self.root):
             fetch(self.root, self.folder, self._fetch, self.damaged)
         try:
             train, test = self.parts()
-        except Exception as error:  # a damaged file raises whatever its reader stumbles over, AssertionError included
-            damaged = ", ".join(path.name for path in self.damaged(self.root)) or "none of them by itself"
+        except Exception as error:  # readers raise many types for a damaged file, AssertionError among them
+            damaged = ", ".join(path.name for path in self.damaged(self.root)) or "no single file"
             raise ValueError(
                 f"the {self.torchvision_name} files in {self.root / self.folder} cannot be read ({error}); damaged or "
-                f"missing: {damaged}; dataset.download=true fetches them anew"
+                f"missing: {damaged}; dataset.download=true fetches them again"
             ) from error
         return train, test
 
     @abstractmethod
     def parts(self) -> list[Split]:
-        """Training and test split."""
+        """The training and the test split."""
 
     @abstractmethod
     def damaged(self, root: Path) -> list[Path]:
-        """The files below a folder that are missing or cannot be read."""
+        """The files of the data set below `root` that are missing or cannot be read."""
 
     def factory(self):
-        """torchvision's class; importing it takes a second, so only what needs it asks for it."""
+        """torchvision's class of the data set, imported only when needed because that takes a second."""
         from torchvision import datasets
 
         return getattr(datasets, self.torchvision_name)
@@ -77,21 +77,21 @@ class _TorchvisionSet(Dataset):
         socket.setdefaulttimeout(SILENCE)  # torchvision sets none
         try:
             factory(root=root, train=True, download=True, **self.options)
-        except Exception as error:  # a wrong checksum is a RuntimeError, an archive that is cut off an EOFError
+        except Exception as error:  # many types: RuntimeError for a wrong checksum, EOFError for a truncated archive
             places = [factory.url] if "url" in vars(factory) else factory.mirrors
             options = "".join(f", {name}={value!r}" for name, value in self.options.items())
             name = self.torchvision_name
             raise OSError(
-                f"{name} could not be downloaded ({error}); tried {', '.join(places)}. Where there is a network, "
+                f"{name} could not be downloaded ({error}); tried {', '.join(places)}. With a network, run "
                 f"`python -c \"from torchvision.datasets import {name}; {name}('data', download=True{options})\"` "
-                f"fetches it: copy data/{self.folder} to {self.root / self.folder}"
+                f"and copy data/{self.folder} to {self.root / self.folder}"
             ) from error
         finally:
             socket.setdefaulttimeout(before)
 
 
 class _Idx(_TorchvisionSet):
-    """Grey pictures of 28x28 pixels in MNIST's four IDX files, also packed by gzip, and with a dot in their names."""
+    """Grey pictures of 28x28 pixels in MNIST's four IDX files, plain or in gzip, with a dash or dot in their names."""
 
     sample_shape = (1, 28, 28)
     prefixes = ("train", "t10k")  # of the files' names
@@ -104,7 +104,7 @@ class _Idx(_TorchvisionSet):
         return [self.part(split_of(*map(_read_idx, pair))) for pair in self._paths(self.root)]
 
     def part(self, split: Split) -> Split:
-        """A split as it is used."""
+        """Convert a split from the form in the files."""
         return split
 
     def damaged(self, root: Path) -> list[Path]:
@@ -116,17 +116,17 @@ class _Idx(_TorchvisionSet):
                     lengths.add(len(_read_idx(path)))
                 except (OSError, ValueError):
                     found.append(path)
-            if len(lengths) > 1:  # whole, but not of one data set
+            if len(lengths) > 1:  # unequal numbers of pictures and labels: not files of one data set
                 found += paths
         return found
 
     def _paths(self, root: Path) -> list[list[Path]]:
-        """The files of pictures and of labels, of the training and of the test split."""
+        """The pictures' and the labels' file of the training split, then those of the test split."""
         kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
         return [[self._path(root / self.folder, f"{part}-{kind}") for kind in kinds] for part in self.prefixes]
 
     def _path(self, folder: Path, name: str) -> Path:
-        """Where a file is, in whatever form; where it should be if it is in none."""
+        """The path of a file under any of its names, or its expected path if it is missing."""
         dotted = name.replace("-idx", ".idx")
         forms = [f"{form}{ending}" for ending in ("", ".gz") for form in (name, dotted)]
         places = [place / form for place in (folder, folder.parent) for form in forms]
@@ -134,7 +134,10 @@ class _Idx(_TorchvisionSet):
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """The unsigned bytes of an IDX file (its format: http://yann.lecun.com/exdb/mnist); ValueError for another one."""
+    """The array of unsigned bytes in an IDX file (format: http://yann.lecun.com/exdb/mnist).
+
+    Raises ValueError for a damaged file and for other formats.
+    """
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
         try:
@@ -142,34 +145,34 @@ def _read_idx(path: Path) -> np.ndarray:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
     if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
-        raise ValueError(f"{path} is no IDX file of unsigned bytes")
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     shape = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
     if len(values) != np.prod(shape, dtype=np.int64) or len(shape) not in (1, 3):
-        raise ValueError(f"{path} has {len(values)} bytes for an array of shape {shape}")
+        raise ValueError(f"{path} is damaged: it has {len(values)} bytes for an array of shape {shape}")
     return values.reshape(shape).copy()  # writable
 
 
 class Mnist(_Idx):
-    """60,000 and 10,000 handwritten digits, 1x28x28 (LeCun et al. 1998)."""
+    """60,000 training and 10,000 test pictures of handwritten digits, 1x28x28 (LeCun et al. 1998)."""
 
     torchvision_name, folder, num_classes = "MNIST", "MNIST/raw", 10
 
 
 class FashionMnist(_Idx):
-    """60,000 and 10,000 pieces of clothing in 10 classes, 1x28x28 (Xiao et al. 2017)."""
+    """60,000 training and 10,000 test pictures of clothing in 10 classes, 1x28x28 (Xiao et al. 2017)."""
 
     torchvision_name, folder, num_classes = "FashionMNIST", "FashionMNIST/raw", 10
 
 
 class Kmnist(_Idx):
-    """60,000 and 10,000 cursive Japanese characters in 10 classes, 1x28x28 (Clanuwat et al. 2018)."""
+    """60,000 training and 10,000 test pictures of cursive Japanese characters, 10 classes (Clanuwat et al. 2018)."""
 
     torchvision_name, folder, num_classes = "KMNIST", "KMNIST/raw", 10
 
 
 class Emnist(_Idx):
-    """Handwritten digits and letters, 1x28x28, upright (Cohen et al. 2017); `split` says which and how grouped."""
+    """Handwritten digits and letters, 1x28x28, upright (Cohen et al. 2017); `split`: which ones and which classes."""
 
     torchvision_name, folder = "EMNIST", "EMNIST/raw"
 
@@ -184,12 +187,12 @@ class Emnist(_Idx):
         self.split = self.options["split"] = split
 
     def part(self, split: Split) -> Split:
-        """The files have the pictures transposed, and count the letters from 1."""
+        """Transpose the pictures back, and count the letters from 0 instead of 1."""
         return Split(split.x.transpose(2, 3).contiguous(), split.y - (1 if self.split == "letters" else 0))
 
 
 class _Cifar(_TorchvisionSet):
-    """The two CIFAR sets; torchvision knows the checksum of each of their files."""
+    """A CIFAR data set; torchvision knows the checksum of each of its files."""
 
     def parts(self) -> list[Split]:
         factory = self.factory()
@@ -205,14 +208,14 @@ class _Cifar(_TorchvisionSet):
 
 
 class Cifar10(_Cifar):
-    """50,000 and 10,000 pictures of 10 classes, 3x32x32 (Krizhevsky 2009)."""
+    """50,000 training and 10,000 test pictures of 10 classes, 3x32x32 (Krizhevsky 2009)."""
 
     torchvision_name, folder = "CIFAR10", "cifar-10-batches-py"
     num_classes, sample_shape, beginnings = 10, (3, 32, 32), ("cifar-10-", "data_batch_")
 
 
 class Cifar100(_Cifar):
-    """50,000 and 10,000 pictures of 100 classes, 3x32x32 (Krizhevsky 2009)."""
+    """50,000 training and 10,000 test pictures of 100 classes, 3x32x32 (Krizhevsky 2009)."""
 
     torchvision_name, folder = "CIFAR100", "cifar-100-python"
     num_classes, sample_shape, beginnings = 100, (3, 32, 32), ("cifar-100-",)

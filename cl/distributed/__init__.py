@@ -1,1 +1,1 @@
-"""Several ranks: how they are started, who they are and what they tell each other."""
+"""Several ranks: starting them, their numbers, and the communication between them."""

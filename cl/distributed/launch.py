@@ -1,8 +1,8 @@
-"""Starts a job once more as several ranks, waits for them, and ends them together.
+"""Starts a job again as several ranks, waits for them, and ends them together.
 
-Each rank runs the same command with `launcher=none` and finds its engine in the environment. On this machine the ranks
-are started here: horovodrun would put the whole environment, keys included, on command lines that everybody can read,
-and its own word before each line. Over several hosts it is horovodrun that starts them.
+Each rank runs the same command with `launcher=none` and finds its engine in the environment. Ranks on this machine are
+started here, because horovodrun would put the whole environment, secret keys included, on command lines that every user
+can read, and would prefix each line of output. Ranks on several hosts are started by horovodrun.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ import threading
 import time
 from pathlib import Path
 
-GRACE_SECONDS = 20  # for the other ranks to say what they saw, once one has failed
-LAUNCHED = "REMERGE_LAUNCHED"  # set in ranks that were started here: the table is printed by the one who started them
+GRACE_SECONDS = 20  # after one rank has failed, the time for the others to report their errors
+LAUNCHED = "REMERGE_LAUNCHED"  # set in ranks started here, whose parent process prints the table of results
 
 
 def start_ranks(launcher: dict, overrides: list[str]) -> None:
     """Run `sys.argv[0]` with these overrides as `launcher.np` ranks.
 
-    Raises ValueError for options that make no sense, and ChildProcessError that names the rank which failed first.
+    Raises ValueError for contradicting options, and ChildProcessError, which names the rank that failed first.
     """
     name, np, hosts, hostfile = (launcher[key] for key in ("name", "np", "hosts", "hostfile"))
     if not isinstance(np, int) or np < 1:
@@ -32,7 +32,10 @@ def start_ranks(launcher: dict, overrides: list[str]) -> None:
     if hosts and hostfile:
         raise ValueError("give launcher.hosts or launcher.hostfile, not both")
     if name == "torchrun" and (hosts or hostfile):
-        raise ValueError("launcher=torchrun starts ranks on this machine only; for several, start torchrun on each")
+        raise ValueError(
+            "launcher=torchrun starts ranks on this machine only: for several hosts, start torchrun on each of them "
+            "with launcher=none"
+        )
     command = [sys.executable, sys.argv[0], *overrides, "launcher=none"]
     if hosts or hostfile:
         where = ["-H", hosts] if hosts else ["--hostfile", hostfile]
@@ -53,8 +56,8 @@ def start_ranks(launcher: dict, overrides: list[str]) -> None:
 
 
 def _wait(ranks: list[subprocess.Popen]) -> None:
-    """Until all are done, or one failed and the others have had their time."""
-    # A thread for each, because the rank to name is the one that ended first: those that miss it end at its heels.
+    """Wait until all ranks have ended, or until GRACE_SECONDS after the first failure."""
+    # One thread per rank, to learn which one failed first: the others fail soon after it.
     ended = queue.SimpleQueue()
     for number, rank in enumerate(ranks):
         threading.Thread(target=_tell_end, args=(number, rank, ended), daemon=True).start()
@@ -69,7 +72,7 @@ def _wait(ranks: list[subprocess.Popen]) -> None:
     if failed is not None:
         code = ranks[failed].returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        raise ChildProcessError(f"rank {failed} of {len(ranks)} {how}, so all of them were ended")
+        raise ChildProcessError(f"rank {failed} of {len(ranks)} {how}, so all ranks were ended")
 
 
 def _tell_end(number: int, rank: subprocess.Popen, ended: queue.SimpleQueue) -> None:
@@ -78,7 +81,7 @@ def _tell_end(number: int, rank: subprocess.Popen, ended: queue.SimpleQueue) -> 
 
 
 def _end(ranks: list[subprocess.Popen]) -> None:
-    """No rank outlives its run."""
+    """End all ranks that still run."""
     for step in (signal.SIGTERM, signal.SIGKILL):
         for rank in ranks:
             if rank.poll() is None:
@@ -89,7 +92,7 @@ def _end(ranks: list[subprocess.Popen]) -> None:
 
 
 def _die_with_parent() -> None:
-    """In a rank, before it starts: ask Linux to end it when the process that started it is gone."""
+    """Ask Linux to end this rank when its parent process ends; called in the rank before it starts."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
@@ -97,7 +100,7 @@ def _die_with_parent() -> None:
 @contextlib.contextmanager
 def _horovod_environments(np: int):
     """What Horovod's Gloo controller wants in the environment of each rank; the ranks meet at a server of Horovod's."""
-    from cl.distributed.comm import horovod_rendezvous  # imports torch
+    from cl.distributed.rendezvous import horovod_rendezvous  # imports Horovod
 
     with horovod_rendezvous(np) as port:
         yield [

@@ -1,6 +1,6 @@
-"""How many ranks a run has, and what started them: read from the configuration and the launcher's environment.
+"""The number of ranks of a run and its launcher, read from the configuration and the environment.
 
-Needs no torch: the folder of a run depends on it, and a finished run has to answer at once.
+Does not import torch: the folder of a run depends on this file, and the command of a finished run should be fast.
 """
 
 import os
@@ -29,6 +29,6 @@ def rank() -> int:
 
 
 def world_size(config: dict) -> int:
-    """The number of ranks of the run: those that are there, or those that its launcher will start."""
+    """The number of ranks of the run: those already started, else those that its launcher will start."""
     found = started()
     return found[2] if found else config["launcher"]["np"]

@@ -1,1 +1,1 @@
-"""Networks, and the files that their weights are read from."""
+"""Networks, and the reader of their weights from files."""

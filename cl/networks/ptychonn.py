@@ -7,10 +7,11 @@ from torch import nn
 
 
 class PtychoNN(nn.Module):
-    """Diffraction patterns [B, C, H, W] to amplitude and phase, the two channels of [B, 2, H, W].
+    """Maps diffraction patterns [B, C, H, W] to amplitude and phase, the two channels of [B, 2, H, W].
 
-    An encoder of stages of two 3x3 convolutions and max-pooling by 2, with `widths` channels; for each output a decoder
-    of as many stages of two convolutions and bilinear doubling. The phase is pi tanh of the last convolution.
+    The encoder has stages of two 3x3 convolutions and max-pooling by 2, with `widths` channels. Each output has a
+    decoder with as many stages of two convolutions and bilinear upsampling by 2. The phase is pi tanh of the last
+    convolution, in radians. `batch_norm`: after each activation.
     """
 
     def __init__(self, channels: int, widths: list[int], batch_norm: bool):
@@ -20,8 +21,8 @@ class PtychoNN(nn.Module):
         ]
         self.encoder = nn.Sequential(*stages)
         self.amplitude, self.phase = (_decoder(widths, batch_norm) for _ in range(2))
-        # As the framework of the paper does (Keras): with torch's own, a third of the variance is left of each layer,
-        # and a deep network without batch-norm hardly learns.
+        # The initialisation of the paper's framework (Keras). With that of torch, each layer keeps a third of the
+        # variance, and a deep network without batch-norm hardly learns.
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
@@ -33,11 +34,11 @@ class PtychoNN(nn.Module):
 
 
 def ptychonn(sample_shape: tuple[int, int, int], num_outputs: int, widths: list[int], batch_norm: bool) -> nn.Module:
-    """The network for patterns of a size; raises ValueError for what it cannot compute."""
+    """The network for patterns of shape (C, H, W); raises ValueError for shapes and widths that do not fit."""
     channels, height, width = sample_shape
     if num_outputs != 2:
         raise ValueError(
-            f"backbone=ptychonn gives amplitude and phase, and {num_outputs} outputs are asked for: it belongs to "
+            f"backbone=ptychonn has 2 outputs, amplitude and phase, but the scenario needs {num_outputs}: use it with "
             "scenario=reconstruction"
         )
     if not widths or any(type(width) is not int or width < 1 for width in widths):
@@ -52,7 +53,7 @@ def ptychonn(sample_shape: tuple[int, int, int], num_outputs: int, widths: list[
 
 
 def _decoder(widths: list[int], batch_norm: bool) -> nn.Sequential:
-    """Back to the size of the input: 256, 256, 128, 64, 32 channels and one for widths 32, 64, 128, 256."""
+    """From the code back to the input's size; for widths 32, 64, 128, 256 the channels are 256, 256, 128, 64, 32, 1."""
     falling = [widths[-1], *reversed(widths)]
     stages = [
         _stage(wide, narrow, nn.Upsample(scale_factor=2, mode="bilinear"), batch_norm)

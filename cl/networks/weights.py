@@ -1,7 +1,7 @@
-"""Weights in files: one reader for what other programs and runs have written, whatever form they gave it.
+"""The reader for files of weights, whether remerge or another program wrote them.
 
-A file of `torch.save` or of safetensors, that holds a state dict or has one under one of the usual keys. Names may have
-a prefix, as wrappers put it before them. Nothing in a file is ever executed.
+It reads files of `torch.save` and of safetensors that hold a state dict, or have one under one of the usual keys. Names
+may have a prefix, as wrappers add it. No code in a file is ever executed.
 """
 
 import re
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import torch
 
-# Keys under which training programs keep a state dict; of a file that has several, the first of these is taken.
+# Keys under which training programs keep a state dict; if a file has several, the first one in this order is used.
 KEYS = (
     "state_dict", "model_state_dict", "model", "module", "network", "net", "params", "state_dict_ema", "model_ema",
     "ema",
 )  # fmt: skip
-COUNTER = "num_batches_tracked"  # of batch-norm, which old files and converted ones lack
+COUNTER = "num_batches_tracked"  # batch-norm's counter, which old and converted files lack
 State = dict[str, torch.Tensor]
 
 
 def load(path: Path, what: str | None = None):
     """The content of a file of tensors and plain Python values; `what` names it in errors.
 
-    Raises FileNotFoundError, and ValueError for anything else.
+    Raises FileNotFoundError, OSError for a file that cannot be read, and ValueError for other kinds of files.
     """
     what = what or str(path)
     if not path.exists():
@@ -39,23 +39,24 @@ def load(path: Path, what: str | None = None):
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise OSError(f"{what} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # torch and safetensors have no common type for a file that is none of theirs
+    except Exception as error:  # torch and safetensors raise many types for files of another kind
         of = re.search(
             r"(?:Unsupported global: GLOBAL|Trying to instantiate class|Unsupported class) ([\w.]+)", str(error)
         )
         if of is not None or "TorchScript" in str(error):
             kind = of.group(1) if of is not None else "a TorchScript program"
             raise ValueError(
-                f"{what} holds {kind}, and to read more than tensors and plain values would run code out of the file: "
-                "save the state dict alone, torch.save(network.state_dict(), PATH)"
+                f"{what} holds {kind}, expected tensors and plain values, because reading anything else would run code "
+                "from the file: save the state dict alone, torch.save(network.state_dict(), PATH)"
             ) from error
         raise ValueError(
-            f"{what} cannot be read as weights: it is no file of torch.save or safetensors, or is damaged"
+            f"{what} cannot be read as weights: expected a file of torch.save or safetensors, this is another kind or "
+            "damaged"
         ) from error
 
 
 def read(path: Path, what: str | None = None) -> tuple[State, dict]:
-    """The tensors in a file by name, and what else is there beside them."""
+    """The tensors in a file by name, and the other entries of the file."""
     content, what = load(path, what), what or str(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{what} holds no weights: expected a state dict, got {type(content).__name__}")
@@ -70,11 +71,11 @@ def read(path: Path, what: str | None = None) -> tuple[State, dict]:
 
 
 def unprefixed(found: State, own: State, what: str, replaceable: tuple[str, ...] = ()) -> State:
-    """The tensors without what stands before each name, if that gives the names of the network.
+    """The tensors without a common prefix of their names, if the shorter names are those of the network `own`.
 
-    Raises ValueError where two prefixes would do.
+    Raises ValueError if several prefixes fit.
     """
-    # Of a compiled part, in the middle of a name as well.
+    # torch.compile adds this prefix to each compiled part, also in the middle of a name.
     found = {re.sub(r"(^|\.)_orig_mod\.", r"\1", name): value for name, value in found.items()}
     wanted = {name for name in own if not name.endswith(COUNTER) and not name.startswith(replaceable or ("\0",))}
     if wanted <= found.keys():
@@ -94,11 +95,11 @@ def unprefixed(found: State, own: State, what: str, replaceable: tuple[str, ...]
 
 
 def fit(found: State, own: State, what: str, replaceable: tuple[str, ...] = (), free_widths: bool = False) -> State:
-    """A network's state dict from tensors of a file, in the network's own precision and order.
+    """A network's state dict from the tensors of a file, in the network's precision and order.
 
-    `own` is its state dict; of that stay counters that the file lacks, and what starts with a prefix in `replaceable`
-    where the file has no tensor of its shape. With `free_widths` shapes may differ, not their number of dimensions.
-    Raises ValueError that names the tensor and what is wrong with it.
+    `own`: the network's state dict. It supplies counters that the file lacks, and tensors with a prefix in
+    `replaceable` for which the file has none of equal shape. With `free_widths`, sizes may differ but not the number of
+    dimensions. Raises ValueError, which names the tensor and its mistake.
     """
     found = unprefixed(found, own, what, replaceable)
     replaced = replaceable or ("\0",)
@@ -106,13 +107,14 @@ def fit(found: State, own: State, what: str, replaceable: tuple[str, ...] = (), 
     missing = [name for name in own if name not in found and name not in kept]
     if len(missing) == len(own) - len(kept):
         raise ValueError(
-            f"{what} has none of this network's tensors: its first is {next(iter(found))}, this network's {missing[0]}"
+            f"{what} has none of this network's tensors: its first is {next(iter(found))}, expected {missing[0]}; set "
+            "backbone to the network in the file"
         )
     if missing:
         raise ValueError(f"{what} lacks {_and_more(missing)} of this network")
     extra = [name for name in found if name not in own and not name.endswith(COUNTER) and not name.startswith(replaced)]
     if extra:
-        raise ValueError(f"{what} has {_and_more(extra)}, which this network has not")
+        raise ValueError(f"{what} has {_and_more(extra)}, which this network does not have")
     result = {}
     for name, value in own.items():
         theirs = found.get(name)
@@ -127,7 +129,7 @@ def fit(found: State, own: State, what: str, replaceable: tuple[str, ...] = (), 
 
 
 def _cast(value: torch.Tensor, own: torch.Tensor, what: str) -> torch.Tensor:
-    """A tensor in the precision of the network's, if nothing is lost that counts."""
+    """A tensor in the precision of the network's tensor `own`; raises ValueError if that would lose its values."""
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
         kind = "without values" if value.is_meta else f"as {str(value.dtype)[6:]}, {str(value.layout)[6:]}"
         raise ValueError(f"{what} {kind}: expected plain numbers, {str(own.dtype)[6:]} or of another precision")
@@ -135,14 +137,14 @@ def _cast(value: torch.Tensor, own: torch.Tensor, what: str) -> torch.Tensor:
         raise ValueError(f"{what} as whole numbers ({str(value.dtype)[6:]}), expected {str(own.dtype)[6:]}")
     cast = value.detach().to(own.dtype)
     if own.is_floating_point() and not torch.isfinite(cast).all() and torch.isfinite(own).all():
-        raise ValueError(f"{what} with numbers that are not finite: such a network cannot be used")
+        raise ValueError(f"{what} with numbers that are not finite: use another file")
     if not own.is_floating_point() and not torch.equal(cast.to(value.dtype), value):
-        raise ValueError(f"{what} as {str(value.dtype)[6:]}, which are no {str(own.dtype)[6:]} numbers")
+        raise ValueError(f"{what} as {str(value.dtype)[6:]}, which are not {str(own.dtype)[6:]} numbers")
     return cast
 
 
 def _inner(content: Mapping, what: str) -> Mapping | None:
-    """The state dict within, if the content is none itself."""
+    """The state dict inside the content of a file, None if the content is one itself."""
     for key in KEYS:
         if isinstance(content.get(key), Mapping):
             return content[key]
@@ -159,7 +161,7 @@ def _has_tensors(content: Mapping) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as one: the length of a header, and that header, which is JSON."""
+    """Whether a file begins like safetensors: with the length of a header, then the header, which is JSON."""
     with open(path, "rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= path.stat().st_size - 8

@@ -1,76 +1,178 @@
-"""Measures of continual learning, as pure functions of an accuracy matrix.
+"""Measures of continual learning: pure functions of a matrix, and one table of all that is said of them.
 
 A[i][j]: accuracy on task j after training on task i, i and j from 0, T tasks, all in [0, 1]. Suites differ in just
 these formulas, so each one is written out; a measure that a matrix does not define (one row, one task) is None.
+
+A new measure is one entry of METRICS. results.json, the tables, the formulas below them and those of the documentation
+follow from it, and so do the measures of scenarios that measure an error E.
 """
 
-Matrix = list[list[float]]
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
-# Shown beside the numbers in tables.
-FORMULAS = {
-    "average_accuracy": "mean over j of A[T,j]",
-    "forgetting": "mean over j<T of (max over i<T of A[i,j]) - A[T,j]",
-    "backward_transfer": "mean over j<T of A[T,j] - A[j,j]",
-    "forward_transfer": "mean over j>1 of A[j-1,j] - A0[j], A0: the untrained network",
-    "learning_accuracy": "mean over j of A[j,j]",
-}
-# Of scenarios that measure an error.
-ERROR_FORMULAS = {
-    "average_error": "mean over j of E[T,j]",
-    "error_forgetting": "mean over j<T of E[T,j] - min over i<T of E[i,j]",
-    "error_backward_transfer": "mean over j<T of E[j,j] - E[T,j]",
-    "error_forward_transfer": "mean over j>1 of E0[j] - E[j-1,j], E0: the untrained network",
-    "learning_error": "mean over j of E[j,j]",
-}
+Row = list[float]
+Matrix = list[Row]
 
 
-def average_accuracy(matrix: Matrix) -> float:
+def average_accuracy(matrix: Matrix, untrained: Row) -> float:
     """Mean of the last row: all tasks count the same."""
     return _mean(matrix[-1])
 
 
-def forgetting(matrix: Matrix) -> float | None:
+def forgetting(matrix: Matrix, untrained: Row) -> float | None:
     """Mean over all tasks but the last of their best earlier accuracy minus their final one.
 
-    The last row is not in the maximum, so it can be negative (Chaudhry et al. 2018, Riemannian Walk, eq. 3).
+    The last row is not in the maximum, so it can be negative.
     """
     if not _is_square(matrix):
         return None
     return _mean([max(row[j] for row in matrix[:-1]) - matrix[-1][j] for j in range(len(matrix) - 1)])
 
 
-def backward_transfer(matrix: Matrix) -> float | None:
-    """Mean over all tasks but the last of final accuracy minus that just after learning the task.
-
-    Lopez-Paz & Ranzato 2017, Gradient Episodic Memory, eq. 3.
-    """
+def backward_transfer(matrix: Matrix, untrained: Row) -> float | None:
+    """Mean over all tasks but the last of final accuracy minus that just after learning the task."""
     if not _is_square(matrix):
         return None
     return _mean([matrix[-1][j] - matrix[j][j] for j in range(len(matrix) - 1)])
 
 
-def forward_transfer(matrix: Matrix, untrained: list[float]) -> float | None:
-    """Mean over all tasks but the first of the accuracy just before learning it minus that of the untrained network.
-
-    Lopez-Paz & Ranzato 2017, eq. 4.
-    """
+def forward_transfer(matrix: Matrix, untrained: Row) -> float | None:
+    """Mean over all tasks but the first of the accuracy just before learning it minus that of the untrained network."""
     if not _is_square(matrix):
         return None
     return _mean([matrix[j - 1][j] - untrained[j] for j in range(1, len(matrix))])
 
 
-def learning_accuracy(matrix: Matrix) -> float | None:
+def learning_accuracy(matrix: Matrix, untrained: Row) -> float | None:
     """Mean of the diagonal: how well each task was learned when its turn came."""
     if not _is_square(matrix):
         return None
     return _mean([matrix[j][j] for j in range(len(matrix))])
 
 
-def accuracy_so_far(matrix: Matrix) -> list[float] | None:
+def accuracy_so_far(matrix: Matrix, untrained: Row) -> Row | None:
     """After each task, the mean accuracy over the tasks seen until then."""
     if not _is_square(matrix):
         return None
     return [_mean(row[: i + 1]) for i, row in enumerate(matrix)]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An entry of the table.
+
+    A difference of accuracies, such as forgetting, is None of `level`; an accuracy itself is a level. What is measured
+    of errors is the same function of the negated errors, and a level is negated once more: more forgetting and less
+    transfer are worse, also of errors.
+    """
+
+    key: str  # in results.json
+    function: Callable[[Matrix, Row], float | Row | None]  # of the matrix and the accuracies before training
+    formula: str
+    error_formula: str = ""  # of errors; empty: not measured of them
+    source: str = ""
+    heading: str = ""  # of its column in tables, without the unit; empty: in results.json and report.csv only
+    higher_is_better: bool = True
+    level: bool = False
+    # Which accuracies: `scenario`: those that the scenario asks for, task-aware in task-incremental scenarios.
+    accuracies: Literal["scenario", "all_classes", "task_aware"] = "scenario"
+    unit: str = " %"
+    factor: float = 100  # for print
+    digits: int = 2
+
+    @property
+    def title(self) -> str:
+        """The heading with its unit."""
+        return self.heading + self.unit
+
+    @property
+    def name(self) -> str:
+        """The key in words."""
+        return self.key.replace("_", " ")
+
+    def of_errors(self) -> "Metric":
+        """The entry of the same measure of errors."""
+        sign = -1 if self.level else 1
+
+        def function(matrix: Matrix, untrained: Row) -> float | Row | None:
+            value = self.function([[-error for error in row] for row in matrix], [-error for error in untrained])
+            if isinstance(value, list):
+                return [sign * item for item in value]
+            return None if value is None else sign * value
+
+        return replace(
+            self,
+            key=self.key.replace("accuracy", "error") if self.level else f"error_{self.key}",
+            function=function,
+            formula=self.error_formula,
+            source=f"as {self.key}",
+            heading=self.heading.replace("accuracy", "error"),
+            higher_is_better=self.higher_is_better != self.level,
+            accuracies="scenario",
+            unit="",
+            factor=1,
+            digits=4,
+        )
+
+
+METRICS = (
+    Metric(
+        "average_accuracy", average_accuracy, "mean over j of A[T,j]", "mean over j of E[T,j]",
+        source="Lopez-Paz & Ranzato 2017 (GEM), eq. 2", heading="accuracy", level=True, accuracies="all_classes",
+    ),
+    Metric(
+        "task_average_accuracy", average_accuracy, "mean over j of A[T,j], A: over the classes of task j alone",
+        source="van de Ven et al. 2022 (three types), task-incremental", heading="task-aware", level=True,
+        accuracies="task_aware",
+    ),
+    Metric(
+        "forgetting", forgetting, "mean over j<T of (max over i<T of A[i,j]) - A[T,j]",
+        "mean over j<T of E[T,j] - min over i<T of E[i,j]",
+        source="Chaudhry et al. 2018 (Riemannian Walk), eq. 3", heading="forgetting", higher_is_better=False,
+    ),
+    Metric(
+        "backward_transfer", backward_transfer, "mean over j<T of A[T,j] - A[j,j]", "mean over j<T of E[j,j] - E[T,j]",
+        source="Lopez-Paz & Ranzato 2017 (GEM), eq. 3", heading="backward",
+    ),
+    Metric(
+        "forward_transfer", forward_transfer, "mean over j>1 of A[j-1,j] - A0[j], A0: the untrained network",
+        "mean over j>1 of E0[j] - E[j-1,j], E0: the untrained network",
+        source="Lopez-Paz & Ranzato 2017 (GEM), eq. 4", heading="forward",
+    ),
+    Metric(
+        "learning_accuracy", learning_accuracy, "mean over j of A[j,j]", "mean over j of E[j,j]",
+        source="Riemer et al. 2019 (MER)", level=True,
+    ),
+    Metric(
+        "accuracy_so_far", accuracy_so_far, "for each i, mean over j<=i of A[i,j]",
+        "for each i, mean over j<=i of E[i,j]", level=True,
+    ),
+)  # fmt: skip
+ERROR_METRICS = tuple(metric.of_errors() for metric in METRICS if metric.error_formula)
+
+
+def measures(
+    metrics: tuple[Metric, ...], all_classes: Matrix, task_aware: Matrix | None, own: Matrix, untrained: Row
+) -> dict:
+    """The value of each entry by its key; None where its accuracies are not there.
+
+    `own`: those that the scenario asks for, `untrained`: theirs before training.
+    """
+    matrices = {"all_classes": all_classes, "task_aware": task_aware, "scenario": own}
+    found = {}
+    for metric in metrics:
+        matrix = matrices[metric.accuracies]
+        found[metric.key] = metric.function(matrix, untrained) if matrix else None
+    return found
+
+
+def measured(results: dict) -> tuple[Matrix, Row]:
+    """From the content of a results.json: the matrix that its scenario asks for, and the row before training."""
+    if "error_matrix" in results:
+        return results["error_matrix"], results["untrained_error"]
+    matrix = results["task_accuracy_matrix" if results["task_aware"] else "accuracy_matrix"]
+    return matrix, results["untrained_accuracy"]
 
 
 def _is_square(matrix: Matrix) -> bool:

@@ -21,8 +21,10 @@ class Recorder:
         self.progress = progress or Progress("", 0, 0, False)
         self.logger, self.log_interval = logger or NoLogger(), log_interval
 
-    def row(self, row: dict) -> None:
-        """One interval of training, with the columns of metrics.csv."""
+    def row(self, row: dict, logged: dict[str, float] | None = None) -> None:
+        """One interval of training, with the columns of metrics.csv, and the numbers that the strategy has logged."""
+        logged = logged or {}
         if self.metrics is not None:
             self.metrics.append(row)
-        self.logger.log(row)
+            self.metrics.append_logged(row, logged)
+        self.logger.log(row | {f"strategy/{name}": value for name, value in logged.items()})

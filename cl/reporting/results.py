@@ -1,9 +1,11 @@
 """What a run leaves behind, in one schema: results.json, metrics.csv, config.yaml. Tables and plots are made of it."""
 
-import json
+import csv
+import io
 import platform
 import resource
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 
 from cl import versions as versions_of_remerge
 from cl.atomic import atomic_write
+from cl.atomic import write_json as write_json  # for those who write results
 from cl.reporting import metrics
 from cl.reporting.history import History
 
@@ -19,56 +22,31 @@ SCHEMA = "remerge.results/2"
 METRIC_COLUMNS = (
     "stage", "epoch", "step", "loss", "learning_rate", "samples_per_second", "replay_wait_seconds", "buffer_records",
 )  # fmt: skip
+STRATEGY_COLUMNS = ("stage", "epoch", "step", "name", "value")
 
 
 def measures(history: History, task_aware: bool) -> dict:
-    """The entries of results.json that follow from the accuracies.
+    """The entries of results.json that follow from the accuracies, or from the errors.
 
     Transfer and forgetting are taken from the matrix that the scenario asks for: with the task known in
     task-incremental scenarios, without in all others.
     """
-    if history.measure == "error":
-        return _error_measures(history)
     matrix, task_matrix = history.rows, history.task_aware_rows or None
+    if history.measure == "error":
+        return {
+            "error_matrix": matrix,
+            **metrics.measures(metrics.ERROR_METRICS, matrix, None, matrix, history.untrained),
+            "untrained_error": history.untrained,
+            "task_aware": False,
+        }
     own, untrained = (task_matrix, history.untrained_task_aware) if task_aware else (matrix, history.untrained)
     return {
         "accuracy_matrix": matrix,
         "task_accuracy_matrix": task_matrix,
-        "average_accuracy": metrics.average_accuracy(matrix),
-        "task_average_accuracy": metrics.average_accuracy(task_matrix) if task_matrix else None,
-        "forgetting": metrics.forgetting(own),
-        "backward_transfer": metrics.backward_transfer(own),
-        "forward_transfer": metrics.forward_transfer(own, untrained),
-        "learning_accuracy": metrics.learning_accuracy(own),
-        "accuracy_so_far": metrics.accuracy_so_far(own),
+        **metrics.measures(metrics.METRICS, matrix, task_matrix, own, untrained),
         "untrained_accuracy": untrained,
         "task_aware": task_aware,
     }
-
-
-def _error_measures(history: History) -> dict:
-    """The same of errors: the sign of each measure is turned, so that more forgetting and less transfer are worse."""
-    negative = [[-value for value in row] for row in history.rows]
-    so_far = metrics.accuracy_so_far(negative)
-    learning = metrics.learning_accuracy(negative)
-    return {
-        "error_matrix": history.rows,
-        "average_error": metrics.average_accuracy(history.rows),
-        "error_forgetting": metrics.forgetting(negative),
-        "error_backward_transfer": metrics.backward_transfer(negative),
-        "error_forward_transfer": metrics.forward_transfer(negative, [-value for value in history.untrained]),
-        "learning_error": None if learning is None else -learning,
-        "error_so_far": None if so_far is None else [-value for value in so_far],
-        "untrained_error": history.untrained,
-        "task_aware": False,
-    }
-
-
-def write_json(path: Path, content: dict) -> None:
-    """One JSON file, whole or not at all."""
-    with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
 
 
 def write_config(path: Path, config: dict) -> None:
@@ -78,28 +56,53 @@ def write_config(path: Path, config: dict) -> None:
 
 
 class MetricsFile:
-    """metrics.csv, a row per interval, appended as training goes; a failed write leaves whole rows only."""
+    """metrics.csv, a row per interval, appended as training goes; a failed write leaves whole rows only.
+
+    What a strategy logs goes to strategy_metrics.csv beside it, a row per name, if it logs anything.
+    """
 
     def __init__(self, path: Path, keep_steps: int):
-        """Continues a file after its rows up to step `keep_steps` (0 starts anew): a resumed run repeats the rest."""
-        self.path = path
-        step = METRIC_COLUMNS.index("step")
-        rows = path.read_text().splitlines()[1:] if keep_steps and path.is_file() else []
-        rows = [row for row in rows if int(row.split(",")[step]) <= keep_steps]
-        with atomic_write(path, "w") as file:
-            file.write("\n".join([",".join(METRIC_COLUMNS), *rows]) + "\n")
+        """Continues files after their rows up to step `keep_steps` (0 starts anew): a resumed run repeats the rest."""
+        self.path, self.strategy_path = path, path.with_name(f"strategy_{path.name}")
+        _shorten(path, METRIC_COLUMNS, keep_steps)
+        if self.strategy_path.is_file():
+            _shorten(self.strategy_path, STRATEGY_COLUMNS, keep_steps)
 
     def append(self, row: dict) -> None:
         assert tuple(row) == METRIC_COLUMNS, tuple(row)
-        text = ",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
-        with open(self.path, "a") as file:
-            end = file.tell()
-            try:
-                file.write(text + "\n")
-                file.flush()
-            except OSError as error:
-                file.truncate(end)
-                raise OSError(error.errno, error.strerror, str(self.path)) from error
+        _append(self.path, [row.values()])
+
+    def append_logged(self, row: dict, logged: dict[str, float]) -> None:
+        """What the strategy has logged in the interval of `row`."""
+        if not logged:
+            return
+        if not self.strategy_path.is_file():
+            _shorten(self.strategy_path, STRATEGY_COLUMNS, 0)
+        place = [row[name] for name in STRATEGY_COLUMNS[:3]]
+        _append(self.strategy_path, [[*place, name, value] for name, value in logged.items()])
+
+
+def _shorten(path: Path, columns: tuple[str, ...], keep_steps: int) -> None:
+    """Leave a heading and the rows up to a step."""
+    lines = path.read_text().splitlines()[1:] if keep_steps and path.is_file() else []
+    lines = [line for line in lines if int(line.split(",")[columns.index("step")]) <= keep_steps]
+    with atomic_write(path, "w") as file:
+        file.write("\n".join([",".join(columns), *lines]) + "\n")
+
+
+def _append(path: Path, rows: Iterable[Iterable]) -> None:
+    """Some rows, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+    with open(path, "a") as file:
+        end = file.tell()
+        try:
+            file.write(text.getvalue())
+            file.flush()
+        except OSError as error:
+            file.truncate(end)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def versions() -> dict:

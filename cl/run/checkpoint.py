@@ -75,7 +75,8 @@ def clear(folder: Path, everything: bool) -> None:
     patterns = ["resume.pt", "buffer_*.pt"]
     if everything:
         # results.json first: without it the run counts as unfinished, whatever happens next
-        patterns = ["results.json", "metrics.csv", "config.yaml", "*.png", "*.pdf", "*.svg", "task_*.pt", *patterns]
+        tables = ["results.json", "metrics.csv", "strategy_metrics.csv", "config.yaml"]
+        patterns = [*tables, "*.png", "*.pdf", "*.svg", "task_*.pt", *patterns]
     for pattern in patterns:
         for file in folder.glob(pattern):
             file.unlink()

@@ -1,18 +1,32 @@
 """What is wrong with a configuration, said before torch is imported.
 
 The options of each group are checked against the source of what they build (`cl.signatures`), with the conversion that
-`cl.build` uses; what only the component itself can tell is said when it is built.
+`cl.build` uses. Data set and scenario need no torch to be built and to plan the tasks, so they are: whether the files
+are there and the tasks can be made is known at once. What only other components can tell is said when they are built.
 """
 
-from cl.buffers.settings import with_policy_options
-from cl.build import GIVEN, checked_options
+from cl.build import GIVEN, build, checked_options
 from cl.configuration.settings import MERGE_GROUPS
+from cl.reporting import custom
+from cl.run.folder import check_writable, run_folder
 from cl.signatures import UnreadableError, parameters_of
 
 
 def check(config: dict) -> None:
-    """Raise ValueError for the first mistake of a plain configuration of run.py or merge.py."""
+    """Raise ValueError or OSError for the first mistake of a plain configuration of run.py or merge.py."""
     check_options(config)
+    if config["strategy"].get("memory") is True:
+        from cl.buffers.settings import check_buffer  # imports numpy, which help and finished runs do without
+
+        check_buffer(config["buffer"])
+    if config["launcher"]["hosts"] is None and config["launcher"]["hostfile"] is None:  # else the files are elsewhere
+        dataset = build(config["dataset"], "dataset")
+        dataset.check()
+        build(config["scenario"], "scenario").plan(dataset)
+        check_writable(run_folder(config))
+    custom.check(config["metrics"])
+    for name, node in config["callbacks"].items():
+        _check_group(node, f"callbacks.{name}")
 
 
 def check_options(config: dict) -> None:
@@ -28,5 +42,7 @@ def _check_group(node: dict, group: str) -> None:
     except UnreadableError:  # the import will tell
         return
     if group == "buffer":  # also text, which is made a number when the data set is known
+        from cl.buffers.settings import with_policy_options
+
         node, parameters = node | {"capacity": 1}, with_policy_options(parameters)
     checked_options(node, group, parameters, GIVEN.get(group, ()))

@@ -44,6 +44,8 @@ def launch(main, command: str) -> None:
     _finished_runs.clear()
     _reported.clear()
     _swept.clear()
+    if os.getcwd() not in sys.path:  # for the user's own metrics, callbacks and components
+        sys.path.append(os.getcwd())
     words, overrides, flags = sys.argv[1:], [], []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded by cl.run.mistakes
     OmegaConf.register_new_resolver("published", published, replace=True)
@@ -116,8 +118,8 @@ def _leave(status: int) -> None:
     the interpreter ends aborts the process of a run that succeeded (torch 2.15: one in thirty, also with the group
     destroyed).
     """
-    if "cl.distributed.comm" in sys.modules:  # not imported where the command failed before
-        from cl.distributed.comm import disconnect
+    if "cl.distributed.group" in sys.modules:  # not imported where the command failed before
+        from cl.distributed.group import disconnect
 
         disconnect()
     sys.stdout.flush()

@@ -35,10 +35,10 @@ class Evaluator:
     def __call__(
         self, model: nn.Module, classifier: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> tuple[list[float], list[float] | None]:
-        """Means per task: accuracies in [0, 1] over all outputs and over the task's own (None where they are shared).
+        """Means per task: accuracies in [0, 1] over all outputs, and without other tasks' classes.
 
-        Where there are targets in place of labels: the mean error, and None. `classifier` is what gives the outputs for
-        images, with the help of `model`; None: the network itself.
+        The second is None where tasks share their outputs. With targets in place of labels: the mean error, and None.
+        `classifier` is what gives the outputs for images, with the help of `model`; None: the network itself.
         """
         classifier = classifier or model
         was_training = model.training

@@ -8,7 +8,7 @@ import torch
 from cl.buffers.base import ReplayBuffer
 from cl.configuration.identity import as_text, config_hash, words
 from cl.distributed.comm import Comm
-from cl.reporting import plots, results
+from cl.reporting import custom, plots, results
 from cl.reporting.history import History
 from cl.run import checkpoint, reconstructions
 from cl.run.evaluator import Evaluator
@@ -19,6 +19,7 @@ from cl.run.training import Start, Training
 from cl.scenarios.base import Tasks
 from cl.step.objectives import AbsoluteError, Labels, Objective
 from cl.strategies.base import Strategy
+from cl.strategies.context import StrategyContext
 
 
 def run(config, make_start: Callable[..., Start] | None = None) -> Path:
@@ -48,48 +49,50 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         start = make_start(session, tasks) if strategy.needs_start else None
         history = Training(session, tasks, buffer, evaluator, start).run()
         memory = _memory(strategy, buffer, capacity, comm)
+        content = _results(session, memory, history) if comm.is_main else None
         if comm.is_main:
-            content = _results(session, memory, history)
             results.write_json(folder / "results.json", content)
             checkpoint.clear(folder, everything=False)
-            session.logger.finish(content)
-            _draw(session, evaluator, content)
+            try:
+                content |= custom.add(folder, plan.config["metrics"])
+                session.logger.finish(content)
+            finally:  # an error in a metric of the user leaves no run without pictures
+                _draw(session, evaluator, content)
+        if plan.callbacks.all:
+            plan.callbacks.run_end(comm.broadcast(content))
     return folder
 
 
 def equip(session: Session, buffer: ReplayBuffer | None, capacity: int | None) -> None:
     """Hand the strategy what it works on: the memory and its capacity (None for a strategy without) and all else."""
     plan = session.plan
-    foreign = session.foreign_outputs if plan.scenario.task_aware else None
-    plan.strategy.setup(
+    context = StrategyContext(
         model=session.model,
         updater=session.updater,
         transform=session.transform,
-        buffer=buffer,
-        foreign_outputs=foreign,
+        outputs=session.outputs,
+        objective=_objective(session),
         network=torch.compile(session.model) if session.config["compile"] else session.model,
-        num_outputs=plan.scenario.num_outputs,
-        task_outputs=plan.scenario.task_outputs,
-        stages=plan.stages,
+        buffer=buffer,
         capacity=capacity,
+        stages=plan.stages,
         initial_weights=session.initial_weights,
         seed=session.config["seed"],
-        objective=_objective(session, foreign),
         fewest_samples=session.recipe.fewest_samples,
     )
+    plan.strategy.setup(context)
 
 
 def make_evaluator(session: Session, tasks: Tasks) -> Evaluator:
     """What tests networks on all tasks."""
-    objective = _objective(session, session.foreign_outputs)
     batch_size = session.config["eval_batch_size"]
-    return Evaluator(tasks, session.transform, objective, batch_size, session.device, session.comm)
+    return Evaluator(tasks, session.transform, _objective(session), batch_size, session.device, session.comm)
 
 
-def _objective(session: Session, foreign_outputs: torch.Tensor | None) -> Objective:
+def _objective(session: Session) -> Objective:
     """What the scenario asks of the network."""
     targets = session.plan.scenario.targets
-    return AbsoluteError(targets) if targets else Labels(foreign_outputs)
+    return AbsoluteError(targets) if targets else Labels(session.outputs)
 
 
 def _draw(session: Session, evaluator: Evaluator, content: dict) -> None:

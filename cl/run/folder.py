@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from cl import versions
 from cl.configuration.identity import config_hash
 from cl.configuration.settings import checked
+from cl.reporting import custom
 
 
 def plain(config) -> dict:
@@ -46,12 +47,16 @@ def run_folder(config: dict) -> Path:
 
 
 def finished_run(config) -> Path | None:
-    """The folder of the run if it was finished before and is not to be overwritten, else None."""
+    """The folder of the run if it was finished before and is not to be overwritten, else None.
+
+    A metric of the user that its results lack is added to them.
+    """
     config = plain(config)
     folder = run_folder(config)
     if config["overwrite"] or not (folder / "results.json").is_file():
         return None
     print(f"finished before: {folder}{other_version(folder)}  (overwrite=true trains it anew)")
+    custom.add(folder, config["metrics"])
     return folder
 
 

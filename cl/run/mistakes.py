@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cl.build import LABELS
 from cl.configuration.arguments import CONF, options_with
-from cl.configuration.settings import MERGE_GROUPS, Merge
+from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
 from cl.values import did_you_mean
 
@@ -96,6 +96,8 @@ def _unknown_option(key: str, command: str, overrides: list[str], searchpath: st
     if not parent:
         valid = sorted(str(key) for key in node if key != "hydra")
         return f"unknown option {key}{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+    if key.partition(".")[0] in ADDED:
+        return f"{key} is new, so it is set with a plus: +{key}=VALUE"
     if node is None:
         valid = sorted(str(key) for key in config if key != "hydra")
         return f"unknown option {key}: there is no {parent}{did_you_mean(parent, valid)}; valid: {', '.join(valid)}"

@@ -11,6 +11,8 @@ from cl.buffers.settings import check_buffer
 from cl.build import build, locate, options_of
 from cl.datasets.base import Dataset
 from cl.distributed.ranks import world_size
+from cl.reporting import custom
+from cl.run.callbacks import Callbacks
 from cl.run.folder import run_folder
 from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
@@ -27,6 +29,7 @@ class Plan:
     strategy: Strategy
     stages: list[list[int]]  # the tasks whose data each stage of training uses
     epochs: list[int]  # of each stage
+    callbacks: Callbacks
 
 
 def make_plan(config: dict) -> Plan:
@@ -41,7 +44,9 @@ def make_plan(config: dict) -> Plan:
     _check_memory(config, strategy)
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     epochs = _epochs(config["epochs"], len(stages))
-    return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs)
+    custom.try_out(config["metrics"], len(stages), scenario.num_tasks)
+    callbacks = Callbacks(config["callbacks"])
+    return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs, callbacks)
 
 
 def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.reporting import plots
 from cl.run.evaluator import Evaluator
 
@@ -34,14 +34,14 @@ def draw(folder: Path, model: torch.nn.Module, evaluator: Evaluator, title: str,
     model.train(was_training)
 
 
-def _draw_row(row, sample: Samples, output: torch.Tensor, names: tuple[str, ...]) -> None:
+def _draw_row(row, sample: Rows, output: torch.Tensor, names: tuple[str, ...]) -> None:
     for axes in row:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     row[0].imshow(sample.x[0, 0].float().cpu().log1p().numpy(), cmap="gray")  # the centre outshines the rest
     for number, name in enumerate(names):
-        true = sample.targets[name][0, 0].cpu()
+        true = sample[name][0, 0].cpu()
         scale = {"vmin": true.min().item(), "vmax": true.max().item(), "cmap": "viridis"}
         row[1 + 2 * number].imshow(true.numpy(), **scale)
         row[2 + 2 * number].imshow(output[number].numpy(), **scale)

@@ -9,14 +9,15 @@ from cl.buffers.settings import total_capacity
 from cl.build import build
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
-from cl.distributed.comm import connect
+from cl.distributed.group import connect
 from cl.reporting.loggers import NoLogger
 from cl.run import device as devices
 from cl.run.compiler import defer_compiler
 from cl.run.network import build_network, check_network
 from cl.run.plan import Plan
 from cl.run.recipe import Recipe
-from cl.scenarios.base import Scenario, Tasks
+from cl.scenarios.base import Tasks
+from cl.scenarios.outputs import TaskOutputs
 
 
 class Session:
@@ -66,7 +67,8 @@ class Session:
         self.updater = self.recipe.updater(self.model, self.plan.strategy.changes_gradients)
         self.loader = build(config["loader"], "loader", device=self.device, local_ranks=self.comm.local_size)
         self._opened.callback(self.loader.close)
-        self.foreign_outputs = _foreign_outputs(self.plan.scenario, self.device)
+        scenario = self.plan.scenario
+        self.outputs = TaskOutputs(scenario.num_outputs, scenario.task_outputs, scenario.task_aware, self.device)
         self.logger = build(config["logger"], "logger") if self.comm.is_main else NoLogger()
         self._opened.callback(self.logger.close)
 
@@ -108,13 +110,3 @@ class Session:
         """
         network = build_network(self.plan, number, config)
         return {name: value.to(self.device) for name, value in network.state_dict().items()}
-
-
-def _foreign_outputs(scenario: Scenario, device: torch.device) -> torch.Tensor | None:
-    """[T, C] bool: for each task the outputs that belong to other tasks; None where tasks share their outputs."""
-    if not scenario.task_outputs:
-        return None
-    foreign = torch.ones(scenario.num_tasks, scenario.num_outputs, dtype=torch.bool)
-    for task, outputs in enumerate(scenario.task_outputs):
-        foreign[task, list(outputs)] = False
-    return foreign.to(device)

@@ -9,7 +9,7 @@ import torch
 
 from cl import seeding
 from cl.data.loader import epoch_batches, num_batches
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.reporting.recorder import Recorder
 from cl.step.schedules import Schedule
 from cl.strategies.base import Strategy
@@ -18,7 +18,8 @@ from cl.strategies.base import Strategy
 class Trainer:
     """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
 
-    `each_epoch`: called before each epoch. Its state is the place within a stage, so training can go on in the middle.
+    `each_epoch`: called before each epoch; `on_step`: after each step, with its number in the stage and its loss. Its
+    state is the place within a stage, so training can go on in the middle.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Trainer:
     ):
         self.strategy, self.schedule, self.batch_size, self.seed = strategy, schedule, batch_size, seed
         self.recorder, self.history, self.each_epoch = recorder, recorder.history, each_epoch
+        self.on_step: Callable[[int, torch.Tensor], None] | None = None
         self.comm, self.device = strategy.updater.comm, strategy.updater.device
         self.meter = Meter(self.device)
         self.stage: int | None = None
@@ -42,7 +44,7 @@ class Trainer:
     def _groups(self) -> list[dict]:
         return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
 
-    def train(self, samples: Samples, stage: int, steps: int) -> float:
+    def train(self, samples: Rows, stage: int, steps: int) -> float:
         """`steps` steps in as many passes over `samples` as they take; returns the mean loss of the last interval.
 
         Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
@@ -55,6 +57,7 @@ class Trainer:
         rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
         batch_size = self.batch_size * self.strategy.updater.accumulation_steps
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
+        on_step = self.on_step
         for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
             done = self.step - epoch * epoch_steps
             if self.each_epoch is not None and not done:
@@ -63,8 +66,11 @@ class Trainer:
             for batch in itertools.islice(batches, done, done + steps - self.step):
                 if not self.schedule.is_constant:
                     self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
-                self.meter.count(self.strategy.observe(batch), len(batch) if batch.share else 0)
+                loss = self.strategy.observe(batch)
+                self.meter.count(loss, len(batch) if batch.loss_weight else 0)
                 self.step += 1
+                if on_step is not None:
+                    on_step(self.step, loss)
                 self.recorder.progress.step()
                 if self.step % self.recorder.log_interval == 0 or self.step == steps:
                     self.loss = self._log(stage, epoch, samples)
@@ -117,28 +123,29 @@ class Trainer:
                 f"{when} {', '.join(names[:3])}{' ...' * (len(names) > 3)} has numbers that are not finite"
             )
 
-    def _not_finite(self, loss: float, rate: float, samples: Samples) -> str:
+    def _not_finite(self, loss: float, rate: float, samples: Rows) -> str:
         """What is known of a loss that is not finite."""
         words = f"the loss is {loss} after {self.history.gradient_steps} steps, the last at a learning rate of {rate:g}"
         strength = getattr(self.strategy, "strength", None)
         if strength is not None:
             words += f" and a penalty of strength {strength:g} (strategy.lambda_, or twice strategy.c)"
-        for name, column in samples.columns().items():
+        for name, column in samples.columns.items():
             if isinstance(column, torch.Tensor) and not torch.isfinite(column).all():
                 return f"{words}: the column {name} of the training data has numbers that are not finite"
         more = "" if strength is None else " or a weaker penalty"
         return f"{words}: training has diverged, perhaps a lower learning rate{more} helps"
 
-    def _log(self, stage: int, epoch: int, training_set: Samples) -> float:
+    def _log(self, stage: int, epoch: int, training_set: Rows) -> float:
         """Close an interval; returns its mean loss."""
         buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
         steps, samples, seconds, loss = self.meter.take()
         # One exchange per interval. The mean of the ranks' losses is that of all samples, as they are weighed.
-        own = [loss, samples, self.strategy.take_replayed(), 0.0, 0]
+        logged = self.strategy.take_logged()
+        own = [loss, samples, self.strategy.take_replayed(), 0.0, 0, len(logged)]
         if buffer is not None:
-            own[3:] = buffer.wait_seconds, len(buffer)
+            own[3:5] = buffer.wait_seconds, len(buffer)
         sums = self.comm.sum(torch.tensor(own, dtype=torch.float64, device=self.device))
-        loss, samples, replayed, waited, stored = sums.tolist()
+        loss, samples, replayed, waited, stored, num_logged = sums.tolist()
         loss, waited = loss / self.comm.size, waited / self.comm.size
         self.history.gradient_steps += steps
         self.history.labelled_samples += int(samples + replayed)
@@ -154,8 +161,19 @@ class Trainer:
             "replay_wait_seconds": waited,
             "buffer_records": int(stored),
         }
-        self.recorder.row(row)
+        self.recorder.row(row, self._mean_over_ranks(logged) if num_logged else {})
         return loss
+
+    def _mean_over_ranks(self, logged: dict[str, float]) -> dict[str, float]:
+        """Of the numbers that the strategy has logged; every rank calls this."""
+        every = self.comm.gather(logged)
+        for rank, other in enumerate(every):
+            if other.keys() != every[0].keys():
+                raise ValueError(
+                    f"{type(self.strategy).__name__} logs {', '.join(sorted(every[0])) or 'nothing'} on rank 0 and "
+                    f"{', '.join(sorted(other)) or 'nothing'} on rank {rank}: Strategy.log needs the same names on all"
+                )
+        return {name: sum(other[name] for other in every) / len(every) for name in every[0]}
 
 
 class Meter:

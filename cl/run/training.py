@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 
 from cl.buffers.base import ReplayBuffer
-from cl.data.rows import Samples
-from cl.distributed.comm import check_equal, equalise_statistics
+from cl.data.rows import Rows
+from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import results
 from cl.reporting.history import History
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
+from cl.run.callbacks import RunContext
 from cl.run.evaluator import Evaluator
 from cl.run.session import Session
 from cl.run.state import Generators, StateTree
@@ -52,9 +53,11 @@ class Training:
         tree.register("strategy", self.strategy)
         tree.register("history", self.history)
         tree.register("trainer", self.trainer, own=True)
+        tree.register("logged", self.strategy.logged, own=True)
         tree.register("transform", session.transform, own=True)
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)
+        tree.register("callbacks", self.plan.callbacks, own=True)
         if buffer is not None:
             tree.register_stored("buffer", buffer)
         return tree
@@ -77,6 +80,7 @@ class Training:
         if comm.is_main:
             self.recorder.metrics = results.MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
         session.logger.start(self.folder, self.config)
+        self._start_callbacks(first)
         session.model.train()
         try:
             for stage in range(first, len(self.stages)):
@@ -85,13 +89,22 @@ class Training:
                 training_set = self.strategy.training_set(stage, samples)
                 needed = self._steps(stage, len(training_set))
                 progress.expect(needed - steps[stage])
+                self.plan.callbacks.stage_start(stage, len(training_set), needed)
                 loss = self.trainer.train(training_set, stage, needed)
                 self._finish(stage, samples, loss)
         finally:
             progress.close()
         return self.history
 
-    def _prepare(self, stage: int, samples: Samples) -> None:
+    def _start_callbacks(self, first_stage: int) -> None:
+        session, config = self.session, copy.deepcopy(self.config)
+        rank, ranks = session.comm.rank, session.comm.size
+        stages = copy.deepcopy(self.stages)
+        context = RunContext(config, self.folder, session.model, session.device, rank, ranks, stages, first_stage)
+        self.plan.callbacks.run_start(context)
+        self.trainer.on_step = self.plan.callbacks.step_hook()
+
+    def _prepare(self, stage: int, samples: Rows) -> None:
         """Weights, optimizer and strategy as a stage starts with them."""
         self.strategy.before_task(stage, samples)
         if self.config["optimizer_state"] != "keep":
@@ -102,7 +115,7 @@ class Training:
         if self.start is not None:
             self.session.model.load_state_dict(self.start(stage, self.history))
 
-    def _finish(self, stage: int, samples: Samples, loss: float) -> None:
+    def _finish(self, stage: int, samples: Rows, loss: float) -> None:
         """The test after a stage, and the checkpoint."""
         session, history, comm = self.session, self.history, self.session.comm
         equalise_statistics(comm, session.model, average=self.config["batch_norm"] == "average")
@@ -115,6 +128,7 @@ class Training:
         digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
         measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
         session.logger.log({"stage": stage, **measured})
+        self.plan.callbacks.stage_end(stage, row)
         if comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
             checkpoint.save_task(self.folder, stage, session.model, about)

@@ -1,1 +1,1 @@
-"""Scenarios: how a data set becomes a sequence of tasks."""
+"""Scenarios: they divide a data set into a sequence of tasks."""

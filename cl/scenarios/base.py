@@ -1,25 +1,28 @@
-"""Scenarios: how a data set becomes a sequence of tasks. Continuum makes the splits.
+"""The interface of a scenario, which divides a data set into a sequence of tasks; continuum computes the splits.
 
-A scenario works in two steps. `plan` decides from the data set's shape alone what the tasks will be, and rejects what
-cannot be; `split` hands the labels to continuum and returns `Tasks`, whose samples are contiguous uint8 tensors.
-Terms after van de Ven et al. 2022, Three types of incremental learning.
+A scenario works in two steps. `plan` determines the tasks from the data set's shape alone and rejects impossible ones.
+`split` passes the labels to continuum and returns `Tasks` with contiguous samples. Terms as in van de Ven et al. 2022,
+Three types of incremental learning. torch is imported only by functions that work on samples; `plan` does not need it.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from cl.data.rows import Samples, joined
-from cl.data.streaming import FileImages
 from cl.datasets.base import Dataset, Split
+
+if TYPE_CHECKING:
+    import torch
+
+    from cl.data.rows import Rows
 
 
 @dataclass(frozen=True)
 class Part:
-    """One task of one split: which samples, and the labels they have in the scenario."""
+    """One task of one split: the indices of its samples, and their labels in the scenario."""
 
     indices: np.ndarray
     labels: np.ndarray
@@ -31,40 +34,50 @@ class Tasks:
     def __init__(self, train: Split, test: Split, train_parts: list[Part], test_parts: list[Part], transforms: list):
         self._train, self._test = train, test
         self._train_parts, self._test_parts, self._transforms = train_parts, test_parts, transforms
-        self.testing = lru_cache(maxsize=None)(self._testing)  # every task is tested after each one
+        self.testing = lru_cache(maxsize=None)(self._testing)  # cached: all tasks are tested after each task
 
     def __len__(self) -> int:
         return len(self._train_parts)
 
-    def training(self, task_ids: list[int]) -> Samples:
-        """The training samples of some tasks together."""
-        return joined([self._gather(self._train, self._train_parts[i], i) for i in task_ids])
+    def training(self, task_ids: list[int]) -> "Rows":
+        """The training samples of the tasks together."""
+        from cl.data.rows import Rows
+
+        return Rows.cat([self._gather(self._train, self._train_parts[i], i) for i in task_ids])
 
     def num_training(self, task_ids: list[int]) -> int:
-        """How many training samples some tasks have, without gathering them."""
+        """The number of training samples of the tasks."""
         return sum(len(self._train_parts[i].indices) for i in task_ids)
 
-    def _testing(self, task_id: int, device: torch.device) -> Samples:
-        """The test samples of one task on a device, kept there."""
+    def _testing(self, task_id: int, device: "torch.device") -> "Rows":
+        """The test samples of one task on a device."""
         return self._gather(self._test, self._test_parts[task_id], task_id).to(device)
 
-    def _gather(self, split: Split, part: Part, task_id: int) -> Samples:
+    def _gather(self, split: Split, part: Part, task_id: int) -> "Rows":
+        import torch
+
+        from cl.data.rows import Rows
+        from cl.data.streaming import FileImages
+
         chosen = torch.from_numpy(part.indices)
         x, transform = split.x[chosen], self._transforms[task_id]
         if transform is not None:
             x = x.changed(transform) if isinstance(x, FileImages) else transform(x)
         y = torch.tensor(part.labels)
-        return Samples(x, y, torch.full_like(y, task_id), {name: of[chosen] for name, of in split.targets.items()})
+        return Rows(
+            {"x": x, "y": y, "task": torch.full_like(y, task_id)}
+            | {name: target[chosen] for name, target in split.targets.items()}
+        )
 
 
 class Scenario(ABC):
-    """A way to make `num_tasks` tasks; `concatenate` joins each task's training data with those of all before.
+    """A rule that makes `num_tasks` tasks; `concatenate` joins each task's training data with those of earlier tasks.
 
-    After `plan`: `num_outputs`, the size of the classifier, and `task_outputs`, for each task the outputs that are its
-    own (empty where the tasks share their labels). `targets`: what is to be computed in place of labels, by shape.
+    `plan` sets `num_outputs`, the size of the classifier, and `task_outputs`, the outputs of each task (empty if the
+    tasks share their labels). `targets`: shapes by name of the targets that replace labels.
     """
 
-    task_aware = False  # whether training and the scenario's own accuracy are told the task of a sample
+    task_aware = False  # whether the task of a sample is known in training and for the scenario's accuracy
     targets: dict[str, tuple[int, ...]] = {}
 
     def __init__(self, num_tasks: int, concatenate: bool):
@@ -76,18 +89,18 @@ class Scenario(ABC):
 
     @property
     def num_labels(self) -> int:
-        """How many different labels the samples have; the memory counts by them."""
+        """The number of different labels of the samples, by which the replay memory counts."""
         return self.num_outputs
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """What the network gives for one sample."""
+        """The shape of the network's output for one sample."""
         return (self.num_outputs,)
 
     @abstractmethod
     def plan(self, dataset: Dataset) -> None:
-        """Fix the tasks for a data set of known shape; raises ValueError if it cannot have such tasks."""
+        """Determine the tasks from the data set's shape; raises ValueError if it cannot have such tasks."""
 
     @abstractmethod
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
-        """The tasks of loaded data; what is random in them depends on `seed` alone."""
+        """The tasks of loaded data; random choices depend on `seed` alone."""

@@ -1,4 +1,4 @@
-"""Scenarios whose tasks bring new classes, and the one whose tasks bring new scans."""
+"""Scenarios whose tasks bring new classes, and one whose tasks bring new scans."""
 
 import numpy as np
 
@@ -9,11 +9,12 @@ from cl.scenarios.splits import class_incremental
 
 
 class ClassIncremental(Scenario):
-    """Each task brings classes of its own; at test the task of a sample is not known.
+    """Each task brings new classes; the task of a test sample is unknown (class-incremental).
 
-    `increment`: classes of each task after the first (or of every task, as a list), `initial_increment`: of the first;
-    left out, tasks get equal shares. `class_order`: None (by label), "random" (by the seed) or all labels as a list.
-    Labels are renamed to their place in that order, so the first task always has the first outputs.
+    `increment`: number of classes of each task after the first, or a list with one number per task;
+    `initial_increment`: that of the first task. With neither, all tasks get equally many. `class_order`: None (by
+    label), "random" (by the seed) or a list of all labels. A label becomes its position in that order, so the first
+    task always has the first outputs.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class ClassIncremental(Scenario):
         if isinstance(class_order, str) and class_order != "random":
             raise ValueError(f"scenario.class_order must be null, random or a list of labels, got {class_order!r}")
         if isinstance(increment, list) and initial_increment is not None:
-            raise ValueError("scenario.initial_increment has no meaning beside a list of increments; leave it out")
+            raise ValueError("scenario.initial_increment contradicts a list in scenario.increment: give one of the two")
         self.initial_increment, self.increment, self.class_order = initial_increment, increment, class_order
         self.increments: list[int] = []
         self.num_classes = 0
@@ -37,7 +38,7 @@ class ClassIncremental(Scenario):
         self.increments = self._increments(dataset.num_classes)
         if isinstance(self.class_order, list) and sorted(self.class_order) != list(range(dataset.num_classes)):
             raise ValueError(
-                f"scenario.class_order must hold each label from 0 to {dataset.num_classes - 1} once, "
+                f"scenario.class_order must contain each label from 0 to {dataset.num_classes - 1} once, "
                 f"got {self.class_order}"
             )
         self.num_classes = self.num_outputs = dataset.num_classes
@@ -48,8 +49,8 @@ class ClassIncremental(Scenario):
         tasks = self.num_tasks
         if tasks > num_classes:
             raise ValueError(
-                f"scenario.num_tasks={tasks}, but the data set has {num_classes} classes: "
-                f"each task needs one of its own, so at most {num_classes} tasks"
+                f"scenario.num_tasks={tasks}, but the data set has {num_classes} classes: each task needs at least one "
+                f"class, so at most {num_classes} tasks"
             )
         if isinstance(self.increment, list):
             increments = self.increment
@@ -58,15 +59,15 @@ class ClassIncremental(Scenario):
             first = []
             if self.initial_increment is not None:
                 first, rest, rest_tasks = [self.initial_increment], num_classes - self.initial_increment, tasks - 1
-            share = self.increment
-            if share is None:
+            size = self.increment
+            if size is None:
                 if rest_tasks and rest % rest_tasks:
                     raise ValueError(
-                        f"{rest} classes do not divide into {rest_tasks} equal tasks; give scenario.num_tasks a divisor"
-                        " of it, or the sizes with scenario.initial_increment and scenario.increment"
+                        f"{rest} classes do not divide into {rest_tasks} equal tasks: set scenario.num_tasks to a "
+                        f"divisor of {rest}, or give the sizes with scenario.initial_increment and scenario.increment"
                     )
-                share = rest // rest_tasks if rest_tasks else 0
-            increments = first + [share] * rest_tasks
+                size = rest // rest_tasks if rest_tasks else 0
+            increments = first + [size] * rest_tasks
         if len(increments) != tasks or sum(increments) != num_classes or min(increments) < 1:
             raise ValueError(
                 f"the tasks would have {increments} classes: expected {tasks} tasks (scenario.num_tasks) of at least "
@@ -83,7 +84,9 @@ class ClassIncremental(Scenario):
         for name, split_ in (("training", train), ("test", test)):
             absent = sorted(set(range(self.num_classes)) - set(split_.y.unique().tolist()))
             if absent:
-                raise ValueError(f"the {name} split has no sample of the labels {absent}: every class needs some")
+                raise ValueError(
+                    f"the {name} split has no sample of the labels {absent}: expected at least one of every class"
+                )
         parts = [
             self._relabel([Part(*task) for task in class_incremental(split_.y.numpy(), self.increments, order)])
             for split_ in (train, test)
@@ -95,7 +98,7 @@ class ClassIncremental(Scenario):
 
 
 class TaskIncremental(ClassIncremental):
-    """The same tasks, but the task of a sample is known: training and the scenario's accuracy use its outputs only."""
+    """Class-incremental tasks with known task: training and accuracy use only the outputs of the sample's task."""
 
     task_aware = True
 
@@ -103,15 +106,15 @@ class TaskIncremental(ClassIncremental):
         super().plan(dataset)
         if min(self.increments) < 2:
             raise ValueError(
-                "a task with one class has nothing to tell apart when the task is known; "
+                "a task with one class has nothing to classify when the task is known: "
                 f"choose fewer tasks than scenario.num_tasks={self.num_tasks}"
             )
 
 
 class Reconstruction(ClassIncremental):
-    """Each task brings scans of its own, and asks for the same targets; a label says from which scan a sample is.
+    """Each task brings new scans with the same targets; the label of a sample is the number of its scan.
 
-    A network has one output channel for each target. Scans are grouped as classes are (`ClassIncremental`).
+    The network has one output channel per target. Scans are grouped into tasks like classes (`ClassIncremental`).
     """
 
     def __init__(self, num_tasks: int, scan_order: str | list[int] | None = None, concatenate: bool = False):
@@ -128,7 +131,7 @@ class Reconstruction(ClassIncremental):
 
     def plan(self, dataset: Dataset) -> None:
         if not dataset.target_shapes:
-            raise ValueError("scenario=reconstruction needs targets: dataset=ptycho or ptycho_synthetic has them")
+            raise ValueError("scenario=reconstruction needs a data set with targets: dataset=ptycho, ptycho_synthetic")
         super().plan(dataset)
         self.targets = dataset.target_shapes
         self.num_outputs, self.task_outputs = len(self.targets), []

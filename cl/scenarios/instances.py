@@ -1,4 +1,4 @@
-"""Scenarios whose tasks are parts of the same data, with the same classes."""
+"""Scenarios whose tasks are parts of one data set with the same classes."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from cl.scenarios.splits import instance_incremental
 
 
 class InstanceIncremental(Scenario):
-    """Each task is a random part of the data with all classes in their proportions, sizes differing by one at most.
+    """Each task is a random part of the data, stratified by class; sizes differ by at most one.
 
-    The test split is dealt out in the same way, so the mean over tasks is the accuracy on the whole of it.
+    The test split is divided in the same way, so the mean over tasks is the accuracy on the whole test split.
     """
 
     def plan(self, dataset: Dataset) -> None:
@@ -22,7 +22,7 @@ class InstanceIncremental(Scenario):
         for name, split in (("training", train), ("test", test)):
             if len(split) < self.num_tasks:
                 raise ValueError(f"scenario.num_tasks={self.num_tasks}, but there are only {len(split)} {name} samples")
-            # continuum's own split neither shuffles nor uses its seed, so it is given the task of every sample.
+            # continuum would neither shuffle nor use its seed, so it gets the task of every sample.
             ordered = by_class(split.y.numpy(), seeding.generator(seed, f"instance {name}").permutation(len(split)))
             task_of = np.empty(len(split), dtype=np.int64)
             task_of[ordered] = np.arange(len(split)) % self.num_tasks
@@ -31,12 +31,12 @@ class InstanceIncremental(Scenario):
 
 
 class Skewed(Scenario):
-    """Two tasks of unequal size: the first has one class whole and a share of the others, the second the rest.
+    """Two tasks of unequal size: the first has one class alone and a fraction of the others, the second has the rest.
 
-    `first_share` of the samples of each other class (to within one sample), drawn by the seed, belongs to the first
-    task, and so do all of `whole_class`; with None no class is special. Both are tested on the whole test split.
-    Without `shuffle` the share is the first part of the other samples in the order of the data set, as in published
-    splits: refused where a task would lack a class, as with files sorted by class.
+    The first task gets all samples of `whole_class` (None: no such class) and the fraction `first_share` of each other
+    class, drawn by the seed and stratified to within one sample. Both tasks are tested on the whole test split. Without
+    `shuffle` the first task gets the first samples in the order of the data set, as in published splits; ValueError if
+    a task then lacks a class, as for files sorted by class.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Skewed(Scenario):
         if num_tasks != 2:
             raise ValueError(f"a skewed scenario has two tasks, got scenario.num_tasks={num_tasks}")
         if not 0 < first_share < 1:
-            raise ValueError(f"scenario.first_share must be a share between 0 and 1, got {first_share}")
+            raise ValueError(f"scenario.first_share must be a fraction between 0 and 1, got {first_share}")
         self.whole_class, self.first_share, self.shuffle = whole_class, first_share, shuffle
 
     def plan(self, dataset: Dataset) -> None:
@@ -67,7 +67,10 @@ class Skewed(Scenario):
         others = np.flatnonzero(~whole)
         count = int(self.first_share * len(others))
         if not 0 < count < len(others):
-            raise ValueError(f"scenario.first_share={self.first_share} of {len(others)} samples leaves a task empty")
+            raise ValueError(
+                f"scenario.first_share={self.first_share} of {len(others)} samples leaves a task empty: choose another "
+                "fraction"
+            )
         if self.shuffle:
             chosen, rest = stratified(labels, seeding.generator(seed, "skewed").permutation(others), count)
         else:

@@ -1,10 +1,10 @@
-"""Which samples belong to which task, computed by continuum without loading the rest of it.
+"""The samples of each task, computed by continuum without importing the whole package.
 
-`import continuum` loads all of its data sets and drawings, and with them torchvision, pandas, sympy, scikit-learn,
-matplotlib and Hugging Face datasets: seconds of every start. The split of labels is three files of its package
-`scenarios`. They are executed here as they are installed; what they import from the slow packages, and do not need for
-a split, is answered with stand-ins. Nothing enters `sys.modules`, so continuum itself can still be imported as usual.
-Rejected: a copy of the split in the user's cache, which is slow the first time and has to be kept valid.
+`import continuum` loads all of its data sets and plots, and with them torchvision, pandas, sympy, scikit-learn,
+matplotlib and Hugging Face datasets, which takes seconds at every start. The split of labels needs only three files of
+its package `scenarios`. They are executed here from the installed package; imports from the slow packages, which a
+split does not need, get stand-ins. `sys.modules` is not changed, so continuum can still be imported as usual.
+Rejected: a cached copy of the split, which is slow the first time and must be kept valid.
 """
 
 import builtins
@@ -16,12 +16,12 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-FILES = ("base", "class_incremental", "instance_incremental")  # of continuum/scenarios, in the order of their imports
+FILES = ("base", "class_incremental", "instance_incremental")  # in continuum/scenarios, in the order of their imports
 TASK_TYPE = SimpleNamespace(TENSOR="tensor", SEGMENTATION="segmentation", H5="h5")
 
 
 class _Labels:
-    """What a scenario of continuum asks of a data set; the samples are their own indices."""
+    """The part of a continuum data set that its scenarios use; each sample is its index."""
 
     data_type = TASK_TYPE.TENSOR
     class_order = transformations = bounding_boxes = None
@@ -35,7 +35,7 @@ class _Labels:
 
 
 def class_incremental(labels: np.ndarray, increments: list[int], order: list[int]) -> list[tuple]:
-    """For each task the indices of its samples and their new labels, which are the places of the old ones in `order`.
+    """The indices of each task's samples and their new labels, the positions of the old labels in `order`.
 
     `increments`: the number of classes of each task.
     """
@@ -43,7 +43,7 @@ def class_incremental(labels: np.ndarray, increments: list[int], order: list[int
 
 
 def instance_incremental(labels: np.ndarray, task_of: np.ndarray) -> list[tuple]:
-    """For each task the indices of its samples and their labels; `task_of`: the task of each sample."""
+    """The indices of each task's samples and their labels; `task_of`: the task of each sample."""
     return _tasks(_scenarios().InstanceIncremental(_Labels(labels, task_of)))
 
 
@@ -53,10 +53,10 @@ def _tasks(scenario) -> list[tuple]:
 
 @functools.cache
 def _scenarios() -> SimpleNamespace:
-    """The classes of continuum's scenarios. Raises ImportError where continuum is missing or of another layout."""
+    """The scenario classes of continuum; raises ImportError if it is missing or its files have another layout."""
     found = importlib.util.find_spec("continuum")
     if found is None:
-        raise ImportError("continuum is not installed: it makes the tasks; `pip install continuum` adds it")
+        raise ImportError("continuum, which makes the tasks, is not installed: run `pip install continuum`")
     folder = Path(found.submodule_search_locations[0]) / "scenarios"
     scenarios = SimpleNamespace()
     known = {
@@ -83,7 +83,7 @@ def _unchanged(transformations):
 
 
 def _executed(name: str, path: Path, known: dict[str, SimpleNamespace]) -> dict:
-    """The classes that a source file defines; its imports are answered by `known` before Python's own."""
+    """The classes that a source file defines; its imports are looked up in `known` first."""
 
     def find(module, *arguments):
         if module in known:

@@ -6,8 +6,10 @@ schedulers count steps and keep state that would have to be saved and reset. Pla
 
 import math
 from abc import ABC, abstractmethod
+from typing import Annotated, Literal
 
-CYCLES = ("triangular", "triangular2", "exp_range")
+from cl.values import Count, NotNegative, Positive, Range, Share
+
 TINY = 1e-9  # of a step: a milestone's own step is past it, however its share is rounded
 
 
@@ -21,9 +23,7 @@ class Schedule(ABC):
     is_constant = False
     start = 0.0
 
-    def __init__(self, warmup: float):
-        if warmup < 0:
-            raise ValueError(f"schedule.warmup must be a share in [0, 1) or a number of epochs, got {warmup}")
+    def __init__(self, warmup: NotNegative):
         self.warmup = warmup
 
     def factor(self, progress: float, epochs: float = 1.0, steps: int = 1) -> float:
@@ -44,7 +44,7 @@ class Schedule(ABC):
 class Constant(Schedule):
     """The same learning rate throughout."""
 
-    def __init__(self, warmup: float = 0.0):
+    def __init__(self, warmup: NotNegative = 0.0):
         super().__init__(warmup)
         self.is_constant = warmup == 0
 
@@ -55,10 +55,8 @@ class Constant(Schedule):
 class Cosine(Schedule):
     """Half a cosine from 1 to `final` (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
 
-    def __init__(self, final: float = 0.0, warmup: float = 0.0):
+    def __init__(self, final: Share = 0.0, warmup: NotNegative = 0.0):
         super().__init__(warmup)
-        if not 0 <= final <= 1:
-            raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
         self.final = final
 
     def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
@@ -74,14 +72,14 @@ class WarmRestarts(Schedule):
     long as the one before.
     """
 
-    def __init__(self, first: float = 1, growth: float = 2.0, final: float = 0.0, warmup: float = 0.0):
+    def __init__(
+        self,
+        first: Positive = 1,
+        growth: Annotated[float, Range(least=1)] = 2.0,
+        final: Share = 0.0,
+        warmup: NotNegative = 0.0,
+    ):
         super().__init__(warmup)
-        if first <= 0:
-            raise ValueError(f"schedule.first must be a share above 0 or a number of epochs, got {first}")
-        if growth < 1:
-            raise ValueError(f"schedule.growth must be at least 1, got {growth}")
-        if not 0 <= final <= 1:
-            raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
         self.first, self.growth, self.final = first, growth, final
 
     def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
@@ -94,12 +92,10 @@ class WarmRestarts(Schedule):
 class Linear(Schedule):
     """1 until `start`, then linearly to `final` at `end`, both shares (Garipov et al. 2018, A.1)."""
 
-    def __init__(self, start: float = 0.5, end: float = 0.9, final: float = 0.01, warmup: float = 0.0):
+    def __init__(self, start: Share = 0.5, end: Share = 0.9, final: Share = 0.01, warmup: NotNegative = 0.0):
         super().__init__(warmup)
-        if not 0 <= start < end <= 1:
-            raise ValueError(f"schedule.start and schedule.end must be rising shares in [0, 1], got {start} and {end}")
-        if not 0 <= final <= 1:
-            raise ValueError(f"schedule.final must be a share in [0, 1], got {final}")
+        if not start < end:
+            raise ValueError(f"schedule.start must be below schedule.end, got {start} and {end}")
         self.fall, self.end, self.final = start, end, final
 
     def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
@@ -110,11 +106,8 @@ class Linear(Schedule):
 class Step(Schedule):
     """Times `gamma` each time that `every` more is done."""
 
-    def __init__(self, every: float = 0.3, gamma: float = 0.1, warmup: float = 0.0):
+    def __init__(self, every: Positive = 0.3, gamma: Positive = 0.1, warmup: NotNegative = 0.0):
         super().__init__(warmup)
-        for name, value in (("every", every), ("gamma", gamma)):
-            if value <= 0:
-                raise ValueError(f"schedule.{name} must be above 0, got {value}")
         self.every, self.gamma = every, gamma
 
     def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
@@ -124,17 +117,15 @@ class Step(Schedule):
 class MultiStep(Schedule):
     """Times `gamma` at each milestone; with a list, the factor is `gamma[i]` from milestone i on."""
 
-    def __init__(self, milestones: list[float], gamma: float | list[float] = 0.1, warmup: float = 0.0):
+    def __init__(self, milestones: list[Positive], gamma: Positive | list[Positive] = 0.1, warmup: NotNegative = 0.0):
         super().__init__(warmup)
         rising = list(milestones) == sorted(set(milestones)) and milestones
-        if not rising or milestones[0] <= 0 or milestones[0] < 1 <= milestones[-1]:
+        if not rising or milestones[0] < 1 <= milestones[-1]:
             raise ValueError(
                 f"schedule.milestones must be rising shares between 0 and 1, or rising epochs, got {milestones}"
             )
         if isinstance(gamma, list) and len(gamma) != len(milestones):
             raise ValueError(f"schedule.gamma needs one factor for each of {len(milestones)} milestones, got {gamma}")
-        if min(gamma if isinstance(gamma, list) else [gamma]) <= 0:
-            raise ValueError(f"schedule.gamma must be above 0, got {gamma}")
         self.milestones, self.gamma = milestones, gamma
 
     def after_warmup(self, progress: float, epochs: float, steps: int) -> float:
@@ -154,21 +145,16 @@ class Cyclic(Schedule):
     """
 
     def __init__(
-        self, low: float = 0.2, half_cycle: int = 100, mode: str = "exp_range", gamma: float = 0.99985,
-        warmup: float = 0.0, half_cycle_epochs: float | None = None,
-    ):  # fmt: skip
+        self,
+        low: Share = 0.2,
+        half_cycle: Count = 100,
+        mode: Literal["triangular", "triangular2", "exp_range"] = "exp_range",
+        gamma: Annotated[float, Range(above=0, most=1)] = 0.99985,
+        warmup: NotNegative = 0.0,
+        half_cycle_epochs: Positive | None = None,
+    ):
         super().__init__(warmup)
-        if half_cycle_epochs is not None and half_cycle_epochs <= 0:
-            raise ValueError(f"schedule.half_cycle_epochs must be above 0 or null, got {half_cycle_epochs}")
         self.half_cycle_epochs = half_cycle_epochs
-        if not 0 <= low <= 1:
-            raise ValueError(f"schedule.low must be a share in [0, 1], got {low}")
-        if half_cycle < 1:
-            raise ValueError(f"schedule.half_cycle must be at least 1 step, got {half_cycle}")
-        if mode not in CYCLES:
-            raise ValueError(f"schedule.mode={mode} does not exist; valid: {', '.join(CYCLES)}")
-        if not 0 < gamma <= 1:
-            raise ValueError(f"schedule.gamma must lie in (0, 1], got {gamma}")
         self.low, self.half_cycle, self.mode, self.gamma = low, half_cycle, mode, gamma
 
     def after_warmup(self, progress: float, epochs: float, steps: int) -> float:

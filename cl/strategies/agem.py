@@ -4,12 +4,14 @@ The gradient of the new samples is projected so that it does not, to first order
 memory. The memory holds equally many samples of each task that is over (their algorithm 2).
 """
 
+from typing import Literal
+
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.strategies.base import split_records
+from cl.data.rows import Rows
 from cl.strategies.replay import ReplayStrategy
+from cl.values import Count
 
 
 class Agem(ReplayStrategy):
@@ -20,15 +22,17 @@ class Agem(ReplayStrategy):
 
     changes_gradients = True
 
-    def __init__(self, replay_batch_size: int, replay_from: int = 1, filling: str = "task_end"):
+    def __init__(
+        self, replay_batch_size: Count, replay_from: Count = 1, filling: Literal["stream", "task_end"] = "task_end"
+    ):
         super().__init__(replay_batch_size, replay_from, filling)
 
-    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+    def adjust_gradients(self, batch: Rows, draws: list[Records]) -> None:
         if not any(draws):
             return
         (replayed,) = draws
         count = min(self.updater.accumulation_steps, max(1, len(replayed) // self.fewest_samples))
-        parts = split_records(replayed, count)
+        parts = replayed.split(count)
         reference = self.updater.gradient(lambda part: self.mean_loss(self.forward(part["x"]), [part]), parts)
         project(self.updater.gradients(), reference)
 

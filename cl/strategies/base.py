@@ -4,24 +4,28 @@ A step is: receive the replayed records, loss, remember the new samples and requ
 backward, adjust the gradients, optimizer step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from cl.buffers.base import Field, Records, ReplayBuffer
-from cl.data.loader import Batch
-from cl.data.rows import Samples
-from cl.data.transforms import BatchTransform
+from cl.buffers.base import Field, Records
+from cl.data.rows import Rows
 from cl.networks.backbones import mixes_samples
 from cl.scenarios.base import Scenario
-from cl.step.objectives import Labels, Objective, own_outputs
-from cl.step.updater import Updater
+from cl.step.objectives import Labels
+from cl.strategies.context import StrategyContext
+from cl.strategies.logged import Logged
 
 
 class Strategy:
-    """Plain training on the new samples. Options are constructor arguments; `setup` brings what they work on."""
+    """Plain training on the new samples. Options are constructor arguments; `setup` brings what they work on.
+
+    A run calls, for each stage of training: `before_task`, `start_task`, `training_set`, `observe` for each batch of
+    that, `after_task`, `classifier`. A run that was stopped within a stage sets everything up anew, loads the states
+    of network, updater, strategy, memory and generators, and goes on with `training_set`: `before_task` and
+    `start_task` are not called again for that stage.
+    """
 
     needs_labels = False  # whether its loss or its memory is about classes
     mixable = False  # whether all of its loss on labels is one mean, so that images can be mixed (mixup, CutMix)
@@ -31,41 +35,21 @@ class Strategy:
     keeps_weights = ""  # the option for which a stage starts from weights of those before it, if there is one
     needs_start = ""  # for a method whose stages start from weights that it is given: what to say where there are none
     draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step; 0: none in this stage
+    stage: int | None = None  # of training, the one that is under way or was the last
 
-    def setup(
-        self,
-        model: nn.Module,
-        updater: Updater,
-        transform: BatchTransform,
-        buffer: ReplayBuffer | None,
-        foreign_outputs: torch.Tensor | None,
-        network: nn.Module | None = None,
-        num_outputs: int = 0,
-        task_outputs: Sequence[range] = (),
-        stages: Sequence[Sequence[int]] = (),
-        capacity: int | None = None,
-        initial_weights: Callable[[int], dict[str, torch.Tensor]] | None = None,
-        seed: int = 0,
-        objective: Objective | None = None,
-        fewest_samples: int = 1,
-    ) -> None:
-        """`foreign_outputs` [T, C] bool: the outputs that are not the task's own, if the task is known; else None.
+    def setup(self, context: StrategyContext) -> None:
+        """Take what the strategy works on; called once, before anything else but `curriculum` and `check`.
 
-        `network` is what computes with the weights of `model` where that is not the model itself (compiled),
-        `num_outputs` how many outputs it has, `task_outputs` those of each task (empty where tasks share them),
-        `stages` the tasks of each stage of training, `capacity` how many samples may be stored on all ranks,
-        `initial_weights` gives state dicts of networks before training: 0 that of this one, others by number.
-        `objective` is what outputs are held to; None: the labels, by cross entropy. `fewest_samples` is how many the
-        network can be trained on at once (`backbones.fewest_samples`).
+        Raises ValueError where the options do not fit that.
         """
-        self.model, self.updater, self.transform, self.buffer = model, updater, transform, buffer
-        self.network = model if network is None else network
-        self.foreign_outputs, self.num_outputs, self.task_outputs = foreign_outputs, num_outputs, task_outputs
-        self.stages, self.capacity, self.seed = stages, capacity, seed
-        self.initial_weights = initial_weights
-        self.objective = objective or Labels(foreign_outputs)
-        self.forward_together, self.fewest_samples = not mixes_samples(model), fewest_samples
-        self.replayed_samples = 0
+        self.model, self.updater, self.transform = context.model, context.updater, context.transform
+        self.network = context.model if context.network is None else context.network
+        self.outputs, self.buffer, self.capacity = context.outputs, context.buffer, context.capacity
+        self.objective = Labels(context.outputs) if context.objective is None else context.objective
+        self.stages, self.seed, self.initial_weights = context.stages, context.seed, context.initial_weights
+        self.forward_together, self.fewest_samples = not mixes_samples(context.model), context.fewest_samples
+        self.trained_columns = ("x", *self.objective.columns)
+        self.replayed_samples, self.logged = 0, Logged()
 
     def fields(
         self,
@@ -89,20 +73,28 @@ class Strategy:
     def check(self, scenario: Scenario, buffer: dict) -> None:
         """Raise ValueError for a scenario, or options of the memory, with which the method is not defined."""
 
-    def before_task(self, stage: int, samples: Samples) -> None:
+    def before_task(self, stage: int, samples: Rows) -> None:
         """Called before each stage of training, with its samples; the network is as the stage before has left it."""
+        self.set_stage(stage)
+
+    def set_stage(self, stage: int) -> None:
+        """Set whatever follows from the number of a stage alone: before the stage, and when a state is loaded."""
+        self.stage = stage
 
     def start_task(self, stage: int) -> None:
         """Called after that, once the run's options have set weights and optimizer to what the stage starts from.
 
-        A strategy whose stages start from weights of its own sets them here.
+        A strategy that chooses the weights with which a stage starts sets them here.
         """
 
-    def training_set(self, stage: int, samples: Samples) -> Samples:
-        """What a stage trains on, asked for after `start_task`."""
+    def training_set(self, stage: int, samples: Rows) -> Rows:
+        """What a stage trains on, asked for after `start_task`, and again after a resume within the stage.
+
+        It changes nothing, and gives the same rows each time.
+        """
         return samples
 
-    def after_task(self, stage: int, samples: Samples) -> None:
+    def after_task(self, stage: int, samples: Rows) -> None:
         """Called after each stage of training, before the test."""
 
     def classifier(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -115,13 +107,20 @@ class Strategy:
         return 0
 
     def state_dict(self) -> dict:
-        """What a resumed run needs beside network, optimizer and memory, as it is between two stages."""
-        return {}
+        """What a resumed run needs beside network, optimizer and memory; at any time between two steps.
+
+        Tensors and plain Python values, the same on all ranks. Tensors may be those in use: whoever keeps them beyond
+        the next step copies them. What differs between ranks is in `logged`, which has a state too.
+        """
+        return {"stage": self.stage, "replayed_samples": self.replayed_samples}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take back what `state_dict` returned."""
+        """Take back what `state_dict` returned, after `setup`; the network must have its weights already."""
+        self.replayed_samples = state["replayed_samples"]
+        if state["stage"] is not None:
+            self.set_stage(state["stage"])
 
-    def observe(self, batch: Batch) -> torch.Tensor:
+    def observe(self, batch: Rows) -> torch.Tensor:
         """One training step on new samples; returns the loss, on the device."""
         draws = self.recall()
         self.updater.clear()
@@ -132,7 +131,7 @@ class Strategy:
                 loss = self.loss(new, replayed)
             total = loss.detach() if total is None else total + loss.detach()
             if self.buffer is not None:
-                if new.share:
+                if new.loss_weight:
                     offers.append(self.remember(new))
                 if number == len(parts):
                     self.exchange(offers)
@@ -153,13 +152,13 @@ class Strategy:
         for size in self.draw_sizes:
             self.buffer.request(size)
 
-    def micro_batches(self, batch: Batch, draws: list[Records]) -> list[tuple[Batch, list[Records]]]:
+    def micro_batches(self, batch: Rows, draws: list[Records]) -> list[tuple[Rows, list[Records]]]:
         """The parts of a step, one for each backward pass: new and replayed samples cut into as many."""
         count = min(self.updater.accumulation_steps, max(1, len(batch) // self.fewest_samples))
         if count == 1:
             return [(batch, draws)]
-        cut = [split_records(draw, count) for draw in draws]
-        return [(new, [parts[i] for parts in cut]) for i, new in enumerate(split_batch(batch, count))]
+        cut = [draw.split(count) for draw in draws]
+        return [(new, [parts[i] for parts in cut]) for i, new in enumerate(batch.split(count))]
 
     def recall(self) -> list[Records]:
         """The draws requested after the step before: one per entry of `draw_sizes`, or none before the first step.
@@ -177,25 +176,36 @@ class Strategy:
         count, self.replayed_samples = self.replayed_samples, 0
         return count
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def log(self, name: str, value: torch.Tensor | float) -> None:
+        """Show the mean of a number over the interval, under this name; without waiting for the device.
+
+        For `observe` and what it calls. A tensor must have one element. With several ranks, all log the same names.
+        """
+        self.logged.add(name, value)
+
+    def take_logged(self) -> dict[str, float]:
+        """The mean of each logged number since the last call, on this rank."""
+        return self.logged.take()
+
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         """The scalar to minimise on new samples and replayed records."""
-        return mean_of(self.fitted([batch]), batch)
+        return self.loss_together([batch])
 
-    def fitted(self, parts: list[Batch | Records]) -> torch.Tensor:
+    def loss_together(self, parts: list[Rows]) -> torch.Tensor:
         """The mean loss over some parts together, from one forward pass; images are mixed where that is asked for."""
-        columns = parts[0] if len(parts) == 1 else Together(parts)
-        x = self.transform.train(columns["x"])
+        rows = Rows.cat(parts, self.trained_columns)
+        x = self.transform.train(rows["x"])
         if not self.transform.mixes:
-            return self.objective.loss(self.network(x), columns)
+            return rows.weighted(self.objective.loss(self.network(x), rows))
         x, partner, weight = self.transform.mixed(x)
-        return self.objective.mixed_loss(self.network(x), columns, partner, weight)
+        return rows.weighted(self.objective.mixed_loss(self.network(x), rows, partner, weight))
 
-    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+    def adjust_gradients(self, batch: Rows, draws: list[Records]) -> None:
         """Change the gradients between backward and the optimizer step."""
 
-    def remember(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def remember(self, batch: Rows) -> dict[str, torch.Tensor]:
         """What is offered to the memory: the samples as they were before augmentation."""
-        return batch.columns()
+        return batch.columns
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of raw samples, augmented afresh."""
@@ -226,72 +236,17 @@ class Strategy:
             outputs += self.forward(torch.cat(together)).split([len(part) for part in together])
         return tuple(outputs)
 
-    def cross_entropy(self, logits: torch.Tensor, y: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy; where the task is known, over the outputs of each sample's task only."""
-        return F.cross_entropy(self.own_outputs(logits, task), y)
+    def cross_entropy(self, logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Mean cross entropy; where training is told the task, over the outputs of each sample's task only."""
+        if self.outputs.task_aware:
+            logits = self.outputs.mask_others(logits, rows["task"])
+        return F.cross_entropy(logits, rows["y"])
 
-    def mean_loss(self, outputs: torch.Tensor, parts: list[Batch | Records]) -> torch.Tensor:
-        """One mean over the samples of some parts together, from their outputs in the same order."""
-        if len(parts) > 1:  # what has no share in the step is left out
+    def mean_loss(self, outputs: torch.Tensor, parts: list[Rows]) -> torch.Tensor:
+        """The mean loss over some parts together, from their outputs in the same order."""
+        if len(parts) > 1 and not all(part.loss_weight for part in parts):
             pieces = outputs.split([len(part) for part in parts])
-            outputs = torch.cat([piece for piece, part in zip(pieces, parts) if part.share])
-            parts = [part for part in parts if part.share]
-        return mean_of(self.objective.loss(outputs, Together(parts)), *parts)
-
-    def own_outputs(self, logits: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Logits with those of other tasks at minus infinity, where the task is known."""
-        return own_outputs(logits, self.foreign_outputs, task)
-
-
-def mean_of(mean: torch.Tensor, *parts: Batch | Records) -> torch.Tensor:
-    """A mean over the samples of some parts together, weighed by their shares.
-
-    The sum of that over the micro-batches of a step, and then the mean over ranks, is the mean over the samples of the
-    step.
-    """
-    if all(part.share == 1 for part in parts):
-        return mean
-    if not parts[0].share:
-        return mean * 0.0
-    return mean * (sum(len(part) for part in parts) / sum(len(part) / part.share for part in parts))
-
-
-class Together:
-    """Several parts as if they were one: its columns are theirs, one after the other."""
-
-    def __init__(self, parts: Sequence[Batch | Records]):
-        self.parts = parts
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return joined(self.parts, name)
-
-
-def joined(parts: Sequence[Batch | Records], name: str) -> torch.Tensor:
-    """A column of several parts, one after the other."""
-    return parts[0][name] if len(parts) == 1 else torch.cat([part[name] for part in parts])
-
-
-def split_batch(batch: Batch, count: int) -> list[Batch]:
-    """A batch in `count` parts of nearly equal length, each with its share."""
-    return [
-        Batch(batch.x[part], batch.y[part], batch.task[part], batch.share * share, _rows(batch.targets, part))
-        for part, share in _parts(len(batch), count)
-    ]
-
-
-def split_records(records: Records, count: int) -> list[Records]:
-    """The same for a draw; with fewer records than parts, some parts are a record with share 0."""
-    return [
-        Records(_rows(records.columns, part), records.weight[part], records.ids[part], share)
-        for part, share in _parts(len(records), count)
-    ]
-
-
-def _rows(columns: dict[str, torch.Tensor], part: slice) -> dict[str, torch.Tensor]:
-    return {name: column[part] for name, column in columns.items()}
-
-
-def _parts(length: int, count: int) -> list[tuple[slice, float]]:
-    bounds = [length * i // count for i in range(count + 1)]
-    parts = zip(bounds, bounds[1:])
-    return [(slice(a, b), (b - a) / length) if b > a else (slice(0, 1), 0.0) for a, b in parts]
+            outputs = torch.cat([piece for piece, part in zip(pieces, parts) if part.loss_weight])
+            parts = [part for part in parts if part.loss_weight]
+        rows = Rows.cat(parts, self.objective.columns)
+        return rows.weighted(self.objective.loss(outputs, rows))

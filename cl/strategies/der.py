@@ -7,36 +7,35 @@ import torch
 import torch.nn.functional as F
 
 from cl.buffers.base import Field, Records
-from cl.data.loader import Batch
-from cl.strategies.base import mean_of
-from cl.strategies.replay import ReplayStrategy, check_weights
+from cl.data.rows import Rows
+from cl.strategies.replay import ReplayStrategy
+from cl.values import Count, NotNegative
 
 
 class Der(ReplayStrategy):
     """CE(f(x), y) + alpha MSE(f(x'), z'); the MSE is a mean over records and outputs."""
 
-    def __init__(self, replay_batch_size: int, alpha: float, replay_from: int = 1):
+    def __init__(self, replay_batch_size: Count, alpha: NotNegative, replay_from: Count = 1):
         super().__init__(replay_batch_size, replay_from)
-        check_weights(alpha=alpha)
         self.alpha = alpha
 
     def fields(self, sample_shape: tuple[int, ...], output_shape: tuple[int, ...], *other, **named) -> list[Field]:
         logits = Field("logits", output_shape, torch.float32)
         return [*super().fields(sample_shape, output_shape, *other, **named), logits]
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         draws = [draw for draw in draws if len(draw)]
-        logits, *replayed = self.forward_each(batch.x, *(draw["x"] for draw in draws))
+        logits, *replayed = self.forward_each(batch["x"], *(draw["x"] for draw in draws))
         self.new_logits = logits.detach().float()
-        loss = mean_of(self.objective.loss(logits, batch), batch)
+        loss = batch.weighted(self.objective.loss(logits, batch))
         for draw, output in zip(draws, replayed):
             loss = loss + self.alpha * distillation(output, draw)
         return loss
 
-    def remember(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def remember(self, batch: Rows) -> dict[str, torch.Tensor]:
         return {**super().remember(batch), "logits": self.new_logits}
 
 
 def distillation(logits: torch.Tensor, draw: Records) -> torch.Tensor:
     """The mean squared distance between outputs [n, ...] and those stored with a draw."""
-    return mean_of(F.mse_loss(logits, draw["logits"]), draw)
+    return draw.weighted(F.mse_loss(logits, draw["logits"]))

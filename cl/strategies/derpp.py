@@ -6,10 +6,9 @@ Two independent draws per step: the network is held to the stored logits of the 
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.strategies.base import joined
+from cl.data.rows import Rows
 from cl.strategies.der import Der, distillation
-from cl.strategies.replay import check_counts, check_flags, check_weights
+from cl.values import Count, NotNegative
 
 
 class Derpp(Der):
@@ -24,24 +23,20 @@ class Derpp(Der):
 
     def __init__(
         self,
-        replay_batch_size: int,
-        alpha: float,
-        beta: float | None,
-        distillation_batch_size: int | None = None,
-        replay_from: int = 1,
-        distill_from: int = 1,
+        replay_batch_size: Count,
+        alpha: NotNegative,
+        beta: NotNegative | None,
+        distillation_batch_size: Count | None = None,
+        replay_from: Count = 1,
+        distill_from: Count = 1,
         folded: bool = False,
     ):
         self.distillation_batch_size = replay_batch_size if distillation_batch_size is None else distillation_batch_size
         self.distill_from = distill_from
-        check_counts(distill_from=distill_from)
-        check_flags(folded=folded)
-        if distillation_batch_size is not None:
-            check_counts(distillation_batch_size=distillation_batch_size)
         if folded and beta is not None:
             raise ValueError("strategy.folded=true has no weight for the second draw: set strategy.beta=null")
-        if not folded:
-            check_weights(beta=beta)
+        if not folded and beta is None:
+            raise ValueError("strategy.beta=null belongs to strategy.folded=true: give it a number of at least 0")
         super().__init__(replay_batch_size, alpha, replay_from)
         self.beta, self.folded = beta, folded
 
@@ -49,14 +44,14 @@ class Derpp(Der):
         distilled = self.distillation_batch_size if stage + 1 >= self.distill_from else 0
         return (distilled, *super().sizes_of_draws(stage)[1:])
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         first, second = draws or (None, None)
         rehearsed = [second] if second else []
         # Each group goes through the network as a batch of its own.
         groups = [[batch, *rehearsed]] if self.folded else [[batch], *([part] for part in rehearsed)]
         if first:
             groups.append([first])
-        logits = self.forward_each(*(joined(group, "x") for group in groups))
+        logits = self.forward_each(*(images(group) for group in groups))
         self.new_logits = logits[0][: len(batch)].detach().float()
         loss = self.mean_loss(logits[0], groups[0])
         if second and not self.folded:
@@ -64,3 +59,8 @@ class Derpp(Der):
         if first:
             loss = loss + self.alpha * distillation(logits[-1], first)
         return loss
+
+
+def images(group: list[Rows]) -> torch.Tensor:
+    """The images of some rows, one after the other."""
+    return group[0]["x"] if len(group) == 1 else torch.cat([rows["x"] for rows in group])

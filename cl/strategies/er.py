@@ -3,15 +3,14 @@
 One forward pass over new and replayed samples together, one mean cross entropy over both.
 """
 
+from typing import Literal
+
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.data.rows import Samples
-from cl.strategies.base import joined, mean_of
+from cl.data.rows import Rows
 from cl.strategies.replay import ReplayStrategy
-
-WEIGHTINGS = ("together", "by_task")
+from cl.values import Count
 
 
 class Er(ReplayStrategy):
@@ -21,26 +20,28 @@ class Er(ReplayStrategy):
     """
 
     def __init__(
-        self, replay_batch_size: int, replay_from: int = 1, filling: str = "stream", weighting: str = "together"
+        self,
+        replay_batch_size: Count,
+        replay_from: Count = 1,
+        filling: Literal["stream", "task_end"] = "stream",
+        weighting: Literal["together", "by_task"] = "together",
     ):
         super().__init__(replay_batch_size, replay_from, filling)
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"strategy.weighting={weighting} does not exist; valid: {', '.join(WEIGHTINGS)}")
         self.weighting, self.task_number = weighting, 1
         self.mixable = weighting == "together"
 
-    def before_task(self, stage: int, samples: Samples) -> None:
-        super().before_task(stage, samples)
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
         self.task_number = stage + 1
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         if not any(draws):
             return super().loss(batch, draws)
         weights = (1 / self.task_number, 1 - 1 / self.task_number)
-        parts, weights = zip(*[(part, weight) for part, weight in zip((batch, *draws), weights) if part.share])
+        parts, weights = zip(*[(part, weight) for part, weight in zip((batch, *draws), weights) if part.loss_weight])
         if self.weighting == "together":
-            return mean_of(self.fitted(parts), *parts)
-        outputs = self.forward(joined(parts, "x"))
+            return self.loss_together(parts)
+        outputs = self.forward(torch.cat([part["x"] for part in parts]))
         pieces = outputs.split([len(part) for part in parts])
-        means = [mean_of(self.objective.loss(piece, part), part) for piece, part in zip(pieces, parts)]
+        means = [part.weighted(self.objective.loss(piece, part)) for piece, part in zip(pieces, parts)]
         return sum(weight * mean for weight, mean in zip(weights, means))

@@ -6,10 +6,9 @@ New samples compete with the classes of their own batch only, so what was learne
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
+from cl.data.rows import Rows
 from cl.scenarios.base import Scenario
-from cl.strategies.base import mean_of
-from cl.strategies.outputs import only
+from cl.scenarios.outputs import keep_only
 from cl.strategies.replay import ReplayStrategy
 
 
@@ -30,26 +29,27 @@ class ErAce(ReplayStrategy):
                 "here they share them"
             )
 
-    def observe(self, batch: Batch) -> torch.Tensor:
+    def observe(self, batch: Rows) -> torch.Tensor:
         # The batch is that of all ranks and accumulation steps together.
-        present = torch.zeros(self.num_outputs, device=batch.y.device)
-        present[batch.y] = 1
+        present = torch.zeros(self.outputs.num_outputs, device=batch["y"].device)
+        present[batch["y"]] = 1
         self.present = self.updater.comm.sum(present) > 0
         self.seen = self.present if self.seen is None else self.seen | self.present
         return super().observe(batch)
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         draws = [draw for draw in draws if len(draw)]
         parts = [(batch, self.present), *((draw, self.seen) for draw in draws)]
         outputs = self.forward_each(*(part["x"] for part, _ in parts))
         losses = [
-            self.cross_entropy(only(logits, classes), part["y"], part["task"])
+            part.weighted(self.cross_entropy(keep_only(logits, classes), part))
             for logits, (part, classes) in zip(outputs, parts)
         ]
-        return sum(mean_of(loss, part) for loss, (part, _) in zip(losses, parts))
+        return sum(losses)
 
     def state_dict(self) -> dict:
-        return {"seen": self.seen}
+        return super().state_dict() | {"seen": self.seen}
 
     def load_state_dict(self, state: dict) -> None:
-        self.seen = state["seen"].to(self.updater.device)
+        super().load_state_dict(state)
+        self.seen = None if state["seen"] is None else state["seen"].to(self.updater.device)

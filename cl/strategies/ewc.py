@@ -1,14 +1,14 @@
 """Elastic Weight Consolidation (Kirkpatrick et al. 2017, eq. 3), online (Schwarz et al. 2018, Progress & Compress)."""
 
+from typing import Literal
+
 import torch
 
 from cl import seeding
-from cl.data.rows import Samples
-from cl.strategies.fisher import LABELS, SquaredGradients, directions
+from cl.data.rows import Rows
+from cl.strategies.fisher import SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
-from cl.strategies.replay import check_counts, check_weights, is_number
-
-ANCHORS = ("online", "separate")
+from cl.values import Count, NotNegative, Share
 
 
 class Ewc(PenaltyStrategy):
@@ -29,32 +29,19 @@ class Ewc(PenaltyStrategy):
 
     def __init__(
         self,
-        lambda_: float,
-        gamma: float = 1.0,
-        fisher_labels: str = "all",
-        fisher_samples: int | None = None,
-        anchors: str = "online",
+        lambda_: NotNegative,
+        gamma: Share = 1.0,
+        fisher_labels: Literal["all", "sampled", "empirical"] = "all",
+        fisher_samples: Count | None = None,
+        anchors: Literal["online", "separate"] = "online",
     ):
-        check_weights(lambda_=lambda_)
-        if not is_number(gamma) or not 0 <= gamma <= 1:
-            raise ValueError(f"strategy.gamma must lie in [0, 1], got {gamma}")
-        if fisher_labels not in LABELS:
-            raise ValueError(f"strategy.fisher_labels={fisher_labels} does not exist; valid: {', '.join(LABELS)}")
-        if fisher_samples is not None:
-            check_counts(fisher_samples=fisher_samples)
-        if anchors not in ANCHORS:
-            raise ValueError(f"strategy.anchors={anchors} does not exist; valid: {', '.join(ANCHORS)}")
         if anchors == "separate" and gamma != 1:
             raise ValueError(f"strategy.gamma={gamma} belongs to anchors=online: with anchors=separate leave it at 1")
         super().__init__(strength=lambda_)
-        self.gamma, self.fisher_labels, self.fisher_samples, self.anchors = (
-            gamma,
-            fisher_labels,
-            fisher_samples,
-            anchors,
-        )
+        self.gamma, self.anchors = gamma, anchors
+        self.fisher_labels, self.fisher_samples = fisher_labels, fisher_samples
 
-    def after_task(self, stage: int, samples: Samples) -> None:
+    def after_task(self, stage: int, samples: Rows) -> None:
         fisher, before, anchor = self.fisher(stage, samples), self.importance, self.anchor
         self.importance, self.anchor = fisher, self.current_weights()
         if before:
@@ -65,7 +52,7 @@ class Ewc(PenaltyStrategy):
                 for old, new, total, weight in zip(anchor, fisher, self.importance, self.anchor)
             ]
 
-    def fisher(self, stage: int, samples: Samples) -> list[torch.Tensor]:
+    def fisher(self, stage: int, samples: Rows) -> list[torch.Tensor]:
         """F_t, a tensor for each weight; every rank computes its part."""
         device, comm = self.updater.device, self.updater.comm
         random = seeding.generator(self.seed, "fisher", stage)
@@ -74,7 +61,7 @@ class Ewc(PenaltyStrategy):
         numbers = torch.from_numpy(random.random(len(order))[comm.rank :: comm.size]).to(device)
         was_training = self.model.training
         self.model.eval()
-        squares = SquaredGradients(self.model, self.updater.weights, self.own_outputs)
+        squares = SquaredGradients(self.model, self.updater.weights, self.outputs.for_training)
         if len(mine):
             chunk = squares.chunk(self.transform.test(samples.part(mine[:2]).loaded().to(device).x))
             for part, uniform in zip(mine.split(chunk), numbers.split(chunk)):

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.func import functional_call, vjp, vmap
 
-LABELS = ("all", "sampled", "empirical")
 CHUNK_BYTES = 2**24  # of gradients of single samples that are held at once: within the caches it is three times faster
 CHUNK_SAMPLES = 500  # where no such gradients are held
 
@@ -23,7 +22,7 @@ def directions(probabilities: torch.Tensor, labels: str, y: torch.Tensor, unifor
     """
     count = probabilities.shape[1]
     if labels == "all":
-        present = probabilities.gt(0).any(0).nonzero()[:, 0]  # an output of another task has no share
+        present = probabilities.gt(0).any(0).nonzero()[:, 0]  # other tasks' classes have the probability 0
         unit = torch.eye(count, dtype=probabilities.dtype, device=probabilities.device)[present]
         return probabilities.T[present].sqrt()[:, :, None] * (unit[:, None] - probabilities)
     if labels == "sampled":
@@ -36,13 +35,14 @@ def directions(probabilities: torch.Tensor, labels: str, y: torch.Tensor, unifor
 class SquaredGradients:
     """The sum over samples and vectors v of (J^T v)^2, for some weights of a network that treats samples one by one.
 
-    `own_outputs` masks the logits [n, C] of samples, from their tasks [n], before the prediction. A linear layer that
-    sees one vector per sample has the gradient g a^T, a what enters it and g what comes back: the sum of its squares is
-    a matrix product, and no sample's gradient is held. The gradients of other weights are computed sample by sample.
+    `mask` gives, from the logits [n, C] and the tasks [n] of samples, the logits of which the prediction is made. A
+    linear layer that sees one vector per sample has the gradient g a^T, a what enters it and g what comes back: the sum
+    of its squares is a matrix product, and no sample's gradient is held. The gradients of other weights are computed
+    sample by sample.
     """
 
-    def __init__(self, model: nn.Module, weights: list[torch.Tensor], own_outputs: Callable):
-        self.model, self.own_outputs = model, own_outputs
+    def __init__(self, model: nn.Module, weights: list[torch.Tensor], mask: Callable):
+        self.model, self.mask = model, mask
         names = {id(weight): name for name, weight in model.named_parameters()}
         self.names = [names[id(weight)] for weight in weights]
         self.totals = {name: torch.zeros_like(weight) for name, weight in zip(self.names, weights)}
@@ -72,7 +72,7 @@ class SquaredGradients:
         with torch.enable_grad():
             logits, passed = self._forward(x)
         with torch.no_grad():
-            vectors = directions_of(self.own_outputs(logits, task).softmax(1))
+            vectors = directions_of(self.mask(logits, task).softmax(1))
         if passed:
             for vector in vectors:
                 outputs = [output for _, output in passed.values()]

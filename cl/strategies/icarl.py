@@ -1,21 +1,21 @@
 """iCaRL (Rebuffi et al. 2017, iCaRL: Incremental Classifier and Representation Learning).
 
 Each class keeps a list of exemplars, chosen by herding, whose features approximate its mean; a sample is given the
-class of the nearest mean. Samples and exemplars are trained on together, the old outputs held by distillation.
+class of the nearest mean. Rows and exemplars are trained on together, the old outputs held by distillation.
 """
-
-import copy
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.data.rows import Samples, joined
+from cl.data.rows import Rows
 from cl.scenarios.base import Scenario
-from cl.strategies.base import Strategy, mean_of
-from cl.strategies.outputs import last_layer, outputs_of
+from cl.scenarios.outputs import tasks_of
+from cl.strategies.base import Strategy
+from cl.strategies.context import StrategyContext
+from cl.strategies.head import last_layer
+from cl.strategies.teacher import loaded_teacher, new_teacher
 
 PART = 500  # images whose features are computed at once
 
@@ -38,55 +38,52 @@ class Icarl(Strategy):
                 "scenario=class10 and the like"
             )
 
-    def setup(self, *parts, **named) -> None:
-        super().setup(*parts, **named)
-        self.head = last_layer(self.model, self.num_outputs, "strategy=icarl")
-        self.exemplars: dict[int, Samples] = {}  # by class, the best first
+    def setup(self, context: StrategyContext) -> None:
+        super().setup(context)
+        self.head = last_layer(self.model, self.outputs.num_outputs, "strategy=icarl")
+        self.exemplars: dict[int, Rows] = {}  # by class, the best first
         self.means = torch.empty(0)  # [classes, features], in the order of `exemplars`
         self.teacher: nn.Module | None = None
-        if self.capacity < self.num_outputs:
+        if self.capacity < self.outputs.num_outputs:
             raise ValueError(
                 f"strategy=icarl needs an exemplar of each class: buffer.capacity={self.capacity} is too small for "
-                f"{self.num_outputs} classes"
+                f"{self.outputs.num_outputs} classes"
             )
 
-    def before_task(self, stage: int, samples: Samples) -> None:
-        self.teacher = copy.deepcopy(self.model).eval() if self.exemplars else None
-        old = torch.zeros(self.num_outputs, dtype=torch.bool, device=self.updater.device)
-        old[list(self.exemplars)] = True
-        self.old = old
-        tasks = {task for earlier in self.stages[: stage + 1] for task in earlier}
-        self.seen = outputs_of(tasks, self.task_outputs, self.num_outputs, self.updater.device)
+    def before_task(self, stage: int, samples: Rows) -> None:
+        super().before_task(stage, samples)
+        self.teacher = new_teacher(self.model) if self.exemplars else None
 
-    def training_set(self, stage: int, samples: Samples) -> Samples:
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
+        self.old, self.seen = (self.outputs.of_tasks(tasks_of(self.stages[:count])) for count in (stage, stage + 1))
+
+    def training_set(self, stage: int, samples: Rows) -> Rows:
         if not isinstance(samples.x, torch.Tensor):
             raise ValueError(
                 "strategy=icarl takes the features of all samples of a task at once, and cannot stream them from "
                 "files: set dataset.stream=false"
             )
-        return joined([samples, *self.exemplars.values()])
+        return Rows.cat([samples, *self.exemplars.values()])
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         x = self.transform.train(batch.x)
         logits = self.network(x)
-        targets = F.one_hot(batch.y, self.num_outputs).to(logits.dtype)
+        targets = F.one_hot(batch.y, self.outputs.num_outputs).to(logits.dtype)
         if self.teacher is not None:
             with torch.no_grad():
                 targets = torch.where(self.old, self.teacher(x).sigmoid().to(logits.dtype), targets)
         logits, targets = logits[:, self.seen], targets[:, self.seen]
-        return mean_of(F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(batch), batch)
+        return batch.weighted(F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(batch))
 
-    def after_task(self, stage: int, samples: Samples) -> None:
+    def after_task(self, stage: int, samples: Rows) -> None:
         new = sorted(set(samples.y.tolist()) - self.exemplars.keys())
         quota = self.capacity // (len(self.exemplars) + len(new))
         kept = {label: old.part(slice(quota)) for label, old in self.exemplars.items()}
         for label in new:
             own = samples.part(samples.y == label)
             kept[label] = own.part(herding(self.features(own.x), quota))
-        self.exemplars = kept
-        self.compute_means()
-
-    def compute_means(self) -> None:
+        self.exemplars, self.teacher = kept, None
         self.means = torch.stack([F.normalize(self.features(own.x).mean(0), dim=0) for own in self.exemplars.values()])
 
     @torch.no_grad()
@@ -110,7 +107,7 @@ class Icarl(Strategy):
         """Scores: minus the squared distance to the mean of each class; of classes that were not seen, the least."""
 
         def scores(images: torch.Tensor) -> torch.Tensor:
-            near = torch.full((len(images), self.num_outputs), float("-inf"), device=images.device)
+            near = torch.full((len(images), self.outputs.num_outputs), float("-inf"), device=images.device)
             near[:, list(self.exemplars)] = -torch.cdist(self.features_of(images), self.means).square()
             return near
 
@@ -118,15 +115,22 @@ class Icarl(Strategy):
 
     @property
     def nbytes(self) -> int:
-        samples = sum(own.x.nbytes + own.y.nbytes + own.task.nbytes for own in self.exemplars.values())
+        samples = sum(column.nbytes for own in self.exemplars.values() for column in own.columns.values())
         return samples // self.updater.comm.size  # every rank has them all; one copy is counted
 
     def state_dict(self) -> dict:
-        return {"exemplars": {label: (own.x, own.y, own.task) for label, own in self.exemplars.items()}}
+        return super().state_dict() | {
+            "exemplars": {label: own.columns for label, own in self.exemplars.items()},
+            "means": self.means,
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
         device = self.updater.device
-        self.exemplars = {label: Samples(*parts).to(device) for label, parts in state["exemplars"].items()}
+        self.means = state["means"].to(device)
+        self.teacher = loaded_teacher(self.model, state["teacher"])
+        self.exemplars = {label: Rows(columns).to(device) for label, columns in state["exemplars"].items()}
 
 
 def herding(features: torch.Tensor, count: int) -> torch.Tensor:

@@ -1,10 +1,10 @@
 """One network per task, each trained on its own task alone: what merging starts from."""
 
 import copy
+from typing import Literal
 
 from cl.strategies.base import Strategy
-
-INITS = ("shared", "independent", "previous", "merged")
+from cl.strategies.context import StrategyContext
 
 
 class Independent(Strategy):
@@ -17,16 +17,18 @@ class Independent(Strategy):
 
     mixable = True
 
-    def __init__(self, init: str = "shared", fusion: dict | None = None):
-        if init not in INITS:
-            raise ValueError(f"strategy.init={init} does not exist; valid: {', '.join(INITS)}")
+    def __init__(
+        self,
+        init: Literal["shared", "independent", "previous", "merged"] = "shared",
+        fusion: dict | None = None,
+    ):
         self.init = init
         self.keeps_weights = f"strategy.init={init}" if init in ("previous", "merged") else ""
         if init == "merged":
             self.needs_start = "strategy.init=merged starts each network from the merge of those before: use merge.py"
 
-    def setup(self, *parts, **named) -> None:
-        super().setup(*parts, **named)
+    def setup(self, context: StrategyContext) -> None:
+        super().setup(context)
         self.fresh_updater = copy.deepcopy(self.updater.state_dict())
 
     def start_task(self, stage: int) -> None:

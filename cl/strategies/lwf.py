@@ -1,22 +1,19 @@
 """Learning without Forgetting (Li & Hoiem 2017): the network before the task teaches the one that learns it."""
 
-import copy
+from typing import Literal
 
 import torch
+from torch import nn
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.scenarios.base import Scenario
-from cl.strategies.base import Strategy, mean_of
-from cl.strategies.outputs import last_layer, only, outputs_of
-from cl.strategies.replay import check_flags, check_weights, is_number
-
-OPTIONS = {
-    "outputs": ("seen", "all"),
-    "distilled": ("old", "seen", "all"),
-    "weighting": ("together", "sum_over_tasks", "by_task"),
-}
+from cl.scenarios.outputs import keep_only, tasks_of
+from cl.strategies.base import Strategy
+from cl.strategies.context import StrategyContext
+from cl.strategies.head import last_layer
+from cl.strategies.teacher import loaded_teacher, new_teacher
+from cl.values import Natural, NotNegative, Positive
 
 
 class Lwf(Strategy):
@@ -36,29 +33,21 @@ class Lwf(Strategy):
 
     needs_labels = True
     steps_left = 0  # of the warm-up
+    teacher: nn.Module | None = None  # the network before the task; None in the first task and between two tasks
 
     def __init__(
         self,
-        alpha: float = 1.0,
-        temperature: float = 2.0,
+        alpha: NotNegative = 1.0,
+        temperature: Positive = 2.0,
         temperature_squared: bool = False,
-        outputs: str = "seen",
-        distilled: str = "old",
-        weighting: str = "together",
-        warmup_steps: int = 0,
+        outputs: Literal["seen", "all"] = "seen",
+        distilled: Literal["old", "seen", "all"] = "old",
+        weighting: Literal["together", "sum_over_tasks", "by_task"] = "together",
+        warmup_steps: Natural = 0,
     ):
-        check_weights(alpha=alpha)
-        if not is_number(temperature) or temperature <= 0:
-            raise ValueError(f"strategy.temperature must be above 0, got {temperature}")
-        check_flags(temperature_squared=temperature_squared)
-        for name, value in (("outputs", outputs), ("distilled", distilled), ("weighting", weighting)):
-            if value not in OPTIONS[name]:
-                raise ValueError(f"strategy.{name}={value} does not exist; valid: {', '.join(OPTIONS[name])}")
-        if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
-            raise ValueError(f"strategy.warmup_steps must be a whole number of 0 or more, got {warmup_steps}")
         self.alpha, self.temperature, self.weighting = alpha, temperature, weighting
         self.factor = temperature**2 if temperature_squared else 1.0
-        self.outputs, self.distilled, self.warmup_steps = outputs, distilled, warmup_steps
+        self.trained_outputs, self.distilled, self.warmup_steps = outputs, distilled, warmup_steps
         self.changes_gradients = warmup_steps > 0
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
@@ -67,44 +56,55 @@ class Lwf(Strategy):
                 "strategy.warmup_steps trains the outputs that a task brings, and here tasks share theirs: set it to 0"
             )
 
-    def setup(self, *parts, **named) -> None:
-        super().setup(*parts, **named)
+    def setup(self, context: StrategyContext) -> None:
+        super().setup(context)
         if self.warmup_steps:
-            self.head = list(last_layer(self.model, self.num_outputs, "strategy.warmup_steps").parameters())
+            self.head = list(last_layer(self.model, self.outputs.num_outputs, "strategy.warmup_steps").parameters())
 
-    def before_task(self, stage: int, samples: Samples) -> None:
-        self.task_number = stage + 1
-        self.teacher = copy.deepcopy(self.model).eval() if stage else None
-        past, so_far = (
-            sorted({task for tasks in self.stages[:count] for task in tasks}) for count in (stage, stage + 1)
-        )
-        old, seen = (
-            outputs_of(tasks, self.task_outputs, self.num_outputs, self.updater.device) for tasks in (past, so_far)
-        )
-        self.classes = seen if self.outputs == "seen" else torch.ones_like(seen)
-        self.new = seen & ~old
+    def before_task(self, stage: int, samples: Rows) -> None:
+        super().before_task(stage, samples)
+        self.teacher = new_teacher(self.model) if stage else None
         self.steps_left = self.warmup_steps if stage else 0
+
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
+        self.task_number = stage + 1
+        past, so_far = (tasks_of(self.stages[:count]) for count in (stage, stage + 1))
+        old, seen = (self.outputs.of_tasks(tasks) for tasks in (past, so_far))
+        self.classes = seen if self.trained_outputs == "seen" else torch.ones_like(seen)
+        self.new = seen & ~old
         # Each distillation: over which outputs the old network predicts, and over which the new one.
         self.pairs, self.repeats = [], 1
-        if self.foreign_outputs is not None:
-            self.pairs = [(list(self.task_outputs[task]),) * 2 for task in past]
+        if self.outputs.task_aware:
+            self.pairs = [(list(self.outputs.task_outputs[task]),) * 2 for task in past]
         else:
             every = torch.ones_like(seen)
             pair = {"old": (old, old), "seen": (old, seen), "all": (every, every)}[self.distilled]
             self.pairs = [tuple(mask.nonzero()[:, 0].tolist() for mask in pair)]
-            if not self.task_outputs and self.weighting == "sum_over_tasks":
+            if self.outputs.shared and self.weighting == "sum_over_tasks":
                 self.repeats = len(past)
 
-    def loss(self, batch: Batch, draws: list[Records]) -> torch.Tensor:
-        x = self.transform.train(batch.x)
+    def after_task(self, stage: int, samples: Rows) -> None:
+        self.teacher = None
+
+    def state_dict(self) -> dict:
+        teacher = None if self.teacher is None else self.teacher.state_dict()
+        return super().state_dict() | {"teacher": teacher, "steps_left": self.steps_left}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.teacher, self.steps_left = loaded_teacher(self.model, state["teacher"]), state["steps_left"]
+
+    def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
+        x = self.transform.train(batch["x"])
         logits = self.network(x)
-        new = mean_of(self.cross_entropy(only(logits, self.classes), batch.y, batch.task), batch)
+        new = batch.weighted(self.cross_entropy(keep_only(logits, self.classes), batch))
         if self.teacher is None or self.warming:
             return new
         with torch.no_grad():
             targets = self.teacher(x)
         old = sum(distillation(logits[:, ours], targets, ours, theirs, self.temperature) for theirs, ours in self.pairs)
-        old = self.alpha * self.factor * self.repeats * mean_of(old, batch)
+        old = self.alpha * self.factor * self.repeats * batch.weighted(old)
         if self.weighting != "by_task":
             return new + old
         return new / self.task_number + old / len(self.pairs) * (1 - 1 / self.task_number)
@@ -114,7 +114,7 @@ class Lwf(Strategy):
         """Whether the step trains the outputs of the new task alone."""
         return self.steps_left > 0
 
-    def observe(self, batch: Batch) -> torch.Tensor:
+    def observe(self, batch: Rows) -> torch.Tensor:
         if not self.warming:
             return super().observe(batch)
         kept = [weight.detach()[~self.new].clone() for weight in self.head]
@@ -127,7 +127,7 @@ class Lwf(Strategy):
         self.steps_left -= 1
         return loss
 
-    def adjust_gradients(self, batch: Batch, draws: list[Records]) -> None:
+    def adjust_gradients(self, batch: Rows, draws: list[Records]) -> None:
         if not self.warming:
             return
         trained = {id(weight) for weight in self.head}

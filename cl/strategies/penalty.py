@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from cl.buffers.base import Records
-from cl.data.loader import Batch
+from cl.data.rows import Rows
 from cl.strategies.base import Strategy
 
 
@@ -24,7 +24,7 @@ class PenaltyStrategy(Strategy):
         self.anchor: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def adjust_gradients(self, batch: Batch, draws: Sequence[Records]) -> None:
+    def adjust_gradients(self, batch: Rows, draws: Sequence[Records]) -> None:
         if not self.importance:
             return
         weights, gradients = self.updater.weights, self.updater.gradients()
@@ -42,8 +42,12 @@ class PenaltyStrategy(Strategy):
         return sum(value.nbytes for value in (*self.importance, *self.anchor)) // self.updater.comm.size
 
     def state_dict(self) -> dict:
-        return {"importance": self.importance, "anchor": self.anchor}
+        return super().state_dict() | {"importance": self.importance, "anchor": self.anchor}
 
     def load_state_dict(self, state: dict) -> None:
-        device = self.updater.device
-        self.importance, self.anchor = ([value.to(device) for value in state[key]] for key in ("importance", "anchor"))
+        super().load_state_dict(state)
+        self.importance, self.anchor = (self.copies(state[key]) for key in ("importance", "anchor"))
+
+    def copies(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Copies of some tensors, on the device of the weights."""
+        return [value.to(self.updater.device, copy=True) for value in values]

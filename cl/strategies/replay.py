@@ -1,36 +1,35 @@
-"""What the methods with draws from a memory share: how large they are, when they begin, how the memory is filled."""
+"""What all methods with draws from a memory have: sizes of draws, when replay begins, how the memory is filled."""
 
-import math
+from typing import Literal
 
 import torch
 
 from cl import seeding
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.strategies.base import Strategy
-
-FILLINGS = ("stream", "task_end")
+from cl.strategies.context import StrategyContext
+from cl.values import Count
 
 
 class ReplayStrategy(Strategy):
     """A strategy with `num_draws` independent draws of `replay_batch_size` records per step.
 
     `replay_from`: the task, counted from 1, with which replay begins. `filling`: "stream" offers every new sample to
-    the memory in the step that trains on it; "task_end" stores, once a task is over, its share of the capacity (that
-    of one task among all), equally many random samples of each of its classes.
+    the memory in the step that trains on it; "task_end" stores equally many random samples of each class of a task
+    once the task is over, as many as its part of the capacity, which all tasks share equally.
     """
 
     uses_memory = uses_buffer = True
     num_draws = 1
 
-    def __init__(self, replay_batch_size: int, replay_from: int = 1, filling: str = "stream"):
-        check_counts(replay_batch_size=replay_batch_size, replay_from=replay_from)
-        if filling not in FILLINGS:
-            raise ValueError(f"strategy.filling={filling} does not exist; valid: {', '.join(FILLINGS)}")
+    def __init__(
+        self, replay_batch_size: Count, replay_from: Count = 1, filling: Literal["stream", "task_end"] = "stream"
+    ):
         self.replay_batch_size, self.replay_from, self.filling = replay_batch_size, replay_from, filling
         self.draw_sizes = self.sizes_of_draws(0)
 
-    def setup(self, *parts, **named) -> None:
-        super().setup(*parts, **named)
+    def setup(self, context: StrategyContext) -> None:
+        super().setup(context)
         if self.filling == "task_end" and self.buffer.capacity < len(self.stages):
             raise ValueError(
                 f"strategy.filling=task_end gives each of {len(self.stages)} tasks the same part of the memory: "
@@ -41,12 +40,16 @@ class ReplayStrategy(Strategy):
         """How many records each draw has in a stage."""
         return (self.replay_batch_size if stage + 1 >= self.replay_from else 0,) * self.num_draws
 
-    def before_task(self, stage: int, samples: Samples) -> None:
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
         self.draw_sizes = self.sizes_of_draws(stage)
+
+    def before_task(self, stage: int, samples: Rows) -> None:
+        super().before_task(stage, samples)
         if stage and self.draw_sizes != self.sizes_of_draws(stage - 1):
             self.request_anew()
 
-    def after_task(self, stage: int, samples: Samples) -> None:
+    def after_task(self, stage: int, samples: Rows) -> None:
         if self.filling == "task_end":
             self.buffer.add(self.chosen(stage, samples))
             self.request_anew()
@@ -61,41 +64,15 @@ class ReplayStrategy(Strategy):
     def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
         super().exchange(offers if self.filling == "stream" else [])
 
-    def chosen(self, stage: int, samples: Samples) -> dict[str, torch.Tensor]:
+    def chosen(self, stage: int, samples: Rows) -> dict[str, torch.Tensor]:
         """This rank's part of the samples of a task that are stored when it is over."""
-        share = self.buffer.capacity // len(self.stages)
+        part = self.buffer.capacity // len(self.stages)
         order = torch.from_numpy(seeding.generator(self.seed, "filling", stage).permutation(len(samples)))
-        labels = samples.y.cpu()[order]
+        labels = samples["y"].cpu()[order]
         classes = labels.unique().tolist()
-        quotas = [share // len(classes) + (place < share % len(classes)) for place in range(len(classes))]
+        quotas = [part // len(classes) + (place < part % len(classes)) for place in range(len(classes))]
         kept = torch.cat([order[labels == label][:quota] for label, quota in zip(classes, quotas)])
         comm = self.updater.comm
         # Dealt out in turn, also from task to task, so that every rank's part of the memory has room for them.
-        mine = kept[(comm.rank - stage * share) % comm.size :: comm.size].to(samples.y.device)
-        return samples.part(mine).loaded().columns()
-
-
-def check_counts(**counts: int) -> None:
-    """Raise ValueError for an option that must be a whole number of at least 1 and is not."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"strategy.{name} must be a whole number of at least 1, got {value}")
-
-
-def check_weights(**weights: float) -> None:
-    """Raise ValueError for an option that must be a number of 0 or more, like the weight of a loss term, and is not."""
-    for name, value in weights.items():
-        if not is_number(value) or value < 0:
-            raise ValueError(f"strategy.{name} must be a number of 0 or more, got {value}")
-
-
-def is_number(value) -> bool:
-    """Whether it is a finite number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check_flags(**flags: bool) -> None:
-    """Raise ValueError for an option that must be true or false and is not."""
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"strategy.{name} must be true or false, got {value}")
+        mine = kept[(comm.rank - stage * part) % comm.size :: comm.size].to(samples["y"].device)
+        return samples.part(mine).loaded().columns

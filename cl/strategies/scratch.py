@@ -3,6 +3,7 @@
 import copy
 
 from cl.strategies.base import Strategy
+from cl.strategies.context import StrategyContext
 
 
 class Scratch(Strategy):
@@ -10,8 +11,8 @@ class Scratch(Strategy):
 
     mixable = True
 
-    def setup(self, *parts, **named) -> None:
-        super().setup(*parts, **named)
+    def setup(self, context: StrategyContext) -> None:
+        super().setup(context)
         self.initial = copy.deepcopy((self.model.state_dict(), self.updater.state_dict()))
 
     def curriculum(self, num_tasks: int, concatenate: bool) -> list[list[int]]:

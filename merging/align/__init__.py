@@ -1,1 +1,1 @@
-"""Fusions that match the channels of networks before they average them."""
+"""Fusions that align the channels of the networks before they average the weights."""

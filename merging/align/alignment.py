@@ -1,4 +1,4 @@
-"""Reorder and mix the neurons of a network: what optimal transport and re-basin have in common."""
+"""Reorder and mix the neurons of a network: the part that optimal transport and re-basin share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from merging.fusion import State
 
 @dataclass(frozen=True)
 class Plan:
-    """How the n neurons of a model become the m of the anchor.
+    """A transport plan from the n neurons of a model to the m neurons of the anchor.
 
-    `order` [m]: the neuron that takes each place, where the plan is a permutation; otherwise `mass` [n, m], what each
-    neuron gives to each place. A place's incoming weights are then the mean of its givers', and a neuron's outgoing
-    weights are divided among its places, so that doubled neurons may merge and a single one may be doubled without any
-    change of the function. (Singh & Jaggi 2020 take a mean of the outgoing weights as well, which is the same for equal
-    widths and uniform marginals.)
+    For a permutation, `order` [m] holds the model's neuron for each neuron of the anchor. Otherwise `mass` [n, m] holds
+    the mass that each neuron of the model sends to each of the anchor. The incoming weights of an anchor's neuron are
+    then the mean over the neurons that send mass to it, and the outgoing weights of a model's neuron are divided among
+    the neurons that receive its mass. So merging equal neurons, or doubling one, does not change the function. (Singh &
+    Jaggi 2020 take a mean of the outgoing weights as well, which is the same for equal widths and uniform marginals.)
     """
 
     order: torch.Tensor | None = None
     mass: torch.Tensor | None = None
 
     def apply(self, tensor: torch.Tensor, axis: Axis) -> torch.Tensor:
-        """A tensor of the model with one axis in the order of the anchor."""
+        """The model's tensor with one axis in the order of the anchor."""
         if self.order is not None:
             order = self.order.to(tensor.device)
             if axis.repeat > 1:
@@ -38,17 +38,18 @@ class Plan:
 
     @property
     def is_identity(self) -> bool:
+        """Whether the plan leaves every neuron in its place."""
         return self.order is not None and bool((self.order == torch.arange(len(self.order))).all())
 
 
 def size_in(state: State, group: Group) -> int:
-    """The number of a group's channels in a model, which may be wider or narrower than the network traced."""
+    """The number of a group's channels in a model, which may be wider or narrower than the traced network."""
     axis = group.axes[0]
     return state[axis.name].shape[axis.dim] // axis.repeat
 
 
 def apply_plans(state: State, plans: dict[Group, Plan]) -> State:
-    """The model with the neurons of these groups in their new places."""
+    """The model with the neurons of the groups moved according to their plans."""
     aligned = dict(state)
     for group, plan in plans.items():
         for axis in group.axes:
@@ -57,15 +58,15 @@ def apply_plans(state: State, plans: dict[Group, Plan]) -> State:
 
 
 def rows(tensor: torch.Tensor, axis: Axis) -> torch.Tensor:
-    """What an axis' tensor holds of each channel, as [channels, values]."""
+    """The values of each channel along an axis of a tensor, as [channels, values]."""
     moved = tensor.movedim(axis.dim, 0)
     return moved.reshape(len(moved) // axis.repeat, -1)
 
 
 def incoming(state: State, group: Group, structure: Structure, known: set[Group]) -> torch.Tensor:
-    """[channels, values]: the incoming weights and biases of each channel, from groups that are fixed or `known`.
+    """[channels, values]: the incoming weights and biases of each channel from fixed groups and groups in `known`.
 
-    Batch-norm's are not among them: without its neuron's weights a scale says little of which neuron it is.
+    Without those of batch-norm: a scale alone says little about which neuron it belongs to.
     """
     found = []
     for axis in group.axes:
@@ -76,7 +77,7 @@ def incoming(state: State, group: Group, structure: Structure, known: set[Group]
             columns = structure.ends[f"{layer}.weight"][1]
             if columns.fixed or columns in known or columns.size == 1:
                 found.append(rows(state[axis.name], axis))
-        elif state[f"{layer}.weight"].dim() > 1:  # a convolution of each channel alone; batch-norm has one dimension
+        elif state[f"{layer}.weight"].dim() > 1:  # depthwise convolution; batch-norm has one dimension
             found.append(rows(state[axis.name], axis))
     return torch.cat(found, 1)
 
@@ -84,10 +85,10 @@ def incoming(state: State, group: Group, structure: Structure, known: set[Group]
 def sweep(
     structure: Structure, anchor: State, state: State, solve: Callable[[torch.Tensor, torch.Tensor], Plan]
 ) -> dict[Group, Plan]:
-    """A plan for each group, layer by layer: `solve` is given the incoming weights of the model and of the anchor.
+    """Find a plan for each group, layer by layer: `solve` maps incoming weights of model and anchor to a plan.
 
-    The model's are seen through the plans of the layers before (Singh & Jaggi 2020, Model Fusion via Optimal Transport,
-    algorithm 1).
+    The plans of earlier layers are applied to the model's incoming weights before (Singh & Jaggi 2020, Model Fusion via
+    Optimal Transport, algorithm 1).
     """
     plans: dict[Group, Plan] = {}
     current = dict(state)
@@ -109,5 +110,5 @@ def check_widths(anchor: State, state: State, structure: Structure, names: tuple
             if own != other and (key, dim) not in free:
                 raise ValueError(
                     f"{names[0]} and {names[1]} differ in more than the widths of hidden layers: {key} is "
-                    f"{tuple(value.shape)} in the one and {tuple(anchor[key].shape)} in the other"
+                    f"{tuple(value.shape)} in the one and {tuple(anchor[key].shape)} in the other; expected equal sizes"
                 )

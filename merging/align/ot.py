@@ -1,56 +1,45 @@
-"""Fusion by optimal transport (Singh & Jaggi 2020, Model Fusion via Optimal Transport), with POT."""
+"""Fusion by optimal transport (Singh & Jaggi 2020, Model Fusion via Optimal Transport), solved by the POT library."""
 
 import warnings
 from collections.abc import Sequence
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from cl.values import Count, Positive
 from merging.align.alignment import Plan, apply_plans, check_widths, sweep
 from merging.align.responses import responses
 from merging.align.structure import Group, Structure, trace
 from merging.fusion import Context, Models, State, WeightFusion, mean_state, widened
 
-SOLVERS = ("emd", "sinkhorn", "unbalanced")
-COSTS = ("weights", "activations")
-MARGINALS = ("uniform", "norm")
-ANCHORS = ("first", "widest", "random", "barycentre")
-
 
 class Ot(WeightFusion):
-    """The mean of the models, each transported, layer by layer, to the neurons of the anchor.
+    """The mean of the models after each was transported, layer by layer, to the neurons of the anchor.
 
-    `cost` between two neurons: the squared distance of their incoming "weights", or of their responses to `samples`
-    images without labels ("activations": what the next layer reads). `solver`: "emd" (exact), "sinkhorn" or
-    "unbalanced", with `reg` in units of the mean cost and `reg_marginal` for the marginals of the last. `marginals`:
-    "uniform", or the "norm" of the incoming weights. `anchor`: the "first" model, the "widest", a "random" network, or
-    a "barycentre", found by taking the mean as the next anchor up to `rounds` times. The widths are the anchor's.
+    `cost` between two neurons: the squared distance of their incoming "weights", or of their "activations" on `samples`
+    images without labels, as the next layer reads them. `solver`: "emd" (exact), "sinkhorn" or "unbalanced". `reg`:
+    entropic regularisation of the last two, in units of the mean cost; `reg_marginal`: that of the marginals in
+    "unbalanced". `marginals`: "uniform", or the "norm" of the incoming weights. `anchor`: the "first" model, the
+    "widest", a "random" network, or a "barycentre", which takes the mean as the next anchor up to `rounds` times. The
+    merged network has the widths of the anchor.
     """
 
     unequal_widths = True
 
     def __init__(
         self,
-        cost: str = "weights",
-        solver: str = "emd",
-        reg: float = 0.05,
-        reg_marginal: float = 1.0,
-        marginals: str = "uniform",
-        anchor: str = "first",
-        rounds: int = 10,
-        samples: int = 100,
+        cost: Literal["weights", "activations"] = "weights",
+        solver: Literal["emd", "sinkhorn", "unbalanced"] = "emd",
+        reg: Positive = 0.05,
+        reg_marginal: Positive = 1.0,
+        marginals: Literal["uniform", "norm"] = "uniform",
+        anchor: Literal["first", "widest", "random", "barycentre"] = "first",
+        rounds: Count = 10,
+        samples: Count = 100,
     ):
-        for name, value, valid in (
-            ("cost", cost, COSTS), ("solver", solver, SOLVERS), ("marginals", marginals, MARGINALS),
-            ("anchor", anchor, ANCHORS),
-        ):  # fmt: skip
-            if value not in valid:
-                raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
-        for name, value in (("reg", reg), ("reg_marginal", reg_marginal), ("rounds", rounds), ("samples", samples)):
-            if value <= 0:
-                raise ValueError(f"fusion.{name} must be above 0, got {value}")
         self.cost, self.solver, self.reg, self.reg_marginal, self.marginals = cost, solver, reg, reg_marginal, marginals
         self.anchor, self.rounds, self.samples = anchor, rounds, samples
 
@@ -79,15 +68,15 @@ class Ot(WeightFusion):
         for name, value in own.items():
             if value.shape != anchor[name].shape:
                 raise ValueError(
-                    f"the merged network has {tuple(anchor[name].shape)} in {name}, the configured backbone "
-                    f"{tuple(value.shape)}: give backbone the widths of the anchor, or another fusion.anchor"
+                    f"the merged network has {name} of shape {tuple(anchor[name].shape)}, the configured backbone "
+                    f"{tuple(value.shape)}: give backbone the widths of the anchor, or choose another fusion.anchor"
                 )
         structure = trace(network, sample_shape)
         for number, state in enumerate(states, start=1):
             check_widths(anchor, state, structure, ("the anchor", f"network {number}"))
 
     def chosen(self, states: Sequence[State]) -> State:
-        """The model whose neurons are the first anchor."""
+        """The model that is the first anchor."""
         if self.anchor == "widest":
             return max(states, key=lambda state: sum(value.numel() for value in state.values()))
         return states[0]
@@ -95,7 +84,7 @@ class Ot(WeightFusion):
     def align(
         self, structure: Structure, anchor: State, state: State, context: Context, images: torch.Tensor | None
     ) -> State:
-        """The model in the anchor's widths and order of neurons."""
+        """The model with the anchor's widths and order of neurons."""
         if state is anchor:
             return dict(state)
         return apply_plans(state, self.plans(structure, anchor, state, context, images))
@@ -103,13 +92,14 @@ class Ot(WeightFusion):
     def plans(
         self, structure: Structure, anchor: State, state: State, context: Context, images: torch.Tensor | None
     ) -> dict[Group, Plan]:
+        """The plan of each group, from weights, or from activations on the images."""
         if images is None:
             return sweep(structure, anchor, state, self.solve)
         own, other = (responses(context.network, weights, structure, images) for weights in (state, anchor))
         return {group: self.solve(own[group], other[group]) for group in structure.groups}
 
     def solve(self, model: torch.Tensor, anchor: torch.Tensor) -> Plan:
-        """The plan between neurons that are described by the rows of two matrices."""
+        """The plan between the neurons of model and anchor, given as the rows of two matrices."""
         cost = squared_distances(model, anchor).cpu().numpy()
         masses = [self.mass(rows) for rows in (model, anchor)]
         plan = transport(cost, *masses, self.solver, self.reg, self.reg_marginal)
@@ -121,7 +111,7 @@ class Ot(WeightFusion):
         return Plan(mass=torch.from_numpy(plan))
 
     def mass(self, rows: torch.Tensor) -> np.ndarray:
-        """The share of each neuron."""
+        """[n]: the mass of each neuron, with the sum 1."""
         mass = (
             torch.ones(len(rows), dtype=torch.float64)
             if self.marginals == "uniform"
@@ -131,7 +121,7 @@ class Ot(WeightFusion):
 
 
 def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """[n, m] between the rows of [n, d] and [m, d]."""
+    """The squared distances [n, m] between the rows of two matrices [n, d] and [m, d]."""
     first, second = widened(first), widened(second)
     squares = first.square().sum(1)[:, None] + second.square().sum(1)
     return torch.addmm(squares, first, second.T, alpha=-2).clamp_(min=0)
@@ -140,17 +130,17 @@ def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor
 def transport(
     cost: np.ndarray, own: np.ndarray, other: np.ndarray, solver: str, reg: float, reg_marginal: float
 ) -> np.ndarray:
-    """The mass [n, m] that each neuron of the one gives to each of the other.
+    """The transport plan [n, m] for a cost [n, m] and the marginals `own` [n] and `other` [m].
 
-    Raises ValueError where Sinkhorn's iteration fails or a neuron is left without mass.
+    Raises ValueError if Sinkhorn's iteration does not converge or a neuron gets no mass.
     """
-    import ot  # takes a second
+    import ot  # here, because the import takes a second
 
     if solver == "emd":
         return ot.emd(own, other, cost, numItermax=10**7)
     cost = cost / max(cost.mean(), np.finfo(np.float64).tiny)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of a solver that did not converge
+        warnings.simplefilter("error")  # POT only warns when a solver does not converge
         try:
             if solver == "sinkhorn":
                 plan = ot.sinkhorn(own, other, cost, reg, method="sinkhorn_log", numItermax=10**4, stopThr=1e-6)
@@ -160,7 +150,7 @@ def transport(
             raise ValueError(f"fusion.solver={solver} did not converge: {error}; raise fusion.reg={reg}") from error
     if not np.isfinite(plan).all() or not plan.sum(0).all() or not plan.sum(1).all():
         raise ValueError(
-            f"fusion.solver={solver} with fusion.reg={reg} leaves a neuron without a place: raise fusion.reg or "
+            f"fusion.solver={solver} with fusion.reg={reg} leaves a neuron without mass: raise fusion.reg or "
             "fusion.reg_marginal"
         )
     return plan

@@ -5,24 +5,23 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from cl import seeding
+from cl.values import Count
 from merging.align.alignment import Plan, apply_plans, rows, sweep
 from merging.align.structure import Group, Structure, trace
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
-GAIN = 1e-9  # relative, below which an assignment counts as no better than the order at hand
+GAIN = 1e-9  # smallest relative gain for which a new assignment replaces the current order
 
 
 class Rebasin(WeightFusion):
-    """The mean of the models, each with its neurons permuted to be nearest to the first.
+    """The mean of the models, with the neurons of each permuted to be nearest to the first model.
 
     The permutations maximise the inner product of all weights by coordinate descent over the layers, in random order
-    (algorithm 1), until none changes; each is a linear assignment. It starts from one pass through the layers in which
-    incoming weights alone decide, where the paper starts from the order at hand.
+    (algorithm 1), until none changes; each one is a linear assignment. The start is one pass through the layers that
+    matches incoming weights only; the paper starts from the identity.
     """
 
-    def __init__(self, max_sweeps: int = 100, seed: int = 0):
-        if max_sweeps < 1:
-            raise ValueError(f"fusion.max_sweeps must be at least 1, got {max_sweeps}")
+    def __init__(self, max_sweeps: Count = 100, seed: int = 0):
         self.max_sweeps, self.seed = max_sweeps, seed
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
@@ -35,7 +34,7 @@ class Rebasin(WeightFusion):
         return mean_state(models, [anchor, *aligned])
 
     def align(self, structure: Structure, anchor: State, state: State, names: list[str]) -> State:
-        """The permuted model that is nearest to the anchor, as far as coordinate descent finds it."""
+        """The model with its neurons permuted to be near the anchor (a local optimum of coordinate descent)."""
         state = apply_plans(state, sweep(structure, anchor, state, _match_rows))
         random = seeding.generator(self.seed, "rebasin")
         for _ in range(self.max_sweeps):
@@ -46,7 +45,7 @@ class Rebasin(WeightFusion):
                 if plan.is_identity:
                     continue
                 moved = apply_plans(state, {group: plan})
-                # Where a layer reads and writes the same channels the assignment is no maximum of the whole.
+                # If a layer reads and writes the same channels, the assignment may lower the total inner product.
                 if _product(anchor, moved, names) > _product(anchor, state, names) + GAIN * _product(
                     anchor, anchor, names
                 ):
@@ -61,12 +60,12 @@ def _match_rows(model: torch.Tensor, anchor: torch.Tensor) -> Plan:
 
 
 def _assign(similarity: torch.Tensor) -> Plan:
-    """The permutation with the largest sum of [place, neuron] similarities."""
+    """The permutation with the largest sum of similarities [anchor's neuron, model's neuron]."""
     return Plan(order=torch.from_numpy(linear_sum_assignment(similarity.cpu().numpy(), maximize=True)[1]))
 
 
 def _similarity(anchor: State, state: State, group: Group, names: list[str]) -> torch.Tensor:
-    """[places, neurons]: the inner product of all weights of a channel, incoming and outgoing."""
+    """[anchor's channels, model's channels]: inner products of all their incoming and outgoing weights."""
     trained = [axis for axis in group.axes if axis.name in names]
     return sum(rows(anchor[axis.name], axis).double() @ rows(state[axis.name], axis).double().T for axis in trained)
 

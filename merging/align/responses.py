@@ -1,4 +1,4 @@
-"""What layers read while a network sees images: for methods that compare or fit layers by their inputs."""
+"""The inputs of layers on images, for methods that compare or fit layers by their inputs."""
 
 from contextlib import contextmanager
 
@@ -14,7 +14,7 @@ BATCH = 500  # images at a time
 
 @contextmanager
 def inputs_of(network: nn.Module, layers: list[str], see):
-    """Within it, `see(name, input)` is called whenever one of the layers is."""
+    """Inside this block, each call of one of the layers also calls `see(name, input)`."""
     modules = dict(network.named_modules())
     handles = [
         modules[name].register_forward_pre_hook(lambda _, given, name=name: see(name, given[0])) for name in layers
@@ -28,7 +28,7 @@ def inputs_of(network: nn.Module, layers: list[str], see):
 
 @torch.no_grad()
 def show(network: nn.Module, state: State, images: torch.Tensor) -> None:
-    """Let a network with these weights, which may be of other widths, see images."""
+    """Run a network on the images with the weights `state`, whose layers may have other widths."""
     network.eval()
     for part in images.split(BATCH):
         functional_call(network, state, (part,))
@@ -37,7 +37,7 @@ def show(network: nn.Module, state: State, images: torch.Tensor) -> None:
 def responses(
     network: nn.Module, state: State, structure: Structure, images: torch.Tensor
 ) -> dict[Group, torch.Tensor]:
-    """[channels, values] for each group: what the layers after it read of each channel, over all images and places."""
+    """[channels, values] for each group: the inputs of the layers that read it, over all images and positions."""
     seen: dict[str, list[torch.Tensor]] = {name: [] for group in structure.groups for name, _ in group.readers}
     with inputs_of(network, list(seen), lambda name, given: seen[name].append(given)):
         show(network, state, images)

@@ -1,9 +1,9 @@
-"""Which axes of a network's weights permute together, found from a traced graph of the network itself.
+"""Which axes of a network's weights permute together, found by tracing the network's graph.
 
-Reordering the channels of a layer leaves a network's function unchanged if everything that touches these channels is
-reordered alike: the layer's rows and biases, the statistics and scales of the batch-norm behind it, the columns of
-every layer that reads them, and, where a residual connection adds two tensors, all channels of both. The inputs and the
-outputs of a network keep their order.
+Reordering the channels of a layer does not change the network's function if everything that uses these channels is
+reordered in the same way: the layer's rows and biases, the statistics and scales of the batch-norm after it, and the
+columns of every layer that reads them. A residual connection ties the channels of both tensors that it adds. The inputs
+and outputs of a network keep their order.
 """
 
 import copy
@@ -18,7 +18,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 WRITES, READS = "writes", "reads"
 MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
-# Modules, functions and methods that treat every channel alike and keep it in its place.
+# Modules, functions and methods that treat all channels in the same way and keep their order.
 PASSING_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Hardswish,
     nn.Hardsigmoid, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d,
@@ -38,9 +38,9 @@ REDUCING = ("mean", "sum", "amax")
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a tensor of the state dict, along which each channel of a group has `repeat` entries side by side.
+    """Axis `dim` of the state dict's tensor `name`, on which each channel of a group has `repeat` adjacent entries.
 
-    `role`: "writes" (rows, biases, batch-norm: what makes the channel) or "reads" (the columns that use it).
+    `role`: "writes" (rows, biases and batch-norm, which compute the channel) or "reads" (columns, which use it).
     """
 
     name: str
@@ -51,9 +51,10 @@ class Axis:
 
 @dataclass(eq=False)
 class Group:
-    """Channels that are reordered together, with every axis of the weights that lists them, in the order of the graph.
+    """Channels that are reordered together, with all axes of the weights that hold them, in the order of the graph.
 
-    `fixed`: the network's inputs and outputs. `readers`: the layers whose input is these channels, with the repeat.
+    `fixed`: true for the network's inputs and outputs, which keep their order. `readers`: the layers that take these
+    channels as input, each with its repeat.
     """
 
     size: int
@@ -64,15 +65,15 @@ class Group:
 
 @dataclass
 class Structure:
-    """The groups that are free to be reordered, in the order in which the network computes them."""
+    """The groups that can be reordered, in the order in which the network computes them."""
 
     groups: list[Group]
-    # Of each weight that is a matrix of two groups: (group of the rows, of the columns); fixed ones are there too.
+    # For each weight matrix: (group of its rows, group of its columns), fixed groups included.
     ends: dict[str, tuple[Group, Group]]
 
 
 class _Tracer(fx.Tracer):
-    """Stops at every layer that has a rule, also where timm has a subclass of its own."""
+    """Does not trace into layers that have a rule, nor into timm's subclasses of them."""
 
     failed_in: str | None = None  # the innermost module whose code could not be traced
 
@@ -89,30 +90,30 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module, sample_shape: tuple[int, ...]) -> Structure:
-    """The groups of a network that maps images of `sample_shape` to logits.
+    """Find the groups of a network that maps images of `sample_shape` (C, H, W) to logits.
 
-    Raises ValueError that names the layer for a network with one that has no rule (attention, channel shuffles,
-    concatenation).
+    Raises ValueError, which names the layer, for a layer without a rule (attention, channel shuffles, concatenation).
     """
     network, tracer = copy.deepcopy(network).cpu().eval(), _Tracer()
     try:
         graph = fx.GraphModule(network, tracer.trace(network))
-    except Exception as error:  # of the network's own code, of any kind
+    except Exception as error:  # the network's code may raise anything
         place = tracer.failed_in or type(network).__name__
         raise ValueError(
-            f"methods that align neurons follow a network's graph, and {place} has none that can be traced: {error}"
+            f"methods that align neurons need the network's graph, but {place} cannot be traced: {error}; choose "
+            "another fusion"
         ) from error
     ShapeProp(graph).propagate(torch.zeros(2, *sample_shape))
     return _Walk(graph).structure()
 
 
 class _Walk:
-    """One pass over the graph: for every tensor the group of its channels (axis 1) and their repeat."""
+    """One pass over the graph that finds, for every tensor, the group of its channels (axis 1) and their repeat."""
 
     def __init__(self, graph: fx.GraphModule):
         self.graph, self.modules = graph, dict(graph.named_modules())
         self.layout: dict[fx.Node, tuple[Group, int]] = {}
-        self.joined: dict[Group, Group] = {}  # a group that became part of another
+        self.joined: dict[Group, Group] = {}  # from a group to the one that absorbed it
         self.created: list[Group] = []
         self.ends: dict[str, tuple[Group, Group]] = {}
 
@@ -126,7 +127,7 @@ class _Walk:
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            if "tensor_meta" in node.meta:  # not an optional argument that no image is given to
+            if "tensor_meta" in node.meta:  # absent for optional arguments other than the image
                 self.layout[node] = (self.new_group(_channels(node), fixed=True), 1)
         elif node.op == "output":
             for source in node.all_input_nodes:
@@ -134,7 +135,7 @@ class _Walk:
         elif node.op == "call_module":
             self.visit_module(node, self.modules[node.target])
         elif node.op == "get_attr" or "tensor_meta" not in node.meta:
-            return  # constants, and numbers such as sizes: a tensor that uses a constant finds no layout for it
+            return  # constants and numbers such as sizes have no layout; a tensor that uses a constant has no rule
         else:
             self.visit_function(node)
 
@@ -166,11 +167,11 @@ class _Walk:
         if depth > 1:
             if depth != layer.in_channels:
                 raise self.no_rule(node, f"a convolution in {depth} groups")
-            share = repeat * (rows // depth)  # channel c makes the rows from c * rows / depth on
+            entries = repeat * (rows // depth)  # channel c makes the rows from c * rows / depth on
             for weight in ("weight", "bias"):
                 if getattr(layer, weight) is not None:
-                    self.add(group, Axis(f"{name}.{weight}", 0, share, WRITES))
-            return group, share
+                    self.add(group, Axis(f"{name}.{weight}", 0, entries, WRITES))
+            return group, entries
         made = self.new_group(rows)
         self.add(group, Axis(f"{name}.weight", 1, repeat, READS))
         if (name, repeat) not in group.readers:
@@ -216,7 +217,7 @@ class _Walk:
         return group
 
     def join(self, group: Group, other: Group) -> Group:
-        """What two groups are once their channels are added up: the earlier one, with the axes of both."""
+        """Merge two groups whose channels are added; returns the earlier one, now with the axes of both."""
         if group is other:
             return group
         if self.created.index(other) < self.created.index(group):
@@ -233,14 +234,14 @@ class _Walk:
             group.axes.append(axis)
 
     def no_rule(self, node: fx.Node, what: str | None = None) -> ValueError:
-        within = list(node.meta.get("nn_module_stack", {}))[-1:]  # the layer whose code it is, innermost last
+        within = list(node.meta.get("nn_module_stack", {}))[-1:]  # the innermost layer that contains the node
         if node.op == "call_module":
             place, kind = str(node.target), type(self.modules[node.target]).__name__
         else:
             place, kind = within[0] if within else "the network", getattr(node.target, "__name__", node.target)
         return ValueError(
-            f"neurons cannot be aligned through {place} ({what or kind}): methods that align them work on fully "
-            "connected networks, convolutions, batch-norm, pooling and residual connections"
+            f"neurons cannot be aligned through {place} ({what or kind}): expected fully connected layers, "
+            "convolutions, batch-norm, pooling or residual connections; choose another fusion"
         )
 
 
@@ -253,5 +254,5 @@ def _channels(node: fx.Node) -> int:
 
 
 def _flattened(source: fx.Node, node: fx.Node) -> int:
-    """How many entries of the flattened axis each channel has become."""
+    """The number of entries of the flattened axis for each channel."""
     return _channels(node) // _channels(source)

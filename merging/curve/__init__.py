@@ -1,1 +1,1 @@
-"""Curves of low loss between networks, and what lies along them."""
+"""Curves of low loss between networks, with loss and accuracy along them."""

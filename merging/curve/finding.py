@@ -1,37 +1,34 @@
 """Curve finding (Garipov et al. 2018, Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs).
 
-Two networks are the ends of a curve w(t), whose inner points are trained so that the loss is low all along it. One
-network computes for every t, its weights replaced in the call: there are no layers of a curve.
+Two networks are the ends of a curve w(t), and its inner points are trained for a low loss along the whole curve. A
+single network computes the outputs for every t, with its weights replaced by w(t) in the call.
 """
 
 import copy
 import math
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from cl.build import build
-from cl.data.rows import Samples
+from cl.data.rows import Rows
+from cl.values import Count, InnerShare, Natural, Share
 from merging.curve import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 
-KINDS = ("bezier", "chain")
-INITS = ("linear", "random")
-STARTS = ("model", "average")
-ENDS = ("models", "untrained")
-
 
 class _Mixture(torch.autograd.Function):
-    """sum_i shares_i points_i, written into `out`; in the gradient the inner points have `slopes` for shares."""
+    """sum_i coefficients_i points_i, written into `out`; the gradient of inner point i is multiplied by slopes_i."""
 
     @staticmethod
-    def forward(ctx, out, shares, slopes, first, last, *inner):
+    def forward(ctx, out, coefficients, slopes, first, last, *inner):
         ctx.slopes = slopes
-        torch.mul(first, shares[0], out=out)
-        for share, point in zip(shares[1:], (*inner, last)):
-            out.add_(point, alpha=share)
+        torch.mul(first, coefficients[0], out=out)
+        for coefficient, point in zip(coefficients[1:], (*inner, last)):
+            out.add_(point, alpha=coefficient)
         return out.detach()
 
     @staticmethod
@@ -40,7 +37,7 @@ class _Mixture(torch.autograd.Function):
 
 
 class _Slope(torch.autograd.Function):
-    """x, with the gradient times `slope`."""
+    """The identity in x; its gradient is multiplied by `slope`."""
 
     @staticmethod
     def forward(ctx, x, slope):
@@ -53,43 +50,43 @@ class _Slope(torch.autograd.Function):
 
 
 class Curve(nn.Module):
-    """A network whose weights are a point of a curve; the inner points are its parameters.
+    """A network whose weights are the point w(t) of a curve; the inner points are its parameters.
 
-    `points` are state dicts, the first and the last of which stay as they are. `kind`: "bezier", sum over i of
+    `points`: state dicts; the first and the last are the fixed ends. `kind`: "bezier", sum over i of
     C(n, i) t^i (1-t)^(n-i) points_i, or "chain", straight lines from each point to the next. In training every forward
-    pass draws t ~ U(0, 1); otherwise it is `self.t`.
+    pass draws t ~ U(0, 1), otherwise t is `self.t`.
     """
 
     def __init__(self, network: nn.Module, points: list[State], names: list[str], kind: str):
         super().__init__()
-        self.network = [network]  # in a list: its own weights are none of the curve's
+        self.network = [network]  # in a list, so that torch does not count its weights as parameters of the curve
         self.kind, self.names = kind, names
         self.ends = [{name: point[name].detach().clone() for name in names} for point in (points[0], points[-1])]
         self.inner = nn.ModuleList(
             nn.ParameterList([nn.Parameter(point[name].detach().clone()) for name in names]) for point in points[1:-1]
         )
         self.t = 0.5
-        self._drawn: list[torch.Tensor] = []  # the weights of a training step
+        self._drawn: list[torch.Tensor] = []  # memory for the weights of a training step
 
     def coefficients(self, t: float) -> list[float]:
-        """The share of each point in w(t); their sum is one."""
+        """The coefficient of each point in w(t); they sum to one."""
         last = len(self.inner) + 1
         if self.kind == "bezier":
             return [math.comb(last, i) * t**i * (1 - t) ** (last - i) for i in range(last + 1)]
         return [max(0.0, 1 - abs(t * last - i)) for i in range(last + 1)]
 
     def weights(self, t: float) -> State:
-        """w(t), by name; at the ends the end points to the bit."""
-        shares = self.coefficients(t)
+        """w(t) by name; at t = 0 and 1 equal to the ends to the bit."""
+        coefficients = self.coefficients(t)
         found = {}
         for number, name in enumerate(self.names):
             points = [self.ends[0][name], *(point[number] for point in self.inner), self.ends[1][name]]
-            kept = [(share, point) for share, point in zip(shares, points) if share]
-            found[name] = kept[0][1] if len(kept) == 1 else sum(share * point for share, point in kept)
+            kept = [(factor, point) for factor, point in zip(coefficients, points) if factor]
+            found[name] = kept[0][1] if len(kept) == 1 else sum(factor * point for factor, point in kept)
         return found
 
     def middle(self) -> State:
-        """The one inner point, or w(0.5) where there are several."""
+        """The inner point if there is one, w(0.5) if there are several."""
         if len(self.inner) > 1:
             return self.weights(0.5)
         return {name: weight.detach() for name, weight in zip(self.names, self.inner[0])}
@@ -100,19 +97,19 @@ class Curve(nn.Module):
         return functional_call(self.network[0], self.weights(self.t), (x,))
 
     def step(self, t: float, x: torch.Tensor) -> torch.Tensor:
-        """The outputs at t for one step of training; its weights are gone with the next.
+        """The outputs at t for one training step; the next step overwrites its weights.
 
-        A fully connected network takes as long to read its weights as to multiply with them. So w(t) is written where
-        that of the step before was, and a single inner point's share goes into the gradient of the outputs, of which
-        there are few, not of the weights.
+        A fully connected network takes as long to read its weights as to multiply with them. So each step writes w(t)
+        to the same memory. With a single inner point, its coefficient multiplies the gradient of the few outputs, not
+        that of the many weights.
         """
         first, last = self.ends
         if not self._drawn:
             self._drawn = [torch.empty_like(first[name]) for name in self.names]
-        shares = self.coefficients(t)
-        slope, slopes = (shares[1], [1]) if len(self.inner) == 1 else (1, shares[1:-1])
+        coefficients = self.coefficients(t)
+        slope, slopes = (coefficients[1], [1]) if len(self.inner) == 1 else (1, coefficients[1:-1])
         weights = {
-            name: _Mixture.apply(out, shares, slopes, first[name], last[name], *inner)
+            name: _Mixture.apply(out, coefficients, slopes, first[name], last[name], *inner)
             for name, out, *inner in zip(self.names, self._drawn, *self.inner)
         }
         return _Slope.apply(functional_call(self.network[0], weights, (x,)), slope)
@@ -123,54 +120,43 @@ class Curve(nn.Module):
 
 
 class CurveFinding(WeightFusion):
-    """A point of a curve between two networks that is trained on the data of their tasks; more are taken in turn.
+    """A point w(`at`) of a curve between two networks, trained on the data of their tasks.
 
-    `bends` inner points, trained for `epochs` on `samples_per_task` labelled samples of each task (None: all). `init`:
-    "linear", on the straight line, or "random", new networks. `start`: the curve begins with the first "model", or the
-    "average" of both; `ends`: between the "models", or, to see what they matter, between "untrained" networks.
-    `schedule` of the learning rate: a configuration, or None for that of the run.
+    More than two models are merged one after the other: the result so far with the next model.
 
-    Merged is w(`at`), or with "best" the point with the lowest loss on a share `held_out` of these samples, which is
-    not trained on. The last curve is measured at `points` values of t on up to `samples` training and all test samples,
-    and with `plane` > 0 the loss around it on a grid. One model at a time is the same, but that only one curve is
-    trained for each.
+    `bends` inner points are trained for `epochs` on `samples_per_task` labelled samples of each task (None: all).
+    `init` of the inner points: "linear", on the straight line, or "random", untrained networks. `start`: the curve
+    begins with the first "model", or with the "average" of both. `ends`: the "models", or "untrained" networks, which
+    shows how much the models contribute. `schedule` of the learning rate: a configuration, or None for that of the run.
+
+    With `at` "best" the result is the point with the lowest loss on a fraction `held_out` of the samples, which is not
+    trained on. The last curve is measured at `points` values of t, on up to `samples` training samples and on all test
+    samples. With `plane` > 0 the loss around it is measured on a grid.
     """
 
     uses_weights, needs_tasks = False, True
 
     def __init__(
         self,
-        kind: str = "bezier",
-        bends: int = 1,
-        epochs: int = 10,
-        samples_per_task: int | None = None,
-        init: str = "linear",
-        start: str = "model",
-        ends: str = "models",
+        kind: Literal["bezier", "chain"] = "bezier",
+        bends: Count = 1,
+        epochs: Count = 10,
+        samples_per_task: Count | None = None,
+        init: Literal["linear", "random"] = "linear",
+        start: Literal["model", "average"] = "model",
+        ends: Literal["models", "untrained"] = "models",
         schedule: dict | None = None,
-        at: float | str = 0.5,
-        held_out: float = 0.1,
-        points: int = 61,
-        plane: int = 0,
-        samples: int = 2000,
+        at: Share | Literal["best"] = 0.5,
+        held_out: InnerShare = 0.1,
+        points: Natural = 61,
+        plane: Natural = 0,
+        samples: Count = 2000,
     ):
-        for name, value, valid in (
-            ("kind", kind, KINDS), ("init", init, INITS), ("start", start, STARTS), ("ends", ends, ENDS),
-        ):  # fmt: skip
-            if value not in valid:
-                raise ValueError(f"fusion.{name}={value} does not exist; valid: {', '.join(valid)}")
-        for name, value in (("bends", bends), ("epochs", epochs), ("samples_per_task", samples_per_task or 1)):
-            if value < 1:
-                raise ValueError(f"fusion.{name} must be at least 1, got {value}")
-        if at != "best" and (isinstance(at, str) or not 0 <= at <= 1):
-            raise ValueError(f"fusion.at must lie in [0, 1] or be best, got {at}")
-        if not 0 < held_out < 1:
-            raise ValueError(f"fusion.held_out must be a share between 0 and 1, got {held_out}")
-        for name, value, least in (("points", points, 2), ("plane", plane, 2), ("samples", samples, 1)):
-            if value != 0 and value < least or name == "samples" and not value:
-                raise ValueError(f"fusion.{name} must be at least {least}, got {value}")
+        for name, value in (("points", points), ("plane", plane)):
+            if value == 1:
+                raise ValueError(f"fusion.{name} must be at least 2, or 0 for none, got 1")
         if at == "best" and not points:
-            raise ValueError("fusion.at=best is chosen among fusion.points, got 0")
+            raise ValueError("fusion.at=best chooses among fusion.points, which must be at least 2, got 0")
         self.kind, self.bends, self.epochs, self.init, self.at = kind, bends, epochs, init, at
         self.samples_per_task, self.held_out = samples_per_task, held_out
         self.points, self.plane, self.samples = points, plane, samples
@@ -204,8 +190,8 @@ class CurveFinding(WeightFusion):
             merged = {name: value.detach().clone() for name, value in {**buffers, **weights}.items()}
         return {name: merged[name] for name in states[0]}
 
-    def best(self, curve: Curve, context: Context, tasks: list[int], samples: Samples) -> float:
-        """The t of the `points` with the lowest loss."""
+    def best(self, curve: Curve, context: Context, tasks: list[int], samples: Rows) -> float:
+        """The t with the lowest loss among the `points`."""
         network = copy.deepcopy(context.network)
         losses = {}
         for i in range(self.points):
@@ -214,8 +200,8 @@ class CurveFinding(WeightFusion):
             losses[t] = context.score(network, samples)[0]
         return min(losses, key=losses.get)
 
-    def measure(self, curve: Curve, context: Context, tasks: list[int], samples: Samples, at: float) -> None:
-        """Tell the context what lies along the curve."""
+    def measure(self, curve: Curve, context: Context, tasks: list[int], samples: Rows, at: float) -> None:
+        """Record loss and accuracy along the curve in the context."""
         found: dict = {"at": at}
         train = context.some(samples, self.samples)
         with context.measuring():

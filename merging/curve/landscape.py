@@ -1,6 +1,6 @@
-"""Loss and accuracy along a curve, along the straight line beside it, and on the plane that holds both.
+"""Loss and accuracy along a curve and along the straight line between its ends, and the loss on the plane of both.
 
-Measured as in Garipov et al. 2018 (sections 4 and A.2): at equidistant t, batch-norm statistics anew at each point.
+Measured as in Garipov et al. 2018 (sections 4 and A.2): at equidistant t, with batch-norm recalibrated at each point.
 """
 
 import copy
@@ -8,17 +8,18 @@ import copy
 import torch
 from torch import nn
 
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from merging.fusion import Context, State, flatten, weighted_mean
 
-MARGIN = 0.25  # of the plane around the three points, as a share of their largest distance in x or y
+MARGIN = 0.25  # of the plane around the three points, as a fraction of their largest distance in x or y
 TRAIN, TEST, LINE_TRAIN, LINE_TEST = "train", "test", "line_train", "line_test"
 
 
-def along(curve, context: Context, tasks: list[int], train: Samples, test: Samples, points: int) -> dict:
+def along(curve, context: Context, tasks: list[int], train: Rows, test: Rows, points: int) -> dict:
     """Losses and accuracies at `points` values of t, the length of the curve, and averages over it.
 
-    `arc_average`: over the curve by its length, in place of t. `length` and `distance` (of the ends) are Euclidean.
+    `arc_average`: averages over the arc length, not over t. `length` of the curve and `distance` of its ends are
+    Euclidean, in units of weights.
     """
     ts = [i / (points - 1) for i in range(points)]
     network = copy.deepcopy(context.network)
@@ -44,17 +45,17 @@ def along(curve, context: Context, tasks: list[int], train: Samples, test: Sampl
 
 
 def _arc_average(values: list[float], steps: list[float]) -> float:
-    """The integral by the trapezoidal rule over the length, per length; the plain mean on a curve of no length."""
+    """The average over the arc length by the trapezoidal rule; the plain mean if the length is 0."""
     if not sum(steps):
         return sum(values) / len(values)
     return sum(step * (a + b) / 2 for step, a, b in zip(steps, values, values[1:])) / sum(steps)
 
 
-def plane(curve, context: Context, tasks: list[int], samples: Samples, side: int) -> dict:
-    """The loss on a grid of `side` by `side` points of the plane through both ends and the middle control point.
+def plane(curve, context: Context, tasks: list[int], samples: Rows, side: int) -> dict:
+    """The loss on a grid of `side` by `side` points in the plane through both ends and the inner point.
 
-    x runs from the first to the last, y at a right angle to it; both in units of weights. With more than one inner
-    point the third is w(0.5), and `path` is the curve as it is seen from above.
+    x runs from the first end to the last, y at a right angle to it, both in units of weights. With more than one inner
+    point the third point is w(0.5), and `path` is the projection of the curve onto the plane.
     """
     network = copy.deepcopy(context.network)
     first, last = (flatten(curve.weights(t), curve.names) for t in (0.0, 1.0))
@@ -94,6 +95,6 @@ def plane(curve, context: Context, tasks: list[int], samples: Samples, side: int
 
 
 def place(network: nn.Module, weights: State, context: Context, tasks: list[int]) -> None:
-    """Put a network at a point: its weights, and the batch-norm statistics that belong to them."""
+    """Load weights into a network and recalibrate its batch-norm on the tasks."""
     network.load_state_dict(network.state_dict() | weights)
     context.recalibrate_batch_norm(network, tasks)

@@ -1,14 +1,14 @@
-"""Pictures of curves between networks: what lies along them, and the plane in which they lie."""
+"""Pictures of curves between networks: loss and accuracy along a curve, and the loss on a plane around it."""
 
 from pathlib import Path
 
 from cl.reporting.plots import COLOURS, new_figure, save
 
-LEVELS = 24  # of loss; the spacing is logarithmic above the lowest
+LEVELS = 24  # contour levels of the loss, with logarithmic spacing
 
 
 def draw_curve(folder: Path, found: dict, title: str, formats: list) -> None:
-    """curve.*: loss and accuracy along the curve and the line; curve_plane.*: the loss around them, where measured."""
+    """Write curve.* (loss and accuracy along curve and line) and, if measured, curve_plane.* (the loss around them)."""
     if not formats:
         return
     save(_along(found, title), folder / "curve", formats)

@@ -1,1 +1,1 @@
-"""Fusions that are means of weights, of their directions or of outputs."""
+"""Fusions that average weights, their directions or the networks' outputs."""

@@ -1,4 +1,4 @@
-"""Averaging of weights: sum_i lambda_i theta_i."""
+"""Averaging of weights: sum_i w_i theta_i."""
 
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 

@@ -1,4 +1,4 @@
-"""The output ensemble: what merging without data can hope for, at the cost of all networks."""
+"""The ensemble: averages the networks' probabilities, at the cost of running all networks."""
 
 import copy
 
@@ -16,12 +16,12 @@ class MeanOfOutputs(nn.Module):
         self.networks, self.weights = nn.ModuleList(networks), list(weights)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shares = zip(self.weights, self.networks)
-        return sum(weight * network(x).float().softmax(1) for weight, network in shares).log()
+        pairs = zip(self.weights, self.networks)
+        return sum(weight * network(x).float().softmax(1) for weight, network in pairs).log()
 
 
 class Ensemble(Fusion):
-    """All models, asked for the mean of their probabilities; there are no merged weights."""
+    """All models together, with the weighted mean of their probabilities; there are no merged weights."""
 
     def network(self, models: Models, context: Context) -> nn.Module:
         networks = []

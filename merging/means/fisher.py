@@ -1,26 +1,24 @@
 """Fisher-weighted averaging (Matena & Raffel 2022, Merging Models with Fisher-Weighted Averaging, eq. 3)."""
 
+from typing import Literal
+
 import torch
 
-from cl.strategies.fisher import LABELS
+from cl.values import Count
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 
 class Fisher(WeightFusion):
-    """sum_i w_i F_i theta_i / sum_i w_i F_i, F_i the diagonal Fisher information of model i on its own task.
+    """sum_i w_i F_i theta_i / sum_i w_i F_i, with the diagonal Fisher information F_i of model i on its task.
 
-    `samples_per_task` training samples (None: all), with `labels` as in EWC: "sampled" from the model's own prediction,
-    "empirical", or the expectation over "all". Where no model has any information it is the plain mean. One model at a
-    time, what was merged so far counts as a model of all its tasks.
+    F_i is computed on `samples_per_task` training samples (None: all), with `labels` as in EWC: "sampled" from the
+    model's prediction, "empirical", or the expectation over "all". Weights whose F_i are all 0 get the plain mean. With
+    running=true the merge so far counts as a model of all its tasks.
     """
 
     needs_tasks = True
 
-    def __init__(self, samples_per_task: int | None = None, labels: str = "all"):
-        if labels not in LABELS:
-            raise ValueError(f"fusion.labels={labels} does not exist; valid: {', '.join(LABELS)}")
-        if samples_per_task is not None and samples_per_task < 1:
-            raise ValueError(f"fusion.samples_per_task must be at least 1, got {samples_per_task}")
+    def __init__(self, samples_per_task: Count | None = None, labels: Literal["all", "sampled", "empirical"] = "all"):
         self.samples_per_task, self.labels = samples_per_task, labels
 
     def __call__(self, models: Models, context: Context) -> State:
@@ -33,10 +31,10 @@ class Fisher(WeightFusion):
 
 
 def _weighted(models: Models, fishers: list[State], name: str, mean: torch.Tensor) -> torch.Tensor:
-    shares = [weight * fisher[name].double() for weight, fisher in zip(models.weights, fishers)]
-    total = sum(shares)
-    # As a step from the plain mean, which is exact for equal models and stays there where nothing is known.
-    steps = sum(share * (state[name].double() - mean.double()) for share, state in zip(shares, models.states))
+    factors = [weight * fisher[name].double() for weight, fisher in zip(models.weights, fishers)]
+    total = sum(factors)
+    # Computed as a step from the plain mean: exact for equal models, and 0 where there is no information.
+    steps = sum(factor * (state[name].double() - mean.double()) for factor, state in zip(factors, models.states))
     return (mean.double() + torch.where(total > 0, steps / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)).to(
         mean.dtype
     )

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from cl.values import Count, Share
 from merging.align.responses import show
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
-# Layers that are linear in their input, with the weights that should be multiplied with it as they are.
+# Layers that are linear in their input, with the names of the weights that multiply it.
 LINEAR = {
     nn.Linear: ("weight",),
     nn.modules.conv._ConvNd: ("weight",),
@@ -22,22 +23,18 @@ LINEAR = {
 
 
 class RegMean(WeightFusion):
-    """For each linear layer W = (sum_i G_i)^+ sum_i G_i W_i, the least squares fit to what each model's layer gives.
+    """For each linear layer W = (sum_i G_i)^+ sum_i G_i W_i, the least squares fit to the outputs of that layer.
 
-    G_i = w_i X_i^T X_i / n from the inputs X_i of the layer in model i on `samples_per_task` images of its own task,
-    without labels; entries off the diagonal are multiplied by `shrink` (section 4.2). X_i is what the weights really
-    are multiplied with, padded, and of all calls of the layer. A convolution is linear in its patches, and each of its
-    groups is a layer by itself. All other weights, and the directions that no input has, are averaged. One model at a
-    time, what was merged so far counts as a model of all its tasks.
+    G_i = w_i X_i^T X_i / n, where X_i are the layer's inputs in model i on n = `samples_per_task` images of its task,
+    without labels; off-diagonal entries are multiplied by `shrink` (section 4.2). X_i includes padding and all calls of
+    the layer. A convolution is linear in its patches, and each of its groups is a layer of its own. All other weights,
+    and directions without any input, are averaged. With running=true the merge so far counts as a model of all its
+    tasks.
     """
 
     needs_tasks = True
 
-    def __init__(self, samples_per_task: int = 500, shrink: float = 0.9):
-        if samples_per_task < 1:
-            raise ValueError(f"fusion.samples_per_task must be at least 1, got {samples_per_task}")
-        if not 0 <= shrink <= 1:
-            raise ValueError(f"fusion.shrink must lie in [0, 1], got {shrink}")
+    def __init__(self, samples_per_task: Count = 500, shrink: Share = 0.9):
         self.samples_per_task, self.shrink = samples_per_task, shrink
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
@@ -56,14 +53,15 @@ class RegMean(WeightFusion):
         return result
 
     def shrunk(self, gram: torch.Tensor) -> torch.Tensor:
+        """The matrix with its off-diagonal entries times `shrink`."""
         return self.shrink * gram + (1 - self.shrink) * torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
 
 
 def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
-    """X^T X / n of every weight that is multiplied with an input: [d, d], or [groups, d, d] of a convolution in groups.
+    """X^T X / n for each weight that multiplies an input: [d, d], or [groups, d, d] for a grouped convolution.
 
-    Raises ValueError for a layer that changes its weights before, so that it is not linear in them, and for one whose
-    inputs cannot be seen (torch's attention in one piece).
+    Raises ValueError for a layer that transforms its weights first, and for one whose inputs are hidden (torch's fused
+    attention).
     """
     found: State = {}
 
@@ -77,14 +75,14 @@ def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
         if weight not in found:
             kind = type(network.get_submodule(name)).__name__
             raise ValueError(
-                f"fusion=regmean fits weights that multiply a layer's input as they are, which {name} ({kind}) is not "
-                "seen to do: choose another fusion"
+                f"fusion=regmean needs weights that multiply the layer's input unchanged, but {name} ({kind}) changes "
+                "its weights first or hides its input: choose another fusion"
             )
     return found
 
 
 class _Products(TorchFunctionMode):
-    """Within it, `see(name, rows)` is told of every product of an input with one of the state's weights."""
+    """Inside this block, each product of an input with one of the state's weights calls `see(name, rows)`."""
 
     def __init__(self, state: State, see: Callable[[str, torch.Tensor], None]):
         super().__init__()
@@ -106,7 +104,7 @@ class _Products(TorchFunctionMode):
 
 @contextmanager
 def _called(network: nn.Module):
-    """The linear layers that are called within it, by name, each with the name of its weights."""
+    """Collect the linear layers called inside this block: a dict from the layer's name to that of its weights."""
     called: dict[str, str] = {}
     handles = []
     for name, module in network.named_modules():
@@ -123,7 +121,7 @@ def _called(network: nn.Module):
 
 
 def _linear_rows(given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """[n, fan in]: everything that a linear layer's weights are multiplied with."""
+    """[n, fan in]: the inputs that a linear layer's weights multiply."""
     return given.reshape(-1, given.shape[-1])
 
 
@@ -131,10 +129,10 @@ def _patches(
     given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride=1, padding=0, dilation=1,
     groups: int = 1,
 ) -> torch.Tensor:  # fmt: skip
-    """[n, fan in], or [groups, n, fan in]: the patches that a convolution's weights are multiplied with."""
+    """[n, fan in], or [groups, n, fan in]: the patches that a convolution's weights multiply."""
     sizes = weight.shape[2:]
     stride, dilation = (_each(number, len(sizes)) for number in (stride, dilation))
-    if padding == "same":  # torch has what cannot be halved at the end
+    if padding == "same":  # torch pads an odd total with one more at the end
         totals = [step * (size - 1) for step, size in zip(dilation, sizes)]
         sides = [(total // 2, total - total // 2) for total in totals]
     else:
@@ -153,13 +151,12 @@ def _each(number: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
 
 
 def _fit(grams: list[torch.Tensor], weights: list[torch.Tensor], mean: torch.Tensor) -> torch.Tensor:
-    """As a step from the mean, which stays in the directions that no input has."""
+    """The least squares fit, computed as a step from the mean; directions without any input keep the mean."""
     if grams[0].dim() == 3:
         parts = zip(*(each.chunk(len(grams[0])) for each in (*weights, mean)))
         return torch.cat([_fit([gram[i] for gram in grams], own, mid) for i, (*own, mid) in enumerate(parts)])
     total = sum(grams)
-    # Inputs that are always 0, as padding around maps of one pixel, are left out: they tell nothing, and LAPACK fails
-    # on some matrices that are mostly 0.
+    # Without inputs that are always 0 (padding around maps of one pixel): LAPACK fails on some matrices of mostly 0.
     lit = total.diag() > 0
     steps = sum(
         gram[lit][:, lit] @ (own.double() - mean.double()).flatten(1)[:, lit].T for gram, own in zip(grams, weights)

@@ -4,13 +4,13 @@ import math
 
 from merging.fusion import EntryFusion, Models, flatten, weighted_mean
 
-PARALLEL = 1e-6  # radians, below which the arc is the straight line
+PARALLEL = 1e-6  # radians; for smaller angles the arc is replaced by the straight line
 
 
 class Slerp(EntryFusion):
-    """sin((1-t) a)/sin(a) theta_1 + sin(t a)/sin(a) theta_2, a the angle between them, t the weight of the second.
+    """sin((1-t) a)/sin(a) theta_1 + sin(t a)/sin(a) theta_2, with the angle a between them and the second's weight t.
 
-    More than two are merged one at a time: what was merged so far with the next.
+    More than two models need running=true, which merges the merge so far with the next model.
     """
 
     most_models = 2
@@ -19,7 +19,7 @@ class Slerp(EntryFusion):
         if len(models.states) == 1:
             return lambda start, parts: parts[0]
         if len(models.states) > 2:
-            raise ValueError(f"fusion=slerp merges two models, got {len(models.states)}")
+            raise ValueError(f"fusion=slerp merges two models, got {len(models.states)}: set running=true")
         first, second = (flatten(state, models.parameters).double() for state in models.states)
         lengths = (first.norm() * second.norm()).item()
         angle = math.acos(min(1.0, max(-1.0, (first @ second).item() / lengths))) if lengths else 0.0

@@ -1,1 +1,1 @@
-"""Fusions of task vectors: what each network has moved from a common init."""
+"""Fusions of task vectors; a task vector is a network's weights minus the common init."""

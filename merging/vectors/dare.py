@@ -1,38 +1,39 @@
 """DARE (Yu et al. 2024, Language Models are Super Mario): drop entries of task vectors at random, rescale the rest."""
 
+from typing import Literal
+
 import torch
 
 from cl import seeding
+from cl.values import BelowOne, Percentage
 from merging.fusion import EntryFusion, Models, flatten, unscaled
 from merging.vectors.task_arithmetic import combine, scales_of
 from merging.vectors.ties import elect_and_merge, smallest_kept, trim
 
-THEN = ("task_arithmetic", "ties")
-
 
 class Dare(EntryFusion):
-    """Each entry of tau_i is dropped with probability `drop`, the others are divided by 1 - `drop`; then `then` merges.
+    """Each entry of tau_i is dropped with probability `drop`, the others are divided by 1 - `drop`; `then` merges them.
 
-    `keep` (%) and `scale` are those of the method that follows. One model at a time each loses entries once, as its
-    turn comes; what was merged so far loses none.
+    `keep` (%) and `scale` are options of the method `then`. With running=true the entries of each model are dropped
+    once, when it is merged, and the merge so far keeps all its entries.
     """
 
     needs_initial = True
 
     def __init__(
-        self, drop: float = 0.5, then: str = "task_arithmetic", keep: float = 100.0, scale: float | None = None,
+        self,
+        drop: BelowOne = 0.5,
+        then: Literal["task_arithmetic", "ties"] = "task_arithmetic",
+        keep: Percentage = 100.0,
+        scale: float | None = None,
         seed: int = 0,
-    ):  # fmt: skip
-        if not 0 <= drop < 1:
-            raise ValueError(f"fusion.drop must be a probability below 1, got {drop}")
-        if then not in THEN:
-            raise ValueError(f"fusion.then={then} does not exist; valid: {', '.join(THEN)}")
+    ):
         self.drop, self.then, self.keep, self.scale, self.seed = drop, then, keep, scale, seed
         self.uses_weights = then == "task_arithmetic" and scale is None
 
     def rule(self, models: Models):
         start = flatten(models.need_initial("dare"), models.parameters)
-        first = max(0, models.merged - 1)  # the number of the first state, were all models there
+        first = max(0, models.merged - 1)  # so that the last state gets its number in the whole sequence of models
         stays = [self.draw(len(start), first + number) for number in range(len(models.states))]
         if models.merged:
             stays[0] = None
@@ -61,11 +62,12 @@ class Dare(EntryFusion):
         return merge
 
     def draw(self, count: int, number: int) -> torch.Tensor:
-        """Which entries of a model's task vector stay."""
+        """[count] bool: which entries of a model's task vector are kept."""
         random = torch.Generator().manual_seed(seeding.derive(self.seed, "dare", number))
         return torch.rand(count, generator=random) >= self.drop
 
     def thin(self, moved: torch.Tensor, stays: torch.Tensor | None) -> torch.Tensor:
+        """Drop the entries that `stays` does not keep and rescale the others; None: change nothing."""
         if stays is None:
             return moved
         return torch.where(stays.to(moved.device), moved / (1 - self.drop), 0.0)

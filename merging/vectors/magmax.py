@@ -6,9 +6,9 @@ from merging.fusion import EntryFusion, Models, unscaled
 
 
 class Magmax(EntryFusion):
-    """theta_0 + scale times, entry by entry, the task vector of largest magnitude.
+    """theta_0 + scale times the largest entry in magnitude over all task vectors, entry by entry.
 
-    One model at a time it is the same: the largest so far is compared with the next.
+    running=true gives the same result: the largest so far is compared with the next.
     """
 
     uses_weights, needs_initial = False, True

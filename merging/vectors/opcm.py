@@ -3,28 +3,27 @@
 import torch
 from torch import nn
 
+from cl.values import Share
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 MATRICES = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class Opcm(WeightFusion):
-    """Each new task vector is projected out of the space of the merged one, added, and all rescaled.
+    """Each new task vector is projected out of the space of the merged one and added; the sum is rescaled.
 
-    In the basis of the singular vectors of the merged matrix, the projection leaves out the diagonal and the block of
-    the leading ones, which together hold no more than the share `alpha` of the sum of singular values (as the authors'
-    code has it). That is for the weights of linear layers and convolutions, the latter as matrices of outputs by
-    everything else; all others are added as they are. After each addition the whole has the mean length of the task
-    vectors so far. The order of the models matters; their weights do not.
+    In the basis of the merged matrix's singular vectors, the projection removes the diagonal and the block of the
+    leading directions. These are as many as hold at most the fraction `alpha` of the sum of singular values (as in the
+    authors' code). This applies to the weights of linear layers and convolutions, the latter as matrices [outputs,
+    everything else]; all others are added without projection. After each addition the sum is rescaled to the mean
+    length of the task vectors so far. The order of the models matters; their weights do not.
 
-    One model at a time it is the same: the scale and the lengths so far are carried on.
+    running=true gives the same result: the scale and the lengths so far are carried over.
     """
 
     uses_weights, needs_initial = False, True
 
-    def __init__(self, alpha: float = 0.5):
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"fusion.alpha must lie in [0, 1], got {alpha}")
+    def __init__(self, alpha: Share = 0.5):
         self.alpha = alpha
 
     def __call__(self, models: Models, context: Context) -> State:
@@ -46,7 +45,7 @@ class Opcm(WeightFusion):
             total = {name: scale * merged[name] + added[name] for name in names}
             lengths, count = lengths + _length(vector), count + 1
             length, wanted = _length(total), lengths / count
-            scale = length / wanted if wanted else 1.0  # models that never moved stay where they are
+            scale = length / wanted if wanted else 1.0  # all task vectors are 0
             merged = {name: value / scale if scale else value for name, value in total.items()}
         models.carried.update(scale=scale, lengths=lengths, count=count)
         result = mean_state(models, models.states)
@@ -55,11 +54,11 @@ class Opcm(WeightFusion):
     def project(self, vector: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
         """The part of a task vector's tensor that is outside the space of the merged one."""
         u, values, vh = torch.linalg.svd(merged.flatten(1), full_matrices=False)
-        if not values.any():  # a space without directions
+        if not values.any():  # the merged task vector is 0: nothing to project out
             return vector
         inside = u.T @ vector.flatten(1) @ vh.T
-        shares = (values.cumsum(0) / values.sum()).clamp(max=1)
-        rank = int((shares <= self.alpha).sum())  # the index of the first that exceeds it
+        fractions = (values.cumsum(0) / values.sum()).clamp(max=1)
+        rank = int((fractions <= self.alpha).sum())  # number of leading directions
         removed = inside.diag().diag()
         removed[:rank, :rank] = inside[:rank, :rank]
         return vector - (u @ removed @ vh).view_as(vector)

@@ -6,9 +6,10 @@ from merging.fusion import EntryFusion, Models
 
 
 class TaskArithmetic(EntryFusion):
-    """tau_i is what model i has moved from the common init; `scale` None: the models' weights, so 1/n for each of n.
+    """theta_0 + `scale` times the sum of the task vectors tau_i = theta_i - theta_0.
 
-    One model at a time it is the same: scale tau_i is added to the sum so far.
+    `scale` None: each tau_i times its model's weight, so 1/n for each of n equal ones. running=true gives the same
+    result.
     """
 
     needs_initial = True
@@ -23,14 +24,14 @@ class TaskArithmetic(EntryFusion):
 
 
 def scales_of(models: Models, scale: float | None) -> list[float]:
-    """The factor of each task vector: `scale` (what was merged before has been scaled), or its model's weight."""
+    """The factor of each task vector: `scale`, or its model's weight if None; an earlier merge is scaled already."""
     if scale is None:
         return list(models.weights)
     return [1.0 if models.merged and not number else scale for number in range(len(models.states))]
 
 
 def combine(moved: list[torch.Tensor], scales: list[float]) -> torch.Tensor:
-    """The task vectors added up, each times its factor."""
+    """The sum of the task vectors, each times its factor."""
     total = moved[0] * scales[0]
     for vector, scale in zip(moved[1:], scales[1:]):
         total.add_(vector, alpha=scale)

@@ -2,22 +2,21 @@
 
 import torch
 
+from cl.values import Percentage
 from merging.fusion import EntryFusion, Models, flatten, unscaled
 
 
 class Ties(EntryFusion):
     """theta_0 + scale times the mean, entry by entry, of the trimmed task vectors that have the elected sign.
 
-    Of each task vector the `keep` % largest entries stay (over the whole network, section 4), with them those that are
-    as large as the smallest that stays. The sign with the larger sum of magnitudes is elected. One model at a time it
-    is the merge of two: of what was merged so far (before `scale`) and the model.
+    Trimming keeps the `keep` % largest entries of each task vector over the whole network (section 4), and all entries
+    equal to the smallest kept one. The sign with the larger sum of magnitudes is elected. With running=true each step
+    merges two: the merge so far (before `scale`) and the next model.
     """
 
     uses_weights, needs_initial = False, True
 
-    def __init__(self, keep: float = 20.0, scale: float = 1.0):
-        if not 0 < keep <= 100:
-            raise ValueError(f"fusion.keep must be a percentage above 0, up to 100, got {keep}")
+    def __init__(self, keep: Percentage = 20.0, scale: float = 1.0):
         self.keep, self.scale = keep, scale
 
     def rule(self, models: Models):
@@ -33,7 +32,7 @@ class Ties(EntryFusion):
 
 
 def smallest_kept(vector: torch.Tensor, keep: float) -> float:
-    """The magnitude of the smallest of the `keep` % largest entries of a vector, which is overwritten."""
+    """The smallest magnitude among the `keep` % largest entries of a vector; overwrites the vector."""
     count = max(1, round(keep / 100 * len(vector)))
     if count == len(vector):
         return 0.0
@@ -46,12 +45,12 @@ def smallest_kept(vector: torch.Tensor, keep: float) -> float:
 
 
 def trim(moved: torch.Tensor, least: float) -> torch.Tensor:
-    """The entries of at least this magnitude, the others 0."""
+    """The tensor with all entries below the magnitude `least` set to 0."""
     return torch.where(moved.abs() >= least, moved, 0.0)
 
 
 def elect_and_merge(moved: list[torch.Tensor]) -> torch.Tensor:
-    """The mean, entry by entry, of those whose sign is that of the sum; where all are 0, 0."""
+    """The mean, entry by entry, over the vectors whose sign is that of the sum; 0 where the sum is 0."""
     elected = torch.sign(sum(moved))
     total, count = torch.zeros_like(moved[0]), torch.zeros_like(moved[0])
     for vector in moved:

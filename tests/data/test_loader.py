@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from cl.data.loader import epoch_batches, num_batches
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.networks.backbones import fewest_samples
 
 
-def numbered(count: int) -> Samples:
+def numbered(count: int) -> Rows:
     """Samples whose image, label and task all tell their number."""
     numbers = torch.arange(count)
     x = torch.stack([numbers // 256, numbers % 256], 1).to(torch.uint8).view(count, 1, 1, 2)
-    return Samples(x, numbers % 7, numbers % 3)
+    return Rows({"x": x, "y": numbers % 7, "task": numbers % 3})
 
 
 def numbers_of(batch) -> list[int]:
@@ -57,7 +57,7 @@ def test_how_many_samples_are_gathered_at_once_changes_nothing(monkeypatch, bloc
     batches = list(epoch_batches(numbered(103), 10, seed=0, task_id=0, epoch=0))
     assert [len(batch.y) for batch in batches] == [10] * 10 + [3]
     for got, wanted in zip(batches, expected):
-        assert all(torch.equal(getattr(got, name), getattr(wanted, name)) for name in ("x", "y", "task"))
+        assert all(torch.equal(got[name], wanted[name]) for name in ("x", "y", "task"))
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"task_id": 1}, {"epoch": 1}])
@@ -85,7 +85,7 @@ def test_the_samples_are_left_as_they_were():
     for batch in epoch_batches(samples, 4, seed=0, task_id=0, epoch=0):
         batch.x.zero_(), batch.y.zero_(), batch.task.zero_()
     for name in ("x", "y", "task"):
-        assert torch.equal(getattr(samples, name), getattr(numbered(20), name))
+        assert torch.equal(samples[name], numbered(20)[name])
 
 
 def test_every_place_of_the_order_is_equally_likely():
@@ -99,7 +99,7 @@ def test_every_place_of_the_order_is_equally_likely():
 
 
 @pytest.mark.parametrize(
-    "count, batch_size, ranks, fewest, sizes",  # of the samples with a share, rank by rank
+    "count, batch_size, ranks, fewest, sizes",  # of the batches with a loss weight, rank by rank
     [
         (289, 288, 1, 1, [[288, 1]]),
         (289, 288, 1, 2, [[289]]),
@@ -113,13 +113,13 @@ def test_every_place_of_the_order_is_equally_likely():
 )
 def test_no_batch_is_smaller_than_it_may_be(count, batch_size, ranks, fewest, sizes):
     parts = [list(epoch_batches(numbered(count), batch_size, 0, 0, 0, rank, ranks, fewest)) for rank in range(ranks)]
-    assert [[len(batch) if batch.share else 0 for batch in part] for part in parts] == sizes
+    assert [[len(batch) if batch.loss_weight else 0 for batch in part] for part in parts] == sizes
     assert min(len(batch) for part in parts for batch in part) >= fewest
     assert num_batches(count, batch_size, ranks, fewest) == len(sizes[0])
-    own = [[numbers_of(batch) if batch.share else [] for batch in part] for part in parts]
+    own = [[numbers_of(batch) if batch.loss_weight else [] for batch in part] for part in parts]
     assert sorted(number for part in own for batch in part for number in batch) == list(range(count))
     for step in range(len(sizes[0])):  # the mean over ranks of the weighed means is that over the samples
-        mean = sum(part[step].share * np.mean(numbers_of(part[step])) for part in parts) / ranks
+        mean = sum(part[step].loss_weight * np.mean(numbers_of(part[step])) for part in parts) / ranks
         assert mean == pytest.approx(np.mean([number for part in own for number in part[step]]))
 
 

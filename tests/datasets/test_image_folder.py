@@ -461,9 +461,9 @@ def _nested(root: Path) -> None:
 
 
 @pytest.mark.parametrize("change, message", [
-    (_empty_test, "test has no class folders: .*; val beside it may have: rename what is to be tested on to test"),
-    (_several, "has val and validation: rename the one that is to be tested on to test"),
-    (_nested, "train/images is the only class, and has no pictures of its own but 3 folders: if they are the classes"),
+    (_empty_test, "test has no class folders: .*; val beside it may have some: rename the test split to test"),
+    (_several, "has val and validation: rename the test split to test"),
+    (_nested, "train/images is the only class, and has no pictures but 3 folders: if they are the classes"),
     (lambda root: shutil.rmtree(root / "test"), "no folder .*/test: .*; it has train"),
     (lambda root: (root / "train").rename(root / "training"), "no folder .*/train: .*; it has test, training"),
     (shutil.rmtree, "no folder .*/train: .*; there is no "),
@@ -480,5 +480,5 @@ def test_a_damaged_cache_is_named(pets, tmp_path):
     make(pets, cache=cache).load(seed=0)
     for content in (b"", b"nothing", next(cache.glob("*test*")).read_bytes()):
         next(cache.glob("*train*")).write_bytes(content)
-        with pytest.raises(ValueError, match="where decoded pictures are kept, .*: delete it"):
+        with pytest.raises(ValueError, match="the cached pictures in .* (cannot be read|are) .*: delete the file"):
             make(pets, cache=cache).load(seed=0)

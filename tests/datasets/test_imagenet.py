@@ -78,7 +78,7 @@ def test_root_may_be_the_folder_itself(root):
 
 def test_the_network_is_given_a_crop(root):
     assert dataset(root, crop=6).input_shape == (3, 6, 6)
-    with pytest.raises(ValueError, match="dataset.crop must lie between 1 and dataset.size=8, got 9"):
+    with pytest.raises(ValueError, match="dataset.crop must be between 1 and dataset.size=8, got 9"):
         dataset(root, crop=9)
 
 
@@ -88,13 +88,13 @@ def test_what_is_missing_is_named(root):
     for remedy in ("ILSVRC2012_img_val.tar", "ImageNet('", "val_blurred.tar.gz"):
         assert remedy in str(error.value)
     (root / "mine.txt").write_text("n00000001\nn00000009\n")
-    with pytest.raises(ValueError, match="train lacks 1 of 2 classes, n00000009"):
+    with pytest.raises(ValueError, match="train lacks 1 of 2 classes, the first is n00000009"):
         dataset(root, class_list=str(root / "mine.txt")).check()
     (root / "imagenet" / "val" / "n00000002").rename(root / "imagenet" / "val" / "n00000004")
-    with pytest.raises(ValueError, match="val lacks 1 of 3 classes, n00000002"):
+    with pytest.raises(ValueError, match="val lacks 1 of 3 classes, the first is n00000002"):
         dataset(root).check()
     shutil.rmtree(root / "imagenet" / "train" / "n00000002")
-    with pytest.raises(ValueError, match="2 classes in place of 3"):
+    with pytest.raises(ValueError, match="2 classes, expected 3"):
         dataset(root).check()
 
 
@@ -123,7 +123,7 @@ def test_the_options_that_are_shipped(compose_config, name, classes, side):
 
 
 @pytest.mark.parametrize(
-    "text, message", [("cat\n", "has 'cat'"), ("# none\n", "has nothing"), ("n00000001\nn00000001\n", "an id twice")]
+    "text, message", [("cat\n", "got 'cat'"), ("# none\n", "got nothing"), ("n00000001\nn00000001\n", "an id twice")]
 )
 def test_wrong_lists(tmp_path, text, message):
     (tmp_path / "wrong.txt").write_text(text)

@@ -109,10 +109,10 @@ def test_scans_are_read_in_the_order_of_their_numbers_without_void_patches(tmp_p
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has 0 folders of scans, and dataset.scans=1"):
+    with pytest.raises(FileNotFoundError, match="has 0 folders of scans, expected dataset.scans=1"):
         files(tmp_path, 1).check()
     write_scan(tmp_path / "204", 6)
-    with pytest.raises(FileNotFoundError, match="has 1 folders of scans, and dataset.scans=2"):
+    with pytest.raises(FileNotFoundError, match="has 1 folders of scans, expected dataset.scans=2"):
         files(tmp_path, 2).check()
     dataset = files(tmp_path, 1, void=100.0)
     dataset.check()
@@ -244,5 +244,5 @@ def test_numbers_beyond_float32_are_refused_with_their_file(tmp_path):
 
 def test_the_folder_of_one_scan_is_not_that_of_scans(tmp_path):
     write_scan(tmp_path / "204", 6)
-    with pytest.raises(FileNotFoundError, match="204 is the folder of one scan: dataset.root should be that above it"):
+    with pytest.raises(FileNotFoundError, match="204 is the folder of one scan: set dataset.root=.*, the folder above"):
         files(tmp_path / "204", 1).check()

@@ -51,13 +51,13 @@ def test_what_is_missing_is_named_with_the_command_that_fetches_it(root, tmp_pat
     with pytest.raises(FileNotFoundError, match="tiny-imagenet-200/train: .*fetch it with `curl"):
         dataset(tmp_path / "nowhere").check()
     (root / "tiny-imagenet-200" / "val" / "images" / "val_2.JPEG").unlink()
-    with pytest.raises(ValueError, match="is not whole: .*val_2.JPEG"):
+    with pytest.raises(ValueError, match="is incomplete: no .*val_2.JPEG"):
         dataset(root).load(seed=0)
     gone = root / "tiny-imagenet-200" / "train" / IDS[5]
     (gone / "images" / f"{IDS[5]}_0.JPEG").unlink()
     (gone / "images").rmdir()
     gone.rmdir()
-    with pytest.raises(ValueError, match="199 class folders in place of 200"):
+    with pytest.raises(ValueError, match="199 class folders, expected 200"):
         dataset(root).check()
 
 
@@ -67,9 +67,9 @@ def test_root_may_be_the_folder_itself_and_its_archive_is_named(root, tmp_path):
     assert made.root == root / "tiny-imagenet-200"
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "tiny-imagenet-200.zip").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="the archive .*/own/tiny-imagenet-200.zip was seen: unpack it there"):
+    with pytest.raises(FileNotFoundError, match="the archive .*/own/tiny-imagenet-200.zip was found: unpack it there"):
         dataset(tmp_path / "own").check()
-    with pytest.raises(FileNotFoundError, match="seen one folder deeper: set dataset.root=.*/outer/deep"):
+    with pytest.raises(FileNotFoundError, match="found one folder deeper: set dataset.root=.*/outer/deep"):
         (tmp_path / "outer" / "deep" / "tiny-imagenet-200").mkdir(parents=True)
         dataset(tmp_path / "outer").check()
 

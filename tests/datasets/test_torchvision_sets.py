@@ -221,7 +221,7 @@ def test_download_fetches_a_damaged_mnist_file_anew_as_the_error_says(small_mnis
     folder, _ = small_mnist
     whole = {name: (folder / name).read_bytes() for name in MNIST_NAMES}
     damage(folder / MNIST_NAMES[0])
-    with pytest.raises(ValueError, match="dataset.download=true fetches them anew"):
+    with pytest.raises(ValueError, match="dataset.download=true fetches them again"):
         make(Mnist, tmp_path).read()
 
     def fetch(url, download_root, filename, md5):
@@ -296,13 +296,13 @@ def test_cifar_is_found_where_root_is_its_own_folder(small_cifar10):
 
 
 @pytest.mark.parametrize("factory, there, message", [
-    (Cifar10, "cifar-10-python.tar.gz", "; the archive {}/cifar-10-python.tar.gz was seen: unpack it there"),
-    (Cifar100, "cifar-100-python.tar.gz", "; the archive {}/cifar-100-python.tar.gz was seen: unpack it there"),
-    (Cifar10, "cifar-10-batches-bin/a.bin", "; the folder {}/cifar-10-batches-bin was seen, whose name is like it"),
-    (Cifar10, "data_batch_1", "; {}/data_batch_1 was seen, which may be a part of it: if so, move it and its like to "),
-    (Cifar10, "deep/cifar-10-batches-py/x", "; it was seen one folder deeper: set dataset.root={}/deep"),
-    (Mnist, "train-images-idx3-ubyte.gz", "; {}/train-images-idx3-ubyte.gz was seen, which may be a part of it"),
-    (Mnist, "data/MNIST/raw/x", "; it was seen one folder deeper: set dataset.root={}/data"),
+    (Cifar10, "cifar-10-python.tar.gz", "; the archive {}/cifar-10-python.tar.gz was found: unpack it there"),
+    (Cifar100, "cifar-100-python.tar.gz", "; the archive {}/cifar-100-python.tar.gz was found: unpack it there"),
+    (Cifar10, "cifar-10-batches-bin/a.bin", "; the folder {}/cifar-10-batches-bin was found, which has a similar name"),
+    (Cifar10, "data_batch_1", "; {}/data_batch_1 was found, which may be a part of it: if so, move it and similar "),
+    (Cifar10, "deep/cifar-10-batches-py/x", "; it was found one folder deeper: set dataset.root={}/deep"),
+    (Mnist, "train-images-idx3-ubyte.gz", "; {}/train-images-idx3-ubyte.gz was found, which may be a part of it"),
+    (Mnist, "data/MNIST/raw/x", "; it was found one folder deeper: set dataset.root={}/data"),
     (Mnist, "", "; there is no folder {}"),
 ])  # fmt: skip
 def test_what_was_seen_in_another_form_is_said(tmp_path, factory, there, message):

@@ -8,7 +8,9 @@ import torch
 from support import QUICK
 from torch import nn
 
-from cl.distributed.comm import HorovodComm, ReduceOptions, TorchComm
+from cl.distributed.comm import ReduceOptions
+from cl.distributed.horovod_comm import HorovodComm
+from cl.distributed.torch_comm import TorchComm
 from cl.run import experiment
 from cl.run.folder import plain, run_folder
 
@@ -32,7 +34,7 @@ def test_ways_of_reducing_that_do_not_exist_are_named(options, word):
 @pytest.mark.parametrize(
     "overrides, word",
     [
-        (("reduce.fp16=true",), "reduce.fp16=True is about the exchange between ranks, and this is one process"),
+        (("reduce.fp16=true",), "reduce.fp16=True is about the exchange between ranks, but this is one process"),
         (("reduce.operation=adasum", "reduce.fp16=true"), "reduce.operation=adasum, reduce.fp16=True is about"),
         (("reduce.operation=adasum", "clip_norm=1.0"), "no gradient to clip: leave out clip_norm=1.0"),
         (("reduce.operation=adasum", "precision=fp16"), "use precision=bf16"),

@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import forkserver
 import pytest
 import torch
 from support import QUICK, ROOT
+
+from cl.distributed import launch
 
 ENGINES = ["horovod", "torchrun"]
 
@@ -32,21 +35,12 @@ def horovod_has_mpi() -> bool:
     return hvd.mpi_built()
 
 
-def start(*overrides, env=None) -> subprocess.Popen:
-    line = [sys.executable, str(ROOT / "run.py"), *map(str, overrides)]
-    environment = {**os.environ, **(env or {})}
-    return subprocess.Popen(
-        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        preexec_fn=_heed_interrupts,
-    )  # fmt: skip
+def start(*overrides, env=None) -> forkserver.Process:
+    """`python run.py OVERRIDES`; ranks that it launches are new interpreters."""
+    return forkserver.start([ROOT / "run.py", *overrides], cwd=ROOT, env={**os.environ, **(env or {})})
 
 
-def _heed_interrupts() -> None:
-    """A shell has what it starts in the background ignore them, and that is inherited: tests may run there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finish(process: subprocess.Popen, timeout: float = 120) -> tuple[int, str, str]:
+def finish(process, timeout: float = 600) -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -59,6 +53,34 @@ def run(folder: Path, *overrides) -> dict:
     """The results of a run in its own folder, with the weights after its last task under `weights`."""
     status, out, err = finish(start(f"output={folder}", "progress=false", "pictures=[]", *overrides))
     assert status == 0, err
+    return result(folder)
+
+
+def run_launched(engine: str, ranks: int, folder: Path, *overrides) -> dict:
+    """The same of several ranks that the command launches."""
+    return run(folder, *overrides, f"launcher={engine}", f"launcher.np={ranks}")
+
+
+def run_ranks(engine: str, ranks: int, folder: Path, *overrides) -> dict:
+    """The same of several ranks that are forked with the environment that a launcher makes, and import nothing anew."""
+    train_ranks(engine, ranks, f"output={folder}", "progress=false", "pictures=[]", *overrides)
+    return result(folder)
+
+
+def train_ranks(engine: str, ranks: int, *overrides, timeout: float = 600) -> None:
+    """Run the command as ranks of an engine that another launcher has started, to its end."""
+    environments = {"horovod": launch._horovod_environments, "torchrun": launch._torch_environments}[engine]
+    with environments(ranks) as extra:
+        processes = [start(*overrides, env=env) for env in extra]
+        try:
+            ends = [finish(process, timeout) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+    assert [status for status, *_ in ends] == [0] * ranks, "\n".join(err for *_, err in ends)
+
+
+def result(folder: Path) -> dict:
     (path,) = folder.rglob("results.json")
     content = json.loads(path.read_text())
     content["weights"] = torch.load(sorted(path.parent.glob("task_*.pt"))[-1])["model"]
@@ -88,15 +110,18 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "engine, strategy, ranks", [("torchrun", "finetune", 2), ("horovod", "joint", 2), ("horovod", "finetune", 4)],
+    "engine, strategy, ranks, train",
+    [
+        ("torchrun", "finetune", 2, run_launched), ("horovod", "joint", 2, run_ranks),
+        ("horovod", "finetune", 4, run_ranks),
+    ],
     indirect=["engine"],
 )  # fmt: skip
-def test_ranks_with_small_batches_equal_one_process_with_a_large_one(tmp_path, engine, alone, strategy, ranks):
+def test_ranks_with_small_batches_equal_one_process_with_a_large_one(tmp_path, engine, alone, strategy, ranks, train):
     # 74 steps of 20 samples, the last of an epoch ragged (721 samples a task: one for the first rank, none for the
     # others), on weights of about 0.1
     expected = alone(strategy)
-    batch_size = f"batch_size={20 // ranks}"
-    several = run(tmp_path, *SMALL, f"strategy={strategy}", f"launcher={engine}", f"launcher.np={ranks}", batch_size)
+    several = train(engine, ranks, tmp_path, *SMALL, f"strategy={strategy}", f"batch_size={20 // ranks}")
     assert several["world_size"] == ranks
     assert several["gradient_steps"] == expected["gradient_steps"] >= 50
     assert several["labelled_samples"] == expected["labelled_samples"] == 1442  # no sample twice, none left out
@@ -112,7 +137,7 @@ def test_options_of_the_step_compose_with_several_ranks(tmp_path):
         "optimizer=adam", "schedule=cosine", "schedule.warmup=0.2", "lr_scaling=sqrt",
         "backbone=resnet18_cifar", "batch_norm=average", "batch_size=32", "channels_last=true",
     )  # fmt: skip
-    content = run(tmp_path, *options, f"launcher={engine}", "launcher.np=2")
+    content = run_ranks(engine, 2, tmp_path, *options)
     assert content["world_size"] == 2
     assert all(torch.isfinite(weights).all() for weights in content["weights"].values())
     assert content["gradient_steps"] == 2 * 6  # 721 samples a task, 128 a step
@@ -130,7 +155,7 @@ def test_float16_stays_near_the_exact_weights(tmp_path, alone, strategy, options
     if importlib.util.find_spec("horovod") is None:
         pytest.skip("Horovod is not installed: `make horovod` builds it")
     exact = alone(strategy)
-    half = run(tmp_path, *SMALL, f"strategy={strategy}", "launcher=horovod", *options)
+    half = run_ranks("horovod", 2, tmp_path, *SMALL, f"strategy={strategy}", *options)
     assert_same_weights(exact, half, 2e-2)
     with pytest.raises(AssertionError):  # float16 has three digits
         assert_same_weights(exact, half, 2e-6)
@@ -155,7 +180,7 @@ def test_ranks_of_mpirun_train(tmp_path, alone, operation):
     env = {**os.environ, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     env |= dict(f"OMPI_{word}".split("=") for word in words)
     line = ["mpirun", "-np", "2", sys.executable, str(ROOT / "run.py"), "progress=false", "pictures=[]", *options]
-    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.rglob("results.json")
     several = {"weights": torch.load(path.with_name("task_01.pt"))["model"]}
@@ -249,8 +274,9 @@ def test_a_mistake_is_said_once_for_all_ranks(tmp_path, engine, overrides, messa
 def test_ranks_without_horovod_name_the_make_target(tmp_path):
     (tmp_path / "horovod").mkdir()
     (tmp_path / "horovod" / "__init__.py").write_text("raise ImportError('not here')\n")
-    process = start(
-        "strategy=finetune", "launcher=horovod", f"output={tmp_path / 'out'}", env={"PYTHONPATH": str(tmp_path)}
-    )
-    status, _, err = finish(process)
-    assert status == 1 and "make horovod" in err and "Traceback" not in err
+    # A new interpreter, which reads PYTHONPATH.
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "strategy=finetune", "launcher=horovod", f"output={tmp_path / 'out'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1 and "make horovod" in done.stderr and "Traceback" not in done.stderr

@@ -22,7 +22,7 @@ import pytest
 import torch
 from scipy import stats
 from support import ROOT
-from test_ranks import assert_same_weights, finish, start
+from test_ranks import assert_same_weights, finish, start, train_ranks
 
 from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.sampling import SamplingPolicy
@@ -437,11 +437,9 @@ needs_horovod = pytest.mark.skipif(
 )
 
 
-def sweep(launcher: str, ranks: int, choices: list[str], *outputs: Path) -> list[dict]:
+def sweep(engine: str, ranks: int, choices: list[str], *outputs: Path) -> list[dict]:
     """The results of a sweep repeated for each output: of each a dictionary by strategy and accumulation steps."""
-    options = (*SMALL, f"launcher={launcher}", f"launcher.np={ranks}", *choices)
-    status, _, err = finish(start("-m", *options, "output=" + ",".join(map(str, outputs))), timeout=240)
-    assert status == 0, err
+    train_ranks(engine, ranks, "-m", *SMALL, *choices, "output=" + ",".join(map(str, outputs)), timeout=240)
     return [results(output) for output in outputs]
 
 
@@ -472,11 +470,9 @@ def assert_replayed_on_all_ranks(content: dict, ranks: int) -> None:
     assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10 > 0
 
 
-@pytest.mark.parametrize("launcher, ranks, strategy", [("torchrun", 3, "derpp")])
-def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, launcher, ranks, strategy):
-    once, again = sweep(
-        launcher, ranks, [f"strategy={strategy}", "epochs=[1,1]"], tmp_path / "once", tmp_path / "again"
-    )
+@pytest.mark.parametrize("engine, ranks, strategy", [("torchrun", 3, "derpp")])
+def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, engine, ranks, strategy):
+    once, again = sweep(engine, ranks, [f"strategy={strategy}", "epochs=[1,1]"], tmp_path / "once", tmp_path / "again")
     assert len(once) == 1
     assert_same(once, again)
     for content in once.values():

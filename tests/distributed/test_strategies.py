@@ -10,9 +10,11 @@ import pytest
 import torch
 from scipy import stats
 from support import ROOT
+from test_ranks import train_ranks
 
 from cl.run import experiment
 
+ENGINE = "torchrun" if importlib.util.find_spec("horovod") is None else "horovod"
 # One memory for all ranks is another one than that of one process, unless all of it is drawn.
 EXACT = ["agem", "ewc", "icarl", "lwf", "si"]
 WITH_OTHER_DRAWS = ["der", "er_ace", "gdumb"]
@@ -27,21 +29,18 @@ def of_two_ranks(tmp_path_factory) -> dict[str, dict]:
     """Results and last weights of each strategy, all trained by the same two ranks, one after the other."""
     folder = tmp_path_factory.mktemp("ranks")
     choice = "strategy=" + ",".join(EXACT + WITH_OTHER_DRAWS)
-    train_with_two_ranks([*WORDS, choice, "batch_size=5", "gradient_accumulation_steps=2", f"output={folder}", "-m"])
+    if ENGINE == "torchrun":
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    else:
+        start = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", "--gloo", sys.executable]
+    words = [*WORDS, choice, "batch_size=5", "gradient_accumulation_steps=2", f"output={folder}", "-m"]
+    line = [*start, str(ROOT / "run.py"), *words]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     return {
         content["strategy"]: content | {"weights": torch.load(path.with_name("task_01.pt"))["model"]}
         for path, content in results_in(folder)
     }
-
-
-def train_with_two_ranks(words: list[str]) -> None:
-    if importlib.util.find_spec("horovod") is None:
-        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    else:
-        start = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", "--gloo", sys.executable]
-    line = [*start, str(ROOT / "run.py"), *words]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
 
 
 def results_in(folder: Path) -> list[tuple[Path, dict]]:
@@ -74,9 +73,8 @@ def test_two_ranks_reach_what_one_process_reaches(compose_config, tmp_path):
     strategies = ["der", "derpp", "er", "er_ace", "gdumb"]
     other = ("steps=60", "epochs=1", "buffer.capacity=60", "optimizer.lr=0.2")
     words = [word for word in WORDS if word.split("=")[0] not in {key.split("=")[0] for key in other}] + [*other]
-    train_with_two_ranks(
-        [*words, "batch_size=10", f"strategy={','.join(strategies)}", f"output={tmp_path}", "-m", "seed=0,1,2,3"]
-    )
+    choices = (f"strategy={','.join(strategies)}", "-m", "seed=0,1,2,3")
+    train_ranks(ENGINE, 2, *words, "batch_size=10", f"output={tmp_path}", *choices, timeout=300)
     several = {name: [] for name in strategies}
     for _, content in results_in(tmp_path):
         assert content["world_size"] == 2

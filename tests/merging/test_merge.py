@@ -2,14 +2,12 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support import ROOT
+from support import command
 from torch import nn
 
 from cl.configuration.settings import MERGE_KEYS
@@ -297,7 +295,7 @@ def test_a_curve_may_begin_at_the_average(config_of, start):
 
 
 def test_methods_that_need_a_common_init_refuse_networks_without_one(config_of):
-    with pytest.raises(ValueError, match="fusion=ties works on what each model has moved from a common init"):
+    with pytest.raises(ValueError, match="fusion=ties needs models that were trained from a common init"):
         run.run(config_of("fusion=ties", "strategy.init=independent"))
 
 
@@ -346,8 +344,7 @@ def test_merged_networks_with_batch_norm_get_statistics_of_their_own(compose_con
 
 def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_path):
     words = [*SMALL, "epochs=1", "fusion=avg,magmax", "baselines=[finetune,er]", f"output={tmp_path}", "-m", "seed=0,1"]
-    line = [sys.executable, str(ROOT / "merge.py"), *words]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = command(*words, script="merge.py", timeout=200)
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.rindex("scenario class2") :].splitlines()
     assert [row.split("  ")[0].strip() for row in table[3:]] == [

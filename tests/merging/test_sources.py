@@ -87,11 +87,13 @@ def test_networks_of_102_tasks_come_in_the_order_of_their_numbers(merge_config, 
     assert all(value.is_meta for state in look.states for value in state.values()) and look.tasks == source.tasks
     (tmp_path / "task_101.pt").unlink()
     (tmp_path / "task_100.pt").rename(tmp_path / "task_101.pt")
-    with pytest.raises(ValueError, match="lacks networks: expected task_00.pt and on, without a gap, found 0, 1, 2"):
+    with pytest.raises(
+        ValueError, match="lacks networks: expected task_00.pt, task_01.pt ... without a gap, found 0, 1, 2"
+    ):
         reader.of_run(tmp_path)
     (tmp_path / "task_101.pt").rename(tmp_path / "task_100.pt")
     shutil.copyfile(tmp_path / "task_07.pt", tmp_path / "task_11.pt")
-    with pytest.raises(ValueError, match="task_11.pt says that it is the network after stage 7, its name 11"):
+    with pytest.raises(ValueError, match="task_11.pt holds the network after stage 7, but its name says 11"):
         reader.of_run(tmp_path)
 
 
@@ -123,13 +125,13 @@ def test_files_say_their_tasks_whatever_their_order_and_names(merge_config, trai
     content = results_of(merge_config("fusion=regmean", files_of(swapped)))
     assert content["accuracy_matrix"] == right["accuracy_matrix"]
     assert content["model_accuracy_matrix"] == right["model_accuracy_matrix"][::-1]
-    assert "does not say" not in capsys.readouterr().out
+    assert "does not name the tasks" not in capsys.readouterr().out
     # of weights alone it is not known; by their place they would be of each other's task
     alone = copies(tmp_path, {"three.pt": second, "four.pt": first}, forget=True)
     guessed = results_of(merge_config("fusion=regmean", files_of(alone)))
     assert guessed["accuracy_matrix"] != right["accuracy_matrix"]
     said = capsys.readouterr().out
-    assert f"{alone[0]} does not say what it was trained on: taken for a network of task 1, by its place" in said
+    assert f"{alone[0]} does not name the tasks of its network: assumed task 1, its position" in said
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_more_networks_than_tasks_are_merged_where_that_has_a_meaning(merge_conf
     unknown = copies(tmp_path, {f"{i}.pt": path for i, path in enumerate([first, second, first, second])}, forget=True)
     average = results_of(merge_config(files_of([str(first), str(second)])))
     assert results_of(merge_config(files_of(unknown)))["accuracy_matrix"] == average["accuracy_matrix"]
-    assert "taken for a network of all tasks" in capsys.readouterr().out
+    assert "does not name the tasks of its network: assumed all tasks" in capsys.readouterr().out
 
 
 def test_a_run_that_learned_everything_at_once_is_one_network_of_all_tasks(merge_config, compose_config):
@@ -223,8 +225,8 @@ MISTAKES = [
     (["run={run}", "backbone.hidden=[9]"], r"task_00.pt has fc1.weight of shape \(8, 64\), in this network it is"),
     (["run={run}", "backbone=mnistnet"], "backbone=mnistnet needs pictures of at least 10x10"),
     (["run={run}", "backbone=timm", "backbone.model=test_resnet"], "task_00.pt has none of this network's tensors"),
-    (["run={merged}"], "is the folder of a merge, not of a run of run.py"),
-    (["run={gap}"], "lacks networks: expected task_00.pt and on, without a gap, found 1"),
+    (["run={merged}"], "is the folder of a merge, expected that of a run of run.py"),
+    (["run={gap}"], "lacks networks: expected task_00.pt, task_01.pt ... without a gap, found 1"),
     (["run={damaged}"], "task_01.pt cannot be read as weights"),
     (["run={permuted}", "scenario=permuted10", "scenario.num_tasks=2", "seed=1"], "seed=0, but this is seed=1: which"),
     (["run={run}", "checkpoints=[{a}]"], "give checkpoints or run, not both"),
@@ -235,27 +237,27 @@ MISTAKES = [
     (["checkpoints=[{a},{run}]"], "is not a file"),
     (["checkpoints=[{a},{nan}]"], "nan.pt has fc2.bias with numbers that are not finite"),
     (["checkpoints=[{a},{b}]", "backbone.hidden=[8,8]"], "task_00.pt lacks fc3.weight and 1 more tensor of"),
-    (["checkpoints=[{a},{b}]", "backbone.bias=false"], "has fc1.bias and 1 more tensor, which this network has not"),
+    (["checkpoints=[{a},{b}]", "backbone.bias=false"], "has fc1.bias and 1 more tensor, which this network does"),
     (["checkpoints=[{a},{b}]", "initial=/nope.pt", "fusion=ties"], "initial=/nope.pt: there is no such file"),
     (["checkpoints=[{a},{b}]", "initial={wide}", "fusion=ties"], r"initial=\S+wide.pt has fc1.weight of shape"),
-    (["checkpoints=[{a},{b}]", "fusion=ties"], "fusion=ties works on what each model has moved .* initial=FILE"),
+    (["checkpoints=[{a},{b}]", "fusion=ties"], "fusion=ties needs models that .* a common init.* initial=FILE"),
     (["checkpoints=[{a},{b}]", "weighting=samples"], "weighting=samples needs the networks of a run"),
-    (["checkpoints=[{plain},{plain},{plain},{plain}]", "fusion=regmean"], "as number 4 it has none of its own"),
-    (["checkpoints=[{plain},{plain},{plain}]", "fusion=fisher"], "scenario=class2 has 2 tasks"),
-    (["checkpoints=[{plain},{plain},{plain}]", "fusion=curve"], "fusion=curve uses data of the task of each network"),
+    (["checkpoints=[{plain},{plain},{plain},{plain}]", "fusion=regmean"], "its position, 4, is beyond the 2 tasks"),
+    (["checkpoints=[{plain},{plain},{plain}]", "fusion=fisher"], "beyond the 2 tasks of scenario=class2"),
+    (["checkpoints=[{plain},{plain},{plain}]", "fusion=curve"], "fusion=curve uses data of each network's task"),
     (["checkpoints=[{b},{a}]", "sequential=true"], "sequential=true merges task after task, and number 1 of checkpoi"),
     (["checkpoints=[{a},{a}]", "running=true"], "running=true merges task after task, and number 2 of checkpoints"),
-    (["checkpoints=[{task7},{a}]"], "task7.pt was trained on task 8, and scenario=class2 has 2"),
+    (["checkpoints=[{task7},{a}]"], "task7.pt was trained on task 8, but scenario=class2 has 2"),
     # methods
     (["run={run}", "scenario=class2", "fusion=slerp", "scenario.num_tasks=5"], "was trained with scenario=class2"),
-    (["fusion=slerp", "scenario=class5"], "fusion=slerp merges 2 networks, got 5; running=true merges each"),
+    (["fusion=slerp", "scenario=class5"], "fusion=slerp merges 2 networks, got 5; set running=true"),
     (["checkpoints=[{a}]", "fusion=slerp"], "fusion=slerp merges 2 networks, got 1"),
     (["checkpoints=[{a},{b},{a}]", "fusion=slerp"], "fusion=slerp merges 2 networks, got 3"),
     *(
-        ([f"fusion={name}", "strategy.init=independent"], f"fusion={name} works on what each model has moved")
+        ([f"fusion={name}", "strategy.init=independent"], f"fusion={name} needs models that .* a common init")
         for name in ("ties", "dare", "magmax", "opcm", "task_arithmetic")
     ),
-    (["run={other_inits}", "fusion=magmax"], "fusion=magmax works on what each model has moved"),
+    (["run={other_inits}", "fusion=magmax"], "fusion=magmax needs models that were trained from a common init"),
     *(
         ([f"fusion={name}", "weighting=samples"], f"weighting=samples has no effect on fusion={name}")
         for name in ("ties", "magmax", "opcm", "curve")
@@ -268,20 +270,20 @@ MISTAKES = [
     (["checkpoints=[{a},{deep}]", "fusion=ot"], "deep.pt has fc3.weight"),
     (["fusion=ot", *VIT], r"neurons cannot be aligned through patch_embed \(flatten\)"),
     (["fusion=rebasin", *VIT], r"neurons cannot be aligned through patch_embed \(flatten\)"),
-    (["fusion=regmean", "backbone=timm", "backbone.model=test_nfnet"], r"which stem.conv1 \(ScaledStdConv2d\)"),
-    (["fusion=ensemble", "running=true"], "running=true goes on from merged weights, and fusion=ensemble has none"),
+    (["fusion=regmean", "backbone=timm", "backbone.model=test_nfnet"], r"but stem.conv1 \(ScaledStdConv2d\)"),
+    (["fusion=ensemble", "running=true"], "running=true continues from merged weights, and fusion=ensemble has none"),
     (["fusion=ensemble", "finetune_samples=10"], "finetune_samples=10 trains merged weights"),
-    (["finetune_samples=1"], "are to be equally many of each task, and there are 2"),
+    (["finetune_samples=1"], "finetune_samples must be at least 2, one of each task, or 0 for none, got 1"),
     (["finetune_samples=1.5"], "finetune_samples must be a whole number of at least 0, got 1.5"),
     (["finetune_epochs=0"], "finetune_epochs must be a whole number of at least 1, got 0"),
     (["batch_norm_samples=1"], "batch_norm_samples must be a whole number of at least 2, got 1"),
-    (["initial={a}"], "initial=FILE belongs to checkpoints"),
+    (["initial={a}"], "initial=FILE is for checkpoints"),
     (["weighting=size"], "weighting must be uniform or samples"),
     (["strategy=er"], "merging starts from strategy=independent, got strategy=er"),
     (["fusion.name=avg", "+fusion.scale=1"], "unknown option fusion.scale"),
-    (["strategy.init=merged", "fusion=ensemble"], "strategy.init=merged goes on from merged weights"),
+    (["strategy.init=merged", "fusion=ensemble"], "strategy.init=merged continues from merged weights"),
     (["finetune_samples=-1"], "finetune_samples must be a whole number of at least 0, got -1"),
-    (["launcher=horovod"], "merging is one process"),
+    (["launcher=horovod"], "merging runs in one process"),
     (["baselines=[derp]"], "baselines=derp does not exist"),
 ]  # fmt: skip
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 from support import ROOT
 
-
 PROGRAMS = re.search(r"^TESTS \?= (.*)$", (ROOT / "native" / "Makefile").read_text(), re.MULTILINE)[1].split()
 
 

@@ -169,7 +169,7 @@ WRONG = {
     "missing under a prefix": (
         prefixed("module.", lacking("bn1.bias")), "lacks bn1.bias of this network"
     ),
-    "too many": (changed("layer9.weight", torch.ones(2)), "has layer9.weight, which this network has not"),
+    "too many": (changed("layer9.weight", torch.ones(2)), "has layer9.weight, which this network does not have"),
     "another shape": (
         changed("bn1.bias", torch.zeros(5)), r"has bn1.bias of shape \(5,\), in this network it is \(32,\)"
     ),
@@ -183,16 +183,16 @@ WRONG = {
     "two parts": ({"a": STATE, "b": STATE}, r"holds several sets of tensors \(a, b\)"),
     "another network": (
         {"blocks.0.norm.weight": torch.ones(3)},
-        "has none of this network's tensors: its first is blocks.0.norm.weight, this network's conv1.0.weight",
+        "has none of this network's tensors: its first is blocks.0.norm.weight, expected conv1.0.weight",
     ),
     "nothing": ({}, "holds no weights: expected tensors by name, got nothing"),
     "no tensors": ({"epoch": 3, "args": "x"}, "holds no weights: expected tensors by name, got epoch, args"),
     "a tensor": (torch.ones(3), "holds no weights: expected a state dict, got Tensor"),
     "a list": ([torch.ones(3)], "holds no weights: expected a state dict, got list"),
-    "options beside": ({"state_dict": STATE, "args": argparse.Namespace(lr=1)}, "holds argparse.Namespace, and to"),
-    "a whole network": (nn.Linear(2, 2), "holds torch.nn.modules.linear.Linear, and to read"),
-    "a path": ({"state_dict": STATE, "output": Path("x")}, r"holds pathlib\S*, and to read"),
-    "a page": (b"<html>404 Not Found</html>", "cannot be read as weights: it is no file of torch.save or safetensors"),
+    "options beside": ({"state_dict": STATE, "args": argparse.Namespace(lr=1)}, "holds argparse.Namespace, expected"),
+    "a whole network": (nn.Linear(2, 2), "holds torch.nn.modules.linear.Linear, expected"),
+    "a path": ({"state_dict": STATE, "output": Path("x")}, r"holds pathlib\S*, expected tensors"),
+    "a page": (b"<html>404 Not Found</html>", "cannot be read as weights: expected a file of torch.save or"),
     "nothing at all": (b"", "cannot be read as weights"),
     "half a file": ("half", "cannot be read as weights"),
     "half safetensors": (b"\x10\0\0\0\0\0\0\0{" + b" " * 40, "cannot be read as weights"),
@@ -228,7 +228,7 @@ def test_what_is_not_there_is_named(place, tmp_path, reader):
 def test_counters_that_a_network_has_not_do_no_harm_and_numbers_must_be_whole():
     own = {"bn.weight": torch.ones(2)}
     assert list(weights.fit({**own, "bn.num_batches_tracked": torch.tensor(3)}, own, "a.pt")) == ["bn.weight"]
-    with pytest.raises(ValueError, match="a.pt has places as float32, which are no int64 numbers"):
+    with pytest.raises(ValueError, match="a.pt has places as float32, which are not int64 numbers"):
         weights.fit({"places": torch.tensor([0.5])}, {"places": torch.tensor([1])}, "a.pt")
     # what the network itself has there, a mask for example, may be infinite
     mask = {"mask": torch.tensor([0.0, -float("inf")]), "w": torch.ones(1)}

@@ -9,7 +9,8 @@ import sys
 import pytest
 from support import ROOT
 
-from cl.reporting import report
+from cl.reporting import groups, report, tables
+from cl.reporting.published import Published
 
 
 def write(folder, strategy="er", seed=0, accuracy=0.5, group="g1", capacity=200, lr=0.1, so_far=(0.9, 0.5), **more):
@@ -34,7 +35,7 @@ def test_seeds_are_put_together_with_mean_and_sample_standard_deviation(tmp_path
     for seed, accuracy in enumerate((0.4, 0.5, 0.6)):
         write(tmp_path, seed=seed, accuracy=accuracy)
     write(tmp_path, "joint", accuracy=0.9, group="g2", capacity=None, so_far=None)
-    heading, cells = report.rows(report.load([tmp_path]))
+    heading, cells = tables.rows(groups.load([tmp_path]))
     assert heading == ["strategy", "buffer", "seeds", "accuracy %", "forgetting %", "backward %", "train s"]
     assert cells[0] == ["er", "200", "3", "50.00 ± 10.00", "25.00 ± 0.00", "-25.00 ± 0.00", "2.0 ± 0.0"]
     assert cells[1][:4] == ["joint", "-", "1", "90.00"]  # one seed has no deviation
@@ -43,14 +44,14 @@ def test_seeds_are_put_together_with_mean_and_sample_standard_deviation(tmp_path
 def test_a_measure_that_a_run_does_not_have_is_no_zero(tmp_path):
     write(tmp_path, forward_transfer=0.1)
     write(tmp_path, "joint", group="g2", forgetting=None)
-    heading, cells = report.rows(report.load([tmp_path]))
+    heading, cells = tables.rows(groups.load([tmp_path]))
     assert cells[1][heading.index("forward %")] == "-" and cells[1][heading.index("forgetting %")] == "-"
 
 
 def test_groups_with_the_same_names_are_told_apart_by_what_differs(tmp_path):
     write(tmp_path, group="g1", lr=0.1)
     write(tmp_path, group="g2", lr=0.3)
-    heading, cells = report.rows(report.load([tmp_path]))
+    heading, cells = tables.rows(groups.load([tmp_path]))
     assert [row[heading.index("with")] for row in cells] == ["optimizer.lr=0.1", "optimizer.lr=0.3"]
 
 
@@ -62,7 +63,7 @@ def test_only_what_names_a_configuration_tells_groups_apart(tmp_path):
         run = json.loads(path.read_text())
         run["config"] |= more | change
         path.write_text(json.dumps(run))
-    heading, cells = report.rows(report.load([tmp_path]))
+    heading, cells = tables.rows(groups.load([tmp_path]))
     assert [row[heading.index("with")] for row in cells] == ["batch_size=20 ranks=1", "batch_size=10 ranks=2"]
 
 
@@ -71,23 +72,23 @@ def test_a_run_that_lies_in_several_places_counts_once(tmp_path, monkeypatch):
     copy = write(tmp_path / "b")
     (tmp_path / "link").symlink_to(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
-    (group,) = report.load([path, tmp_path, path.parent, copy, tmp_path / "link", path.relative_to(tmp_path)])
+    (group,) = groups.load([path, tmp_path, path.parent, copy, tmp_path / "link", path.relative_to(tmp_path)])
     assert len(group.runs) == 1
     write(tmp_path / "b", seed=1, accuracy=0.7)
-    (group,) = report.load([tmp_path / "a", tmp_path / "b"])
+    (group,) = groups.load([tmp_path / "a", tmp_path / "b"])
     assert group.values("average_accuracy") == [0.5, 0.7]
 
 
 def test_a_run_with_two_results_is_an_error_that_names_both(tmp_path):
     write(tmp_path / "a"), write(tmp_path / "b", accuracy=0.6)
     with pytest.raises(ValueError, match="a/er_g1/seed0/.* and .*b/er_g1/seed0/.* are the same run"):
-        report.load([tmp_path])
+        groups.load([tmp_path])
 
 
 def test_seeds_are_in_the_order_of_their_numbers(tmp_path):
     for seed in (10, 2, 1):
         write(tmp_path, seed=seed)
-    assert [run["seed"] for run in report.load([tmp_path])[0].runs] == [1, 2, 10]
+    assert [run["seed"] for run in groups.load([tmp_path])[0].runs] == [1, 2, 10]
 
 
 @pytest.mark.parametrize("given, written", [(["x/er_g1"], "x/er_g1"), (["x/er_g1", "y"], "."), (["x", "y"], ".")])
@@ -103,10 +104,10 @@ def test_a_report_goes_to_the_one_folder_given_or_to_where_the_user_is(tmp_path,
 
 def test_a_folder_without_results_and_a_strange_file_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="no results.json at or below"):
-        report.load([tmp_path])
+        groups.load([tmp_path])
     (tmp_path / "results.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="is not a result of remerge"):
-        report.load([tmp_path])
+        groups.load([tmp_path])
 
 
 def test_the_command_writes_table_numbers_and_plot_without_torch(tmp_path):
@@ -135,7 +136,7 @@ def test_lines_of_the_overlay_carry_the_deviation_at_each_task(tmp_path):
     write(tmp_path, seed=0, so_far=(1.0, 0.4))
     write(tmp_path, seed=1, so_far=(0.8, 0.4))
     write(tmp_path, "joint", group="g2", so_far=None, accuracy=0.7)
-    er, joint = report.curves(report.load([tmp_path]))
+    er, joint = report.curves(groups.load([tmp_path]))
     assert er["mean"] == pytest.approx([0.9, 0.4]) and er["std"] == pytest.approx([0.02**0.5, 0.0])
     assert joint["mean"] == [0.7] and joint["std"] is None
 
@@ -161,12 +162,12 @@ def test_runs_of_several_versions_are_told_apart(tmp_path):
     made = [{"remerge": "0.2.0", "git_commit": "aaa"}, {"remerge": "0.2.0", "git_commit": "bbb"}]
     for seed, versions in enumerate((made[0], made[0], made[1])):
         write(tmp_path, "er", seed, versions=versions)
-    text = report.as_text(report.load([tmp_path]))
+    text = tables.as_text(groups.load([tmp_path]))
     assert text.splitlines()[-1].startswith("Made with 2 versions: remerge 0.2.0, commit aaa: ")
     assert "seed 0 and 1 more; remerge 0.2.0, commit bbb: " in text and text.endswith("seed 2.")
-    assert "Made with 2 versions" in report.as_markdown(report.load([tmp_path]))
+    assert "Made with 2 versions" in tables.as_markdown(groups.load([tmp_path]))
     shutil.rmtree(next(path.parent for path in tmp_path.rglob("results.json") if "bbb" in path.read_text()))
-    assert "Made with" not in report.as_text(report.load([tmp_path]))
+    assert "Made with" not in tables.as_text(groups.load([tmp_path]))
 
 
 def merged(folder, seed, fusion="avg", accuracies=(0.5, 0.7), **more):
@@ -180,14 +181,14 @@ def test_each_merged_network_has_a_row_once(tmp_path):
     for seed in range(2):
         for fusion in ("avg", "ties"):
             merged(tmp_path / fusion, seed, fusion, (0.5 + seed / 10, 0.7), accuracy=0.8)
-    heading, cells = report.rows(report.load([tmp_path]))
+    heading, cells = tables.rows(groups.load([tmp_path]))
     table = {row[0]: row for row in cells}
     assert list(table) == ["network 1 alone", "network 2 alone", "avg", "ties"]
     accuracy = heading.index("accuracy %")
     assert table["network 1 alone"][accuracy] == "55.00 ± 7.07" and table["network 2 alone"][accuracy] == "70.00 ± 0.00"
     assert table["network 1 alone"][heading.index("seeds")] == "2" and table["avg"][accuracy] == "80.00 ± 0.00"
     merged(tmp_path / "many", 0, "magmax", [0.1 * number for number in range(1, 8)])
-    _, cells = report.rows(report.load([tmp_path / "many"]))
+    _, cells = tables.rows(groups.load([tmp_path / "many"]))
     assert [row[0] for row in cells] == ["a network alone (mean of 7)", "magmax"] and "40.00" in cells[0]
 
 
@@ -201,22 +202,22 @@ def test_published_figures_stand_beside_the_runs_that_they_are_of(tmp_path):
         "- {where: {strategy: er, optimizer.lr: 0.3, buffer: 200}, average_accuracy: [55, 2.5]}\n"
         "- {where: {strategy: der}, average_accuracy: [1, 1]}"
     )
-    published = report.Published.read(file)
-    heading, cells = report.rows(report.load([tmp_path]), published)
+    published = Published.read(file)
+    heading, cells = tables.rows(groups.load([tmp_path]), published)
     at = heading.index("published")
     assert heading[at - 1 : at + 2] == ["accuracy %", "published", "off by, in its std"]
     assert [row[at - 1 : at + 2] for row in cells] == [
         ["50.00 ± 14.14", "-", "-"],
         ["50.00 ± 14.14", "55.00 ± 2.50", "-2.0"],
     ]
-    assert "Published: a paper" in report.as_markdown(report.load([tmp_path]), published)
+    assert "Published: a paper" in tables.as_markdown(groups.load([tmp_path]), published)
     for text in ("rows: 3", "source: x\nrows: [{where: {a: 1}, forgetting: [1, 0]}]", "source: [", "rows: []"):
         file.write_text(text)
         with pytest.raises(ValueError, match="figures.yaml has no published figures as cl/reporting/published.py"):
-            report.Published.read(file)
+            Published.read(file)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "docs" / "published").glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_shipped_figures_can_be_read(file):
-    published = report.Published.read(file)
+    published = Published.read(file)
     assert published.source and len(published.rows) >= 4

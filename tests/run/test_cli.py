@@ -8,16 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import forkserver
 import pytest
-from support import QUICK, ROOT
+from support import QUICK, ROOT, command
 
 from cl.configuration.arguments import ordered
 from cl.run.folder import check_writable
-
-
-def command(*arguments, cwd=ROOT, timeout=120, **options) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=timeout, **options)
 
 
 @pytest.mark.parametrize(
@@ -158,12 +154,13 @@ def test_a_process_killed_in_mid_training_is_resumed_by_the_same_command(tmp_pat
     def arguments(output):
         return ["strategy=derpp", "epochs=5", f"output={tmp_path / output}", "progress=false", "pictures=[]"]
 
-    line = [sys.executable, str(ROOT / "run.py"), *arguments("killed")]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        while "task  2/5" not in process.stdout.readline():
-            assert process.poll() is None
-        time.sleep(0.05)  # into the third task
-        process.send_signal(signal.SIGKILL)
+    process = forkserver.start([ROOT / "run.py", *arguments("killed")], cwd=ROOT)
+    while "task  2/5" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.05)  # into the third task
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
     assert list((tmp_path / "killed").rglob("resume.pt"))
     resumed, whole = command(*arguments("killed")), command(*arguments("whole"))
     assert resumed.returncode == whole.returncode == 0

@@ -9,11 +9,12 @@ from cl.datasets.base import Split
 from cl.distributed.comm import Comm
 from cl.run.evaluator import Evaluator
 from cl.scenarios.base import Part, Tasks
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.objectives import Labels
 
 CPU = torch.device("cpu")
 # Four outputs; an image's four pixels are its logits. Tasks: outputs 0-1 and 2-3.
-FOREIGN = torch.tensor([[False, False, True, True], [True, True, False, False]])
+OUTPUTS, SHARED = TaskOutputs(4, [range(0, 2), range(2, 4)]), TaskOutputs(4)
 IMAGES = [
     ([9, 1, 0, 0], 0),  # right
     ([9, 1, 0, 0], 1),  # wrong, also within the task
@@ -23,22 +24,22 @@ IMAGES = [
 ]
 
 
-def evaluator(foreign, batch_size) -> Evaluator:
+def evaluator(outputs, batch_size) -> Evaluator:
     x = torch.tensor([pixels for pixels, _ in IMAGES], dtype=torch.uint8).view(-1, 1, 2, 2)
     y = np.array([label for _, label in IMAGES])
     split = Split(x, torch.from_numpy(y))
     parts = [Part(np.arange(0, 3), y[:3]), Part(np.arange(3, 5), y[3:])]
     tasks = Tasks(split, split, parts, parts, [None, None])
-    return Evaluator(tasks, BatchTransform([], None, None, 1, CPU), Labels(foreign), batch_size, CPU, Comm())
+    return Evaluator(tasks, BatchTransform([], None, None, 1, CPU), Labels(outputs), batch_size, CPU, Comm())
 
 
 def test_both_accuracies_at_every_batch_size():
     for batch_size in (1, 2, 3, 100):
-        assert evaluator(FOREIGN, batch_size)(nn.Flatten()) == ([1 / 3, 1 / 2], [2 / 3, 1.0])
+        assert evaluator(OUTPUTS, batch_size)(nn.Flatten()) == ([1 / 3, 1 / 2], [2 / 3, 1.0])
 
 
 def test_without_task_outputs_there_is_one_accuracy():
-    assert evaluator(None, 2)(nn.Flatten()) == ([1 / 3, 1 / 2], None)
+    assert evaluator(SHARED, 2)(nn.Flatten()) == ([1 / 3, 1 / 2], None)
 
 
 def test_the_network_is_in_evaluation_mode_and_left_as_it_was():
@@ -51,6 +52,6 @@ def test_the_network_is_in_evaluation_mode_and_left_as_it_was():
 
     for training in (True, False):
         model = Spy().train(training)
-        evaluator(None, 2)(model)
+        evaluator(SHARED, 2)(model)
         assert model.training is training
     assert set(modes) == {(False, False)}

@@ -6,21 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from cl.data.loader import Batch, epoch_batches, num_batches
-from cl.data.rows import Samples
+from cl.data.loader import epoch_batches, num_batches
+from cl.data.rows import Rows
 from cl.distributed.comm import Comm, ReduceOptions
 from cl.run import experiment
 from cl.run.folder import plain, run_folder
 from cl.run.recipe import Recipe
 from cl.step.updater import Updater
-from cl.strategies.base import mean_of, split_batch
 
 CPU = torch.device("cpu")
 
 
-def samples(count: int) -> Samples:
+def samples(count: int) -> Rows:
     x = torch.arange(count).remainder(256).to(torch.uint8).view(-1, 1, 1, 1)
-    return Samples(x, torch.arange(count), torch.zeros(count, dtype=torch.int64))
+    return Rows({"x": x, "y": torch.arange(count), "task": torch.zeros(count, dtype=torch.int64)})
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
@@ -29,11 +28,11 @@ def test_ranks_share_every_sample_once_and_make_as_many_steps(count, ranks):
     data = samples(count)
     per_rank = [list(epoch_batches(data, 4, 0, 1, 2, rank, ranks)) for rank in range(ranks)]
     assert {len(batches) for batches in per_rank} == {num_batches(count, 4, ranks)}
-    seen = [label for batches in per_rank for batch in batches if batch.share for label in batch.y.tolist()]
+    seen = [label for batches in per_rank for batch in batches if batch.loss_weight for label in batch.y.tolist()]
     assert sorted(seen) == list(range(count))
     for step in zip(*per_rank):  # the mean over ranks of the weighed means is the mean over all samples of the step
-        local = [batch.share * batch.y.double().mean().item() for batch in step]
-        everything = torch.cat([batch.y for batch in step if batch.share]).double()
+        local = [batch.loss_weight * batch.y.double().mean().item() for batch in step]
+        everything = torch.cat([batch.y for batch in step if batch.loss_weight]).double()
         assert sum(local) / ranks == pytest.approx(everything.mean().item())
 
 
@@ -47,10 +46,9 @@ def test_steps_of_ranks_hold_the_samples_of_the_steps_of_one():
 @pytest.mark.parametrize("length, count", [(8, 2), (7, 2), (5, 3), (2, 2)])
 def test_weighed_means_of_the_passes_add_up_to_the_mean_of_the_step(length, count):
     values = torch.rand(length)
-    batch = Batch(torch.zeros(length, 1, 1, 1, dtype=torch.uint8), torch.arange(length), torch.zeros(length), 0.5)
-    parts = split_batch(batch, count)
+    parts = Rows({"y": torch.arange(length)}, loss_weight=0.5).split(count)
     assert torch.cat([part.y for part in parts]).tolist() == list(range(length))
-    total = sum(mean_of(values[part.y].mean(), part) for part in parts)
+    total = sum(part.weighted(values[part.y].mean()) for part in parts)
     assert total.item() == pytest.approx(0.5 * values.mean().item())
 
 

@@ -2,11 +2,13 @@
 
 import torch
 from torch import nn
+from toys import batch
 
-from cl.data.loader import Batch
 from cl.data.transforms import BatchTransform
 from cl.distributed.comm import Comm, ReduceOptions
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
 from cl.strategies.joint import Joint
@@ -27,9 +29,9 @@ def test_scratch_goes_back_to_the_initial_weights_and_optimizer_before_each_task
     updater = Updater(optimizer, model, torch.device("cpu"), Comm(), ReduceOptions())
     strategy = Scratch()
     transform = BatchTransform([], None, None, 1, torch.device("cpu"))
-    strategy.setup(model=model, updater=updater, transform=transform, buffer=None, foreign_outputs=None)
+    strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(2)))
     initial = {name: value.clone() for name, value in model.state_dict().items()}
-    sample = Batch(torch.full((1, 1, 1, 2), 255, dtype=torch.uint8), torch.tensor([1]), torch.tensor([0]))
+    sample = batch([[255, 255]], [1])
     for _ in range(2):
         strategy.start_task(0)
         assert all(torch.equal(value, initial[name]) for name, value in model.state_dict().items())

@@ -7,9 +7,6 @@ from toys import CPU, batch, ready, samples
 from cl.distributed.comm import Comm
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
-from cl.strategies.ewc import Ewc
-from cl.strategies.lwf import Lwf
-from cl.strategies.si import Si
 
 TASK = samples([[i, 0] for i in range(30)], [0] * 20 + [1] * 10)
 STAGES = [[0], [1], [2]]
@@ -87,45 +84,6 @@ def test_ranks_share_what_is_stored_at_the_end_of_a_task(size):
 def test_a_memory_too_small_for_all_tasks_is_refused():
     with pytest.raises(ValueError, match="buffer.capacity=2 is too small"):
         ready(Er(4, filling="task_end"), capacity=2, stages=STAGES)
-
-
-@pytest.mark.parametrize(
-    "options, word",
-    [
-        ({"replay_from": 0}, "replay_from"),
-        ({"filling": "never"}, "filling=never"),
-        ({"weighting": "by"}, "weighting=by"),
-    ],
-)
-def test_options_out_of_range_are_named(options, word):
-    with pytest.raises(ValueError, match=word):
-        Er(4, **options)
-
-
-@pytest.mark.parametrize(
-    "make, word",
-    [
-        (lambda: Er(True), "replay_batch_size must be a whole number"),
-        (lambda: Er(2, replay_from=1.0), "replay_from must be a whole number"),
-        (lambda: Derpp(2, "abc", 0.5), "alpha must be a number"),
-        (lambda: Derpp(2, 0.5, None), "beta must be a number"),
-        (lambda: Derpp(2, 0.5, None, folded="yes"), "folded must be true or false, got yes"),
-        (lambda: Ewc(float("nan")), "lambda_ must be a number"),
-        (lambda: Ewc(1.0, gamma="x"), "gamma must lie in"),
-        (lambda: Si(0.1, True), "xi must be above 0"),
-        (lambda: Lwf(temperature=None), "temperature must be above 0"),
-        (lambda: Lwf(temperature_squared="no"), "temperature_squared must be true or false, got no"),
-        (lambda: Lwf(warmup_steps=True), "warmup_steps must be a whole number"),
-    ],
-)
-def test_options_of_another_kind_are_named(make, word):
-    with pytest.raises(ValueError, match=f"strategy.{word}"):
-        make()
-
-
-def test_folded_derpp_refuses_a_weight_for_its_second_draw():
-    with pytest.raises(ValueError, match="strategy.beta=null"):
-        Derpp(4, 0.5, 0.5, folded=True)
 
 
 def test_filling_does_not_depend_on_the_device_or_on_global_generators():

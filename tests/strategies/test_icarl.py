@@ -5,11 +5,12 @@ import torch
 from torch import nn
 from toys import batch, ready, samples
 
-from cl.data.rows import Samples
+from cl.data.rows import Rows
+from cl.scenarios.outputs import TaskOutputs
+from cl.strategies.head import last_layer
 from cl.strategies.icarl import Icarl, herding
-from cl.strategies.outputs import last_layer
 
-STAGES, OUTPUTS = [[0], [1]], [range(0, 2), range(2, 4)]
+STAGES, OUTPUTS = [[0], [1]], TaskOutputs(4, [range(0, 2), range(2, 4)])
 
 
 def network() -> nn.Module:
@@ -18,9 +19,7 @@ def network() -> nn.Module:
 
 
 def icarl(capacity=8, lr=0.0):
-    return ready(
-        Icarl(), network(), num_outputs=4, task_outputs=OUTPUTS, stages=STAGES, capacity=capacity, lr=lr
-    )  # fmt: skip
+    return ready(Icarl(), network(), outputs=OUTPUTS, stages=STAGES, capacity=capacity, lr=lr)
 
 
 def test_herding_picks_one_after_the_other_what_brings_the_mean_nearest():
@@ -62,7 +61,7 @@ def test_loss_adds_up_over_the_classes_seen_so_far():
     assert strategy.model[3].weight.grad[2:].abs().sum() == 0
 
 
-def task(first_label: int, count: int = 10) -> Samples:
+def task(first_label: int, count: int = 10) -> Rows:
     generator = torch.Generator().manual_seed(first_label)
     pixels = torch.randint(0, 256, (2 * count, 2), generator=generator).tolist()
     return samples(pixels, [first_label] * count + [first_label + 1] * count, task=first_label // 2)

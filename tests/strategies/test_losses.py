@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from toys import NEW, NEW_LOSS, SHAPE, batch, cross_entropy, ready, records
 
-from cl.data.loader import Batch
+from cl.data.rows import Rows
+from cl.scenarios.outputs import TaskOutputs
 from cl.strategies.der import Der
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
@@ -62,7 +63,7 @@ def test_folded_derpp_is_one_mean_over_new_samples_and_second_draw():
 def test_er_ace_compares_new_samples_with_the_classes_of_their_batch_only():
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4, bias=False))
     weight = model[1].weight.detach()
-    strategy = ready(ErAce(2), model, capacity=10, num_outputs=4)
+    strategy = ready(ErAce(2), model, capacity=10, outputs=TaskOutputs(4))
 
     def rows(pixels):
         return (torch.tensor(pixels) / 255 @ weight.T).tolist()
@@ -76,7 +77,7 @@ def test_er_ace_compares_new_samples_with_the_classes_of_their_batch_only():
     # one class in the batch: nothing to tell it from; the replayed one against the three seen so far
     expected = 0 + cross_entropy(rows([[255, 0]])[0][:3], 0)
     assert strategy.observe(new).item() == pytest.approx(expected, abs=1e-6)
-    resumed = ready(ErAce(2), model, capacity=10, num_outputs=4)
+    resumed = ready(ErAce(2), model, capacity=10, outputs=TaskOutputs(4))
     resumed.load_state_dict(strategy.state_dict())
     assert resumed.seen.tolist() == [True, True, True, False]
 
@@ -88,14 +89,8 @@ LWF_NEW = [[0.0, 0.0], [0.4, 0.0], [0.0, 0.3], [1.0, 0.0], [0.2, 0.0], [0.0, 0.0
 def lwf(known: bool, task: int, shared: bool = False, **options) -> tuple[float, list[float], list[float]]:
     """The loss on the pixels (1, 0) with the label of the task's first output; logits before the task, and now."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 6, bias=False))
-    foreign = torch.ones(3, 6, dtype=torch.bool)
-    for number in range(3):
-        foreign[number, 2 * number : 2 * number + 2] = False
-    outputs = () if shared else [range(0, 2), range(2, 4), range(4, 6)]
-    strategy = ready(
-        Lwf(alpha=0.7, temperature=2.0, **options), model, foreign_outputs=foreign if known else None,
-        num_outputs=6, task_outputs=outputs, stages=[[0], [1], [2]],
-    )  # fmt: skip
+    outputs = TaskOutputs(6, () if shared else [range(0, 2), range(2, 4), range(4, 6)], task_aware=known)
+    strategy = ready(Lwf(alpha=0.7, temperature=2.0, **options), model, outputs=outputs, stages=[[0], [1], [2]])
     model[1].weight.data = torch.tensor(LWF_OLD)
     strategy.before_task(task, None)
     model[1].weight.data = torch.tensor(LWF_NEW)
@@ -149,13 +144,10 @@ def test_lwf_where_tasks_share_their_outputs_may_distil_once_for_each_task_befor
 
 @pytest.mark.parametrize("known", [True, False])
 def test_lwf_warms_up_the_outputs_of_the_new_task_alone(known):
-    foreign = torch.tensor([[False, False, True, True], [True, True, False, False]])
+    outputs = TaskOutputs(4, [range(0, 2), range(2, 4)], task_aware=known)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))
-    strategy = ready(
-        Lwf(alpha=0.7, warmup_steps=2), model, foreign_outputs=foreign if known else None, num_outputs=4,
-        task_outputs=[range(0, 2), range(2, 4)], stages=[[0], [1]],
-    )  # fmt: skip
+    strategy = ready(Lwf(alpha=0.7, warmup_steps=2), model, outputs=outputs, stages=[[0], [1]])
     strategy.updater.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     new = batch([[255, 0], [30, 255]], [2, 3], [1, 1])
     strategy.before_task(0, None)
@@ -249,11 +241,11 @@ def test_size_of_the_draw_does_not_follow_the_batch():
 
 
 def test_where_the_task_is_known_only_its_outputs_are_trained():
-    foreign = torch.tensor([[False, False, True, True], [True, True, False, False]])
+    outputs = TaskOutputs(4, [range(0, 2), range(2, 4)], task_aware=True)
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4, bias=False))
-    strategy = ready(Finetune(), model, foreign_outputs=foreign)
+    strategy = ready(Finetune(), model, outputs=outputs)
     logits = model(NEW.x.float() / 255)[0].tolist()
-    loss = strategy.loss(Batch(NEW.x[:1], torch.tensor([1]), torch.tensor([0])), [])
+    loss = strategy.loss(Rows({"x": NEW.x[:1], "y": torch.tensor([1]), "task": torch.tensor([0])}), [])
     assert loss.item() == pytest.approx(cross_entropy(logits[:2], 1), abs=1e-6)
     loss.backward()
     assert model[1].weight.grad[:2].abs().sum() > 0 and model[1].weight.grad[2:].abs().sum() == 0
@@ -275,11 +267,3 @@ def test_batch_norm_sees_each_group_of_samples_alone():
     parts[1] = parts[1] // 2
     for normalised in strategy.forward_each(*parts):
         assert torch.allclose(normalised.mean(0), torch.zeros(2), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "arguments, word", [((0, 0.5, 0.5), "replay_batch_size"), ((1, -1, 0.5), "alpha"), ((1, 1, -0.1), "beta")]
-)
-def test_options_out_of_range_are_named(arguments, word):
-    with pytest.raises(ValueError, match=word):
-        Derpp(*arguments)

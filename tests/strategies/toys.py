@@ -7,11 +7,12 @@ from torch import nn
 
 from cl.buffers.base import Records
 from cl.buffers.reference import ReferenceBuffer
-from cl.data.loader import Batch
-from cl.data.rows import Samples
+from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed.comm import Comm, ReduceOptions
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.updater import Updater
+from cl.strategies.context import StrategyContext
 
 CPU = torch.device("cpu")
 SHAPE, CLASSES = (1, 1, 2), 2
@@ -24,35 +25,33 @@ def linear(weight=((1.0, 0.0), (0.0, 1.0))) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def ready(strategy, model=None, capacity=4, foreign_outputs=None, lr=0.0, augment=(), accumulation_steps=1, **more):
-    """A strategy that is set up, with SGD; `more` goes to its `setup`."""
+def ready(strategy, model=None, capacity=4, outputs=None, lr=0.0, augment=(), accumulation_steps=1, **more):
+    """A strategy that is set up, with SGD; `more` goes to its context."""
+    outputs = outputs or TaskOutputs(CLASSES)
     model = model or linear()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     transform = BatchTransform(list(augment), None, None, 1, CPU)
     buffer = None
     if strategy.uses_buffer:
-        outputs = more.get("num_outputs", CLASSES)
-        fields = strategy.fields(SHAPE, (outputs,))
-        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", fields, outputs, 0, CPU, Comm())
+        fields = strategy.fields(SHAPE, (outputs.num_outputs,))
+        buffer = ReferenceBuffer(capacity, "reservoir", "uniform", fields, outputs.num_outputs, 0, CPU, Comm())
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), accumulation_steps=accumulation_steps)
-    strategy.setup(model, updater, transform, buffer, foreign_outputs, capacity=capacity, **more)
+    strategy.setup(StrategyContext(model, updater, transform, outputs, buffer=buffer, capacity=capacity, **more))
     return strategy
 
 
-def samples(pixels, labels, task=0) -> Samples:
-    content = batch(pixels, labels)
-    return Samples(content.x, content.y, torch.full_like(content.y, task))
+def samples(pixels, labels, task=0) -> Rows:
+    return batch(pixels, labels, [task] * len(labels))
 
 
-def batch(pixels, labels, tasks=None) -> Batch:
+def batch(pixels, labels, tasks=None) -> Rows:
     y = torch.tensor(labels)
     x = torch.tensor(pixels, dtype=torch.uint8).view(-1, *SHAPE)
-    return Batch(x, y, torch.zeros_like(y) if tasks is None else torch.tensor(tasks))
+    return Rows({"x": x, "y": y, "task": torch.zeros_like(y) if tasks is None else torch.tensor(tasks)})
 
 
 def records(pixels, labels, logits=None) -> Records:
-    content = batch(pixels, labels)
-    columns = {"x": content.x, "y": content.y, "task": content.task}
+    columns = batch(pixels, labels).columns
     if logits is not None:
         columns["logits"] = torch.tensor(logits)
     return Records(columns, torch.ones(len(labels)), torch.arange(len(labels)))

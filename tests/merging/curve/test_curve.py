@@ -231,7 +231,7 @@ def test_pictures_of_the_curve_and_its_plane_are_drawn(compose_config):
         ({"kind": "spline"}, "kind=spline"), ({"init": "zero"}, "init=zero"), ({"bends": 0}, "bends"),
         ({"epochs": 0}, "epochs"), ({"at": 1.5}, "at must lie"), ({"samples_per_task": -1}, "samples_per_task"),
         ({"at": "middle"}, "or be best"), ({"held_out": 1.0}, "held_out"), ({"points": 1}, "points"),
-        ({"plane": -1}, "plane"), ({"samples": 0}, "samples"), ({"at": "best", "points": 0}, "chosen among"),
+        ({"plane": -1}, "plane"), ({"samples": 0}, "samples"), ({"at": "best", "points": 0}, "chooses among"),
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(options, word):

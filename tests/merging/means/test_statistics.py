@@ -193,7 +193,7 @@ def test_opcm_of_one_model_is_that_model_and_vectors_are_added():
     assert all(torch.allclose(Opcm()(only, Context())[name], value) for name, value in only.states[0].items())
     merged = Opcm()(small([3.0, 0.0], [0.0, 4.0], initial=[0.0, 0.0]), Context())["w"]
     assert torch.allclose(merged, torch.tensor([3.0, 4.0]) * 3.5 / 5)
-    with pytest.raises(ValueError, match="fusion=opcm works on what each model has moved"):
+    with pytest.raises(ValueError, match="fusion=opcm needs models that were trained from a common init"):
         Opcm()(small([1.0], [2.0]), Context())
 
 

@@ -1,0 +1,66 @@
+"""The group of ranks of this process, and checks that all ranks have the same network."""
+
+import hashlib
+import pickle
+
+from torch import nn
+
+from cl.distributed.comm import Comm
+
+_comm: Comm | None = None
+
+
+def connect(engine: str | None) -> Comm:
+    """The group of this process, created once and shared by the jobs of a sweep; `engine`: horovod, torch or None."""
+    global _comm
+    if _comm is None:
+        _comm = _made(engine)
+    return _comm
+
+
+def _made(engine: str | None) -> Comm:
+    if engine == "horovod":
+        from cl.distributed.horovod_comm import HorovodComm
+
+        return HorovodComm()
+    if engine == "torch":
+        from cl.distributed.torch_comm import TorchComm
+
+        return TorchComm()
+    return Comm()
+
+
+def disconnect() -> None:
+    """Leave the group, if there is one."""
+    global _comm
+    if _comm is not None:
+        _comm.close()
+        _comm = None
+
+
+def check_equal(comm: Comm, model: nn.Module) -> None:
+    """Raise RuntimeError unless the network is the same on every rank to the last bit."""
+    if comm.size == 1:
+        return
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(pickle.dumps(value.detach().cpu().numpy()))
+    digests = comm.gather(digest.hexdigest())
+    odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if odd:
+        raise RuntimeError(
+            f"the networks of ranks {odd} differ from that of rank 0, expected equal ones: the results of this run are "
+            "wrong, discard it"
+        )
+
+
+def equalise_statistics(comm: Comm, model: nn.Module, average: bool) -> None:
+    """Set the batch-norm statistics of every rank to their mean (`average`), or to those of rank 0."""
+    if comm.size == 1:
+        return
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    factor = 1.0 if average else float(comm.is_main * comm.size)
+    for buffer, value in zip(buffers, comm.mean([factor * buffer for buffer in buffers])):
+        buffer.copy_(value)

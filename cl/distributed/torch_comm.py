@@ -1,0 +1,58 @@
+"""Ranks connected by torch.distributed."""
+
+import os
+from datetime import timedelta
+
+import torch
+
+from cl.distributed.comm import START_SECONDS, Comm
+
+
+class TorchComm(Comm):
+    """Ranks started by torchrun or `launcher=torchrun`; Gloo on the CPU, NCCL on GPUs."""
+
+    engine = "torch"
+
+    def __init__(self):
+        import torch.distributed as dist
+
+        self.dist = dist
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=START_SECONDS))
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+    def distribute(self, optimizer, model, accumulation_steps, options):
+        if not options.plain:
+            raise ValueError(f"torch.distributed has no {options}: use launcher=horovod")
+        self.weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        return optimizer
+
+    def reduce(self, optimizer):
+        # One message for all gradients, because each message has a latency and a network has many small tensors.
+        for weight in self.weights:
+            if weight.grad is None:  # not used on this rank, but perhaps on another
+                weight.grad = torch.zeros_like(weight)
+        grads = [weight.grad for weight in self.weights]
+        for grad, mean in zip(grads, self.mean(grads)):
+            grad.copy_(mean)
+
+    def sum(self, values):
+        values = values.clone()
+        self.dist.all_reduce(values)
+        return values
+
+    def broadcast(self, content):
+        box = [content]
+        self.dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, content):
+        box = [None] * self.size
+        self.dist.all_gather_object(box, content)
+        return box
+
+    def close(self):
+        if self.dist.is_initialized():
+            self.dist.destroy_process_group()

@@ -1,0 +1,128 @@
+"""Finished runs, read from their results.json and put together over the seeds of each configuration. Needs no torch."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl.configuration.identity import words
+from cl.configuration.settings import MERGE_KEYS
+
+MODELS_SHOWN = 5  # of more networks than these the mean has a row, not each
+ABOUT = ("scenario", "dataset", "backbone", "strategy", "buffer")
+
+
+@dataclass
+class Group:
+    """The runs of one configuration over its seeds."""
+
+    runs: list[dict]
+    label: dict[str, str]  # heading -> value of the columns that name it
+
+    def values(self, key: str) -> list[float]:
+        return [run[key] for run in self.runs if run.get(key) is not None]
+
+
+def load(paths: list[Path]) -> list[Group]:
+    """The groups of all results at or below the paths, in order of first appearance.
+
+    A run that lies in several folders counts once. Raises FileNotFoundError where there is no run, ValueError for a
+    file that is no result and for two files of one run with different numbers.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = [path] if path.is_file() else sorted(path.rglob("results.json"), key=_by_number)
+        if not found:
+            raise FileNotFoundError(f"no results.json at or below {path}: give folders of finished runs")
+        files += found
+    by_group: dict[str, dict[int, tuple[dict, Path]]] = {}  # of each seed the run, and where it was found first
+    for file in files:
+        try:
+            run = json.loads(file.read_text())
+            for each in (*_models_alone(run), run):
+                found, where = by_group.setdefault(each["kind"] + each["group"], {}).setdefault(
+                    each["seed"], (each, file)
+                )
+                if _numbers(found) != _numbers(each):
+                    raise TwoResults(
+                        f"{where} and {file} are the same run (seed {each['seed']} of the same configuration) with "
+                        "different numbers: give the folder of the one that is to be counted"
+                    )
+        except TwoResults:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error
+    groups = [Group(runs, _about(runs[0])) for runs in ([run for run, _ in of.values()] for of in by_group.values())]
+    _add_what_differs(groups)
+    return groups
+
+
+class TwoResults(ValueError):
+    """The same run twice, with different numbers."""
+
+
+def _numbers(run: dict) -> tuple:
+    """What is equal in two files of one run."""
+    return tuple(run.get(key) for key in ("accuracy_matrix", "error_matrix", "average_accuracy", "average_error"))
+
+
+def _by_number(path: Path) -> list:
+    """Sorts seed2 before seed10."""
+    return [[int(word) if word.isdigit() else word for word in re.split(r"(\d+)", part)] for part in path.parts]
+
+
+def _models_alone(run: dict) -> list[dict]:
+    """The networks that were merged, each as if it were a run; fusions of the same ones have the same."""
+    values = run.get("model_accuracies", [])
+    names = [f"network {number} alone" for number in range(1, len(values) + 1)]
+    if len(values) > MODELS_SHOWN:
+        names, values = [f"a network alone (mean of {len(values)})"], [sum(values) / len(values)]
+    told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "world_size")}
+    told["config"] = {key: value for key, value in run["config"].items() if key not in MERGE_KEYS}
+    return [
+        told | {
+            "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name, "buffer_capacity": None,
+            "accuracy_so_far": None, "average_accuracy": value,
+        }
+        for name, value in zip(names, values)
+    ]  # fmt: skip
+
+
+def _about(run: dict) -> dict[str, str]:
+    capacity = run["buffer_capacity"]
+    about = {key: str(run[key]) for key in ABOUT[:4]} | {"buffer": "-" if capacity is None else str(capacity)}
+    return about | {"strategy": run["fusion"]} if run["kind"] == "merge" else about
+
+
+def _add_what_differs(groups: list[Group]) -> None:
+    """Tell groups with the same columns apart by the configuration keys in which they differ."""
+    alike: dict[tuple, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(tuple(group.label.values()), []).append(group)
+    for same in alike.values():
+        if len(same) == 1:
+            continue
+        settings = [_settings(group.runs[0]) for group in same]
+        keys = sorted(set().union(*settings) - {"schema"})
+        differ = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings}) > 1]
+        for group, setting in zip(same, settings):
+            shown = ((key, _value(group.runs[0], key, setting)) for key in differ)
+            group.label["with"] = " ".join(f"{key}={value}" for key, value in shown if value is not UNSET)
+
+
+UNSET = object()
+
+
+def _settings(run: dict) -> dict:
+    """The words that name a run's configuration."""
+    return words(run["config"], run["world_size"])
+
+
+def _value(run: dict, key: str, setting: dict):
+    """A setting of a run, from its configuration where its name leaves it out."""
+    if key in setting:
+        return setting[key]
+    node = run["config"] if key != "ranks" else {"ranks": run["world_size"]}
+    for name in key.split("."):
+        node = node.get(name, UNSET) if isinstance(node, dict) else UNSET
+    return node.get("name", UNSET) if isinstance(node, dict) else node
