@@ -1,4 +1,4 @@
-"""Numbers that a strategy logs: their means in strategy_metrics.csv and at the logger, over ranks as well."""
+"""Numbers that a strategy logs, in a whole run: their means in strategy_metrics.csv and at the logger, over ranks as well."""
 
 import csv
 import sys
