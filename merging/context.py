@@ -70,9 +70,8 @@ class MergeContext:
         network = copy.deepcopy(self.network).to(self.device)
         network.load_state_dict(state)
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
-        strategy.setup(
-            StrategyContext(network, updater, self.session.transform, self.outputs, seed=self.config["seed"])
-        )
+        seed, transform = self.config["seed"], self.session.transform
+        strategy.setup(StrategyContext(network, updater, transform, self.outputs, seed=seed))
         samples = self.labelled(tasks, per_task)
         if labels == "empirical":
             self.history.labelled_samples += len(samples)

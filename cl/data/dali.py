@@ -7,6 +7,7 @@ import torch
 
 from cl.data.decoding import Decoder
 from cl.data.streaming import Request
+from cl.values import Count
 
 
 class Dali:
@@ -16,7 +17,7 @@ class Dali:
     rank; `prefetch`: number of batches decoded ahead. Raises ValueError if DALI is not installed.
     """
 
-    def __init__(self, threads: int, prefetch: int, device: torch.device, local_ranks: int = 1):
+    def __init__(self, threads: Count, prefetch: Count, device: torch.device, local_ranks: int = 1):
         try:
             import nvidia.dali  # noqa: F401
         except ImportError as error:
@@ -24,8 +25,6 @@ class Dali:
                 f"loader=dali needs NVIDIA DALI, but it cannot be imported ({error}): install it for your CUDA, for "
                 "example pip install nvidia-dali-cuda120, or choose loader=workers"
             ) from error
-        if threads < 1 or prefetch < 1:
-            raise ValueError(f"loader.threads and loader.prefetch must be at least 1, got {threads} and {prefetch}")
         self.threads, self.prefetch, self.device = threads, prefetch, device
 
     def stream(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:

@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+
+from cl.values import Count, Natural
 
 if TYPE_CHECKING:  # it imports Pillow, which most data sets do not need
     from cl.data.decoding import Decoder
@@ -31,13 +33,9 @@ class Workers:
     steps. `prefetch`: number of batches that each worker decodes ahead.
     """
 
-    def __init__(self, workers: int | str, prefetch: int, device: torch.device, local_ranks: int = 1):
+    def __init__(self, workers: Natural | Literal["auto"], prefetch: Count, device: torch.device, local_ranks: int = 1):
         if workers == "auto":
             workers = max(1, processors() // local_ranks)
-        if not isinstance(workers, int) or workers < 0:
-            raise ValueError(f"loader.workers must be auto or a whole number of 0 or more, got {workers!r}")
-        if prefetch < 1:
-            raise ValueError(f"loader.prefetch must be at least 1, got {prefetch}")
         self.workers, self.prefetch, self.device = workers, prefetch, device
         self._requests: Iterator[Request] = iter(())
         self._loader = None

@@ -45,9 +45,6 @@ class BatchTransform:
         cutmix: float = 0.0,
         dtype: torch.dtype = torch.uint8,
     ):
-        unknown = [name for name in augment if not isinstance(name, str) or name not in AUGMENTATIONS]
-        if unknown:
-            raise ValueError(f"dataset.augment has unknown steps {unknown}; valid: {', '.join(AUGMENTATIONS)}")
         if augment and dtype != torch.uint8:
             raise ValueError(f"dataset.augment={augment} is for pictures, but the samples are float32: set it to []")
         _check_normalisation(mean, std, channels, dtype)

@@ -61,8 +61,6 @@ class Dataset(ABC):
 
     def __init__(self, validation: float, mean: list | None, std: list | None, augment: list, crop: int | None = None):
         """`crop`: side in pixels of the square of each picture that the network takes; None: the whole picture."""
-        if not 0 <= validation < 1:
-            raise ValueError(f"dataset.validation must be a fraction in [0, 1), got {validation}")
         self.validation, self.mean, self.std, self.augment, self.crop = validation, mean, std, augment, crop
         self.loader: Workers | None = None
 

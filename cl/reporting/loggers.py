@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 
 class NoLogger:
@@ -30,9 +31,9 @@ class NoLogger:
 class WandbLogger(NoLogger):
     """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`)."""
 
-    def __init__(self, project: str, entity: str | None, mode: str, tags: list[str]):
-        if mode not in ("online", "offline", "disabled"):
-            raise ValueError(f"logger.mode must be online, offline or disabled, got {mode}")
+    def __init__(
+        self, project: str, entity: str | None, mode: Literal["online", "offline", "disabled"], tags: list[str]
+    ):
         if mode == "online" and not (os.environ.get("WANDB_API_KEY") or _has_login()):
             raise ValueError("logger.mode=online needs an account: run `wandb login`, or choose logger.mode=offline")
         self.options = {"project": project, "entity": entity, "mode": mode, "tags": tags}

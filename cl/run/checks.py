@@ -19,10 +19,11 @@ def check(config: dict) -> None:
         from cl.buffers.settings import check_buffer  # imports numpy, which help and finished runs do without
 
         check_buffer(config["buffer"])
-    dataset = build(config["dataset"], "dataset")
-    dataset.check()
-    build(config["scenario"], "scenario").plan(dataset)
-    check_writable(run_folder(config))
+    if config["launcher"]["hosts"] is None and config["launcher"]["hostfile"] is None:  # else the files are elsewhere
+        dataset = build(config["dataset"], "dataset")
+        dataset.check()
+        build(config["scenario"], "scenario").plan(dataset)
+        check_writable(run_folder(config))
     custom.check(config["metrics"])
     for name, node in config["callbacks"].items():
         _check_group(node, f"callbacks.{name}")

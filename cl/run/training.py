@@ -53,6 +53,7 @@ class Training:
         tree.register("strategy", self.strategy)
         tree.register("history", self.history)
         tree.register("trainer", self.trainer, own=True)
+        tree.register("logged", self.strategy.logged, own=True)
         tree.register("transform", session.transform, own=True)
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)

@@ -15,6 +15,7 @@ from cl.networks.backbones import mixes_samples
 from cl.scenarios.base import Scenario
 from cl.step.objectives import Labels
 from cl.strategies.context import StrategyContext
+from cl.strategies.logged import Logged
 
 
 class Strategy:
@@ -34,6 +35,7 @@ class Strategy:
     keeps_weights = ""  # the option for which a stage starts from weights of those before it, if there is one
     needs_start = ""  # for a method whose stages start from weights that it is given: what to say where there are none
     draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step; 0: none in this stage
+    stage: int | None = None  # of training, the one that is under way or was the last
 
     def setup(self, context: StrategyContext) -> None:
         """Take what the strategy works on; called once, before anything else but `curriculum` and `check`.
@@ -47,8 +49,7 @@ class Strategy:
         self.stages, self.seed, self.initial_weights = context.stages, context.seed, context.initial_weights
         self.forward_together, self.fewest_samples = not mixes_samples(context.model), context.fewest_samples
         self.trained_columns = ("x", *self.objective.columns)
-        self.replayed_samples = 0
-        self.logged: dict[str, list] = {}  # by name the sum and the count since the last row of metrics.csv
+        self.replayed_samples, self.logged = 0, Logged()
 
     def fields(
         self,
@@ -74,6 +75,11 @@ class Strategy:
 
     def before_task(self, stage: int, samples: Rows) -> None:
         """Called before each stage of training, with its samples; the network is as the stage before has left it."""
+        self.set_stage(stage)
+
+    def set_stage(self, stage: int) -> None:
+        """Set whatever follows from the number of a stage alone: before the stage, and when a state is loaded."""
+        self.stage = stage
 
     def start_task(self, stage: int) -> None:
         """Called after that, once the run's options have set weights and optimizer to what the stage starts from.
@@ -82,7 +88,10 @@ class Strategy:
         """
 
     def training_set(self, stage: int, samples: Rows) -> Rows:
-        """What a stage trains on, asked for after `start_task`."""
+        """What a stage trains on, asked for after `start_task`, and again after a resume within the stage.
+
+        It changes nothing, and gives the same rows each time.
+        """
         return samples
 
     def after_task(self, stage: int, samples: Rows) -> None:
@@ -98,11 +107,18 @@ class Strategy:
         return 0
 
     def state_dict(self) -> dict:
-        """What a resumed run needs beside network, optimizer and memory, as it is between two stages."""
-        return {}
+        """What a resumed run needs beside network, optimizer and memory; at any time between two steps.
+
+        Tensors and plain Python values, the same on all ranks. Tensors may be those in use: whoever keeps them beyond
+        the next step copies them. What differs between ranks is in `logged`, which has a state too.
+        """
+        return {"stage": self.stage, "replayed_samples": self.replayed_samples}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take back what `state_dict` returned."""
+        """Take back what `state_dict` returned, after `setup`; the network must have its weights already."""
+        self.replayed_samples = state["replayed_samples"]
+        if state["stage"] is not None:
+            self.set_stage(state["stage"])
 
     def observe(self, batch: Rows) -> torch.Tensor:
         """One training step on new samples; returns the loss, on the device."""
@@ -160,20 +176,16 @@ class Strategy:
         count, self.replayed_samples = self.replayed_samples, 0
         return count
 
-    def log(self, name: str, value: float | torch.Tensor) -> None:
-        """Note a number of this step, such as a part of the loss; its mean over an interval is written down.
+    def log(self, name: str, value: torch.Tensor | float) -> None:
+        """Show the mean of a number over the interval, under this name; without waiting for the device.
 
-        A tensor stays on its device until the interval ends. With several ranks each of them logs the same names.
+        For `observe` and what it calls. A tensor must have one element. With several ranks, all log the same names.
         """
-        value = value.detach() if isinstance(value, torch.Tensor) else float(value)
-        total, count = self.logged.get(name, (0.0, 0))
-        self.logged[name] = [total + value, count + 1]
+        self.logged.add(name, value)
 
     def take_logged(self) -> dict[str, float]:
-        """The mean of each number since the last call."""
-        means = {name: float(total) / count for name, (total, count) in self.logged.items()}
-        self.logged = {}
-        return means
+        """The mean of each logged number since the last call, on this rank."""
+        return self.logged.take()
 
     def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         """The scalar to minimise on new samples and replayed records."""

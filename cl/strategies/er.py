@@ -30,8 +30,8 @@ class Er(ReplayStrategy):
         self.weighting, self.task_number = weighting, 1
         self.mixable = weighting == "together"
 
-    def before_task(self, stage: int, samples: Rows) -> None:
-        super().before_task(stage, samples)
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
         self.task_number = stage + 1
 
     def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:

@@ -48,7 +48,8 @@ class ErAce(ReplayStrategy):
         return sum(losses)
 
     def state_dict(self) -> dict:
-        return {"seen": self.seen}
+        return super().state_dict() | {"seen": self.seen}
 
     def load_state_dict(self, state: dict) -> None:
-        self.seen = state["seen"].to(self.updater.device)
+        super().load_state_dict(state)
+        self.seen = None if state["seen"] is None else state["seen"].to(self.updater.device)

@@ -38,12 +38,8 @@ class Ewc(PenaltyStrategy):
         if anchors == "separate" and gamma != 1:
             raise ValueError(f"strategy.gamma={gamma} belongs to anchors=online: with anchors=separate leave it at 1")
         super().__init__(strength=lambda_)
-        self.gamma, self.fisher_labels, self.fisher_samples, self.anchors = (
-            gamma,
-            fisher_labels,
-            fisher_samples,
-            anchors,
-        )
+        self.gamma, self.anchors = gamma, anchors
+        self.fisher_labels, self.fisher_samples = fisher_labels, fisher_samples
 
     def after_task(self, stage: int, samples: Rows) -> None:
         fisher, before, anchor = self.fisher(stage, samples), self.importance, self.anchor

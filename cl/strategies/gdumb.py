@@ -22,6 +22,7 @@ class Gdumb(Scratch):
     """
 
     uses_memory = uses_buffer = True
+    stored: Rows | None = None  # what the stage trains on; None between two stages
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
         if buffer["insertion"] != "class_balanced":
@@ -34,17 +35,33 @@ class Gdumb(Scratch):
         return Strategy.curriculum(self, num_tasks, concatenate)
 
     def before_task(self, stage: int, samples: Rows) -> None:
+        super().before_task(stage, samples)
         comm = self.updater.comm
         order = torch.from_numpy(seeding.generator(self.seed, "stream", stage).permutation(len(samples)))
         for mine in order[comm.rank :: comm.size].to(samples.y.device).split(OFFERED):
             self.buffer.add(samples.part(mine).loaded().columns)
-
-    def training_set(self, stage: int, samples: Rows) -> Rows:
         self.buffer.request(self.capacity)
         everything = self.buffer.receive()
-        # Each rank draws them in an order of its own; the loader wants one.
+        # Each rank draws the records in another order; the loader wants the same on all.
         order = everything.ids.argsort().to(everything["y"].device)
-        return Rows(everything.columns).part(order)
+        self.stored = Rows(everything.columns).part(order)
+
+    def training_set(self, stage: int, samples: Rows) -> Rows:
+        """All records of the memory as they were when the stage began, in the order in which they were offered.
+
+        They are kept, and are part of the state: drawing them anew would change the later draws of the memory.
+        """
+        return self.stored
+
+    def after_task(self, stage: int, samples: Rows) -> None:
+        self.stored = None
 
     def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
-        """What is trained on lies in the memory already."""
+        """The samples that are trained on are in the memory already."""
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"stored": None if self.stored is None else self.stored.columns}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.stored = None if state["stored"] is None else Rows(state["stored"]).to(self.updater.device)

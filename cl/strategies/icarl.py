@@ -4,8 +4,6 @@ Each class keeps a list of exemplars, chosen by herding, whose features approxim
 class of the nearest mean. Rows and exemplars are trained on together, the old outputs held by distillation.
 """
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,6 +15,7 @@ from cl.scenarios.outputs import tasks_of
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
 from cl.strategies.head import last_layer
+from cl.strategies.teacher import loaded_teacher, new_teacher
 
 PART = 500  # images whose features are computed at once
 
@@ -52,11 +51,12 @@ class Icarl(Strategy):
             )
 
     def before_task(self, stage: int, samples: Rows) -> None:
-        self.teacher = copy.deepcopy(self.model).eval() if self.exemplars else None
-        old = torch.zeros(self.outputs.num_outputs, dtype=torch.bool, device=self.updater.device)
-        old[list(self.exemplars)] = True
-        self.old = old
-        self.seen = self.outputs.of_tasks(tasks_of(self.stages[: stage + 1]))
+        super().before_task(stage, samples)
+        self.teacher = new_teacher(self.model) if self.exemplars else None
+
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
+        self.old, self.seen = (self.outputs.of_tasks(tasks_of(self.stages[:count])) for count in (stage, stage + 1))
 
     def training_set(self, stage: int, samples: Rows) -> Rows:
         if not isinstance(samples.x, torch.Tensor):
@@ -83,10 +83,7 @@ class Icarl(Strategy):
         for label in new:
             own = samples.part(samples.y == label)
             kept[label] = own.part(herding(self.features(own.x), quota))
-        self.exemplars = kept
-        self.compute_means()
-
-    def compute_means(self) -> None:
+        self.exemplars, self.teacher = kept, None
         self.means = torch.stack([F.normalize(self.features(own.x).mean(0), dim=0) for own in self.exemplars.values()])
 
     @torch.no_grad()
@@ -122,10 +119,17 @@ class Icarl(Strategy):
         return samples // self.updater.comm.size  # every rank has them all; one copy is counted
 
     def state_dict(self) -> dict:
-        return {"exemplars": {label: own.columns for label, own in self.exemplars.items()}}
+        return super().state_dict() | {
+            "exemplars": {label: own.columns for label, own in self.exemplars.items()},
+            "means": self.means,
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
         device = self.updater.device
+        self.means = state["means"].to(device)
+        self.teacher = loaded_teacher(self.model, state["teacher"])
         self.exemplars = {label: Rows(columns).to(device) for label, columns in state["exemplars"].items()}
 
 

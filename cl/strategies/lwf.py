@@ -1,9 +1,9 @@
 """Learning without Forgetting (Li & Hoiem 2017): the network before the task teaches the one that learns it."""
 
-import copy
 from typing import Literal
 
 import torch
+from torch import nn
 
 from cl.buffers.base import Records
 from cl.data.rows import Rows
@@ -12,6 +12,7 @@ from cl.scenarios.outputs import keep_only, tasks_of
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
 from cl.strategies.head import last_layer
+from cl.strategies.teacher import loaded_teacher, new_teacher
 from cl.values import Natural, NotNegative, Positive
 
 
@@ -32,6 +33,7 @@ class Lwf(Strategy):
 
     needs_labels = True
     steps_left = 0  # of the warm-up
+    teacher: nn.Module | None = None  # the network before the task; None in the first task and between two tasks
 
     def __init__(
         self,
@@ -60,13 +62,17 @@ class Lwf(Strategy):
             self.head = list(last_layer(self.model, self.outputs.num_outputs, "strategy.warmup_steps").parameters())
 
     def before_task(self, stage: int, samples: Rows) -> None:
+        super().before_task(stage, samples)
+        self.teacher = new_teacher(self.model) if stage else None
+        self.steps_left = self.warmup_steps if stage else 0
+
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
         self.task_number = stage + 1
-        self.teacher = copy.deepcopy(self.model).eval() if stage else None
         past, so_far = (tasks_of(self.stages[:count]) for count in (stage, stage + 1))
         old, seen = (self.outputs.of_tasks(tasks) for tasks in (past, so_far))
         self.classes = seen if self.trained_outputs == "seen" else torch.ones_like(seen)
         self.new = seen & ~old
-        self.steps_left = self.warmup_steps if stage else 0
         # Each distillation: over which outputs the old network predicts, and over which the new one.
         self.pairs, self.repeats = [], 1
         if self.outputs.task_aware:
@@ -77,6 +83,17 @@ class Lwf(Strategy):
             self.pairs = [tuple(mask.nonzero()[:, 0].tolist() for mask in pair)]
             if self.outputs.shared and self.weighting == "sum_over_tasks":
                 self.repeats = len(past)
+
+    def after_task(self, stage: int, samples: Rows) -> None:
+        self.teacher = None
+
+    def state_dict(self) -> dict:
+        teacher = None if self.teacher is None else self.teacher.state_dict()
+        return super().state_dict() | {"teacher": teacher, "steps_left": self.steps_left}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.teacher, self.steps_left = loaded_teacher(self.model, state["teacher"]), state["steps_left"]
 
     def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         x = self.transform.train(batch["x"])

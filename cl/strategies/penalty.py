@@ -42,8 +42,12 @@ class PenaltyStrategy(Strategy):
         return sum(value.nbytes for value in (*self.importance, *self.anchor)) // self.updater.comm.size
 
     def state_dict(self) -> dict:
-        return {"importance": self.importance, "anchor": self.anchor}
+        return super().state_dict() | {"importance": self.importance, "anchor": self.anchor}
 
     def load_state_dict(self, state: dict) -> None:
-        device = self.updater.device
-        self.importance, self.anchor = ([value.to(device) for value in state[key]] for key in ("importance", "anchor"))
+        super().load_state_dict(state)
+        self.importance, self.anchor = (self.copies(state[key]) for key in ("importance", "anchor"))
+
+    def copies(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Copies of some tensors, on the device of the weights."""
+        return [value.to(self.updater.device, copy=True) for value in values]

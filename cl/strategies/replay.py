@@ -1,4 +1,4 @@
-"""What the methods with draws from a memory share: how large they are, when they begin, how the memory is filled."""
+"""What all methods with draws from a memory have: sizes of draws, when replay begins, how the memory is filled."""
 
 from typing import Literal
 
@@ -15,8 +15,8 @@ class ReplayStrategy(Strategy):
     """A strategy with `num_draws` independent draws of `replay_batch_size` records per step.
 
     `replay_from`: the task, counted from 1, with which replay begins. `filling`: "stream" offers every new sample to
-    the memory in the step that trains on it; "task_end" stores, once a task is over, its share of the capacity (that
-    of one task among all), equally many random samples of each of its classes.
+    the memory in the step that trains on it; "task_end" stores equally many random samples of each class of a task
+    once the task is over, as many as its part of the capacity, which all tasks share equally.
     """
 
     uses_memory = uses_buffer = True
@@ -40,8 +40,12 @@ class ReplayStrategy(Strategy):
         """How many records each draw has in a stage."""
         return (self.replay_batch_size if stage + 1 >= self.replay_from else 0,) * self.num_draws
 
-    def before_task(self, stage: int, samples: Rows) -> None:
+    def set_stage(self, stage: int) -> None:
+        super().set_stage(stage)
         self.draw_sizes = self.sizes_of_draws(stage)
+
+    def before_task(self, stage: int, samples: Rows) -> None:
+        super().before_task(stage, samples)
         if stage and self.draw_sizes != self.sizes_of_draws(stage - 1):
             self.request_anew()
 
@@ -62,13 +66,13 @@ class ReplayStrategy(Strategy):
 
     def chosen(self, stage: int, samples: Rows) -> dict[str, torch.Tensor]:
         """This rank's part of the samples of a task that are stored when it is over."""
-        share = self.buffer.capacity // len(self.stages)
+        part = self.buffer.capacity // len(self.stages)
         order = torch.from_numpy(seeding.generator(self.seed, "filling", stage).permutation(len(samples)))
         labels = samples["y"].cpu()[order]
         classes = labels.unique().tolist()
-        quotas = [share // len(classes) + (place < share % len(classes)) for place in range(len(classes))]
+        quotas = [part // len(classes) + (place < part % len(classes)) for place in range(len(classes))]
         kept = torch.cat([order[labels == label][:quota] for label, quota in zip(classes, quotas)])
         comm = self.updater.comm
         # Dealt out in turn, also from task to task, so that every rank's part of the memory has room for them.
-        mine = kept[(comm.rank - stage * share) % comm.size :: comm.size].to(samples["y"].device)
+        mine = kept[(comm.rank - stage * part) % comm.size :: comm.size].to(samples["y"].device)
         return samples.part(mine).loaded().columns

@@ -15,13 +15,15 @@ class Si(PenaltyStrategy):
     where omega_i is the sum over its steps of -dL/dtheta_i times the step that theta_i made, L the loss without the
     penalty, and D_i the way from the weights with which the task started to those with which it ended.
 
-    The paper's eq. 5 does not clamp negative omega_i. Mammoth takes for a step's share of omega_i the learning rate
+    The paper's eq. 5 does not clamp negative omega_i. Mammoth takes for what a step adds to omega_i the learning rate
     times the square of the clipped gradient with the penalty.
     """
 
     def __init__(self, c: NotNegative, xi: Positive):
         super().__init__(strength=2 * c)
         self.xi = xi
+        self.start: list[torch.Tensor] = []  # of the task: its first weights; empty between two tasks
+        self.path: list[torch.Tensor] = []  # of each weight: omega_i so far
 
     def start_task(self, stage: int) -> None:
         self.start = self.current_weights()
@@ -49,3 +51,11 @@ class Si(PenaltyStrategy):
         ]
         self.importance = torch._foreach_add(self.importance, grown) if self.importance else grown
         self.anchor = self.current_weights()
+        self.start, self.path = [], []
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"start": self.start, "path": self.path}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.start, self.path = (self.copies(state[key]) for key in ("start", "path"))

@@ -4,31 +4,32 @@
 // each requester, copies those that lie in its own shard, and sends them. Until then its shard must not change, so
 // `add` waits. In training, where gradients are exchanged in every step, there is nothing left to wait for by then.
 //
-// Two threads: the caller's, and the buffer's own, which alone runs the transport's `progress`. The shard belongs to
-// whoever is serving while draws are unserved, and to the caller otherwise; all else is guarded by `mutex_`, which is
-// never held while a message is sent.
+// Two threads: the caller's, and the buffer's own, which alone sleeps in the transport. The shard belongs to whoever is
+// serving while draws are unserved, and to the caller otherwise; all else is guarded by `mutex_`, which is never held
+// while a message is sent.
+//
+// buffer.cpp has what the caller calls, serving.cpp the making of draws, receiving.cpp the thread and what comes in,
+// closing.cpp the end, persistence.cpp the files.
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
-#include <deque>
+#include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "../include/replay.h"
-#include "mapping.h"
+#include "draws.h"
+#include "messages.h"
+#include "mutex.h"
+#include "peers.h"
 #include "sampling.h"
 #include "shard.h"
 #include "snapshot.h"
 #include "staging.h"
 #include "transport.h"
-#include "wire.h"
 
 namespace replay {
 
@@ -66,109 +67,108 @@ class Buffer {
 
   private:
     using Clock = std::chrono::steady_clock;
+    using Messages = std::vector<std::unique_ptr<Message>>;  // [ranks], null for those that get none
 
-    struct Draw {
-        uint64_t n;
-        std::unique_ptr<Staging> staging;
-        bool served = false;  // by this rank: only then is the number of its records known
-        uint64_t expected = 0, arrived = 0;
-        std::vector<int64_t> missing{};  // [ranks] records that are expected and have not arrived; below 0 until served
-        bool complete() const { return served && arrived == expected; }
-    };
-    struct Request {
-        uint64_t n, updates, stored;
-        std::vector<ClassCount> counts;
-    };
-    struct Update {
-        uint32_t field;
-        std::vector<std::byte> names_and_rows;
-        uint64_t n;
-    };
-    struct Peer {
-        std::map<uint64_t, Request> requests;  // by number of the draw, those not served yet
-        std::map<uint64_t, Update> updates;    // by number, those not applied yet
-        uint64_t updates_received = 0, updates_applied = 0, updates_sent = 0;
-        std::optional<uint64_t> finished_after;  // number of requests it made in all
-        Request last{};                          // in place of those that it does not make any more
-        bool left = false, lost = false;
-        std::vector<Memory> columns;  // of its shard, where this rank may read them
-        bool reads = false;           // whether it reads this rank's shard itself
-        Clock::time_point heard;
-    };
     // What one rank has to copy for one draw of one requester.
     struct Part {
         uint32_t requester;
         uint64_t sequence;
+        bool direct;  // the requester reads the rows itself
         std::vector<uint32_t> rows;
         std::vector<Slot> slots;
     };
+    struct Traffic {
+        uint64_t sent = 0, received = 0, bytes_sent = 0, bytes_received = 0;
+    };
 
-    // ---- with `mutex_` held
-    using Lock = std::unique_lock<std::mutex>;
-    void check_usable() const;
-    void check_failure() const;
-    bool peer_has_asked(uint32_t rank, uint64_t sequence) const;
-    bool can_serve() const;
-    bool quiet() const { return served_ == requested_ && unsent_parts_ == 0; }
-    void wait_until_quiet(Lock &lock);
-    void wait(Lock &lock, const std::function<bool()> &ready, const std::function<std::string()> &missing);
-    std::vector<Part> plan();
-    void apply_updates(uint32_t rank, uint64_t through);
-    std::string silent_ranks(uint64_t sequence) const;
-    void forget_draws();
-    std::vector<ClassCount> changed_counts();
-    std::vector<std::unique_ptr<Message>> request_messages(Kind kind, uint64_t sequence, uint64_t n);
-    void fail_with(int status, const std::string &message);
+    // ---- what the caller does
+    uint64_t rows_for(uint64_t n) const;
+    void map_shard_of(uint32_t rank, const std::byte *addresses);
+    Messages update_messages(uint32_t field, uint64_t n, const uint64_t *ids, const std::byte *rows) REQUIRES(mutex_);
+    Messages request_messages(Kind kind, uint64_t n, const std::vector<ClassCount> &counts) REQUIRES(mutex_);
+    std::vector<ClassCount> changed_counts() const REQUIRES(mutex_);
+    void told(const std::vector<ClassCount> &counts) REQUIRES(mutex_);
+    void check_usable() const REQUIRES(mutex_);
+    void check_failure() const REQUIRES(mutex_);
 
-    // ---- without it
-    bool serve(uint64_t most_bytes);
-    void copy_own(const Part &part);
-    void send_part(Part &&part);
-    void help(const std::function<bool()> &ready);
-    void tell(uint32_t peer, const Header &header);
-    void tell_all(const Header &header);
-    void run();
+    // ---- making draws
+    bool can_serve() const REQUIRES(mutex_);
+    bool serve(uint64_t most_bytes) EXCLUDES(mutex_);
+    std::vector<Part> plan() REQUIRES(mutex_);
+    void take_census() REQUIRES(mutex_);
+    void expect(const std::vector<Pick> &picks) REQUIRES(mutex_);
+    void apply_updates(uint32_t rank, uint64_t through) REQUIRES(mutex_);
+    uint64_t carry_out(const std::vector<Part> &parts, const Staging *own) EXCLUDES(mutex_);
+    void copy_own(const Part &part, const Staging &staging);
+    void send_part(const Part &part) EXCLUDES(mutex_);
+    std::unique_ptr<Message> part_message(const Part &part, size_t first, size_t n);
+
+    // ---- the buffer's thread, and what comes in
     void start_thread();
-    void stop_thread();
-    void on_message(const std::byte *header, size_t header_bytes, const std::byte *body, size_t body_bytes);
-    void take_records(const Header &header, const std::byte *body, size_t bytes);
-    void map_shard_of(Peer &peer, const std::byte *addresses);
-    void take_request(const Header &header, const std::byte *body, size_t bytes);
-    void take_update(const Header &header, const std::byte *body, size_t bytes);
-    void on_lost(uint32_t peer, const std::string &reason);
-    Draw &draw(uint64_t sequence);
-    void check_loaded(const Saved &saved, const std::string &path) const;
+    void stop_thread() EXCLUDES(mutex_);
+    void run() EXCLUDES(mutex_);
+    void run_alone() EXCLUDES(mutex_);
+    void run_with_transport() EXCLUDES(mutex_);
+    void on_message(const std::byte *header, size_t header_bytes, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
+    void on_lost(uint32_t rank, const std::string &reason) EXCLUDES(mutex_);
+    void take_request(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
+    void take_update(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
+    void take_records(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
+    void store_records(const Header &header, const RecordsBody &records, const Staging &staging);
+    void tell(uint32_t rank, const Header &header) EXCLUDES(mutex_);
+    void send_all(Messages &&messages) EXCLUDES(mutex_);
+
+    // ---- waiting and failing
+    bool quiet() const REQUIRES(mutex_) { return served_ == draws_.requested() && unsent_parts_ == 0; }
+    void wait_until_quiet() REQUIRES(mutex_);
+    void wait(const std::function<bool()> &ready, const std::function<std::string()> &missing) REQUIRES(mutex_);
+    void help(const std::function<bool()> &ready) EXCLUDES(mutex_);
+    std::string silent_ranks(uint64_t sequence) const REQUIRES(mutex_);
+    void fail_with(int status, const std::string &message) REQUIRES(mutex_);
+    void fail_with_current_exception() noexcept REQUIRES(mutex_);
+
+    // ---- closing
+    void leave() REQUIRES(mutex_);
+    void wait_for_others(const std::function<bool(const Peer &)> &condition, const char *what) REQUIRES(mutex_);
+    void ask_for_life(uint32_t rank, Clock::time_point since, const char *what) REQUIRES(mutex_);
+
+    // ---- files
+    Saved snapshot() REQUIRES(mutex_);
+    std::vector<Saved> read_files(const std::vector<std::string> &paths) const;
+    void load_own(Saved &saved, const std::string &path);
+    std::vector<uint64_t> load_others(std::vector<Saved> &all);
 
     const Options options_;
     uint64_t row_bytes_ = 0;  // of all fields
     Shard shard_;
     std::vector<Stream> streams_;  // of draws, one per rank
-    std::shared_ptr<StagingPool> pool_;
-    std::unique_ptr<Transport> transport_;  // none with one rank
-    bool connected_;
+    const std::shared_ptr<StagingPool> pool_;
+    std::unique_ptr<Transport> transport_;            // none with one rank
+    std::vector<std::vector<Memory>> mapped_shards_;  // [ranks][fields], where this rank may read them; else empty.
+                                                      // As they are when the thread starts
 
-    mutable std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<Draw> draws_;   // not received yet
-    uint64_t first_draw_ = 0;  // number of draws_.front()
-    uint64_t requested_ = 0;   // draws requested by this rank
-    uint64_t served_ = 0;      // of these, made
-    bool serving_ = false;
-    uint64_t unsent_parts_ = 0;        // messages that still read from the shard
-    Census census_;                    // as of the newest draw made
-    std::vector<SavedUpdate> unseen_;  // updates since the last request, for a file; one rank does them at once
-    std::vector<uint64_t> told_;       // [num_classes] counts that the others know of this shard
-    std::unique_ptr<SamplingPolicy> sampling_;
-    std::vector<Peer> peers_;
-    int failure_ = RB_OK;
-    std::string failure_message_;
-    bool finished_ = false, closed_ = false, stopping_ = false;
+    mutable Mutex mutex_;
+    Condition changed_;
+    Condition work_;  // for the thread where there is no transport to sleep in
+    bool connected_ GUARDED_BY(mutex_);
+    Draws draws_ GUARDED_BY(mutex_);
+    Peers peers_ GUARDED_BY(mutex_);
+    uint64_t served_ GUARDED_BY(mutex_) = 0;  // draws made, of all ranks
+    bool serving_ GUARDED_BY(mutex_) = false;
+    uint64_t unsent_parts_ GUARDED_BY(mutex_) = 0;  // messages that still read from the shard
+    Census census_ GUARDED_BY(mutex_);              // as of the newest draw made
+    std::unique_ptr<SamplingPolicy> sampling_ GUARDED_BY(mutex_);
+    // Updates since the last request, for a file; one rank does them at once.
+    std::vector<SavedUpdate> unseen_ GUARDED_BY(mutex_);
+    std::vector<uint64_t> told_ GUARDED_BY(mutex_);  // [num_classes] counts that the others know of this shard
+    int failure_ GUARDED_BY(mutex_) = RB_OK;
+    std::string failure_message_ GUARDED_BY(mutex_);
+    bool finished_ GUARDED_BY(mutex_) = false, closed_ GUARDED_BY(mutex_) = false, stopping_ GUARDED_BY(mutex_) = false;
+    double wait_seconds_ GUARDED_BY(mutex_) = 0;
+    Traffic traffic_ GUARDED_BY(mutex_);
+    double ended_thread_cpu_ GUARDED_BY(mutex_) = 0;
     uint32_t useless_help_ = 0, help_again_after_ = 0;  // of the caller's thread, see `help`
-    double wait_seconds_ = 0;
-    uint64_t messages_sent_ = 0, messages_received_ = 0, bytes_sent_ = 0, bytes_received_ = 0;
-    double ended_thread_cpu_ = 0;
-    std::thread thread_;
-    std::condition_variable work_;  // for the thread where there is no transport to sleep in
+    std::thread thread_;                                // of the caller's thread
 };
 
 }  // namespace replay

@@ -1,5 +1,6 @@
 #include "file.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,6 +9,25 @@
 #include "error.h"
 
 namespace replay {
+
+Disk disk{fsync, std::rename};
+
+namespace {
+
+// A renamed file is known by its new name after a crash only if the folder is on disk as well.
+bool sync_folder_of(const std::string &path) {
+    const size_t slash = path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return false;
+    const bool synced = disk.sync(descriptor) == 0 || errno == EINVAL;  // EINVAL: a file system that has no such thing
+    const int error = errno;
+    close(descriptor);
+    errno = error;
+    return synced;
+}
+
+}  // namespace
 
 void Checksum::take(const void *data, size_t bytes) {
     const auto *next = static_cast<const unsigned char *>(data);
@@ -44,12 +64,15 @@ void FileWriter::text(const std::string &value) {
 
 void FileWriter::commit() {
     const uint64_t checksum = checksum_.value();
-    const bool written =
-        std::fwrite(&checksum, sizeof checksum, 1, file_) == 1 && std::fflush(file_) == 0 && fsync(fileno(file_)) == 0;
+    const bool written = std::fwrite(&checksum, sizeof checksum, 1, file_) == 1 && std::fflush(file_) == 0 &&
+                         disk.sync(fileno(file_)) == 0;
     const int error = errno;
     std::fclose(file_);
     file_ = nullptr;
-    if (written && std::rename(part_.c_str(), path_.c_str()) == 0) return;
+    if (written && disk.rename(part_.c_str(), path_.c_str()) == 0) {
+        if (sync_folder_of(path_)) return;
+        fail(RB_SYSTEM, "cannot make sure of ", path_, ": its folder: ", std::strerror(errno));
+    }
     const int reason = written ? errno : error;
     std::remove(part_.c_str());
     fail(RB_SYSTEM, "cannot write ", path_, ": ", std::strerror(reason));

@@ -18,6 +18,13 @@ class Checksum {  // FNV-1a over words: damage is found, malice is not
     uint64_t value_ = 0xcbf29ce484222325;
 };
 
+// The calls to the system that decide whether a file survives a crash; tests replace them to see their order.
+struct Disk {
+    int (*sync)(int descriptor);
+    int (*rename)(const char *from, const char *to);
+};
+extern Disk disk;
+
 class FileWriter {
   public:
     explicit FileWriter(const std::string &path);  // writes to path.part
@@ -30,6 +37,8 @@ class FileWriter {
         number(values.size());
         bytes(values.data(), values.size() * sizeof(T));
     }
+    // The file is in place, and stays there through a crash of the system. Throws RB_SYSTEM; if the last step fails,
+    // that its folder is on disk, the file is in place all the same.
     void commit();
 
   private:

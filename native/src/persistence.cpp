@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <sstream>
+#include <utility>
 
 #include "buffer.h"
 #include "error.h"
@@ -34,21 +35,33 @@ void apply(const SavedUpdate &update, uint64_t row_bytes, std::vector<Saved> &al
     }
 }
 
+// A record of a file, and the slot that it gets.
+struct Adopted {
+    const Saved *saved;
+    uint32_t place;  // in its columns
+    Slot slot;
+};
+
 }  // namespace
 
 void Buffer::save(const std::string &path) {
-    Lock lock(mutex_);
-    check_usable();
-    wait_until_quiet(lock);
-    const auto all_here = [&] {
-        return std::all_of(draws_.begin(), draws_.end(), [](const Draw &draw) { return draw.complete(); });
-    };
-    wait(lock, all_here, [&] { return silent_ranks(served_); });
-    lock.unlock();  // nobody else changes anything before the next request
+    Saved saved;
+    {
+        Lock lock(mutex_);
+        check_usable();
+        wait_until_quiet();
+        wait([&]() REQUIRES(mutex_) { return draws_.all_complete(); },
+             [&]() REQUIRES(mutex_) { return silent_ranks(served_); });
+        saved = snapshot();
+    }
+    FileWriter file(path);
+    write_saved(file, saved);
+}
 
+Saved Buffer::snapshot() {
     Saved saved;
     saved.about = {options_.capacity, options_.ranks, options_.rank, options_.seed, policies_of(options_)};
-    saved.requested = requested_;
+    saved.requested = draws_.requested();
     saved.wait_seconds = wait_seconds_;
     const Slots &slots = shard_.insertion().slots();
     saved.insertion = shard_.insertion().state();
@@ -62,7 +75,7 @@ void Buffer::save(const std::string &path) {
             std::memcpy(column.data() + i * bytes, shard_.row(field, saved.stored[i]), bytes);
         saved.columns.push_back(std::move(column));
     }
-    for (const Draw &draw : draws_) {
+    for (const Draw &draw : draws_.all()) {
         const Staging &staging = *draw.staging;
         SavedDraw copy{draw.n,
                        draw.expected,
@@ -75,82 +88,90 @@ void Buffer::save(const std::string &path) {
         saved.draws.push_back(std::move(copy));
     }
     saved.updates = unseen_;
-    FileWriter file(path);
-    write_saved(file, saved);
+    return saved;
 }
 
-void Buffer::check_loaded(const Saved &saved, const std::string &path) const {
-    const std::string expected = policies_of(options_);
-    if (saved.about.policies != expected)
-        fail(RB_INVALID, path, " holds another buffer: expected ", expected, "; got ", saved.about.policies);
-    if (saved.about.seed != options_.seed)
-        fail(RB_INVALID, path, " holds a buffer of another seed: expected ", options_.seed, ", got ", saved.about.seed);
+std::vector<Saved> Buffer::read_files(const std::vector<std::string> &paths) const {
+    const Expected expected{policies_of(options_), options_.fields, options_.num_classes, options_.label_field};
+    std::vector<Saved> all;
+    for (size_t rank = 0; rank < paths.size(); ++rank) {
+        if (paths.size() == options_.ranks && rank != options_.rank) continue;
+        const std::string &path = paths[rank];
+        all.push_back(read_saved(path, expected));
+        const About &about = all.back().about;
+        if (about.policies != expected.policies)
+            fail(RB_INVALID, path, " holds another buffer: expected ", expected.policies, "; got ", about.policies);
+        if (about.seed != options_.seed)
+            fail(RB_INVALID, path, " holds a buffer of another seed: expected ", options_.seed, ", got ", about.seed);
+        if (about.ranks != paths.size() || about.rank != rank)
+            fail(RB_INVALID, path, " is the shard of rank ", about.rank, " of ", about.ranks, ", expected rank ", rank,
+                 " of ", paths.size());
+    }
+    return all;
 }
 
 std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
-    Lock lock(mutex_);
-    check_usable();
-    // The others may be ahead with draws of the new numbering.
-    if (options_.ranks > 1 && requested_)
-        fail(RB_INVALID, "with several ranks a buffer is loaded before its first draw: this one has made ", requested_);
-    wait_until_quiet(lock);
-    lock.unlock();
-
-    const bool same_ranks = paths.size() == options_.ranks;
-    std::vector<Saved> all;
-    for (size_t rank = 0; rank < paths.size(); ++rank) {
-        if (same_ranks && rank != options_.rank) continue;
-        all.push_back(read_saved(paths[rank], policies_of(options_), options_.fields, options_.num_classes));
-        check_loaded(all.back(), paths[rank]);
-        if (all.back().about.ranks != paths.size() || all.back().about.rank != rank)
-            fail(RB_INVALID, paths[rank], " is the shard of rank ", all.back().about.rank, " of ",
-                 all.back().about.ranks, ", expected rank ", rank, " of ", paths.size());
+    {
+        Lock lock(mutex_);
+        check_usable();
+        // The others may be ahead with draws of the new numbering.
+        if (options_.ranks > 1 && draws_.requested())
+            fail(RB_INVALID, "with several ranks a buffer is loaded before its first draw: this one has made ",
+                 draws_.requested());
+        wait_until_quiet();
     }
+    std::vector<Saved> all = read_files(paths);
+    if (paths.size() != options_.ranks) return load_others(all);
+    load_own(all.front(), paths[options_.rank]);
+    return {};
+}
 
-    if (same_ranks) {
-        Saved &saved = all.front();
-        if (saved.about.total_capacity != options_.capacity)
-            fail(RB_INVALID, paths[options_.rank], " has a capacity of ", saved.about.total_capacity, ", expected ",
-                 options_.capacity);
-        Slots slots(options_.capacity, options_.num_classes);
-        for (size_t field = 0; field < options_.fields.size(); ++field) {
-            const uint64_t bytes = options_.fields[field].row_bytes;
-            for (size_t i = 0; i < saved.stored.size(); ++i)
-                std::memcpy(shard_.row(field, saved.stored[i]), saved.columns[field].data() + i * bytes, bytes);
-        }
-        slots.restore(std::move(saved.stored), std::move(saved.members));
-        auto insertion = insertion_of(options_);
-        insertion->restore(std::move(saved.insertion), std::move(slots));
-        shard_.restore(std::move(insertion), std::move(saved.ids));
-        lock.lock();
-        forget_draws();
-        requested_ = served_ = saved.requested;
+// Everything that can fail comes before the first change.
+void Buffer::load_own(Saved &saved, const std::string &path) {
+    if (saved.about.capacity != options_.capacity)
+        fail(RB_INVALID, path, " has a capacity of ", saved.about.capacity, ", expected ", options_.capacity);
+    std::deque<Draw> draws;
+    for (const SavedDraw &copy : saved.draws) {
+        if (copy.count > rows_for(copy.n)) fail(RB_INVALID, path, " has a draw of more records than there can be");
+        Draw draw;
+        draw.n = copy.n;
+        draw.served = true;
+        draw.expected = draw.arrived = copy.count;
+        draw.missing.resize(options_.ranks);
+        draw.staging = pool_->take(rows_for(copy.n));
+        std::copy(copy.ids.begin(), copy.ids.end(), draw.staging->ids);
+        std::copy(copy.weights.begin(), copy.weights.end(), draw.staging->weights);
+        for (size_t field = 0; field < options_.fields.size(); ++field)
+            std::copy(copy.columns[field].begin(), copy.columns[field].end(), draw.staging->column(field));
+        draws.push_back(std::move(draw));
+    }
+    Slots slots(options_.capacity, options_.num_classes);
+    const std::vector<Slot> stored = saved.stored;
+    slots.restore(std::move(saved.stored), std::move(saved.members));
+    auto insertion = insertion_of(options_);
+    insertion->restore(std::move(saved.insertion), std::move(slots));
+
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const uint64_t bytes = options_.fields[field].row_bytes;
+        for (size_t i = 0; i < stored.size(); ++i)
+            std::memcpy(shard_.row(field, stored[i]), saved.columns[field].data() + i * bytes, bytes);
+    }
+    shard_.restore(std::move(insertion), std::move(saved.ids));
+    {
+        Lock lock(mutex_);
+        draws_.restart(saved.requested, std::move(draws), *pool_);
+        served_ = saved.requested;
         wait_seconds_ = saved.wait_seconds;
-        first_draw_ = requested_ - saved.draws.size();
-        for (const SavedDraw &copy : saved.draws) {
-            Draw draw;
-            draw.n = copy.n;
-            draw.served = true;
-            draw.expected = draw.arrived = copy.count;
-            draw.missing.resize(options_.ranks);
-            draw.staging = pool_->take(copy.n);
-            std::copy(copy.ids.begin(), copy.ids.end(), draw.staging->ids);
-            std::copy(copy.weights.begin(), copy.weights.end(), draw.staging->weights);
-            for (size_t field = 0; field < options_.fields.size(); ++field)
-                std::copy(copy.columns[field].begin(), copy.columns[field].end(), draw.staging->column(field));
-            draws_.push_back(std::move(draw));
-        }
-        lock.unlock();
-        for (const SavedUpdate &again : saved.updates)
-            update(static_cast<uint32_t>(again.field), again.ids.size(), again.ids.data(), again.rows.data());
-        return {};
     }
+    for (const SavedUpdate &again : saved.updates)
+        update(static_cast<uint32_t>(again.field), again.ids.size(), again.ids.data(), again.rows.data());
+}
 
+// Every record has a number: by rank, then by slot list. Number j goes to rank j mod ranks, class by class, so that the
+// shards differ by one record at most, and so does each class.
+std::vector<uint64_t> Buffer::load_others(std::vector<Saved> &all) {
     for (const Saved &saved : all)
         for (const SavedUpdate &again : saved.updates) apply(again, options_.fields[again.field].row_bytes, all);
-
-    // Every record has a number: by rank, then by slot list. Number j goes to rank j mod ranks, class by class, so that
-    // the shards differ by one record at most, and so does each class.
     uint64_t records = 0, offered = 0, requested = 0;
     for (const Saved &saved : all) {
         records += saved.stored.size();
@@ -165,7 +186,8 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
     InsertionState state = insertion->state();
     state.offered = offered;  // numbers that were used once are not used again
     insertion->restore(std::move(state), Slots(options_.capacity, options_.num_classes));
-    shard_.restore(std::move(insertion), std::vector<uint64_t>(options_.capacity));
+    std::vector<uint64_t> ids(options_.capacity);
+    std::vector<Adopted> adopted;
     uint64_t number = 0;
     for (uint32_t label = 0; label < options_.num_classes; ++label)
         for (const Saved &saved : all) {
@@ -174,18 +196,26 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
             for (Slot from : saved.members[label]) {
                 if (number++ % options_.ranks != options_.rank) continue;
                 Slot slot;
-                if (!shard_.adopt(label, saved.insertion.keys[from], slot)) fail(RB_INTERNAL, "no room for a record");
-                for (size_t field = 0; field < options_.fields.size(); ++field) {
-                    const uint64_t bytes = options_.fields[field].row_bytes;
-                    std::memcpy(shard_.row(field, slot), saved.columns[field].data() + places[from] * bytes, bytes);
-                }
+                const uint64_t offer = insertion->offered();
+                if (!insertion->adopt(label, saved.insertion.keys[from], slot))
+                    fail(RB_INTERNAL, "no room for a record");
+                ids[slot] = RecordId::make(options_.rank, slot, offer);
+                adopted.push_back({&saved, places[from], slot});
             }
         }
-    lock.lock();
-    forget_draws();
-    requested_ = served_ = first_draw_ = requested;
     std::vector<uint64_t> sizes;
     for (const SavedDraw &draw : all.front().draws) sizes.push_back(draw.n);
+
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const uint64_t bytes = options_.fields[field].row_bytes;
+        for (const Adopted &record : adopted)
+            std::memcpy(shard_.row(field, record.slot), record.saved->columns[field].data() + record.place * bytes,
+                        bytes);
+    }
+    shard_.restore(std::move(insertion), std::move(ids));
+    Lock lock(mutex_);
+    draws_.restart(requested, {}, *pool_);
+    served_ = requested;
     return sizes;
 }
 

@@ -2,6 +2,7 @@
 #include "../include/replay.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <new>
 
@@ -15,20 +16,26 @@ struct rb_buffer {
 
 namespace {
 
-thread_local std::string last_error = "no error";
+thread_local char last_error[1024] = "no error";
 
-template <typename Call> int guarded(Call call) {
+// Never throws: it is called where an exception would get into C.
+void say(const char *message) noexcept { std::snprintf(last_error, sizeof last_error, "%s", message); }
+
+template <typename Call> int guarded(Call call) noexcept {
     try {
         call();
         return RB_OK;
     } catch (const replay::Error &error) {
-        last_error = error.what();
+        say(error.what());
         return error.status;
     } catch (const std::bad_alloc &) {
-        last_error = "out of memory";
+        say("out of memory");
         return RB_SYSTEM;
     } catch (const std::exception &error) {
-        last_error = error.what();
+        say(error.what());
+        return RB_INTERNAL;
+    } catch (...) {
+        say("an exception of an unknown type");
         return RB_INTERNAL;
     }
 }
@@ -83,7 +90,7 @@ replay::Options read_options(const rb_options *given) {
 
 }  // namespace
 
-const char *rb_error(void) { return last_error.c_str(); }
+const char *rb_error(void) { return last_error; }
 
 const char *rb_insertion_policy(uint32_t place) { return replay::InsertionPolicy::registry().name(place); }
 

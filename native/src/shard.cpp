@@ -48,16 +48,9 @@ uint64_t Shard::bytes() const {
     return bytes;
 }
 
-void Shard::restore(std::unique_ptr<InsertionPolicy> insertion, std::vector<uint64_t> ids) {
+void Shard::restore(std::unique_ptr<InsertionPolicy> insertion, std::vector<uint64_t> ids) noexcept {
     insertion_ = std::move(insertion);
     ids_ = std::move(ids);
-}
-
-bool Shard::adopt(uint32_t label, uint64_t key, Slot &slot) {
-    const uint64_t number = insertion_->offered();
-    if (!insertion_->adopt(label, key, slot)) return false;
-    ids_[slot] = RecordId::make(rank_, slot, number);
-    return true;
 }
 
 }  // namespace replay

@@ -53,10 +53,9 @@ class Shard {
     const std::vector<FieldInfo> &fields() const { return fields_; }
     const InsertionPolicy &insertion() const { return *insertion_; }
 
-    // For the files: take over policies and names as they were, or single records of other shards.
-    void restore(std::unique_ptr<InsertionPolicy> insertion, std::vector<uint64_t> ids);
+    // For the files: take over policies and names as they were.
+    void restore(std::unique_ptr<InsertionPolicy> insertion, std::vector<uint64_t> ids) noexcept;
     const std::vector<uint64_t> &ids() const { return ids_; }
-    bool adopt(uint32_t label, uint64_t key, Slot &slot);
 
   private:
     const uint32_t rank_;

@@ -1,18 +1,167 @@
 #include "snapshot.h"
 
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
 #include "error.h"
 
 namespace replay {
 namespace {
 
-const char MAGIC[] = "replay shard 1";
+const std::string MAGIC = "replay shard 2";
+const std::string ANY_MAGIC = "replay shard ";  // of any version
+
+// Reads the parts in the order of write_saved and checks each where it is read.
+class Reader {
+  public:
+    Reader(const std::string &path, const Expected &expected) : path_(path), file_(path), expected_(expected) {}
+
+    Saved read() {
+        read_about();
+        if (saved_.about.policies != expected_.policies) return std::move(saved_);
+        read_slots();
+        read_records();
+        const uint64_t draws = file_.number();
+        check(draws <= saved_.requested, "it has more draws than were requested");
+        for (uint64_t i = 0; i < draws; ++i) read_draw();
+        const uint64_t updates = file_.number();
+        for (uint64_t i = 0; i < updates; ++i) read_update();
+        file_.finish();
+        return std::move(saved_);
+    }
+
+  private:
+    void check(bool right, const char *otherwise) const {
+        if (!right) file_.damaged(otherwise);
+    }
+
+    void read_about() {
+        const std::string magic = file_.text();
+        if (magic != MAGIC && magic.compare(0, ANY_MAGIC.size(), ANY_MAGIC) == 0)
+            fail(RB_INVALID, path_, " was saved by another version of this library: expected ", MAGIC, ", got ", magic);
+        check(magic == MAGIC, "it begins in another way");
+        About &about = saved_.about;
+        for (uint64_t *number : {&about.capacity, &about.ranks, &about.rank, &about.seed}) *number = file_.number();
+        about.policies = file_.text();
+        saved_.requested = file_.number();
+        file_.bytes(&saved_.wait_seconds, sizeof saved_.wait_seconds);
+        check(about.rank < about.ranks, "its rank is none of its ranks");
+        check(std::isfinite(saved_.wait_seconds) && saved_.wait_seconds >= 0, "a time is below 0");
+    }
+
+    // Every slot is in the list of those with a record or in that of those without, and once in that of its class.
+    void read_slots() {
+        check(file_.number() == expected_.num_classes, "its numbers do not agree");
+        InsertionState &insertion = saved_.insertion;
+        insertion.offered = file_.number();
+        insertion.keys = file_.list<uint64_t>();
+        insertion.free = file_.list<Slot>();
+        insertion.appearance = file_.list<uint32_t>();
+        saved_.stored = file_.list<Slot>();
+        size_t in_classes = 0;
+        for (uint32_t label = 0; label < expected_.num_classes; ++label) {
+            saved_.members.push_back(file_.list<Slot>());
+            in_classes += saved_.members.back().size();
+        }
+        saved_.ids = file_.list<uint64_t>();
+        const uint64_t capacity = saved_.about.capacity;
+        check(insertion.keys.size() == capacity && saved_.ids.size() == capacity &&
+                  in_classes == saved_.stored.size() && saved_.stored.size() + insertion.free.size() == capacity &&
+                  insertion.offered >= saved_.stored.size(),
+              "its numbers do not agree");
+        enum : unsigned char { NOWHERE, FREE, STORED, IN_CLASS };
+        std::vector<unsigned char> place(capacity, NOWHERE);
+        const auto move = [&](const std::vector<Slot> &slots, unsigned char from, unsigned char to) {
+            for (Slot slot : slots) {
+                check(slot < capacity, "it has a slot out of range");
+                check(place[slot] == from, "it has a slot in two lists");
+                place[slot] = to;
+            }
+        };
+        move(insertion.free, NOWHERE, FREE);
+        move(saved_.stored, NOWHERE, STORED);
+        for (const auto &members : saved_.members) move(members, STORED, IN_CLASS);
+        std::vector<bool> appeared(expected_.num_classes);
+        for (uint32_t label : insertion.appearance) {
+            check(label < expected_.num_classes && !appeared[label], "a class has appeared twice, or does not exist");
+            appeared[label] = true;
+        }
+        for (Slot slot = 0; slot < capacity; ++slot) {
+            const uint64_t id = saved_.ids[slot];
+            const bool own = RecordId::rank(id) == saved_.about.rank && RecordId::slot(id) == slot;
+            check(own || (id == 0 && place[slot] == FREE), "a record has the name of another");  // never written: 0
+        }
+    }
+
+    void read_records() {
+        for (const FieldInfo &field : expected_.fields) saved_.columns.push_back(column(field, saved_.stored.size()));
+        std::vector<int64_t> labels(saved_.about.capacity);
+        const auto &rows = saved_.columns[expected_.label_field];
+        for (size_t i = 0; i < saved_.stored.size(); ++i)
+            std::memcpy(&labels[saved_.stored[i]], rows.data() + i * sizeof(int64_t), sizeof(int64_t));
+        for (uint32_t label = 0; label < expected_.num_classes; ++label)
+            for (Slot slot : saved_.members[label])
+                check(labels[slot] == int64_t{label}, "a record is in the list of another class");
+    }
+
+    void read_draw() {
+        SavedDraw draw;
+        draw.n = file_.number();
+        draw.ids = file_.list<uint64_t>();
+        draw.weights = file_.list<float>();
+        draw.count = draw.ids.size();
+        check(
+            draw.weights.size() == draw.count && draw.count <= draw.n && draw.n <= std::numeric_limits<uint32_t>::max(),
+            "a draw has another size");
+        for (uint64_t id : draw.ids) check(RecordId::rank(id) < saved_.about.ranks, "a record is of no rank");
+        for (float weight : draw.weights) check(std::isfinite(weight) && weight > 0, "a weight is not above 0");
+        for (const FieldInfo &field : expected_.fields) draw.columns.push_back(column(field, draw.count));
+        const auto &rows = draw.columns[expected_.label_field];
+        for (uint64_t i = 0; i < draw.count; ++i) {
+            int64_t label;
+            std::memcpy(&label, rows.data() + i * sizeof label, sizeof label);
+            check(label >= 0 && label < int64_t{expected_.num_classes}, "a drawn record is of no class");
+        }
+        saved_.draws.push_back(std::move(draw));
+    }
+
+    void read_update() {
+        SavedUpdate update;
+        update.field = file_.number();
+        update.ids = file_.list<uint64_t>();
+        update.rows = file_.list<std::byte>();
+        check(update.field < expected_.fields.size() && update.field != expected_.label_field &&
+                  is_product(update.rows.size(), update.ids.size(), expected_.fields[update.field].row_bytes),
+              "an update has another size");
+        for (uint64_t id : update.ids) check(RecordId::rank(id) < saved_.about.ranks, "a record is of no rank");
+        saved_.updates.push_back(std::move(update));
+    }
+
+    std::vector<std::byte> column(const FieldInfo &field, uint64_t count) {
+        std::vector<std::byte> rows = file_.list<std::byte>();
+        check(is_product(rows.size(), count, field.row_bytes), "a field has another size");
+        return rows;
+    }
+
+    // Without a product that could wrap around.
+    static bool is_product(uint64_t bytes, uint64_t count, uint64_t each) {
+        return bytes % each == 0 && bytes / each == count;
+    }
+
+    const std::string &path_;
+    FileReader file_;
+    const Expected &expected_;
+    Saved saved_{};
+};
 
 }  // namespace
 
 void write_saved(FileWriter &file, const Saved &saved) {
     file.text(MAGIC);
     const About &about = saved.about;
-    for (uint64_t number : {about.total_capacity, about.ranks, about.rank, about.seed}) file.number(number);
+    for (uint64_t number : {about.capacity, about.ranks, about.rank, about.seed}) file.number(number);
     file.text(about.policies);
     file.number(saved.requested);
     file.bytes(&saved.wait_seconds, sizeof saved.wait_seconds);
@@ -41,70 +190,6 @@ void write_saved(FileWriter &file, const Saved &saved) {
     file.commit();
 }
 
-Saved read_saved(const std::string &path, const std::string &policies, const std::vector<FieldInfo> &fields,
-                 uint32_t num_classes) {
-    FileReader file(path);
-    if (file.text() != MAGIC) file.damaged("it begins in another way");
-    Saved saved;
-    About &about = saved.about;
-    for (uint64_t *number : {&about.total_capacity, &about.ranks, &about.rank, &about.seed}) *number = file.number();
-    about.policies = file.text();
-    saved.requested = file.number();
-    file.bytes(&saved.wait_seconds, sizeof saved.wait_seconds);
-    // Of another number of classes or fields: the rest cannot be read, and need not be.
-    if (about.policies != policies) return saved;
-    if (file.number() != num_classes) file.damaged("its numbers do not agree");
-    saved.insertion.offered = file.number();
-    saved.insertion.keys = file.list<uint64_t>();
-    saved.insertion.free = file.list<Slot>();
-    saved.insertion.appearance = file.list<uint32_t>();
-    saved.stored = file.list<Slot>();
-    size_t in_classes = 0;
-    for (uint32_t label = 0; label < num_classes; ++label) {
-        saved.members.push_back(file.list<Slot>());
-        in_classes += saved.members.back().size();
-    }
-    saved.ids = file.list<uint64_t>();
-    const uint64_t capacity = saved.ids.size();
-    if (saved.insertion.keys.size() != capacity || in_classes != saved.stored.size() ||
-        saved.stored.size() + saved.insertion.free.size() != capacity)
-        file.damaged("its numbers do not agree");
-    for (Slot slot : saved.stored)
-        if (slot >= capacity) file.damaged("it has a slot out of range");
-    for (const auto &members : saved.members)
-        for (Slot slot : members)
-            if (slot >= capacity) file.damaged("it has a slot out of range");
-    for (const FieldInfo &field : fields) {
-        saved.columns.push_back(file.list<std::byte>());
-        if (saved.columns.back().size() != saved.stored.size() * field.row_bytes)
-            file.damaged("a field has another size");
-    }
-    const uint64_t draws = file.number();
-    for (uint64_t i = 0; i < draws; ++i) {
-        SavedDraw draw;
-        draw.n = file.number();
-        draw.ids = file.list<uint64_t>();
-        draw.weights = file.list<float>();
-        draw.count = draw.ids.size();
-        for (const FieldInfo &field : fields) {
-            draw.columns.push_back(file.list<std::byte>());
-            if (draw.columns.back().size() != draw.count * field.row_bytes) file.damaged("a draw has another size");
-        }
-        if (draw.weights.size() != draw.count || draw.count > draw.n) file.damaged("a draw has another size");
-        saved.draws.push_back(std::move(draw));
-    }
-    const uint64_t updates = file.number();
-    for (uint64_t i = 0; i < updates; ++i) {
-        SavedUpdate update;
-        update.field = file.number();
-        update.ids = file.list<uint64_t>();
-        update.rows = file.list<std::byte>();
-        if (update.field >= fields.size() || update.rows.size() != update.ids.size() * fields[update.field].row_bytes)
-            file.damaged("an update has another size");
-        saved.updates.push_back(std::move(update));
-    }
-    file.finish();
-    return saved;
-}
+Saved read_saved(const std::string &path, const Expected &expected) { return Reader(path, expected).read(); }
 
 }  // namespace replay

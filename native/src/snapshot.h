@@ -11,7 +11,7 @@ namespace replay {
 
 // What has to be equal for a saved shard to belong to a buffer, in words.
 struct About {
-    uint64_t total_capacity;  // over all ranks that saved
+    uint64_t capacity;  // of this rank's shard
     uint64_t ranks, rank, seed;
     std::string policies;  // insertion, sampling and their options, classes, fields
 };
@@ -43,10 +43,16 @@ struct Saved {
     std::vector<SavedUpdate> updates;
 };
 
+// What a file has to fit: the buffer that reads it.
+struct Expected {
+    std::string policies;
+    const std::vector<FieldInfo> &fields;
+    uint32_t num_classes, label_field;
+};
+
 void write_saved(FileWriter &file, const Saved &saved);
-// Throws unless the file is whole and its numbers are in range for a shard with such fields and classes. Of a buffer
-// with other policies only `about` is read.
-Saved read_saved(const std::string &path, const std::string &policies, const std::vector<FieldInfo> &fields,
-                 uint32_t num_classes);
+// Throws unless the file is whole and all that it says can be true of a shard of such a buffer: whatever passes may be
+// used without further checks. Of a buffer with other policies only `about` is read.
+Saved read_saved(const std::string &path, const Expected &expected);
 
 }  // namespace replay

@@ -1,6 +1,7 @@
 #include "staging.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace replay {
@@ -24,7 +25,7 @@ Staging::Staging(const std::vector<FieldInfo> &fields, uint64_t rows) : rows(std
     weights = reinterpret_cast<float *>(part(this->rows * sizeof *weights));
 }
 
-void Staging::release(void *lease) {
+void Staging::release(void *lease) noexcept {
     std::unique_ptr<Staging> block(*static_cast<Staging **>(lease));
     const std::shared_ptr<StagingPool> owner = std::move(block->pool);
     owner->give_back(std::move(block));
@@ -33,7 +34,7 @@ void Staging::release(void *lease) {
 std::unique_ptr<Staging> StagingPool::take(uint64_t rows) {
     std::unique_ptr<Staging> block;
     {
-        std::lock_guard lock(mutex_);
+        Lock lock(mutex_);
         // The one given back last is the one most likely to be in the caches still.
         const auto fits = [&](const auto &candidate) {
             return candidate->rows >= rows && candidate->rows <= 2 * rows + 64;
@@ -49,19 +50,23 @@ std::unique_ptr<Staging> StagingPool::take(uint64_t rows) {
     }
     if (!block) {
         block = std::make_unique<Staging>(fields_, rows);
-        std::lock_guard lock(mutex_);
+        Lock lock(mutex_);
         bytes_ += block->memory.bytes();
     }
     return block;
 }
 
-void StagingPool::give_back(std::unique_ptr<Staging> block) {
-    std::lock_guard lock(mutex_);
-    free_.push_back(std::move(block));
+void StagingPool::give_back(std::unique_ptr<Staging> block) noexcept {
+    Lock lock(mutex_);
+    try {
+        free_.push_back(std::move(block));
+    } catch (const std::bad_alloc &) {  // then it is freed, and a later draw needs another
+        bytes_ -= block->memory.bytes();
+    }
 }
 
 uint64_t StagingPool::bytes() const {
-    std::lock_guard lock(mutex_);
+    Lock lock(mutex_);
     return bytes_;
 }
 

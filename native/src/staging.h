@@ -4,11 +4,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "memory.h"
+#include "mutex.h"
 
 namespace replay {
 
@@ -35,7 +35,7 @@ struct Staging {
         pool = std::move(owner);
         return memory.data();
     }
-    static void release(void *lease);
+    static void release(void *lease) noexcept;
 
     std::byte *column(size_t field) const { return static_cast<std::byte *>(const_cast<void *>(columns[field])); }
 };
@@ -47,14 +47,14 @@ class StagingPool {
 
     // A block with room for `rows`: a free one that fits, else a new one in place of a free one.
     std::unique_ptr<Staging> take(uint64_t rows);
-    void give_back(std::unique_ptr<Staging> block);
+    void give_back(std::unique_ptr<Staging> block) noexcept;
     uint64_t bytes() const;
 
   private:
     const std::vector<FieldInfo> fields_;
-    mutable std::mutex mutex_;
-    std::vector<std::unique_ptr<Staging>> free_;
-    uint64_t bytes_ = 0;
+    mutable Mutex mutex_;
+    std::vector<std::unique_ptr<Staging>> free_ GUARDED_BY(mutex_);
+    uint64_t bytes_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace replay

@@ -160,15 +160,6 @@ def test_a_large_jpeg_is_averaged(tmp_path):
     assert (small - exact).abs().max() <= 6
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [({"workers": -1}, "workers must be auto"), ({"workers": "all"}, "workers must be"), ({"prefetch": 0}, "prefetch")],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        Workers(**{"workers": 1, "prefetch": 2, "device": CPU} | options)
-
-
 def test_auto_shares_the_processors_among_the_ranks_of_a_host():
     processors = len(os.sched_getaffinity(0))
     assert Workers("auto", 1, CPU).workers == processors

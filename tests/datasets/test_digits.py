@@ -98,7 +98,7 @@ def test_each_part_has_of_each_class_its_share(share, seed):
     assert not torch.equal(held_out.x, InOrder(share, None, None, []).load(seed + 2)[1].x)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, 0.0001, 0.9999])
-def test_a_share_that_is_none_or_leaves_nothing_is_rejected(share):
+@pytest.mark.parametrize("share", [0.0001, 0.9999])
+def test_a_share_that_leaves_nothing_is_rejected(share):
     with pytest.raises(ValueError, match="dataset.validation"):
         digits(share).load(seed=0)

@@ -106,7 +106,10 @@ def test_initial_weights_follow_torch_s_seed():
         ({"hidden": [0]}, "backbone.hidden.*at least 1"),
         ({"hidden": [100, -5]}, "backbone.hidden.*at least 1"),
         ({"hidden": {"a": 100}}, "backbone.hidden must be a list"),
-        ({"hidden": [10], "init": "Xavier"}, "backbone.init must be torch or xavier"),
+        (
+            {"hidden": [10], "init": "Xavier"},
+            "backbone.init must be torch or xavier, got 'Xavier'",
+        ),
         ({"hidden": [10], "init": None}, "backbone.init must be"),
     ],
 )

@@ -200,6 +200,14 @@ def test_the_command_finds_modules_where_the_user_is(tmp_path):
     (file,) = tmp_path.rglob("results.json")
     assert content_of(file.parent)["first"] == content_of(file.parent)["accuracy_matrix"][-1][0]
     assert "first" in done.stdout.splitlines()[-3].split()
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\nmetrics: {again: {_target_: near_metrics.first}, never: {_target_: nowhere.f}}\n"
+    )
+    more = ["--config-dir", "conf", "+experiment=own", "~metrics.never"]
+    done = subprocess.run([*line, *more], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "finished before" in done.stdout and content_of(file.parent)["again"] == content_of(file.parent)["first"]
     line[2] = "metrics.first._target_=near_metrics.first"
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stderr == (

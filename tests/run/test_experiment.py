@@ -435,7 +435,9 @@ def test_whatever_fails_everything_opened_is_closed(moment, error, compose_confi
 
         monkeypatch.setattr(moment, fail)
     config = compose_config("strategy=er", "scenario=class2", "buffer=reference", "pictures=[png]", *QUICK[:-1])
-    with pytest.raises(error, match="on purpose") if moment else contextlib.nullcontext():
+    # Of a picture it is said that the results are complete without it.
+    expected = OSError if (moment, error) == ("cl.reporting.plots.draw_run", ValueError) else error
+    with pytest.raises(expected, match="on purpose") if moment else contextlib.nullcontext():
         experiment.run(config)
     assert calls == ["close", "close"] and not opened
 

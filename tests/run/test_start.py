@@ -74,6 +74,12 @@ def test_the_first_step_on_the_digits_has_loaded_nothing_it_does_not_use(tmp_pat
     assert loaded(found, UNUSED) == []
 
 
+def test_the_first_step_of_merging_has_loaded_nothing_it_does_not_use(tmp_path):
+    found = modules("benchmarks/first_step.py", "merge.py", f"output={tmp_path}")
+    assert {"torch", "merging.run", "cl.strategies.finetune"} <= found
+    assert loaded(found, UNUSED) == []
+
+
 def test_the_first_step_of_split_mnist_has_loaded_nothing_it_does_not_use(tmp_path, mnist_root):
     overrides = ("+experiment=split_mnist_er", "buffer.capacity=200", f"dataset.root={mnist_root}")
     found = modules("benchmarks/first_step.py", "run.py", *overrides, f"output={tmp_path}")

@@ -86,11 +86,6 @@ def test_a_memory_too_small_for_all_tasks_is_refused():
         ready(Er(4, filling="task_end"), capacity=2, stages=STAGES)
 
 
-def test_folded_derpp_refuses_a_weight_for_its_second_draw():
-    with pytest.raises(ValueError, match="strategy.beta=null"):
-        Derpp(4, 0.5, 0.5, folded=True)
-
-
 def test_filling_does_not_depend_on_the_device_or_on_global_generators():
     first, again = (
         ready(Er(4, filling="task_end"), capacity=12, stages=STAGES).chosen(1, TASK.to(CPU))["x"] for _ in range(2)

@@ -197,11 +197,6 @@ def test_separate_anchors_pull_to_the_weights_of_each_earlier_task():
     assert online.anchors == "online" and online.nbytes == 0
 
 
-def test_separate_anchors_of_ewc_have_no_gamma():
-    with pytest.raises(ValueError, match="gamma=0.5 belongs to anchors=online"):
-        Ewc(1.0, anchors="separate", gamma=0.5)
-
-
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_the_penalty_of_ewc_adds_its_gradient(accumulation_steps):
     new = batch([[255, 0], [0, 255], [9, 9], [200, 70]], [0, 0, 1, 0])

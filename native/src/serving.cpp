@@ -1,0 +1,186 @@
+// Making draws: each rank computes the picks of all, and copies or sends what lies in its shard.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "buffer.h"
+#include "error.h"
+
+namespace replay {
+namespace {
+
+// Records of one part are sent in messages of about this size: long enough to be carried well, short enough for the
+// receiver to copy one while the next is on its way.
+constexpr uint64_t MESSAGE_BYTES = 240 << 10;  // with its header below the transport's segments
+// Parts of at least this size are read by their receiver where they lie, if it can: the answer that it has done so
+// costs about as much as carrying this much.
+constexpr uint64_t DIRECT_BYTES = 64 << 10;
+
+}  // namespace
+
+bool Buffer::can_serve() const {
+    if (serving_ || failure_) return false;
+    // A rank that has finished goes on serving what the others ask for.
+    bool anybody = served_ < draws_.requested();
+    if ((!anybody && !finished_) || !peers_.all_have_asked(served_)) return false;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        if (rank == options_.rank) continue;
+        anybody |= peers_[rank].requests.count(served_) > 0;
+        // What is being sent is read where it is stored: updates wait for that.
+        if (unsent_parts_ && peers_[rank].updates_applied < peers_.request(rank, served_).updates) return false;
+    }
+    return anybody;
+}
+
+// Make the draws that can be made; the caller's thread leaves those that take long to the other one. Whether there is
+// nothing left that could be made. If it throws, the draw is not made, though with several ranks it may be in part.
+bool Buffer::serve(uint64_t most_bytes) {
+    Lock lock(mutex_);
+    while (can_serve()) {
+        const bool ours = served_ < draws_.requested();
+        if (ours && draws_.at(served_).n * row_bytes_ > most_bytes) return false;
+        serving_ = true;
+        try {
+            const std::vector<Part> parts = plan();
+            const Staging *staging = ours ? draws_.at(served_).staging.get() : nullptr;
+            uint64_t own;
+            {
+                Unlock unlocked(mutex_);
+                own = carry_out(parts, staging);
+            }
+            if (ours) {
+                Draw &draw = draws_.at(served_);
+                draw.served = true;
+                draw.arrived += own;
+                draw.missing[options_.rank] -= static_cast<int64_t>(own);
+            }
+        } catch (...) {
+            serving_ = false;
+            throw;
+        }
+        ++served_;
+        serving_ = false;
+        changed_.notify_all();
+    }
+    return true;
+}
+
+// Everything that this rank has to copy for the next draw, for all who asked.
+std::vector<Buffer::Part> Buffer::plan() {
+    const bool ours = served_ < draws_.requested();
+    std::vector<uint64_t> sizes(options_.ranks);
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (rank != options_.rank) sizes[rank] = peers_.request(rank, served_).n;
+        else sizes[rank] = ours ? draws_.at(served_).n : 0;
+    take_census();
+    std::vector<Part> parts;
+    for (uint32_t requester = 0; requester < options_.ranks; ++requester) {
+        const auto &picks = sampling_->draw(census_, streams_[requester], served_, sizes[requester]);
+        Part part{requester, served_, false, {}, {}};
+        for (uint32_t row = 0; row < picks.size(); ++row) {
+            if (picks[row].rank != options_.rank) continue;
+            part.rows.push_back(row);
+            part.slots.push_back(shard_.slot_of(picks[row]));
+        }
+        part.direct = peers_[requester].reads && part.rows.size() * row_bytes_ >= DIRECT_BYTES;
+        if (requester == options_.rank && ours) expect(picks);
+        if (!part.rows.empty()) parts.push_back(std::move(part));
+    }
+    return parts;
+}
+
+// What all ranks hold, as they told it with their requests; these are used up.
+void Buffer::take_census() {
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        if (rank == options_.rank) {
+            census_.stored[rank] = shard_.size();
+            if (sampling_->looks_at_classes())
+                for (uint32_t label = 0; label < options_.num_classes; ++label)
+                    census_.set_class(rank, label, shard_.count(label));
+            apply_updates(rank, peers_[rank].updates_received);
+            continue;
+        }
+        const Request &request = peers_.request(rank, served_);
+        apply_updates(rank, request.updates);
+        census_.stored[rank] = request.stored;
+        for (const ClassCount &count : request.counts) census_.set_class(rank, count.label, count.count);
+        peers_[rank].requests.erase(served_);
+    }
+}
+
+void Buffer::expect(const std::vector<Pick> &picks) {
+    Draw &own = draws_.at(served_);
+    own.expected = picks.size();
+    for (const Pick &pick : picks) ++own.missing[pick.rank];
+    for (uint32_t row = 0; row < picks.size(); ++row) own.staging->weights[row] = picks[row].weight;
+}
+
+void Buffer::apply_updates(uint32_t rank, uint64_t through) {
+    Peer &peer = peers_[rank];
+    while (peer.updates_applied < through) {
+        const auto found = peer.updates.find(++peer.updates_applied);
+        const Update &update = found->second;
+        const std::byte *names = update.names_and_rows.data(), *rows = names + update.n * sizeof(uint64_t);
+        const uint64_t row_bytes = options_.fields[update.field].row_bytes;
+        for (uint64_t i = 0; i < update.n; ++i) {
+            uint64_t id;
+            std::memcpy(&id, names + i * sizeof id, sizeof id);
+            shard_.update(update.field, id, rows + i * row_bytes);
+        }
+        peer.updates.erase(found);
+    }
+}
+
+// Others first: they have a way to go. How many records of the own draw came from here.
+uint64_t Buffer::carry_out(const std::vector<Part> &parts, const Staging *own) {
+    uint64_t copied = 0;
+    for (const Part &part : parts)
+        if (part.requester != options_.rank) send_part(part);
+    for (const Part &part : parts)
+        if (part.requester == options_.rank) copy_own(part, *own), copied += part.rows.size();
+    return copied;
+}
+
+// Nobody else touches these rows, and the draw is received only after it is marked as served.
+void Buffer::copy_own(const Part &part, const Staging &staging) {
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const uint64_t bytes = options_.fields[field].row_bytes;
+        std::byte *column = staging.column(field);
+        for (size_t i = 0; i < part.rows.size(); ++i)
+            std::memcpy(column + part.rows[i] * bytes, shard_.row(field, part.slots[i]), bytes);
+    }
+    for (size_t i = 0; i < part.rows.size(); ++i) staging.ids[part.rows[i]] = shard_.id(part.slots[i]);
+}
+
+void Buffer::send_part(const Part &part) {
+    const size_t step = part.direct ? part.rows.size() : std::max<uint64_t>(1, MESSAGE_BYTES / row_bytes_);
+    for (size_t first = 0; first < part.rows.size(); first += step) {
+        const size_t n = std::min(step, part.rows.size() - first);
+        auto message = part_message(part, first, n);
+        {
+            Lock lock(mutex_);
+            ++unsent_parts_;
+            ++traffic_.sent;
+            traffic_.bytes_sent += sizeof(Header) + message->owned.size() + (part.direct ? 0 : n * row_bytes_);
+        }
+        transport_->send(part.requester, std::move(message));
+    }
+}
+
+std::unique_ptr<Message> Buffer::part_message(const Part &part, size_t first, size_t n) {
+    std::vector<uint64_t> ids(n);
+    for (size_t i = 0; i < n; ++i) ids[i] = shard_.id(part.slots[first + i]);
+    const Kind kind = part.direct ? Kind::places : Kind::records;
+    auto message = records_message({kind, options_.rank, part.sequence, n}, part.rows.data() + first, ids.data());
+    if (part.direct) return message;
+    for (size_t field = 0; field < options_.fields.size(); ++field)
+        for (size_t i = 0; i < n; ++i)
+            message->body.push_back({shard_.row(field, part.slots[first + i]), options_.fields[field].row_bytes});
+    message->sent = [this] {
+        Lock lock(mutex_);
+        if (--unsent_parts_ == 0) changed_.notify_all();
+    };
+    return message;
+}
+
+}  // namespace replay
