@@ -26,7 +26,8 @@ from cl.data.loader import num_batches
 from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
-from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
+from cl.distributed.comm import Comm, ReduceOptions
+from cl.distributed.group import connect, disconnect
 from cl.distributed.launch import start_ranks
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
