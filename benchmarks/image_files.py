@@ -138,7 +138,7 @@ def measure(paths: np.ndarray, size: int, rounds: int, workers: int) -> None:
         of_peer = statistics.median(row[place] for row in rates)
         low, high = min(ratios), max(ratios)
         ratio = f"ratio {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
-        print(f"  beside {name:22} {of_peer:6.0f} images/s  {ratio}")
+        print(f"  peer {name:24} {of_peer:6.0f} images/s  {ratio}")
     used: list[float] = []
     epoch(used)
     pixels = len(paths) * 3 * size * size / 1e6

@@ -27,7 +27,7 @@ class RegMean(WeightFusion):
 
     G_i = w_i X_i^T X_i / n, where X_i are the layer's inputs in model i on n = `samples_per_task` images of its task,
     without labels; off-diagonal entries are multiplied by `shrink` (section 4.2). X_i includes padding and all calls of
-    the layer. A convolution is linear in its patches, and each of its groups is a layer of its own. All other weights,
+    the layer. A convolution is linear in its patches, and each of its groups is treated as a layer. All other weights,
     and directions without any input, are averaged. With running=true the merge so far counts as a model of all its
     tasks.
     """
