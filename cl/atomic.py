@@ -1,5 +1,6 @@
 """Atomic files: written to a temporary file in the same folder, then renamed."""
 
+import errno
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 def atomic_write(path: Path, mode: str = "wb"):
     """A file object whose content replaces `path` when the block ends, and is discarded if the block raises.
 
+    File and name are on disk when the block ends, so a crash of the system cannot undo the write.
     Raises OSError, which names `path`, for a full or read-only disk.
     """
     path = Path(path)
@@ -22,12 +24,25 @@ def atomic_write(path: Path, mode: str = "wb"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException as error:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the entries of a folder to disk, after a file in it was renamed or removed."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do this to folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def save_tensors(path: Path, content: dict) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 
 import pytest
 import torch
@@ -87,14 +88,43 @@ def test_a_disk_that_fails_at_the_end_leaves_the_old_file_and_nothing_else(tmp_p
     assert names(tmp_path) == ["file"]
 
 
-def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    path, order = tmp_path / "file", []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append(os.fstat(descriptor).st_size), fsync(descriptor)))
+def recorded(monkeypatch, folder_error=None) -> list:
+    """What is done to the disk, in order: the size of a file that is synced, replace, folder."""
+    order, replace = [], os.replace
+
+    def fsync(descriptor):
+        about = os.fstat(descriptor)
+        is_folder = stat.S_ISDIR(about.st_mode)
+        order.append("folder" if is_folder else about.st_size)
+        if is_folder and folder_error:
+            raise OSError(folder_error, os.strerror(folder_error))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths)))
-    with atomic_write(path) as file:
+    return order
+
+
+def test_the_content_is_on_the_disk_before_it_gets_its_name_and_then_the_name(tmp_path, monkeypatch):
+    order = recorded(monkeypatch)
+    with atomic_write(tmp_path / "file") as file:
         file.write(b"12345")
-    assert order[:2] == [5, "replace"]
+    assert order == [5, "replace", "folder"]
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_error(tmp_path, monkeypatch):
+    order = recorded(monkeypatch, errno.EINVAL)
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"12345")
+    assert order == [5, "replace", "folder"] and (tmp_path / "file").read_bytes() == b"12345"
+
+
+def test_a_folder_that_does_not_get_to_the_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    recorded(monkeypatch, errno.EIO)
+    with pytest.raises(OSError) as error:
+        with atomic_write(tmp_path / "file") as file:
+            file.write(b"12345")
+    assert (error.value.errno, error.value.filename) == (errno.EIO, str(tmp_path / "file"))
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):

@@ -96,6 +96,10 @@ OUT_OF_RANGE = [
     ("fusion", "curve", "held_out", 1, "a number above 0 and below 1"),
     ("fusion", "curve", "points", -1, "a whole number of at least 0"),
     ("fusion", "curve", "samples", 0, "a whole number of at least 1"),
+    ("fusion", "curve", "bends", 0, "a whole number of at least 1"),
+    ("fusion", "curve", "epochs", 0, "a whole number of at least 1"),
+    ("fusion", "curve", "samples_per_task", -1, "a whole number of at least 1 or null"),
+    ("fusion", "curve", "plane", -1, "a whole number of at least 0"),
 ]  # fmt: skip
 
 # What only all options together tell, from the constructor.
@@ -104,6 +108,7 @@ IMPOSSIBLE = [
     ("strategy", "derpp", {"replay_batch_size": 1, "alpha": 1, "beta": None}, "strategy.beta=null"),
     ("fusion", "curve", {"points": 1}, "fusion.points must be at least 2, or 0 for none, got 1"),
     ("fusion", "curve", {"plane": 1}, "fusion.plane must be at least 2, or 0 for none, got 1"),
+    ("fusion", "curve", {"at": "best", "points": 0}, "fusion.at=best chooses among fusion.points"),
 ]
 
 

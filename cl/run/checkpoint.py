@@ -9,6 +9,7 @@ task whose files are complete, with the same numbers as if it had not been kille
 """
 
 import re
+import zipfile
 from pathlib import Path
 
 from torch import nn
@@ -63,11 +64,22 @@ def load_resume(folder: Path, tree: StateTree, comm: Comm) -> int | None:
         return None
     if not {"stage", "shared", "own"} <= found.keys():
         raise ValueError(f"{file} was written by another version of remerge: overwrite=true trains the run anew")
+    if comm.is_main:
+        _check_task_files(folder, found["stage"])
     ranks = len(found["own"])
     tree.load(found["shared"], found["own"][comm.rank] if ranks == comm.size else None)
     for name, part in tree.stored.items():
         part.load(*(_stored_file(folder, name, found["stage"], rank) for rank in range(ranks)))
     return found["stage"]
+
+
+def _check_task_files(folder: Path, stage: int) -> None:
+    """Raise ValueError unless the networks of all stages so far are there and whole, as far as their ends tell."""
+    for number in range(stage + 1):
+        file = task_file(folder, number)
+        if not zipfile.is_zipfile(file):
+            what = "is damaged" if file.is_file() else "is missing"
+            raise ValueError(f"{file} {what}, and the run cannot go on without it: overwrite=true trains it anew")
 
 
 def clear(folder: Path, everything: bool) -> None:

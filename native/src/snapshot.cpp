@@ -13,6 +13,8 @@ namespace {
 const std::string MAGIC = "replay shard 2";
 const std::string ANY_MAGIC = "replay shard ";  // of any version
 
+constexpr uint64_t MOST_COUNTED = uint64_t{1} << 62;  // of draws and of records, so that no count wraps around
+
 // Reads the parts in the order of write_saved and checks each where it is read.
 class Reader {
   public:
@@ -48,6 +50,7 @@ class Reader {
         saved_.requested = file_.number();
         file_.bytes(&saved_.wait_seconds, sizeof saved_.wait_seconds);
         check(about.rank < about.ranks, "its rank is none of its ranks");
+        check(saved_.requested <= MOST_COUNTED, "it has counted more draws than there can be");
         check(std::isfinite(saved_.wait_seconds) && saved_.wait_seconds >= 0, "a time is below 0");
     }
 
@@ -69,7 +72,7 @@ class Reader {
         const uint64_t capacity = saved_.about.capacity;
         check(insertion.keys.size() == capacity && saved_.ids.size() == capacity &&
                   in_classes == saved_.stored.size() && saved_.stored.size() + insertion.free.size() == capacity &&
-                  insertion.offered >= saved_.stored.size(),
+                  insertion.offered >= saved_.stored.size() && insertion.offered <= MOST_COUNTED,
               "its numbers do not agree");
         enum : unsigned char { NOWHERE, FREE, STORED, IN_CLASS };
         std::vector<unsigned char> place(capacity, NOWHERE);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <fstream>
 #include <functional>
@@ -135,6 +136,45 @@ TEST(full_disk_keeps_the_old_file) {
     const FullDisk enough(size);
     write_sample(folder / "file", larger);
     CHECK_EQUAL(read_sample(folder / "file").text, larger.text);
+}
+
+// ---- the order of what reaches the disk
+
+std::vector<std::string> steps;  // of `disk`, while a test looks
+int failing_sync = 0;            // the errno of the sync of a folder, 0: none
+
+int recorded_sync(int descriptor) {
+    struct stat about;
+    CHECK(fstat(descriptor, &about) == 0);
+    steps.push_back(S_ISDIR(about.st_mode) ? "folder" : "file of " + std::to_string(about.st_size));
+    errno = failing_sync;
+    return S_ISDIR(about.st_mode) && failing_sync ? -1 : 0;
+}
+
+int recorded_rename(const char *from, const char *to) {
+    steps.push_back("rename");
+    return std::rename(from, to);
+}
+
+TEST(content_reaches_the_disk_before_its_name_and_then_the_folder) {
+    const Folder folder;
+    const Disk before = disk;
+    disk = {recorded_sync, recorded_rename};
+    write_sample(folder / "file", {7, "text", {1}});
+    const std::vector<std::string> expected{"file of " + std::to_string(content(folder / "file").size()), "rename",
+                                            "folder"};
+    CHECK(steps == expected);
+    failing_sync = EINVAL;  // a file system that cannot do this to folders
+    write_sample(folder / "file", {8, "text", {1}});
+    failing_sync = EIO;
+    CHECK_FAILS(write_sample(folder / "file", {9, "text", {1}}), RB_SYSTEM, "its folder");
+    CHECK_EQUAL(read_sample(folder / "file").number, 9u);
+    failing_sync = 0;
+    CHECK(chdir(folder.path.c_str()) == 0);
+    write_sample("file", {10, "text", {1}});  // without a folder in its path
+    CHECK_EQUAL(steps.back(), "folder");
+    CHECK(chdir("/") == 0);
+    disk = before;
 }
 
 // ---- a buffer of one rank -------------------------------------------------------------------------------------------

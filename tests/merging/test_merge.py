@@ -361,7 +361,7 @@ def test_a_merge_has_a_run_of_wandb_of_its_own_and_ends_it(config_of, monkeypatc
     (trained,) = folder.parent.parent.glob("independent_*/seed0")
     for place in (folder, trained):
         assert len(list(place.glob("wandb/offline-run-*/*.wandb"))) == 1 and wandb.run is None
-    monkeypatch.setattr(run, "_fuse", lambda *given: 1 / 0)
+    monkeypatch.setattr(run.Merge, "fuse", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.run(config_of(*words, "epochs=1", "fusion.epochs=1", "overwrite=true"))
     assert wandb.run is None

@@ -1,6 +1,7 @@
 """The tests of the C++ library, as `make -C native test` runs them: in C++, and from C through replay.h alone."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,14 @@ import sys
 import pytest
 from support import ROOT
 
+PROGRAMS = re.search(r"^TESTS \?= (.*)$", (ROOT / "native" / "Makefile").read_text(), re.MULTILINE)[1].split()
 
-@pytest.mark.parametrize("program", ["test_parts", "test_policies", "test_files", "test_abi", "abi", "test_ranks"])
+
+def test_every_file_of_tests_is_a_program():
+    assert sorted(PROGRAMS) == sorted(["abi", *(path.stem for path in (ROOT / "native" / "tests").glob("test_*.cpp"))])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_the_library_passes_its_own_tests(program, build):
     done = subprocess.run([*build, f"TESTS={program}", "test"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -246,6 +246,15 @@ def test_a_resumed_run_names_a_damaged_file(tmp_path, compose_config):
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config)
     (file,) = Path(config.output).rglob("task_00.pt")
-    file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(ValueError, match="task_00.pt cannot be read as weights"):
+    whole = file.read_bytes()
+    file.write_bytes(whole[:500])
+    with pytest.raises(ValueError, match="task_00.pt is damaged, .*overwrite=true"):
+        experiment.run(config)
+    file.unlink()
+    with pytest.raises(ValueError, match="task_00.pt is missing, .*overwrite=true"):
+        experiment.run(config)
+    file.write_bytes(whole)
+    resume = file.with_name("resume.pt")
+    resume.write_bytes(resume.read_bytes()[:500])
+    with pytest.raises(ValueError, match="resume.pt cannot be read"):
         experiment.run(config)

@@ -263,19 +263,3 @@ def distance(first: dict, second: dict) -> float:
 def test_networks_without_a_rule_name_the_layer(name, shape, layer):
     with pytest.raises(ValueError, match=layer):
         trace(timm_network(name), shape)
-
-
-@pytest.mark.parametrize(
-    "make, word",
-    [
-        (lambda: Ot(cost="size"), "fusion.cost=size does not exist"),
-        (lambda: Ot(solver="lp"), "solver=lp"),
-        (lambda: Ot(anchor="last"), "anchor=last"),
-        (lambda: Ot(marginals="l1"), "marginals=l1"),
-        (lambda: Ot(reg=0), "reg must be above 0"),
-        (lambda: Rebasin(max_sweeps=0), "max_sweeps"),
-    ],
-)
-def test_options_out_of_range_are_named(make, word):
-    with pytest.raises(ValueError, match=word):
-        make()

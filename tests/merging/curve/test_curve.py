@@ -10,7 +10,7 @@ from torch import nn
 
 from merging import run
 from merging.curve import landscape
-from merging.curve.finding import Curve, CurveFinding
+from merging.curve.finding import Curve
 
 
 def network(seed: int) -> nn.Module:
@@ -223,17 +223,3 @@ def test_pictures_of_the_curve_and_its_plane_are_drawn(compose_config):
         assert picture.shape[0] > 400 and picture[..., :3].std() > 0.1
     found = json.loads((folder / "results.json").read_text())["curve"]
     assert len(found["plane"]["loss"]) == 4 and len(found["t"]) == 5
-
-
-@pytest.mark.parametrize(
-    "options, word",
-    [
-        ({"kind": "spline"}, "kind=spline"), ({"init": "zero"}, "init=zero"), ({"bends": 0}, "bends"),
-        ({"epochs": 0}, "epochs"), ({"at": 1.5}, "at must lie"), ({"samples_per_task": -1}, "samples_per_task"),
-        ({"at": "middle"}, "or be best"), ({"held_out": 1.0}, "held_out"), ({"points": 1}, "points"),
-        ({"plane": -1}, "plane"), ({"samples": 0}, "samples"), ({"at": "best", "points": 0}, "chooses among"),
-    ],
-)  # fmt: skip
-def test_options_out_of_range_are_named(options, word):
-    with pytest.raises(ValueError, match=word):
-        CurveFinding(**options)

@@ -207,16 +207,3 @@ def test_the_ensemble_gives_mean_probabilities():
         net.load_state_dict(state)
         each.append(net.eval()(x).softmax(1))
     assert torch.allclose(network(x).softmax(1), 0.25 * each[0] + 0.75 * each[1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "make, word",
-    [
-        (lambda: Fisher(samples_per_task=0), "samples_per_task"), (lambda: Fisher(labels="soft"), "labels=soft"),
-        (lambda: RegMean(samples_per_task=0), "samples_per_task"), (lambda: RegMean(shrink=2.0), "shrink"),
-        (lambda: Opcm(alpha=-0.1), "alpha"),
-    ],
-)  # fmt: skip
-def test_options_out_of_range_are_named(make, word):
-    with pytest.raises(ValueError, match=word):
-        make()

@@ -162,12 +162,3 @@ def test_what_cannot_be_merged_is_named():
     for fusion in (TaskArithmetic(), Ties(), Dare(), Magmax()):
         with pytest.raises(ValueError, match="strategy.init=shared"):
             fusion(small([1.0], [2.0]))
-
-
-@pytest.mark.parametrize(
-    "make, word",
-    [(lambda: Ties(keep=0), "keep"), (lambda: Dare(drop=1.0), "drop"), (lambda: Dare(then="avg"), "then=avg")],
-)
-def test_options_out_of_range_are_named(make, word):
-    with pytest.raises(ValueError, match=word):
-        make()

@@ -1,4 +1,4 @@
-"""Numbers that a strategy logs: their means in strategy_metrics.csv and at the logger, over ranks as well."""
+"""Numbers that a strategy logs: in strategy_metrics.csv and at the logger, with several ranks as their mean."""
 
 import csv
 import sys
