@@ -60,8 +60,8 @@ class RegMean(WeightFusion):
 def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
     """X^T X / n for each weight that multiplies an input: [d, d], or [groups, d, d] for a grouped convolution.
 
-    Raises ValueError for a layer that transforms its weights first, and for one whose inputs are hidden (torch's fused
-    attention).
+    Raises ValueError for a layer without such a product: one that transforms its weights first, a transposed
+    convolution, or one whose inputs are hidden (torch's fused attention).
     """
     found: State = {}
 
@@ -75,8 +75,8 @@ def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
         if weight not in found:
             kind = type(network.get_submodule(name)).__name__
             raise ValueError(
-                f"fusion=regmean needs weights that multiply the layer's input unchanged, but {name} ({kind}) changes "
-                "its weights first or hides its input: choose another fusion"
+                "fusion=regmean needs weights that multiply the layer's input unchanged, but no such product was seen "
+                f"in {name} ({kind}): choose another fusion"
             )
     return found
 
