@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
-from cl.values import Count, NotNegative, Positive, Range, Share
+from cl.values import Count, Fraction, NotNegative, Positive, Range
 
 TINY = 1e-9  # of a step: a milestone's own step is past it, however its share is rounded
 
@@ -55,7 +55,7 @@ class Constant(Schedule):
 class Cosine(Schedule):
     """Half a cosine from 1 to `final` (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
 
-    def __init__(self, final: Share = 0.0, warmup: NotNegative = 0.0):
+    def __init__(self, final: Fraction = 0.0, warmup: NotNegative = 0.0):
         super().__init__(warmup)
         self.final = final
 
@@ -76,7 +76,7 @@ class WarmRestarts(Schedule):
         self,
         first: Positive = 1,
         growth: Annotated[float, Range(least=1)] = 2.0,
-        final: Share = 0.0,
+        final: Fraction = 0.0,
         warmup: NotNegative = 0.0,
     ):
         super().__init__(warmup)
@@ -92,7 +92,7 @@ class WarmRestarts(Schedule):
 class Linear(Schedule):
     """1 until `start`, then linearly to `final` at `end`, both shares (Garipov et al. 2018, A.1)."""
 
-    def __init__(self, start: Share = 0.5, end: Share = 0.9, final: Share = 0.01, warmup: NotNegative = 0.0):
+    def __init__(self, start: Fraction = 0.5, end: Fraction = 0.9, final: Fraction = 0.01, warmup: NotNegative = 0.0):
         super().__init__(warmup)
         if not start < end:
             raise ValueError(f"schedule.start must be below schedule.end, got {start} and {end}")
@@ -146,7 +146,7 @@ class Cyclic(Schedule):
 
     def __init__(
         self,
-        low: Share = 0.2,
+        low: Fraction = 0.2,
         half_cycle: Count = 100,
         mode: Literal["triangular", "triangular2", "exp_range"] = "exp_range",
         gamma: Annotated[float, Range(above=0, most=1)] = 0.99985,

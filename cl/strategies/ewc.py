@@ -8,7 +8,7 @@ from cl import seeding
 from cl.data.rows import Rows
 from cl.strategies.fisher import SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
-from cl.values import Count, NotNegative, Share
+from cl.values import Count, Fraction, NotNegative
 
 
 class Ewc(PenaltyStrategy):
@@ -30,7 +30,7 @@ class Ewc(PenaltyStrategy):
     def __init__(
         self,
         lambda_: NotNegative,
-        gamma: Share = 1.0,
+        gamma: Fraction = 1.0,
         fisher_labels: Literal["all", "sampled", "empirical"] = "all",
         fisher_samples: Count | None = None,
         anchors: Literal["online", "separate"] = "online",

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from cl.build import build
 from cl.data.rows import Rows
-from cl.values import Count, InnerShare, Natural, Share
+from cl.values import Count, Fraction, InnerFraction, Natural
 from merging.curve import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 
@@ -146,8 +146,8 @@ class CurveFinding(WeightFusion):
         start: Literal["model", "average"] = "model",
         ends: Literal["models", "untrained"] = "models",
         schedule: dict | None = None,
-        at: Share | Literal["best"] = 0.5,
-        held_out: InnerShare = 0.1,
+        at: Fraction | Literal["best"] = 0.5,
+        held_out: InnerFraction = 0.1,
         points: Natural = 61,
         plane: Natural = 0,
         samples: Count = 2000,

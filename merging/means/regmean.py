@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from cl.values import Count, Share
+from cl.values import Count, Fraction
 from merging.align.responses import show
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
@@ -34,7 +34,7 @@ class RegMean(WeightFusion):
 
     needs_tasks = True
 
-    def __init__(self, samples_per_task: Count = 500, shrink: Share = 0.9):
+    def __init__(self, samples_per_task: Count = 500, shrink: Fraction = 0.9):
         self.samples_per_task, self.shrink = samples_per_task, shrink
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:

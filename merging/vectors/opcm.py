@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cl.values import Share
+from cl.values import Fraction
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
 MATRICES = (nn.Linear, nn.modules.conv._ConvNd)
@@ -23,7 +23,7 @@ class Opcm(WeightFusion):
 
     uses_weights, needs_initial = False, True
 
-    def __init__(self, alpha: Share = 0.5):
+    def __init__(self, alpha: Fraction = 0.5):
         self.alpha = alpha
 
     def __call__(self, models: Models, context: Context) -> State:
