@@ -118,8 +118,8 @@ class ReplayBuffer(ABC):
     def load(self, *paths: Path) -> None:
         """Go on as if nothing had happened since `save`, from the files of all ranks that saved, in order of rank.
 
-        With another number of ranks the records are dealt out anew, each to one rank, and the pending draws are drawn
-        anew. Raises ValueError for files of another buffer.
+        With another number of ranks the records are distributed again, each to one rank, and pending draws are repeated.
+        Raises ValueError for files of another buffer.
         """
 
     @abstractmethod
@@ -136,7 +136,7 @@ class ReplayBuffer(ABC):
 
 
 def check_columns(fields: Sequence[Field], records: dict[str, torch.Tensor]) -> int:
-    """The number of records in a batch; raises ValueError unless it has just these fields, as they are declared."""
+    """The number of records in a batch; raises ValueError unless it has exactly the declared fields."""
     if len(records) != len(fields) or any(field.name not in records for field in fields):
         raise ValueError(f"a record has the fields {sorted(field.name for field in fields)}, got {sorted(records)}")
     length = len(records["y"]) if records["y"].ndim else 0

@@ -2,7 +2,7 @@
 
 Reservoir and class-balanced memories give every offered record a uniform random key and keep the records with the
 highest keys. Each set of k among the n offered is then equally likely to be the kept one, which is reservoir sampling
-(Vitter 1985), and it needs no count of what was offered: memories can be shrunk, merged and resumed as they are.
+(Vitter 1985), and it needs no count of what was offered: memories can be shrunk, merged and resumed without it.
 
 Plain lists and heaps throughout: a training step offers a handful of records, for which calls of numpy cost more.
 """

@@ -10,7 +10,7 @@ class ClassBalanced(InsertionPolicy, name="class_balanced"):
     """Every record is stored while there is room; from then on the largest class gives way to smaller ones.
 
     Of n_c offered records of class c, min(n_c, L) are stored, with the level L that fills the capacity (classes at the
-    level differ by one record at most, where it is not whole). L only falls, so each class is a reservoir of its own.
+    level differ by one record at most, where it is not whole). L only falls, so each class is its own reservoir.
     That is the greedy sampler of GDumb (Prabhu et al. 2020, algorithm 1), but that the paper takes the first records of
     a class, and leaves room unused where a class offers less than its part.
     """
@@ -18,7 +18,7 @@ class ClassBalanced(InsertionPolicy, name="class_balanced"):
     def __init__(self, capacity: int, num_classes: int, uniforms: Uniforms):
         super().__init__(capacity, num_classes, uniforms)
         self.heaps: dict[int, list[tuple[float, int]]] = {}  # label -> (key, slot); classes in order of appearance
-        self.largest: list[tuple[float, int]] | None = None  # of `heaps`; None: to be found anew
+        self.largest: list[tuple[float, int]] | None = None  # of `heaps`; None: to be found again
 
     def offer(self, labels: list[int]) -> dict[int, int]:
         placed: dict[int, int] = {}

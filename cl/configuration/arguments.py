@@ -66,7 +66,7 @@ def options(group: str) -> list[str]:
 
 
 def options_with(group: str, name: str) -> list[str]:
-    """Those that have a value of their own by that name."""
+    """The options that have a value with that name."""
     found = []
     for option in options(group):
         node = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))

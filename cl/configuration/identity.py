@@ -30,7 +30,7 @@ NOT_IDENTITY = {
     "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
     "dataset.root", "dataset.download", "dataset.stream", "dataset.cache",
 }  # fmt: skip
-ROOT_IS_DATA = ("image_folder", "ptycho")  # data sets that are whatever lies in their folder
+ROOT_IS_DATA = ("image_folder", "ptycho")  # data sets that are defined by the files in their folder
 
 
 def words(config: dict, ranks: int | None = None) -> dict:

@@ -159,7 +159,7 @@ def _converted(name: str, value, kind):
     kinds = typing.get_type_hints(kind, include_extras=True)
     if not isinstance(value, dict):
         example = f"{name}.{next(iter(kinds))}=..."
-        raise ValueError(f"{name} has values of its own ({', '.join(kinds)}): set {example}, got {name}={value}")
+        raise ValueError(f"{name} has several values ({', '.join(kinds)}): set {example}, got {name}={value}")
     for key in value:
         if key not in kinds:
             raise ValueError(f"unknown option {name}.{key}{did_you_mean(key, kinds)}; valid: {', '.join(kinds)}")

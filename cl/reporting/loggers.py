@@ -18,7 +18,7 @@ class NoLogger:
         """Called once, with the content of results.json."""
 
     def close(self) -> None:
-        """Called last, whatever happened: ends what `start` began and `finish` did not end."""
+        """Called last, also after an error: ends what `start` began and `finish` did not end."""
 
     def state_dict(self) -> dict:
         """What a resumed run needs to go on in the same place."""

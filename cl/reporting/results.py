@@ -62,7 +62,7 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, keep_steps: int):
-        """Continues files after their rows up to step `keep_steps` (0 starts anew): a resumed run repeats the rest."""
+        """Continues files after their rows up to step `keep_steps` (0 starts again): a resumed run repeats the rest."""
         self.path, self.strategy_path = path, path.with_name(f"strategy_{path.name}")
         _shorten(path, METRIC_COLUMNS, keep_steps)
         if self.strategy_path.is_file():

@@ -25,7 +25,7 @@ class RunContext:
     """What a callback is told of its run. None of it is for changing, apart from what the network's hooks need."""
 
     config: dict  # a copy
-    folder: Path  # of the run, where a callback may write files of its own names
+    folder: Path  # of the run, where a callback may write files with names of its choice
     model: nn.Module
     device: torch.device
     rank: int

@@ -2,7 +2,7 @@
 
     task_00.pt ...         weights and what they are, kept: merging and later analysis start from these
     resume.pt              the state of all parts (`cl.run.state`), only while the run is unfinished
-    buffer_00_rank_0.pt    each rank's part of the replay memory that belongs to it, likewise
+    buffer_00_rank_0.pt    each rank's part of the replay memory that belongs to it, only while the run is unfinished
 
 Every file is written whole or not at all, and resume.pt last: a run that is killed at any moment goes on after the last
 task whose files are complete, with the same numbers as if it had not been killed.
@@ -26,7 +26,7 @@ def task_file(folder: Path, stage: int) -> Path:
 
 
 def task_files(folder: Path) -> dict[int, Path]:
-    """The files of the networks in a folder by their stage, in its order, whatever its number of digits."""
+    """The files of the networks in a folder by their stage, in its order, with any number of digits."""
     numbers = {path: re.fullmatch(r"task_(\d+)", path.stem) for path in folder.glob("task_*.pt")}
     return dict(sorted((int(match.group(1)), path) for path, match in numbers.items() if match is not None))
 
@@ -63,7 +63,7 @@ def load_resume(folder: Path, tree: StateTree, comm: Comm) -> int | None:
     if found is None:
         return None
     if not {"stage", "shared", "own"} <= found.keys():
-        raise ValueError(f"{file} was written by another version of remerge: overwrite=true trains the run anew")
+        raise ValueError(f"{file} was written by another version of remerge: overwrite=true trains the run again")
     if comm.is_main:
         _check_task_files(folder, found["stage"])
     ranks = len(found["own"])
@@ -79,7 +79,7 @@ def _check_task_files(folder: Path, stage: int) -> None:
         file = task_file(folder, number)
         if not zipfile.is_zipfile(file):
             what = "is damaged" if file.is_file() else "is missing"
-            raise ValueError(f"{file} {what}, and the run cannot go on without it: overwrite=true trains it anew")
+            raise ValueError(f"{file} {what}, and the run cannot go on without it: overwrite=true trains it again")
 
 
 def clear(folder: Path, everything: bool) -> None:

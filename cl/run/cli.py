@@ -147,7 +147,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
     try:
         folders = run(config) if run is not None else [_run_or_find(config)]
     except Exception as error:
-        if _process != os.getpid():  # a launcher with processes of its own has to be told by the exception
+        if _process != os.getpid():  # Hydra launchers that start processes learn of it by the exception
             raise
         line = one_line(error, "run", [])
         _report(error, line, debug=WORDS.get(str(config.get("debug")).lower()) is True, job=_job())

@@ -55,7 +55,7 @@ def finished_run(config) -> Path | None:
     folder = run_folder(config)
     if config["overwrite"] or not (folder / "results.json").is_file():
         return None
-    print(f"finished before: {folder}{other_version(folder)}  (overwrite=true trains it anew)")
+    print(f"finished before: {folder}{other_version(folder)}  (overwrite=true trains it again)")
     custom.add(folder, config["metrics"])
     return folder
 

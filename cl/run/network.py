@@ -11,7 +11,7 @@ from cl.run.plan import Plan
 
 
 def build_network(plan: Plan, number: int = 0, config: dict | None = None) -> nn.Module:
-    """A network before training; the number tells apart those of one run. The generators stay as they are.
+    """A network before training; the number tells apart those of one run. The generators of the process do not change.
 
     `config`: whose seed and backbone are taken; None: those of the plan.
     """

@@ -56,7 +56,7 @@ class StateTree:
         return {name: part.state_dict() for name, part in self.own.items()}
 
     def load(self, shared: dict, own: dict | None) -> None:
-        """Give every part its state; `own` None: the ranks were others, and each part of a rank begins anew.
+        """Give every part its state; `own` None: the ranks were others, and each part of a rank begins again.
 
         Raises ValueError for names that are not those of the parts.
         """
@@ -66,7 +66,7 @@ class StateTree:
             if state.keys() != parts.keys():
                 raise ValueError(
                     f"the checkpoint holds the state of {', '.join(state) or 'nothing'}, and this run has "
-                    f"{', '.join(parts) or 'nothing'}: it was written by another version, overwrite=true begins anew"
+                    f"{', '.join(parts) or 'nothing'}: it was written by another version, overwrite=true begins again"
                 )
             for name, part in parts.items():
                 part.load_state_dict(state[name])

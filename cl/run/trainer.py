@@ -82,7 +82,7 @@ class Trainer:
     def _start(self, stage: int) -> None:
         """Begin a stage, with streams of random numbers that it names: nothing of them has to be saved between stages.
 
-        Each rank has streams of its own, so dropout and augmentation differ from rank to rank.
+        Each rank has its own streams, so dropout and augmentation differ from rank to rank.
         """
         self._check_weights(f"before the first step of stage {stage + 1}")
         which = (stage, self.comm.rank) if self.comm.rank else (stage,)  # one rank alone draws as the first of several
@@ -139,7 +139,7 @@ class Trainer:
         """Close an interval; returns its mean loss."""
         buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
         steps, samples, seconds, loss = self.meter.take()
-        # One exchange per interval. The mean of the ranks' losses is that of all samples, as they are weighed.
+        # One exchange per interval. The mean of the ranks' losses is that of all samples: they are weighted.
         logged = self.strategy.take_logged()
         own = [loss, samples, self.strategy.take_replayed(), 0.0, 0, len(logged)]
         if buffer is not None:

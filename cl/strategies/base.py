@@ -22,7 +22,7 @@ class Strategy:
     """Plain training on the new samples. Options are constructor arguments; `setup` brings what they work on.
 
     A run calls, for each stage of training: `before_task`, `start_task`, `training_set`, `observe` for each batch of
-    that, `after_task`, `classifier`. A run that was stopped within a stage sets everything up anew, loads the states
+    that, `after_task`, `classifier`. A run that was stopped within a stage builds everything again, loads the states
     of network, updater, strategy, memory and generators, and goes on with `training_set`: `before_task` and
     `start_task` are not called again for that stage.
     """
@@ -78,7 +78,7 @@ class Strategy:
         self.set_stage(stage)
 
     def set_stage(self, stage: int) -> None:
-        """Set whatever follows from the number of a stage alone: before the stage, and when a state is loaded."""
+        """Set all that follows from the number of a stage alone: before the stage, and when a state is loaded."""
         self.stage = stage
 
     def start_task(self, stage: int) -> None:

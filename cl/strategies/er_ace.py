@@ -1,6 +1,6 @@
 """ER with asymmetric cross entropy (Caccia et al. 2022, New Insights on Reducing Abrupt Representation Change, eq. 4).
 
-New samples compete with the classes of their own batch only, so what was learned before is not pushed away by them.
+New samples compete with the classes of their batch only, so what was learned before is not pushed away by them.
 """
 
 import torch

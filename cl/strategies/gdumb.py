@@ -1,6 +1,6 @@
 """GDumb (Prabhu et al. 2020, GDumb: A Simple Approach that Questions Our Progress in Continual Learning).
 
-The stream only fills a class-balanced memory; before each test the network is trained anew on the memory alone.
+The stream only fills a class-balanced memory; before each test the network is trained again on the memory alone.
 """
 
 import torch
@@ -49,7 +49,7 @@ class Gdumb(Scratch):
     def training_set(self, stage: int, samples: Rows) -> Rows:
         """All records of the memory as they were when the stage began, in the order in which they were offered.
 
-        They are kept, and are part of the state: drawing them anew would change the later draws of the memory.
+        They are kept, and are part of the state: drawing them again would change the later draws of the memory.
         """
         return self.stored
 

@@ -11,7 +11,7 @@ class Independent(Strategy):
     """CE(f(x), y) on each task, from weights that `init` names; the accuracy matrix has a network per row.
 
     shared: the same random weights for all tasks; independent: others for each; previous: those of the task before,
-    with its optimizer's state, which otherwise begins anew as well; merged: the networks so far merged by `fusion`,
+    with its optimizer's state, which otherwise begins again as well; merged: the networks so far merged by `fusion`,
     which python merge.py sets.
     """
 

@@ -163,7 +163,7 @@ RB_API int rb_save(rb_buffer *buffer, const char *path);
 
 /* Go on from saved shards: `paths` of all ranks that saved, in order of rank. With as many as there are ranks now, each
    reads its own and goes on as if nothing had happened, pending draws included. Otherwise the records of all files are
-   dealt out anew, every one to one rank; pending draws and the names of records are lost, and `pending_sizes` [at most
+   distributed again, each to one rank; pending draws and the names of records are lost, and `pending_sizes` [at most
    max_pending] gets the sizes of the draws that were pending on rank 0, to be requested again; `num_pending` their
    number, 0 if they were kept.
    With several ranks it has to be loaded before its first draw.

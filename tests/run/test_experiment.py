@@ -312,7 +312,7 @@ def test_schedule_and_optimizer_reset_act(compose_config):
     folder = experiment.run(config)
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     rates = {stage: [float(row["learning_rate"]) for row in rows if row["stage"] == str(stage)] for stage in range(5)}
-    for rate in rates.values():  # rises, falls, and starts anew with each task
+    for rate in rates.values():  # rises, falls, and starts again with each task
         assert max(rate) == pytest.approx(0.05, rel=0.05) and rate[0] < 0.02 and rate[-1] < 0.01
     keep = json.loads((folder / "results.json").read_text())["accuracy_matrix"]
     config.optimizer_state = "reset"

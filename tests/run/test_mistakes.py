@@ -48,7 +48,7 @@ MISTAKES = [
     ("optimizer_state=kept", "optimizer_state must be keep, reset or epoch, got 'kept' (did you mean keep?)"),
     ("model_state=epoch", "model_state must be keep or reset, got 'epoch'"),
     ("mixing.mixup=-1", "mixing.mixup must be a number of at least 0, got -1"),
-    ("mixing=0.2", "mixing has values of its own (mixup, cutmix)", "mixing=0.2"),
+    ("mixing=0.2", "mixing has several values (mixup, cutmix)", "mixing=0.2"),
     ("reduce.predivide=0", "reduce.predivide must be a number above 0, got 0"),
     ("reduce.operation=sum", "reduce.operation must be average or adasum, got 'sum'"),
     ("launcher.np=2", "launcher=none starts no ranks, got launcher.np=2", "launcher=horovod or launcher=torchrun"),
