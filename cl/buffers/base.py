@@ -118,7 +118,7 @@ class ReplayBuffer(ABC):
     def load(self, *paths: Path) -> None:
         """Go on as if nothing had happened since `save`, from the files of all ranks that saved, in order of rank.
 
-        With another number of ranks the records are distributed again, each to one rank, and pending draws are repeated.
+        With another number of ranks the records are distributed again, one rank each, and pending draws are repeated.
         Raises ValueError for files of another buffer.
         """
 
