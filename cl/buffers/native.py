@@ -104,7 +104,9 @@ class NativeBuffer(ReplayBuffer):
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
         self._layouts: dict[tuple[int, int], _Layout] = {}  # of the memory of a draw, by its bytes and records
         self._pending = 0
+        # Of copies to the device, and from it.
         self._stream: torch.cuda.Stream | None = None
+        self._fetching: torch.cuda.Stream | None = None
         if comm.size > 1:
             self._connect()
 
@@ -115,7 +117,25 @@ class NativeBuffer(ReplayBuffer):
         addresses = [ffi.from_buffer(other) for other in everybody]
         _check(lib.rb_connect(self._buffer, ffi.new("void *[]", addresses), [len(other) for other in everybody]))
 
+    def fetch(self, records: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copies in pinned memory, made beside what the device is given to compute after this call; `add` waits."""
+        if self.device.type != "cuda":
+            return records
+        if self._fetching is None:
+            self._fetching = torch.cuda.Stream(self.device)
+        self._fetching.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._fetching):
+            return {name: self._begin_fetch(column.detach()) for name, column in records.items()}
+
+    def _begin_fetch(self, column: torch.Tensor) -> torch.Tensor:
+        if column.device.type != "cuda":
+            return column
+        column.record_stream(self._fetching)  # its memory is not given away before it is copied
+        return torch.empty_like(column, device="cpu", pin_memory=True).copy_(column, non_blocking=True)
+
     def add(self, records: dict[str, torch.Tensor]) -> None:
+        if self._fetching is not None:
+            self._fetching.synchronize()
         length = check_columns(self.fields, records)
         kept = []  # until the call is over
         for i, field in enumerate(self.fields):
