@@ -15,7 +15,7 @@ help:
 	@echo 'make horovod build Horovod for the installed torch; HOROVOD_GPU_OPERATIONS=NCCL, HOROVOD_WITH_MPI=1: its options'
 	@echo 'make run     train: ARGS="$(ARGS)"'
 	@echo 'make test    run the tests: PYTEST_ARGS="-k buffer -x"'
-	@echo 'make lint    check the code with ruff and clang-format'
+	@echo 'make lint    check the code with ruff, clang-format and, if it is there, clang'
 	@echo 'make bench   time the training loop: BENCH_ARGS="..."'
 	@echo 'make clean   remove .venv and caches; results and data stay'
 
@@ -39,6 +39,7 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	find native -name build -prune -o \( -name '*.[ch]' -o -name '*.cpp' \) -print | xargs .venv/bin/clang-format --dry-run --Werror
+	$(MAKE) -s -C native lint
 
 bench: setup
 	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)

@@ -1,10 +1,11 @@
-"""What augmentation of whole batches costs beside the same steps picture by picture, and beside kornia.
+"""The cost of augmenting whole batches, compared with the same steps picture by picture and with kornia.
 
     python benchmarks/augmentations.py [--rounds 5] [--batch-size 64] [--threads 1]
 
-Batches of uint8 pictures: 3x256x256 cropped to 224, and 3x32x32. Peers: torchvision's transforms (v2), one call per
-picture, and kornia's, one call per batch, where it is installed (pip install kornia); kornia's RandAugment does the
-same to every picture of a batch. Timed in turn; the ratio of times is taken round by round, below 1 ours is faster.
+Batches of uint8 pictures: 3x256x256 cropped to 224, and 3x32x32. Peers: torchvision's transforms (v2) with one call per
+picture, and those of kornia with one call per batch, if it is installed (pip install kornia). kornia's RandAugment
+changes every picture of a batch in the same way. All are timed in turn, and the ratio of times is taken round by round;
+below 1 ours is faster.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def each(transform: Step) -> Step:
 
 
 def cases() -> dict[str, tuple[int, dict[str, Step]]]:
-    """Name to the side of the pictures and the ways to change them, ours first."""
+    """By name: the side of the pictures, and the implementations, ours first."""
     generator = torch.Generator().manual_seed(0)
     found = {
         "resized_crop": (256, {
@@ -52,7 +53,7 @@ def cases() -> dict[str, tuple[int, dict[str, Step]]]:
         }),
     }  # fmt: skip
     if importlib.util.find_spec("kornia") is None:
-        print("kornia is not installed: without it as a peer (pip install kornia)")
+        print("kornia is not installed, so it is left out (pip install kornia)")
         return found
     import kornia.augmentation as K
 
@@ -85,9 +86,9 @@ def main() -> None:
         for way in ways.values():
             way(x)
         rows = [{peer: seconds(way, x) for peer, way in ways.items()} for _ in range(arguments.rounds)]
-        print(f"{name:13} {1e3 * statistics.median(row['ours'] for row in rows):7.1f} ms a batch", end="")
+        print(f"{name:13} {1e3 * statistics.median(row['ours'] for row in rows):7.1f} ms per batch", end="")
         for peer in list(ways)[1:]:
-            print(f"   over {peer} {statistics.median(row['ours'] / row[peer] for row in rows):5.2f}", end="")
+            print(f"   ratio to {peer} {statistics.median(row['ours'] / row[peer] for row in rows):5.2f}", end="")
         print()
 
 

@@ -1,9 +1,9 @@
-"""Runs a command of remerge up to its first training step, and prints the modules that are loaded there.
+"""Runs a command of remerge up to its first training step, and prints the modules that are loaded by then.
 
     python benchmarks/first_step.py run.py strategy=er dataset=mnist
 
-The last line of the output is a JSON list. `benchmarks/startup.py` and tests/run/test_start.py use it. The class of the
-strategy is changed from outside, once `Trainer.train` is called: no code of remerge knows of it.
+The last line of the output is a JSON list. `benchmarks/startup.py` and `tests/run/test_start.py` use this script. It
+replaces a method of the strategy's class when `Trainer.train` is called, so remerge needs no code for it.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ TRAINER = "cl.run.trainer"
 
 
 class _AtTheFirstStep:
-    """An import hook that waits for the trainer."""
+    """An import hook that changes the trainer when it is imported."""
 
     def find_spec(self, name, path=None, target=None):
         if name != TRAINER:

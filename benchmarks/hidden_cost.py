@@ -1,12 +1,12 @@
-"""What replay costs beside the samples it adds: ER with half its samples replayed over training on as many new ones.
+"""The cost of replay beyond its additional samples: ER with half its samples replayed, against as many new samples.
 
     python benchmarks/hidden_cost.py [--rounds 5] [--steps 8] [--ranks 2] [--engine torchrun] [--models resnet18,mlp]
 
-Ranks are processes with one thread each. Both loops are `Trainer.train`; ER (32 new and 32 replayed per rank, memory of
-1000 records over all ranks, full) and fine-tuning on 64 new samples make the same number of steps on the same network,
-in turn, in the same processes; the slower rank counts, and the ratio is taken pair by pair. ResNet-18 is the full one,
-with the stem for 32x32 pictures; the MLP is 784-100-100-10 on pictures of MNIST's size, with 10 + 10 samples.
-Limits: 1.03 for ResNet-18; waiting for replay under 1 % of the training time there, under 5 % with the MLP.
+Ranks are processes with one thread each. Both loops are `Trainer.train`. ER (32 new and 32 replayed samples per rank, a
+full memory of 1000 records over all ranks) and fine-tuning on 64 new samples make the same number of steps on the same
+network, in turn, in the same processes. The slower rank counts, and the ratio is taken pair by pair. ResNet-18 has its
+full width and the stem for 32x32 pictures; the MLP is 784-100-100-10 on pictures of MNIST's size, with 10 + 10 samples.
+Limits: 1.03 for ResNet-18; waiting for replay below 1 % of the training time there, below 5 % with the MLP.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from cl.data.loader import num_batches
 from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
-from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
+from cl.distributed.comm import Comm, ReduceOptions
+from cl.distributed.group import connect, disconnect
 from cl.distributed.launch import start_ranks
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
@@ -42,8 +43,8 @@ from cl.strategies.finetune import Finetune
 
 CLASSES, CAPACITY = 10, 1000
 CPU = torch.device("cpu")
-# Shape of the pictures, network, new samples per rank and step of ER, by what the number of steps is multiplied, limits
-# of the ratio and of the share of waiting.
+# Shape of the pictures, network, new samples per rank and step of ER, factor of the number of steps, limit of the
+# ratio, and limit of the fraction of time spent waiting.
 MODELS = {
     "resnet18": ((3, 32, 32), lambda shape: resnet_cifar(shape, CLASSES, "resnet18", None, {}), 32, 1, 1.03, 0.01),
     "mlp": ((1, 28, 28), lambda shape: mlp(shape, CLASSES, [100, 100]), 10, 100, None, 0.05),
@@ -58,7 +59,7 @@ def samples(count: int, shape: tuple[int, int, int]) -> Rows:
 
 
 def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float]:
-    """Seconds of training, and of these those of waiting for replay."""
+    """Seconds of training, and the part of them spent waiting for replay."""
     shape, make, half, _, _, _ = MODELS[name]
     batch_size = half if replay else 2 * half
     data = samples(steps * batch_size * comm.size, shape)
@@ -78,7 +79,7 @@ def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float
     progress = Progress("", steps, 0, False)
     recorder = Recorder(History([], None), progress, log_interval=10**6)
     trainer = Trainer(strategy, Constant(), batch_size, 0, recorder)
-    comm.sum(torch.zeros(1))  # all ranks begin together
+    comm.sum(torch.zeros(1))  # so that all ranks begin at the same time
     waited = buffer.wait_seconds if buffer else 0.0
     started = time.perf_counter()
     trainer.train(data, 0, num_batches(len(data), batch_size, comm.size))
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--engine", default="torchrun", choices=["torchrun", "horovod"])
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--out", help=argparse.SUPPRESS)  # where rank 0 writes what it found
+    parser.add_argument("--out", help=argparse.SUPPRESS)  # file for the results of rank 0
     arguments, _ = parser.parse_known_args()
     models = arguments.models.split(",")
     if ranks.started():
@@ -137,7 +138,7 @@ def main() -> None:
         limit, wait_limit = MODELS[entry["model"]][4:]
         print(
             f"{entry['model']}, {arguments.ranks} ranks, {arguments.engine}: "
-            f"{statistics.median(ours for ours, _ in entry['pairs']):.2f} s with replay; over as many new samples "
+            f"{statistics.median(ours for ours, _ in entry['pairs']):.2f} s with replay; ratio to as many new samples "
             f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
             + (f", limit {limit}" if limit else "")
             + f"; waiting for replay {statistics.median(entry['shares']):.2%}, limit {wait_limit:.0%}"

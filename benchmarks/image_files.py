@@ -1,11 +1,11 @@
-"""What reading a data set of picture files costs beside decoding them.
+"""The cost of reading a data set of picture files, compared with only decoding them.
 
     python benchmarks/image_files.py [--pictures 600] [--rounds 5] [--size 256]
 
 JPEG files of 500x375 pixels (about the mean of ImageNet), cut from two photographs, are read with 1 and 2 worker
-processes; the peer is a bare loop of `torchvision.io.decode_jpeg` over the same files in as many processes, which
-keeps nothing and does not scale, and a loop that also scales the centre square. Loader and peers are timed in turn; the
-ratio of images/s is taken round by round. The memory of this process and its workers is measured over an epoch.
+processes. One peer is a bare loop of `torchvision.io.decode_jpeg` over the same files in as many processes, which
+discards the pixels and does not scale; another peer also scales the centre square. Loader and peers are timed in turn,
+and the ratio of images/s is taken round by round. Memory of this process and its workers is measured over an epoch.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 
 def write_pictures(folder: Path, count: int) -> np.ndarray:
-    """The paths [count] of JPEG files of 500x375 pixels."""
+    """Write JPEG files of 500x375 pixels; returns their paths [count]."""
     import sklearn.datasets
 
     random = np.random.default_rng(0)
@@ -50,10 +50,10 @@ def write_pictures(folder: Path, count: int) -> np.ndarray:
 
 
 def bare_loop(paths: list[bytes], size: int | None, connection) -> None:
-    """Decodes the files whenever it is told to; with a size, the centre square of each is scaled to it."""
+    """Decode the files for each message; with a size, also scale the centre square of each."""
     from torchvision.io import decode_jpeg, read_file
 
-    warnings.simplefilter("ignore")  # torchvision names a successor
+    warnings.simplefilter("ignore")  # torchvision's warning that these functions are deprecated
     torch.set_num_threads(1)
     connection.send("ready")
     while connection.recv():
@@ -66,7 +66,7 @@ def bare_loop(paths: list[bytes], size: int | None, connection) -> None:
 
 
 class BareLoops:
-    """The loop in so many processes, each with its share of the files."""
+    """The loop in several processes, each with its part of the files."""
 
     def __init__(self, paths: np.ndarray, size: int | None, processes: int):
         context = multiprocessing.get_context("spawn")
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def measure(paths: np.ndarray, size: int, rounds: int, workers: int) -> None:
-    """Print the rates and ratios with so many workers."""
+    """Print the rates and ratios for a number of workers."""
     loader = Workers(workers, 2, CPU)
     labels = torch.zeros(len(paths), dtype=torch.int64)
     samples = Rows({"x": FileImages(paths, Decoder(3, size), loader), "y": labels, "task": labels})
@@ -138,7 +138,7 @@ def measure(paths: np.ndarray, size: int, rounds: int, workers: int) -> None:
         of_peer = statistics.median(row[place] for row in rates)
         low, high = min(ratios), max(ratios)
         ratio = f"ratio {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
-        print(f"  beside {name:22} {of_peer:6.0f} images/s  {ratio}")
+        print(f"  peer {name:24} {of_peer:6.0f} images/s  {ratio}")
     used: list[float] = []
     epoch(used)
     pixels = len(paths) * 3 * size * size / 1e6

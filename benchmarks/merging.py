@@ -1,11 +1,11 @@
-"""What merging costs over what it cannot do without.
+"""The cost of merging, compared with the part of the work that cannot be avoided.
 
     python benchmarks/merging.py [--rounds 7] [--threads 1] [--only transport|curve|bandwidth]
 
-transport: share of POT's solver in the fusion of two fully connected networks of width 1024 by optimal transport;
-at least 80 % is aimed at. curve: a training step of a curve over one of the same network on the same batch, pair by
-pair; aimed at is 1.15 at most. bandwidth: merging ten ResNet-18, the bytes that have to be read and written once over
-those that a plain copy moves in the same time.
+transport: fraction of the time that the fusion of two fully connected networks of width 1024 by optimal transport
+spends in POT's solver; the aim is at least 80 %. curve: time of a training step of a curve divided by that of the same
+network on the same batch, pair by pair; the aim is at most 1.15. bandwidth: merging ten ResNet-18; the bytes that must
+be read and written once, divided by the bytes that a plain copy moves in the same time.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def resnet18() -> nn.Module:
 
 
 class Bare:
-    """What a fusion without data asks for."""
+    """The merge context for fusions without data."""
 
     sample_shape = (1, 28, 28)
 
@@ -91,7 +91,7 @@ def transport(rounds: int) -> None:
         finally:
             ot.emd = emd
         print(
-            f"ot, two MLPs 784-1024-1024-10, cost={cost}: {statistics.median(times):.2f} s, of which POT "
+            f"ot, two MLPs 784-1024-1024-10, cost={cost}: {statistics.median(times):.2f} s, POT takes "
             f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
         )
 
@@ -112,8 +112,8 @@ def curve(rounds: int) -> None:
         pairs = [(seconds(lambda: bent(steps)), seconds(lambda: plain(steps))) for _ in range(rounds + 1)][1:]
         ratios = sorted(a / b for a, b in pairs)
         print(
-            f"curve, {name}, batches of {batch_size}: {1e3 * statistics.median(a for a, _ in pairs) / steps:.1f} ms a "
-            f"step; over a plain one {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), limit 1.15"
+            f"curve, {name}, batches of {batch_size}: {1e3 * statistics.median(a for a, _ in pairs) / steps:.1f} ms "
+            f"per step; ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), limit 1.15"
         )
 
 

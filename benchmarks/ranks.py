@@ -1,14 +1,14 @@
-"""Samples per second with one and two ranks, and what remerge's loop costs over a bare loop.
+"""Samples per second with one and two ranks, and the cost of remerge's loop compared with a bare loop.
 
     python benchmarks/ranks.py [--rounds 11] [--steps 400] [--models mlp,resnet]
 
 Networks: the MLP 784-100-100-10, and a ResNet-18 for 32x32 pictures with narrow stages (0.7 million weights), which
 makes a twentieth of the steps. Every rank is a process with one thread. remerge's loop is `Trainer.train` with
-fine-tuning, SGD, progress bar and metrics. The exchange is the share of its time inside `Updater.reduce`: waiting for
-the other rank included, what Horovod sends during the backward pass not.
-The bare loop does the same arithmetic on the same batches, which lie ready in memory, with two ranks through
+fine-tuning, SGD, progress bar and metrics. The exchange is the fraction of its time inside `Updater.reduce`. That
+includes waiting for the other rank, but not the messages that Horovod sends during the backward pass.
+The bare loop does the same arithmetic on the same batches, which are in memory in advance; with two ranks it uses
 `hvd.DistributedOptimizer`. The two are timed in turn in the same processes, the slower rank counts, and the ratio is
-taken pair by pair. Both have to end with the same bits. Limit with two ranks: 1.02.
+taken pair by pair. Both must end with the same bits. Limit with two ranks: 1.02.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from cl.data.loader import epoch_batches, num_batches
 from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
-from cl.distributed.comm import Comm, ReduceOptions, connect, disconnect
+from cl.distributed.comm import Comm, ReduceOptions
+from cl.distributed.group import connect, disconnect
 from cl.distributed.launch import start_ranks
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
@@ -44,7 +45,7 @@ from cl.strategies.finetune import Finetune
 
 CLASSES, LIMIT = 10, 1.02
 CPU = torch.device("cpu")
-# Of each network: the shape of its pictures, how it is made, its batch sizes per rank, and how many times fewer steps.
+# For each network: the shape of its pictures, its constructor, its batch sizes per rank, and the divisor of its steps.
 MODELS = {
     "mlp": ((1, 28, 28), lambda shape: mlp(shape, CLASSES, [100, 100]), (10, 128), 1),
     "resnet": (
@@ -71,7 +72,7 @@ def network(name: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 
 def remerge(name: str, data: Rows, batch_size: int, comm: Comm, folder: Path) -> tuple[float, float, torch.Tensor]:
-    """Seconds of the loop, seconds of them in the exchange, and the weights."""
+    """Seconds of the loop, the part of them in the exchange, and the weights."""
     model, optimizer = network(name)
     updater = Updater(optimizer, model, CPU, comm, ReduceOptions())
     inside, reduce = 0.0, updater.reduce
@@ -90,7 +91,7 @@ def remerge(name: str, data: Rows, batch_size: int, comm: Comm, folder: Path) ->
     metrics = MetricsFile(folder / "metrics.csv", 0) if comm.is_main else None
     history = History([], None)
     trainer = Trainer(strategy, Constant(), batch_size, 0, Recorder(history, progress, metrics))
-    comm.sum(torch.zeros(1))  # all ranks begin together
+    comm.sum(torch.zeros(1))  # so that all ranks begin at the same time
     started = time.perf_counter()
     trainer.train(data, 0, num_batches(len(data), batch_size, comm.size))
     seconds = time.perf_counter() - started
@@ -131,7 +132,7 @@ def measure(comm: Comm, models: list[str], rounds: int, steps: int, folder: Path
             entry = {"model": name, "batch": batch_size, "steps": len(batches), "samples": [], "share": [], "pairs": []}
             for round in range(rounds + 1):  # the first warms up
                 own, weights = {}, {}
-                # First one, then the other is first: what the first pays for a cold start does not count against it.
+                # The order alternates, so that the cost of a cold start is divided between both.
                 for which in ("ours", "bare")[:: 1 if round % 2 else -1]:
                     if which == "ours":
                         own["ours"], own["inside"], weights[which] = remerge(name, data, batch_size, comm, folder)
@@ -174,8 +175,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--models", default="mlp,resnet")
-    parser.add_argument("--folder", help=argparse.SUPPRESS)  # given to the ranks, which leave their figures there
-    parser.add_argument("launcher", nargs="*", help=argparse.SUPPRESS)  # likewise
+    parser.add_argument("--folder", help=argparse.SUPPRESS)  # given to the ranks, for their results
+    parser.add_argument("launcher", nargs="*", help=argparse.SUPPRESS)  # also given to the ranks
     arguments = parser.parse_args()
     models = arguments.models.split(",")
     if unknown := set(models) - MODELS.keys():

@@ -1,22 +1,21 @@
-"""What the native replay buffer costs in one process, beside the least that PyTorch could do and what is usually done.
+"""The cost of the native replay buffer in one process, compared with bare PyTorch operations and common Python code.
 
     python benchmarks/replay_buffer.py [--rounds 7] [--sizes small,large] [--batches 32,128] [--no-slow]
 
-Records are pictures (3x32x32, 5000 of them, or 3x224x224, 1000 of them; uint8 or float32) with label, task and 100
-float32 logits. Everything runs on one core, the thread of the buffer included. The memory is full, and 20 times its
-capacity was offered before. Draw: `request` and `receive` of a batch. Add: a batch is offered, of which about a
-twentieth is stored.
+Records are pictures (5000 of 3x32x32 or 1000 of 3x224x224; uint8 or float32) with label, task and 100 float32 logits.
+Everything runs on one core, including the thread of the buffer. The memory is full, and 20 times its capacity was
+offered before. Draw: `request` and `receive` of a batch. Add: a batch is offered; about a twentieth of it is stored.
 
-index_select  `torch.index_select(..., out=)` of the same fields into memory that is used again. Its indices are made
-              beforehand, so it neither draws nor names the records. Limit of the draw: 1.0 times its time.
-vectorised    A reservoir in numpy and PyTorch: one call of the generator for the batch, then `index_copy_` of the rows
-              stored. Limit of add: 1.0 times its time.
+index_select  `torch.index_select(..., out=)` of the same fields into reused memory. Its indices are made in advance, so
+              it neither draws nor returns ids. Limit of the draw: 1.0 times its time.
+vectorised    A reservoir in numpy and PyTorch: one call of the generator per batch, then `index_copy_` of the stored
+              rows. Limit of add: 1.0 times its time.
 reference     `cl.buffers.reference`, for comparison.
-per sample    As suites in Python commonly do it: a list of samples, a loop over it with one random number each, and
-              `random.sample` and `torch.stack` for a draw. It has to take at least 5 times as long for small pictures.
+per sample    Common Python code: a list of samples, a loop with one random number each, and `random.sample` and
+              `torch.stack` for a draw. It must take at least 5 times as long for small pictures.
 
-The two of a ratio are timed in turn, so that a change of the machine's speed hits both; ratios are taken pair by pair.
-What was drawn is checked record by record outside the timed parts.
+The two parts of a ratio are timed in turn, so that changes of the machine's speed affect both; ratios are taken pair by
+pair. Drawn records are checked one by one outside the timed parts.
 """
 
 import argparse
@@ -46,7 +45,7 @@ BLOCK_SECONDS = 0.03  # of one timing
 
 
 def make_records(numbers: torch.Tensor, fields: list[Field]) -> dict[str, torch.Tensor]:
-    """Records that can be told by their number, which is `task`."""
+    """Records whose content follows from their number, which is stored in `task`."""
     records = {"y": numbers % CLASSES, "task": numbers}
     for name, steps in (("x", 7), ("logits", 3)):
         field = next(field for field in fields if field.name == name)
@@ -58,13 +57,13 @@ def make_records(numbers: torch.Tensor, fields: list[Field]) -> dict[str, torch.
 
 def check(records: dict[str, torch.Tensor], n: int, fields: list[Field]) -> None:
     numbers = records["task"]
-    assert len(numbers) == n, f"{len(numbers)} records in place of {n}"
+    assert len(numbers) == n, f"got {len(numbers)} records, expected {n}"
     for name, expected in make_records(numbers, fields).items():
         assert torch.equal(records[name], expected), f"{name} of another record"
 
 
 class IndexSelect:
-    """The gather alone: columns of the same records, and indices that lie ready."""
+    """Only the gather: columns of the same records, with indices made in advance."""
 
     def __init__(self, fields: list[Field], capacity: int, batch: int):
         self.columns = {f.name: torch.zeros(capacity, *f.shape, dtype=f.dtype) for f in fields}

@@ -1,25 +1,25 @@
-"""What a replay memory that spans two processes costs: latency, throughput, idle time, and messages as ranks are added.
+"""The cost of a replay memory over several processes: latency, throughput, idle time, and messages by number of ranks.
 
     python benchmarks/replay_ranks.py [--parts latency,throughput,idle,scaling] [--steps 2000] [--rounds 7]
 
-Starts its ranks itself; nothing but the native buffer is between them. Each part that has to do with the wire runs over
-shared memory (what UCX chooses within a host) and over TCP (UCX_TLS=tcp,self, as between hosts, here over loopback).
+The script starts its ranks, which communicate only through the native buffer. Parts that send messages run over shared
+memory (which UCX chooses within a host) and over TCP (UCX_TLS=tcp,self, as between hosts, here over loopback).
 
-latency     32 records of 3x32x32 float32, y and task from a full memory: per step a batch of 32 is handed over, a draw
-            requested and received, on both ranks in lockstep, which the draw itself enforces. Half of it is on
-            the other rank. Limits on the median: 0.3 ms over shared memory, 0.6 ms over TCP.
-throughput  64 records of 3x224x224 uint8 from 1000 on both ranks, requested and received, nothing else.
-            Shared memory: bytes delivered to a rank per second over those of a plain copy of as many bytes into memory
-            that is used again, out of a pool as large as the shard, made by both ranks at once and by one alone.
-            TCP: the bytes that crossed, about half of a draw, over those that two sockets carry between the same two
-            processes in large sends and receives, in both directions at once and in one.
-            The rates are taken in turn, the ratio round by round. Limit: 60 % of what both ranks reach at once.
-idle        CPU time of the buffer's own thread while both ranks sleep for 3 s. Limit: 2 % of a core.
-scaling     2 to 16 ranks on this machine, so bytes and messages count and time does not: what a rank sends per step and
-            draw of 32, beside the least that can be, and a chi-square of the sampling policy at the most ranks.
+latency     32 records of 3x32x32 float32, y and task from a full memory. In each step both ranks add a batch of 32, and
+            request and receive a draw; the draw keeps them in lockstep. Half of it is on the other rank.
+            Limits on the median: 0.3 ms over shared memory, 0.6 ms over TCP.
+throughput  64 records of 3x224x224 uint8 from 1000 on both ranks, only requested and received.
+            Shared memory: bytes delivered to a rank per second, divided by those of a plain copy of as many bytes into
+            reused memory, from a pool as large as the shard, made by both ranks at once and by one alone.
+            TCP: bytes sent between the ranks, about half of a draw, divided by those that two sockets carry between the
+            same processes in large sends and receives, in both directions at once and in one.
+            The rates are measured in turn, the ratio round by round. Limit: 60 % of the rate of both ranks at once.
+idle        CPU time of the buffer's thread while both ranks sleep for 3 s. Limit: 2 % of a core.
+scaling     2 to 16 ranks on this machine, so only bytes and messages are measured, not time: what a rank sends per step
+            and draw of 32, compared with the least possible, and a chi-square of the sampling policy at the most ranks.
 
-What was drawn is checked record by record outside the timed parts. Both ranks and both threads of each share the cores
-that there are; with fewer than four the threads of a rank take turns.
+Drawn records are checked one by one outside the timed parts. All ranks share the machine's cores; with fewer than four
+cores the two threads of a rank take turns.
 """
 
 import argparse
@@ -51,7 +51,7 @@ START_SECONDS, TIMEOUT = 180, 60.0
 
 
 class PipeComm:
-    """As much of cl.distributed.comm.Comm as the buffer needs: the parent passes the objects on."""
+    """The part of cl.distributed.comm.Comm that the buffer needs; the parent process forwards the objects."""
 
     def __init__(self, rank: int, size: int, pipe):
         self.rank, self.size, self.pipe = rank, size, pipe
@@ -73,7 +73,7 @@ def rank_main(rank: int, size: int, pipe, job: str, options: dict) -> None:
 
 
 def run_ranks(size: int, tls: str | None, job: str, **options) -> list:
-    """What `job(comm, **options)` returned in each of `size` fresh processes."""
+    """Run `job(comm, **options)` in each of `size` new processes; returns their results."""
     before = os.environ.pop("UCX_TLS", None)
     if tls:
         os.environ["UCX_TLS"] = tls
@@ -91,7 +91,7 @@ def run_ranks(size: int, tls: str | None, job: str, **options) -> list:
             words = []
             for rank, pipe in enumerate(pipes):
                 if not pipe.poll(START_SECONDS):
-                    raise RuntimeError(f"rank {rank} of {job} says nothing for {START_SECONDS} s")
+                    raise RuntimeError(f"rank {rank} of {job} has not answered for {START_SECONDS} s")
                 words.append(pipe.recv())
             for kind, content in words:
                 if kind == "error":
@@ -115,7 +115,7 @@ def run_ranks(size: int, tls: str | None, job: str, **options) -> list:
 
 
 def make_records(shape: tuple[int, ...], dtype: torch.dtype, first: int, count: int) -> dict[str, torch.Tensor]:
-    """Records numbered from `first`: `task` is the number, and the rest follows from it."""
+    """Records numbered from `first`; `task` is the number, which determines the other fields."""
     numbers = torch.arange(first, first + count)
     return {"x": pictures(numbers, shape, dtype), "y": numbers % CLASSES, "task": numbers}
 
@@ -128,18 +128,18 @@ def pictures(numbers: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) 
 
 def check(records, wanted: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     numbers = records["task"]
-    assert len(records) == wanted == len(numbers.unique()), "a record is missing or came twice"
+    assert len(records) == wanted == len(numbers.unique()), "a record is missing or occurs twice"
     assert torch.equal(records["y"], numbers % CLASSES), "labels of other records"
     assert torch.equal(records["x"], pictures(numbers, shape, dtype)), "pictures of other records"
 
 
 def full_buffer(comm, capacity: int, shape: tuple[int, ...], dtype: torch.dtype) -> NativeBuffer:
-    """`capacity` records in all, each rank's share numbered on from that of the rank before."""
+    """A memory of `capacity` records in total, numbered consecutively over the ranks."""
     fields = [Field("x", shape, dtype), Field("y", (), torch.int64), Field("task", (), torch.int64)]
     buffer = NativeBuffer(capacity, "reservoir", "uniform", fields, CLASSES, 0, CPU, comm, TIMEOUT)
-    share = capacity // comm.size
-    for start in range(0, share, 100):
-        buffer.add(make_records(shape, dtype, comm.rank * share + start, min(100, share - start)))
+    own = capacity // comm.size
+    for start in range(0, own, 100):
+        buffer.add(make_records(shape, dtype, comm.rank * own + start, min(100, own - start)))
     return buffer
 
 
@@ -163,11 +163,11 @@ def latency(comm, steps: int) -> list[float]:
             assert torch.equal(records["y"], numbers % CLASSES), "labels of other records"
             assert torch.equal(records["x"], pictures(numbers, shape, dtype)), "pictures of other records"
     buffer.close()
-    return times[100:]  # the first warm up
+    return times[100:]  # without the warm-up
 
 
 def throughput(comm, rounds: int, draws: int, sockets: bool) -> dict[str, list[float]]:
-    """Bytes per second of this rank in each round: of the buffer, and of what it is compared with."""
+    """Bytes per second of this rank in each round, for the buffer and for its peers."""
     shape, dtype, n, capacity = (3, 224, 224), torch.uint8, 64, 1000
     buffer = full_buffer(comm, capacity, shape, dtype)
     volume = n * torch.Size(shape).numel()
@@ -192,7 +192,7 @@ def throughput(comm, rounds: int, draws: int, sockets: bool) -> dict[str, list[f
 
 
 class Copies:
-    """Plain copies into memory that is used again, by both ranks at once and by one alone."""
+    """Plain copies into reused memory, by both ranks at once and by one alone."""
 
     names = ("at once", "alone")
 
@@ -262,7 +262,7 @@ class Sockets:
 
 
 def idle(comm, seconds: float) -> float:
-    """Share of a core that the buffer's thread used while nothing was asked of it."""
+    """Fraction of a core that the buffer's thread uses while it is idle."""
     shape, dtype = (3, 32, 32), torch.float32
     buffer = full_buffer(comm, 1000, shape, dtype)
     for _ in range(10):
@@ -278,7 +278,7 @@ def idle(comm, seconds: float) -> float:
 
 
 def scaling(comm, steps: int) -> dict:
-    """Messages and bytes that this rank sent per step, and how often it drew each record."""
+    """Messages and bytes that this rank sends per step, and how often it draws each record."""
     shape, dtype, n, share = (3, 32, 32), torch.uint8, 32, 64
     buffer = full_buffer(comm, share * comm.size, shape, dtype)
     comm.meet()
@@ -290,7 +290,7 @@ def scaling(comm, steps: int) -> dict:
         drawn[records["task"]] += 1
         if step % 50 == 0:
             check(records, n, shape, dtype)
-    comm.meet()  # the last draw of the others is sent as well
+    comm.meet()  # so that the last draw of the other ranks is counted
     after = buffer.statistics()
     least = n * (comm.size - 1) / comm.size * (torch.Size(shape).numel() + 16)
     comm.meet()
@@ -321,7 +321,7 @@ def show_throughput(rounds: int, draws: int) -> None:
     print("throughput per rank, MB/s        draw  at once    alone   of at once (low to high)   of alone    limit")
     for wire, tls in WIRES.items():
         of_ranks = run_ranks(2, tls, "throughput", rounds=rounds, draws=draws, sockets=tls is not None)
-        # The slower rank counts: they wait for each other in every draw.
+        # The slower rank counts, because the ranks wait for each other in every draw.
         counted = "crossed" if tls else "draw"
         rates = {key: [min(pair) for pair in zip(*(rank[key] for rank in of_ranks))] for key in of_ranks[0]}
         ours, both, alone = (1e-6 * statistics.median(rates[key]) for key in (counted, "at once", "alone"))
@@ -342,7 +342,7 @@ def show_idle(seconds: float) -> None:
 
 
 def show_scaling(sizes: list[int], steps: int) -> None:
-    # Over TCP: records of the same host need not be sent otherwise, and here every rank stands for a host.
+    # Over TCP, because within a host records may not be sent; here every rank represents a host.
     print("sent by a rank per step, draws of 32   messages      bytes    least bytes   over")
     for size in sizes:
         found = run_ranks(size, "tcp,self", "scaling", steps=steps)
@@ -351,7 +351,7 @@ def show_scaling(sizes: list[int], steps: int) -> None:
         print(f"  {size:4} ranks {messages:34.2f} {sent:10.0f} {least:14.0f}  {100 * (sent / least - 1):5.2f} %")
     from scipy.stats import chi2
 
-    # Of draws without replacement: the counts of the records of one draw are not independent of each other.
+    # Corrected for draws without replacement, in which the counts of records are not independent.
     counts = np.sum([entry["drawn"] for entry in found], axis=0, dtype=np.float64)
     draws, p = size * steps, found[0]["n"] / len(counts)
     statistic = np.sum((counts - draws * p) ** 2) / (draws * p * (1 - p)) * (len(counts) - 1) / len(counts)

@@ -1,13 +1,13 @@
-"""How long a command takes until it trains, or answers, in units of `import torch`.
+"""The time of a command until it trains or ends, in units of `import torch`.
 
     python benchmarks/startup.py [--rounds 5] [--data PATH] [--top 15]
 
-Each round runs every command once, on one core, after `python -c "import torch"` as the unit: a change of the machine's
-speed hits all of them. Shown are the medians over rounds of the ratio by the clock, of that by processor time (which
-other processes on the machine change little), and of the seconds. Training is timed up to its first step
-(`benchmarks/first_step.py`); with --data, the folder of MNIST, also on Split MNIST. At the end: what takes the time,
-by package, from Python's own -X importtime. Every process finds its modules compiled, in a folder of the benchmark, as
-after the first start of an installation.
+Each round runs every command once, on one core, after `python -c "import torch"` as the unit, so that changes of the
+machine's speed affect all of them. The table has medians over the rounds: the ratio of wall-clock times, the ratio of
+processor times (which other processes change little), and the seconds. Training is timed up to its first step
+(`benchmarks/first_step.py`); with --data, the folder of MNIST, also on Split MNIST. The last table shows the import
+times by package, from Python's -X importtime. Every process finds its modules compiled, in a folder of the benchmark,
+as after the first start of an installation.
 Limits: 1.5 until the first training step; 1 s for a mistake that needs no torch.
 """
 
@@ -28,7 +28,7 @@ LIMIT, LIMIT_SECONDS = 1.5, 1.0
 
 
 def commands(data: str | None, folder: Path) -> dict[str, list[str]]:
-    """What is timed, by name; runs that train have a folder that is emptied before each."""
+    """The commands to time, by name; the output folder of runs that train is emptied before each."""
     run, first = [sys.executable, "run.py"], [sys.executable, "benchmarks/first_step.py", "run.py"]
     output = f"output={folder / 'new'}"
     mnist = [*first, "+experiment=split_mnist_er", "buffer.capacity=200", f"dataset.root={data}", output]
@@ -43,13 +43,13 @@ def commands(data: str | None, folder: Path) -> dict[str, list[str]]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """That of this process, with compiled modules kept in the folder of the benchmark."""
+    """The environment of this process, with compiled modules in the folder of the benchmark."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPYCACHEPREFIX": str(folder / "compiled")}
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds by the clock and of processor time; the status is that of the command, which mistakes have at 1."""
+    """Run a command; returns its wall-clock seconds and its processor seconds. Status 1 is allowed, for mistakes."""
     subprocess.run(["rm", "-rf", folder / "new"], check=True)
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -63,7 +63,7 @@ def timed(command: list[str], folder: Path) -> tuple[float, float]:
 
 
 def costs(command: list[str], folder: Path) -> tuple[dict[str, float], int]:
-    """Seconds of importing each top-level package, its own modules only, and the number of modules."""
+    """Seconds for importing each top-level package without its dependencies, and the number of modules."""
     line = [command[0], "-X", "importtime", *command[1:]]
     done = subprocess.run(line, cwd=ROOT, env=environment(folder), capture_output=True, text=True)
     packages, count = collections.Counter(), 0
@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         chosen = commands(arguments.data, folder)
-        for command in (UNIT, *chosen.values()):  # compiles the modules, and trains the run that is to be finished
+        for command in (UNIT, *chosen.values()):  # compiles the modules, and trains the run for "a finished run"
             timed(command, folder)
         rows = collections.defaultdict(list)
         for _ in range(arguments.rounds):
@@ -99,7 +99,7 @@ def main() -> None:
         wall, processor, ratio, by_processor = map(statistics.median, zip(*found))
         print(f"{name:24}  {ratio:5.2f}  {by_processor:12.2f}  {wall:7.2f}  {processor:11.2f}")
     print(f"\nlimits: {LIMIT} until the first step, {LIMIT_SECONDS} s for a mistake")
-    print(f"\n{count} modules until the first step; seconds of importing by package:")
+    print(f"\n{count} modules until the first step; seconds for imports by package:")
     for name, seconds in packages.most_common(arguments.top):
         print(f"{name:24}  {seconds:5.2f}")
 

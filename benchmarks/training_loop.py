@@ -1,11 +1,11 @@
-"""What remerge's training loop costs over a bare PyTorch loop with the same arithmetic.
+"""The cost of remerge's training loop, compared with a bare PyTorch loop with the same arithmetic.
 
     python benchmarks/training_loop.py [--rounds 7] [--steps 2000] [--batch-size 10] [--profile]
 
-Both train the MLP 784-100-100-10 by SGD on one thread. The bare loop has every batch of new and of replayed samples
-lying ready in memory: per step it slices, joins, scales, and does forward, backward and the optimizer step. remerge's
-loop is `Trainer.train` with ER, reservoir and draws, progress bar and metrics. The two are timed in turn in one
-process, so that a change of the machine's speed hits both; the ratio is taken pair by pair.
+Both train the MLP 784-100-100-10 by SGD on one thread. The bare loop has all new and replayed samples in memory in
+advance: per step it slices, concatenates, scales, and does forward, backward and the optimizer step. remerge's loop is
+`Trainer.train` with ER, reservoir, draws, progress bar and metrics. The two are timed in turn in one process, so that
+changes of the machine's speed affect both; the ratio is taken pair by pair.
 Limit: 1.3 for ER at 10 + 10 samples.
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=10)
     parser.add_argument(
-        "--profile", action="store_true", help="where remerge's loop spends its time, in place of pairs"
+        "--profile", action="store_true", help="show where remerge's loop spends its time, instead of ratios"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

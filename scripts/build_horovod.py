@@ -1,22 +1,22 @@
-"""Builds Horovod from its source distribution against the installed torch and installs it beside it.
+"""Builds Horovod from its source distribution against the installed torch, and installs it.
 
     .venv/bin/python scripts/build_horovod.py
 
-`pip install horovod` fails with every torch since 2.1: that release sets an older C++ standard than torch's headers
-accept. This script edits a few lines of the release (edits() below says which and why), builds a wheel, keeps it in
-the user's cache, installs it into the environment of the Python that runs the script, and tries it. It returns at
-once if that was done before, and builds again after an upgrade of torch or Python.
+`pip install horovod` fails with every torch since 2.1, because that release sets an older C++ standard than torch's
+headers accept. This script edits a few lines of the release (edits() below lists them with reasons), builds a wheel,
+keeps it in the user's cache, installs it into the environment of the Python that runs the script, and tests it. It
+returns at once if that was done before, and builds again after an upgrade of torch or Python.
 
-What is built is chosen by Horovod's own variables:
+Horovod's environment variables choose the build:
 
     HOROVOD_WITH_MPI=1, HOROVOD_WITHOUT_MPI=1   default: with MPI if mpicxx and mpirun are found; Gloo is always built
-    HOROVOD_GPU_OPERATIONS=NCCL                 collectives on GPUs; needs a CUDA toolkit. NCCL is torch's own if its
-                                                wheels brought one and no HOROVOD_NCCL_... says otherwise
-    HOROVOD_CUDA_HOME, HOROVOD_NCCL_HOME, ...   handed on (see BUILD_VARIABLE below for all of them)
+    HOROVOD_GPU_OPERATIONS=NCCL                 collectives on GPUs; needs a CUDA toolkit. Uses the NCCL of torch's
+                                                wheels if they have one and no HOROVOD_NCCL_... is set
+    HOROVOD_CUDA_HOME, HOROVOD_NCCL_HOME, ...   passed on (see BUILD_VARIABLE below for all of them)
 
-What was given, or found in the case of MPI, is remembered with the installed package: a later call need not repeat
-it, and one from a shell without it does not replace a GPU build by a CPU one. Another value builds anew; an empty one
-(HOROVOD_GPU_OPERATIONS=) forgets the choice. CMAKE_BUILD_PARALLEL_LEVEL limits the number of compiler processes.
+These values, and whether MPI was found, are stored with the installed package. So a later call without them does not
+replace a GPU build by a CPU build. Another value builds again; an empty one (HOROVOD_GPU_OPERATIONS=) removes the
+choice. CMAKE_BUILD_PARALLEL_LEVEL limits the number of compiler processes.
 
 Needs a C++ compiler and make; CMake comes from pip. Wheels and logs: ${XDG_CACHE_HOME:-~/.cache}/remerge/wheels.
 """
@@ -42,12 +42,12 @@ from pathlib import Path
 
 VERSION = "0.28.1"
 SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-RECIPE = 1  # count up when edits() or the way of building change: wheels built the old way are then not used any more
+RECIPE = 1  # increase it when edits() or the build change, so that older wheels are no longer used
 
-RECORD = "remerge_build.json"  # inside the installed package: what it was built for, see wanted()
+RECORD = "remerge_build.json"  # inside the installed package: the options of its build, see wanted()
 
-# setup.py needs the run-time dependencies even for building. Old setuptools: setup_requires is handled by code that
-# newer ones dropped. All of this goes into a temporary folder, never into the user's environment.
+# setup.py needs the run-time dependencies even for building. Old setuptools, because newer ones no longer support
+# setup_requires. All of this goes into a temporary folder, never into the user's environment.
 BUILD_REQUIREMENTS = [
     "cmake>=3.26,<5",
     "setuptools<81",
@@ -59,7 +59,7 @@ BUILD_REQUIREMENTS = [
     "cffi",
 ]
 
-# The variables that the release reads while building. The others (HOROVOD_RANK, HOROVOD_TIMELINE ...) are for running.
+# The variables that the release reads during the build. The others (HOROVOD_RANK, HOROVOD_TIMELINE ...) are for runs.
 BUILD_VARIABLE = re.compile(
     r"HOROVOD_(WITH(OUT)?_\w+|GPU|GPU_\w+|CPU_OPERATIONS|ALLOW_MIXED_GPU_IMPL|CUDA_HOME|ROCM_HOME|NCCL_\w+|NVTX_\w+|"
     r"BUILD_\w+|DEBUG)"
@@ -76,19 +76,19 @@ print(*(name for name, built in (("gloo", hvd.gloo_built()), ("mpi", hvd.mpi_bui
 
 
 class Failure(Exception):
-    """Something that the user has to know or mend; the text is all that is shown."""
+    """An error for the user, shown without traceback."""
 
 
 def say(text):
     print(f"horovod: {text}", file=sys.stderr, flush=True)
 
 
-# ---- What is wanted -------------------------------------------------------------------------------------------------
+# ---- The wanted build -----------------------------------------------------------------------------------------------
 def choose_options(env, remembered, find=shutil.which):
-    """Returns the build variables: those of an earlier build, overruled by env, completed by what must be decided."""
+    """Returns the build variables: those of an earlier build, overridden by env, with defaults for the others."""
     given = {name: value for name, value in env.items() if BUILD_VARIABLE.fullmatch(name)}
     options = {**remembered, **given}
-    # WITH_X and WITHOUT_X answer one question, so a new answer replaces a remembered one, whichever it was.
+    # WITH_X and WITHOUT_X contradict each other, so a new one of them replaces the remembered one.
     for name in given:
         for this, other in ("HOROVOD_WITH_", "HOROVOD_WITHOUT_"), ("HOROVOD_WITHOUT_", "HOROVOD_WITH_"):
             opposite = other + name.removeprefix(this)
@@ -103,7 +103,7 @@ def choose_options(env, remembered, find=shutil.which):
         if options.get(f"HOROVOD_WITH_{what}") != "1":
             options[f"HOROVOD_WITHOUT_{what}"] = "1"
     if "1" not in (options.get("HOROVOD_WITH_MPI"), options.get("HOROVOD_WITHOUT_MPI")):
-        # mpicxx to build, mpirun to use what was built
+        # mpicxx for the build, mpirun for using it
         options["HOROVOD_WITH_MPI" if find("mpicxx") and find("mpirun") else "HOROVOD_WITHOUT_MPI"] = "1"
     return dict(sorted(options.items()))
 
@@ -117,17 +117,19 @@ def wants_mpi(options):
 
 
 def wanted(torch_version, env, installed, find=shutil.which):
-    """Returns the record of the build that should be installed: everything that a wheel must have in common with the
-    environment to work there. `installed` is the record of the one that is ({} if there is none)."""
+    """Returns the record of the wanted build: everything in which a wheel must match the environment to work there.
+
+    `installed` is the record of the installed build ({} if there is none).
+    """
     options = choose_options(env, installed.get("options", {}), find)
     mpi = ""
     if wants_mpi(options):
-        # Another MPI library is another ABI. If it is out of sight only for now (a module that is not loaded in this
-        # shell), the one built against stays right.
+        # Another MPI library has another ABI. If MPI is not found now (a module that is not loaded in this shell), the
+        # recorded one is kept.
         compiler = find("mpicxx")
         mpi = os.path.realpath(compiler) if compiler else installed.get("mpi", "")
     libc = ""
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system has it, nor os.confstr
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # some systems lack it, or os.confstr
         libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
     return {
         "recipe": RECIPE,
@@ -135,21 +137,21 @@ def wanted(torch_version, env, installed, find=shutil.which):
         "torch": torch_version,
         "python": sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag,
         "platform": sysconfig.get_platform(),
-        "libc": libc,  # a home folder, and so the cache, may be shared by machines with different systems
+        "libc": libc,  # machines with different systems may share a home folder, and with it the cache
         "mpi": mpi,
         "options": options,
     }
 
 
 def key(record):
-    """Names the cache folder of one build: readable at the front, unique by the hash at the end."""
+    """Returns the name of a build's cache folder: readable at the front, unique by the hash at the end."""
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     name = f"horovod-{record['horovod']}-torch-{record['torch']}-{record['python']}-{digest[:16]}"
     return re.sub(r"[^\w.+-]", "_", name)
 
 
 def read_record(site_packages):
-    """Returns the record of the installed horovod; {} without one, or if it was installed by something else."""
+    """Returns the record of the installed horovod; {} if there is none, or if this script did not install it."""
     try:
         record = json.loads((Path(site_packages) / "horovod" / RECORD).read_text())
     except (OSError, ValueError):
@@ -182,7 +184,7 @@ def edits(standard, gpu):
             f"    set(CMAKE_CXX_STANDARD {standard})\n",
             "for what torch's headers ask",
         ),
-        # Python 3.12 has no distutils; setuptools brings it back only where it is installed the ordinary way.
+        # Python 3.12 has no distutils; setuptools provides it only if it is installed into the environment.
         (
             "horovod/torch/CMakeLists.txt",
             '"from distutils.sysconfig import get_python_inc; print(get_python_inc())"',
@@ -201,15 +203,16 @@ def edits(standard, gpu):
             f"[options.package_data]\nhorovod = {RECORD}\n\n[egg_info]\n",
             "so that the wheel contains the record",
         ),
-        # Two mistakes of the release in the Gloo part. Under the first, ranks that stopped to take part were never
-        # reported (HOROVOD_STALL_CHECK_TIME_SECONDS): the list of ranks stayed empty.
+        # Two bugs of the release in the Gloo part. Because of the first, stalled ranks were never reported
+        # (HOROVOD_STALL_CHECK_TIME_SECONDS): the list of ranks stayed empty.
         (
             "horovod/common/gloo/gloo_controller.cc",
             "  global_ranks_.reserve(size_);\n",
             "  global_ranks_.resize(size_);\n",
             "to report stalled ranks",
         ),
-        # Under the second, HOROVOD_GLOO_IFACE was half ignored, and init() died where the host's name has no address.
+        # Because of the second, HOROVOD_GLOO_IFACE was partly ignored, and init() failed if the host's name has no
+        # address.
         (
             "horovod/common/gloo/gloo_context.cc",
             process_set,
@@ -218,8 +221,8 @@ def edits(standard, gpu):
         ),
     ]
     if not gpu:
-        # A GPU build of torch and something that looks like a CUDA toolkit make the release build for CUDA, whether
-        # that was asked for or not; a stray nvcc without the rest of the toolkit then ends the build.
+        # With a GPU build of torch and anything that looks like a CUDA toolkit the release always builds for CUDA, and
+        # an nvcc without the rest of the toolkit then ends the build.
         for tool, version in ("CUDA_HOME", "cuda"), ("ROCM_HOME", "hip"):
             result.append(
                 (
@@ -234,7 +237,7 @@ def edits(standard, gpu):
 
 
 def edited(text, old, new, where):
-    """Returns text with old replaced by new; refuses unless old stands there exactly once."""
+    """Returns text with old replaced by new; raises Failure unless old occurs exactly once."""
     count = text.count(old)
     if count != 1:
         line = max(old.splitlines(), key=len).strip()
@@ -265,7 +268,7 @@ def apply_edits(source, changes):
 
 
 def cxx_standard(torch_folder):
-    """Returns the C++ standard that torch's headers ask for, from the line with which they stop an older compiler."""
+    """Returns the C++ standard that torch's headers require, from their error message for older compilers."""
     header = torch_folder / "include" / "ATen" / "ATen.h"
     try:
         found = re.search(r"C\+\+(\d\d) or later compatible compiler is required", header.read_text())
@@ -281,7 +284,7 @@ def cxx_standard(torch_folder):
 
 # ---- Building -------------------------------------------------------------------------------------------------------
 def run(command, log, env=None):
-    """Runs command with its output added to the file log; on failure shows what matters of it."""
+    """Runs command and appends its output to the file log; the error of a failure has an excerpt."""
     with open(log, "a") as output:
         output.write(f"+ {' '.join(map(str, command))}\n")
         output.flush()
@@ -297,8 +300,10 @@ def run(command, log, env=None):
 
 
 def excerpt(lines):
-    """Returns the last lines of a log, and before them the first error of a compiler or CMake, which parallel jobs and
-    the tracebacks of those who started them may have left far behind."""
+    """Returns the last lines of a log, and before them the first error of a compiler or CMake.
+
+    Parallel jobs and tracebacks may have printed many lines after that error.
+    """
     last = max(len(lines) - 15, 0)
     first = next((i for i, line in enumerate(lines[:last]) if re.search(r"CMake Error|: (fatal )?error:", line)), last)
     return "\n".join(lines[first : min(first + 10, last)] + ["..."] * (first + 10 < last) + lines[last:])
@@ -315,7 +320,7 @@ def find_cuda(env):
     homes = [Path(home) for home in [*homes, nvcc and Path(nvcc).parent.parent, "/usr/local/cuda"] if home]
     for home in homes:
         headers = [home / "include" / "cuda_runtime.h", *home.glob("targets/*/include/cuda_runtime.h")]
-        # Starting nvcc is the test: there are wrappers left behind by a toolkit that is gone, or that stand elsewhere.
+        # nvcc is started as a test, because a wrapper may be left of a toolkit that was removed or is elsewhere.
         with contextlib.suppress(OSError):
             works = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, env=env).returncode == 0
             if works and any(header.is_file() for header in headers):
@@ -327,8 +332,10 @@ def find_cuda(env):
 
 
 def torch_nccl(torch_folder, folder):
-    """Returns the variables that make Horovod use the NCCL which torch's wheels brought along, {} if they did not.
-    Taking the same one spares the user a second, and two versions cannot meet in one process."""
+    """Returns the variables that make Horovod use the NCCL of torch's wheels, {} if they have none.
+
+    So the user needs no second NCCL, and a process never loads two versions.
+    """
     nccl = torch_folder.parent / "nvidia" / "nccl"
     if not (nccl / "include" / "nccl.h").is_file() or not (nccl / "lib" / "libnccl.so.2").is_file():
         return {}
@@ -344,18 +351,18 @@ def torch_nccl(torch_folder, folder):
 def build_environment(env, options, tools, jobs):
     """Returns the environment variables to build with: env without its build variables, and the options instead."""
     result = {name: value for name, value in env.items() if not BUILD_VARIABLE.fullmatch(name)}
-    # When make runs this script, these describe that make; setup.py would take them for the user's wish.
+    # When make runs this script, these belong to that make; setup.py would take them as the user's options.
     for name in "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES":
         result.pop(name, None)
     result.update(options)
     result.update(
         PYTHONPATH=os.pathsep.join([str(tools)] + ([env["PYTHONPATH"]] if env.get("PYTHONPATH") else [])),
         MAKEFLAGS=f"-j{jobs}",
-        CMAKE_GENERATOR="Unix Makefiles",  # setup.py hands make's arguments to whatever CMake would choose
-        CMAKE_POLICY_VERSION_MINIMUM="3.5",  # the bundled libraries ask for versions that CMake 4 refuses
+        CMAKE_GENERATOR="Unix Makefiles",  # setup.py passes make's arguments, which other generators do not know
+        CMAKE_POLICY_VERSION_MINIMUM="3.5",  # the bundled libraries require versions that CMake 4 rejects
         PYTHONNOUSERSITE="1",
     )
-    # The program itself: the script of that name in bin/ may not start from a long or odd path.
+    # The program itself, because the script of that name in bin/ may not start from a long or unusual path.
     result.setdefault("HOROVOD_CMAKE", str(tools / "cmake" / "data" / "bin" / "cmake"))
     if wants_gpu(options) and options.get("HOROVOD_GPU") != "ROCM":
         cuda = find_cuda({**env, **options})
@@ -386,7 +393,7 @@ def fetch(folder, log, env):
     if digest != SHA256:
         raise Failure(f"{archives[0].name}: expected sha256 {SHA256}, found {digest}: not the release known here")
     with tarfile.open(archives[0]) as archive:
-        # Python 3.14 makes this the default and older ones warn or do not know it; the checksum says it is harmless.
+        # The default in Python 3.14; older versions warn or lack it. The checksum guarantees a harmless archive.
         archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder / f"horovod-{VERSION}"
 
@@ -426,7 +433,7 @@ def build(record, torch_folder, target, log, env):
             environment,
         )
         (wheel,) = (scratch / "wheel").glob("horovod-*.whl")
-        # Copied under another name first: whoever finds the wheel finds all of it.
+        # Copied under another name first, so that other processes never see a partial wheel.
         part = target / f"{wheel.name}.part"
         shutil.copyfile(wheel, part)
         os.replace(part, target / wheel.name)
@@ -439,7 +446,7 @@ def cached_wheel(folder):
 
 @contextlib.contextmanager
 def locked(path, log):
-    """Holds a lock file: of two clones that need the same wheel at once, one builds it and the other waits for it."""
+    """Holds a lock file, so that of two clones that need the same wheel one builds it and the other waits."""
     with open(path, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -450,13 +457,13 @@ def locked(path, log):
 
 
 def check(log):
-    """Starts the installed horovod in a process of its own; returns the names of what it was built with."""
+    """Starts the installed horovod in a new process; returns the names of the parts it was built with."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
-    # Gloo, because one process by itself cannot start MPI everywhere (on the login node of a cluster, for example), and
-    # the loopback interface, because a host's own name need not have an address.
+    # Gloo, because a single process cannot start MPI everywhere (on the login node of a cluster, for example), and the
+    # loopback interface, because the host's name may have no address.
     env.update(HOROVOD_CONTROLLER="gloo", HOROVOD_CPU_OPERATIONS="gloo")
     env.update({"HOROVOD_GLOO_IFACE": name for _, name in socket.if_nameindex() if name in ("lo", "lo0")})
-    # In the root folder: here, a folder named horovod would be imported instead.
+    # In the root folder, because a folder named horovod in the current one would be imported instead.
     result = subprocess.run(
         [sys.executable, "-c", CHECK], env=env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
@@ -471,9 +478,9 @@ def check(log):
 
 
 def main():
-    torch = importlib.util.find_spec("torch")  # looks for it without importing it, which takes seconds
+    torch = importlib.util.find_spec("torch")  # without importing it, which takes seconds
     if torch is None or torch.origin is None:
-        raise Failure(f"torch is not installed for {sys.executable}: it must be there first (make setup)")
+        raise Failure(f"torch is not installed for {sys.executable}: install it first (make setup)")
     site_packages = sysconfig.get_path("platlib")
     installed = read_record(site_packages)
     record = wanted(importlib.metadata.version("torch"), os.environ, installed)
@@ -496,13 +503,13 @@ def main():
     say(f"installing {wheel}")
     log = folder / "install.log"
     log.unlink(missing_ok=True)
-    # Removed first, because pip takes another build of the same version for the same thing.
+    # Removed first, because pip does not distinguish builds of the same version.
     run(pip("uninstall", "-y", "horovod"), log)
     run(pip("install", wheel), log)
     try:
         built = check(log)
     except Failure:
-        # So that the next call does not take it for right, here or in another environment.
+        # So that no later call uses it, here or in another environment.
         run(pip("uninstall", "-y", "horovod"), log)
         wheel.unlink(missing_ok=True)
         raise

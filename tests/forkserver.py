@@ -29,6 +29,7 @@ from pathlib import Path
 # pidfd_open makes signals and waiting safe for processes that are not children of the one that asks; Linux has it.
 SUPPORTED = hasattr(os, "pidfd_open")
 READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "MPL")  # begins of variables' names
+SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # by scikit-learn, in every process that imports it
 MESSAGE_BYTES = 1 << 17  # more than an environment takes; one packet of a Unix socket holds it
 
 
@@ -132,6 +133,7 @@ class Server:
     def start(self, line: list[str], cwd: str, env: dict[str, str], streams: Sequence[int]) -> tuple[int, int]:
         """The number and the pidfd of a new process with these descriptors as its standard streams."""
         changed = [name for name, _ in env.items() ^ self.env.items() if name.startswith(READ_AT_START)]
+        changed = [name for name in changed if name not in SET_BY_IMPORTS]
         if changed:
             raise ValueError(f"{changed[0]} is read when Python starts: start this process with subprocess")
         content = json.dumps(["start", line, cwd, env]).encode()

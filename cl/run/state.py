@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 
 class Stateful(Protocol):
@@ -72,6 +73,20 @@ class StateTree:
 
     def _check_new(self, name: str) -> None:
         assert name not in {*self.shared, *self.own, *self.stored}, f"{name} is registered twice"
+
+
+class Statistics:
+    """A network's buffers, such as batch-norm statistics: within a stage each rank has those of its own batches."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def state_dict(self) -> dict:
+        return {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state[name])
 
 
 class Generators:

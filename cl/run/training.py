@@ -17,7 +17,7 @@ from cl.run import checkpoint
 from cl.run.callbacks import RunContext
 from cl.run.evaluator import Evaluator
 from cl.run.session import Session
-from cl.run.state import Generators, StateTree
+from cl.run.state import Generators, StateTree, Statistics
 from cl.scenarios.base import Tasks
 
 # The weights with which a stage starts, from its number and the history so far.
@@ -54,6 +54,7 @@ class Training:
         tree.register("history", self.history)
         tree.register("trainer", self.trainer, own=True)
         tree.register("logged", self.strategy.logged, own=True)
+        tree.register("statistics", Statistics(session.model), own=True)
         tree.register("transform", session.transform, own=True)
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)

@@ -47,7 +47,7 @@ class Derpp(Der):
     def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         first, second = draws or (None, None)
         rehearsed = [second] if second else []
-        # Each group goes through the network as a batch of its own.
+        # Each group goes through the network as one batch.
         groups = [[batch, *rehearsed]] if self.folded else [[batch], *([part] for part in rehearsed)]
         if first:
             groups.append([first])

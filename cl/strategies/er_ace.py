@@ -25,7 +25,7 @@ class ErAce(ReplayStrategy):
     def check(self, scenario: Scenario, buffer: dict) -> None:
         if not scenario.task_outputs:
             raise ValueError(
-                "strategy=er_ace is defined where tasks bring classes of their own (scenario=class10 and the like); "
+                "strategy=er_ace is defined where each task brings new classes (scenario=class10 and the like); "
                 "here they share them"
             )
 

@@ -34,7 +34,7 @@ class Icarl(Strategy):
     def check(self, scenario: Scenario, buffer: dict) -> None:
         if not scenario.task_outputs or scenario.task_aware:
             raise ValueError(
-                "strategy=icarl is defined where tasks bring classes of their own and are not told apart: "
+                "strategy=icarl is defined where each task brings new classes and the task is not told: "
                 "scenario=class10 and the like"
             )
 

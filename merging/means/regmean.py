@@ -27,7 +27,7 @@ class RegMean(WeightFusion):
 
     G_i = w_i X_i^T X_i / n, where X_i are the layer's inputs in model i on n = `samples_per_task` images of its task,
     without labels; off-diagonal entries are multiplied by `shrink` (section 4.2). X_i includes padding and all calls of
-    the layer. A convolution is linear in its patches, and each of its groups is a layer of its own. All other weights,
+    the layer. A convolution is linear in its patches, and each of its groups is treated as a layer. All other weights,
     and directions without any input, are averaged. With running=true the merge so far counts as a model of all its
     tasks.
     """
@@ -60,8 +60,8 @@ class RegMean(WeightFusion):
 def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
     """X^T X / n for each weight that multiplies an input: [d, d], or [groups, d, d] for a grouped convolution.
 
-    Raises ValueError for a layer that transforms its weights first, and for one whose inputs are hidden (torch's fused
-    attention).
+    Raises ValueError for a layer without such a product: one that transforms its weights first, a transposed
+    convolution, or one whose inputs are hidden (torch's fused attention).
     """
     found: State = {}
 
@@ -75,8 +75,8 @@ def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
         if weight not in found:
             kind = type(network.get_submodule(name)).__name__
             raise ValueError(
-                f"fusion=regmean needs weights that multiply the layer's input unchanged, but {name} ({kind}) changes "
-                "its weights first or hides its input: choose another fusion"
+                "fusion=regmean needs weights that multiply the layer's input unchanged, but no such product was seen "
+                f"in {name} ({kind}): choose another fusion"
             )
     return found
 

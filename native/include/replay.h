@@ -144,7 +144,8 @@ RB_API int rb_add(rb_buffer *buffer, uint64_t n, const void *const *columns);
    not needed. RB_INVALID for the label field, and for an id whose rank does not exist. */
 RB_API int rb_update(rb_buffer *buffer, uint32_t field, uint64_t n, const uint64_t *ids, const void *rows);
 
-/* Ask for a draw of min(n, stored everywhere) different records. Returns at once; see above for what it sees. */
+/* Ask for a draw of min(n, stored everywhere) different records. Returns at once; see above for what it sees. With
+   several ranks an error after the others were told is final, as a lost peer is. */
 RB_API int rb_request(rb_buffer *buffer, uint64_t n);
 
 /* The oldest draw that was not received. Waits until it is complete, at most timeout_seconds.

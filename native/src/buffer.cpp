@@ -180,16 +180,8 @@ void Buffer::request(uint64_t n) {
         unseen_.clear();
     }
     const auto started = Clock::now();
-    bool done;
-    try {
-        send_all(std::move(messages));
-        done = serve(RB_INLINE_BYTES);
-    } catch (...) {
-        Lock lock(mutex_);
-        if (transport_) fail_with_current_exception();  // others have been told of it
-        else pool_->give_back(draws_.take_back());
-        throw;
-    }
+    send_all(std::move(messages));
+    const bool done = serve(RB_INLINE_BYTES);
     const std::chrono::duration<double> took = Clock::now() - started;
     {
         Lock lock(mutex_);

@@ -33,7 +33,8 @@ bool Buffer::can_serve() const {
 }
 
 // Make the draws that can be made; the caller's thread leaves those that take long to the other one. Whether there is
-// nothing left that could be made. If it throws, the draw is not made, though with several ranks it may be in part.
+// nothing left that could be made. If it throws that is final, but for one rank within `request`: there the draw is
+// taken back.
 bool Buffer::serve(uint64_t most_bytes) {
     Lock lock(mutex_);
     while (can_serve()) {
@@ -55,7 +56,11 @@ bool Buffer::serve(uint64_t most_bytes) {
                 draw.missing[options_.rank] -= static_cast<int64_t>(own);
             }
         } catch (...) {
+            // With the mutex still held: the other thread would make the draw again.
             serving_ = false;
+            const bool in_request = !transport_ && most_bytes == RB_INLINE_BYTES;
+            if (in_request && served_ + 1 == draws_.requested()) pool_->give_back(draws_.take_back());
+            else fail_with_current_exception();
             throw;
         }
         ++served_;

@@ -127,7 +127,7 @@ TEST(large_records) {
 }
 
 // Uniform over all ranks, however uneven, and draws of different ranks have nothing to do with each other.
-TEST(law_of_draws_at_16_ranks) {
+TEST(chances_of_draws_at_16_ranks) {
     constexpr uint32_t RANKS = 16;
     constexpr uint64_t N = 12;
     const auto held = [](uint32_t rank) -> uint64_t { return rank % 5 == 0 ? 0 : rank == 1 ? 90 : rank; };

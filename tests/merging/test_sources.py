@@ -270,7 +270,7 @@ MISTAKES = [
     (["checkpoints=[{a},{deep}]", "fusion=ot"], "deep.pt has fc3.weight"),
     (["fusion=ot", *VIT], r"neurons cannot be aligned through patch_embed \(flatten\)"),
     (["fusion=rebasin", *VIT], r"neurons cannot be aligned through patch_embed \(flatten\)"),
-    (["fusion=regmean", "backbone=timm", "backbone.model=test_nfnet"], r"but stem.conv1 \(ScaledStdConv2d\)"),
+    (["fusion=regmean", "backbone=timm", "backbone.model=test_nfnet"], r"was seen in stem.conv1 \(ScaledStdConv2d\)"),
     (["fusion=ensemble", "running=true"], "running=true continues from merged weights, and fusion=ensemble has none"),
     (["fusion=ensemble", "finetune_samples=10"], "finetune_samples=10 trains merged weights"),
     (["finetune_samples=1"], "finetune_samples must be at least 2, one of each task, or 0 for none, got 1"),

@@ -216,7 +216,7 @@ def test_every_strategy_trains_in_every_scenario_in_which_it_is_defined(compose_
     options = ("precision=bf16", "gradient_accumulation_steps=2", "batch_size=5", *QUICK)
     config = compose_config(f"scenario={scenario}", f"strategy={strategy}", *options)
     if scenario in UNDEFINED.get(strategy, ()):
-        with pytest.raises(ValueError, match=f"strategy={strategy} is defined where tasks bring classes of their own"):
+        with pytest.raises(ValueError, match=f"strategy={strategy} is defined where each task brings new classes"):
             experiment.run(config)
         assert not run_folder(plain(config)).exists()
         return

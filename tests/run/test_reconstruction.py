@@ -94,7 +94,7 @@ def test_strategies_with_classes_are_refused(strategy, compose_config):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["scenario=reconstruction"], "needs targets: dataset=ptycho"),
+        (["scenario=reconstruction"], "needs a data set with targets: dataset=ptycho"),
         (["dataset=ptycho_synthetic", "backbone=ptychonn"], "scenario=reconstruction"),
         (["scenario=reconstruction", "dataset=ptycho_synthetic"], r"expected \(2, 32, 32\) for the targets amplitude"),
         (["scenario=reconstruction", "dataset=ptycho_synthetic", "dataset.augment=[flip]"], "another object"),
