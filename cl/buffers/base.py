@@ -73,6 +73,10 @@ class ReplayBuffer(ABC):
         """What its constructor takes, with the options of all policies by name."""
         return with_policy_options(inspect.signature(cls).parameters)
 
+    def fetch(self, records: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same columns for a later `add`; one that needs them in another memory begins to copy them here."""
+        return records
+
     @abstractmethod
     def add(self, records: dict[str, torch.Tensor]) -> None:
         """Offer a batch, one tensor [B, *shape] per field; the insertion policy decides what stays.

@@ -16,6 +16,7 @@ from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.policy import Policy
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies
+from cl.buffers.transfers import Transfers
 from cl.distributed.comm import Comm
 from cl.seeding import derive
 
@@ -104,7 +105,7 @@ class NativeBuffer(ReplayBuffer):
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
         self._layouts: dict[tuple[int, int], _Layout] = {}  # of the memory of a draw, by its bytes and records
         self._pending = 0
-        self._stream: torch.cuda.Stream | None = None
+        self.transfers = Transfers(device)
         if comm.size > 1:
             self._connect()
 
@@ -115,7 +116,11 @@ class NativeBuffer(ReplayBuffer):
         addresses = [ffi.from_buffer(other) for other in everybody]
         _check(lib.rb_connect(self._buffer, ffi.new("void *[]", addresses), [len(other) for other in everybody]))
 
+    def fetch(self, records: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.transfers.fetch(records)
+
     def add(self, records: dict[str, torch.Tensor]) -> None:
+        self.transfers.wait()
         length = check_columns(self.fields, records)
         kept = []  # until the call is over
         for i, field in enumerate(self.fields):
@@ -147,7 +152,7 @@ class NativeBuffer(ReplayBuffer):
         layout = self._layouts.get(key) or self._find_layout(records)
         columns = {name: _tensor(memory, part) for name, part in layout.columns}
         if self.device.type != "cpu":
-            columns = self._to_device(columns)
+            columns = self.transfers.to_device(columns)
         return Records(
             columns, lambda: _tensor(memory, layout.weight).to(self.device), lambda: _tensor(memory, layout.ids)
         )
@@ -168,21 +173,6 @@ class NativeBuffer(ReplayBuffer):
         layout = _Layout(columns, part(torch.float32, (), records.weights), part(torch.int64, (), records.ids))
         self._layouts[records.lease_bytes, n] = layout
         return layout
-
-    def _to_device(self, columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Copies on the device, carried beside what it still has to compute of the step before."""
-        if self.device.type != "cuda":
-            return {name: column.to(self.device) for name, column in columns.items()}
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)
-        current = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self._stream):
-            # From pinned memory of torch, which knows when the copy is over and the memory free.
-            columns = {name: column.pin_memory().to(self.device, non_blocking=True) for name, column in columns.items()}
-        current.wait_stream(self._stream)
-        for column in columns.values():
-            column.record_stream(current)
-        return columns
 
     @property
     def pending(self) -> int:

@@ -126,16 +126,21 @@ class Strategy:
         self.updater.clear()
         total, offers = None, []
         parts = self.micro_batches(batch, draws)
+        # A GPU computes the backward pass while this process stores records; a processor cannot do both at once, and
+        # asks for the next records first.
+        exchange_last = self.updater.device.type == "cuda"
         for number, (new, replayed) in enumerate(parts, start=1):
             with self.updater.autocast():
                 loss = self.loss(new, replayed)
             total = loss.detach() if total is None else total + loss.detach()
             if self.buffer is not None:
                 if new.loss_weight:
-                    offers.append(self.remember(new))
-                if number == len(parts):
+                    offers.append(self.buffer.fetch(self.remember(new)))
+                if number == len(parts) and not exchange_last:
                     self.exchange(offers)
             self.updater.backward(loss)
+        if self.buffer is not None and exchange_last:
+            self.exchange(offers)
         self.updater.reduce()
         self.adjust_gradients(batch, draws)
         self.updater.step()
@@ -144,8 +149,8 @@ class Strategy:
     def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
         """Offer the new samples to the memory, and ask for the records of the next step.
 
-        As soon as the forward pass is done: the records come while the backward pass is computed and the gradients are
-        exchanged. What is drawn does not depend on the weights.
+        As soon as the forward pass is done, on a GPU as soon as it has been given the backward pass: the records come
+        while that is computed and the gradients are exchanged. What is drawn does not depend on the weights.
         """
         for offer in offers:
             self.buffer.add(offer)

@@ -24,7 +24,15 @@ def process_state() -> list:
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
+        torch.utils.deterministic.fill_uninitialized_memory,
+        *attention(),
     ]
+
+
+def attention() -> list[bool]:
+    """Which fused kernels of attention torch may choose."""
+    kinds = torch.backends.cuda
+    return [kinds.flash_sdp_enabled(), kinds.mem_efficient_sdp_enabled(), kinds.cudnn_sdp_enabled()]
 
 
 @pytest.mark.parametrize("words", [
@@ -63,7 +71,10 @@ def test_what_fails_on_the_way_in_is_put_back_as_well(compose_config):
 
 def test_kernels_repeat_on_a_gpu_and_are_put_back(monkeypatch):
     chosen, before = [], process_state()[4:]
+    assert all(attention())
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)  # the settings themselves need no GPU
     with devices.repeatable(torch.device("cuda:1")):
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert not torch.utils.deterministic.fill_uninitialized_memory  # costs a fifth of the time
+        assert attention() == [False] * 3  # their gradients differ from run to run
     assert chosen == [torch.device("cuda:1")] and process_state()[4:] == before

@@ -121,6 +121,13 @@ def test_exact_fisher_equals_one_gradient_after_the_other(name):
         assert expected.max() > 1e-6
 
 
+@pytest.mark.parametrize(("device", "at_once"), [("cpu", 2), ("meta", 64)])
+def test_a_gpu_is_given_the_samples_of_half_a_gigabyte_of_gradients(device, at_once):
+    model = nn.Sequential(nn.Conv2d(1, 512, 64, bias=False), nn.Flatten()).to(device)  # 8 MiB of weights
+    squares = SquaredGradients(model, list(model.parameters()), lambda logits, task: logits)
+    assert squares.chunk(torch.zeros(2, 1, 64, 64, device=device)) == at_once
+
+
 def test_fisher_of_some_weights_where_others_are_frozen():
     model = network().double().eval()
     x = torch.randn(7, 2, dtype=torch.float64)
