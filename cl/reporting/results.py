@@ -28,8 +28,8 @@ STRATEGY_COLUMNS = ("stage", "epoch", "step", "name", "value")
 def measures(history: History, task_aware: bool) -> dict:
     """The entries of results.json that follow from the accuracies, or from the errors.
 
-    Transfer and forgetting are taken from the matrix that the scenario asks for: with the task known in
-    task-incremental scenarios, without in all others.
+    Transfer and forgetting are taken from the matrix that the scenario asks for: task-aware in
+    task-incremental scenarios, over all classes in all others.
     """
     matrix, task_matrix = history.rows, history.task_aware_rows or None
     if history.measure == "error":

@@ -1,4 +1,4 @@
-"""What a network achieves on every task's test samples: with and without the task known, from one forward pass."""
+"""A network's accuracy on every task's test samples, over all classes and task-aware, from one forward pass."""
 
 from collections.abc import Callable
 

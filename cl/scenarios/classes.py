@@ -98,7 +98,7 @@ class ClassIncremental(Scenario):
 
 
 class TaskIncremental(ClassIncremental):
-    """Class-incremental tasks with known task: training and accuracy use only the outputs of the sample's task."""
+    """Class-incremental tasks, task-aware: training and accuracy use only the outputs of the sample's task."""
 
     task_aware = True
 
