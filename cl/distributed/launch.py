@@ -10,12 +10,14 @@ import ctypes
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+
+from cl.distributed.ranks import RENDEZVOUS
 
 GRACE_SECONDS = 20  # after one rank has failed, the time for the others to report their errors
 LAUNCHED = "REMERGE_LAUNCHED"  # set in ranks started here, whose parent process prints the table of results
@@ -119,15 +121,16 @@ def _horovod_environments(np: int):
 
 @contextlib.contextmanager
 def _torch_environments(np: int):
-    """What torch.distributed wants in the environment of each rank; rank 0 is where they meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    yield [
-        _names("", RANK=rank, WORLD_SIZE=np, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=np, MASTER_PORT=port)
-        | {"MASTER_ADDR": "127.0.0.1"}
-        for rank in range(np)
-    ]
+    """What torch.distributed wants in the environment of each rank; the ranks meet at a file.
+
+    A port would have to be chosen here and opened by rank 0, and another process can take it in between.
+    """
+    with tempfile.TemporaryDirectory(prefix="remerge-ranks-") as folder:
+        yield [
+            _names("", RANK=rank, WORLD_SIZE=np, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=np)
+            | {RENDEZVOUS: str(Path(folder) / "store")}
+            for rank in range(np)
+        ]
 
 
 def _names(prefix: str, **values: int) -> dict[str, str]:

@@ -12,6 +12,7 @@ LAUNCHERS = (
     ("horovod", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("horovod", "PMI_RANK", "PMI_SIZE"),
 )
+RENDEZVOUS = "REMERGE_RENDEZVOUS"  # the file where ranks that remerge itself has started meet in torch.distributed
 
 
 def started() -> tuple[str, int, int] | None:

@@ -2,10 +2,12 @@
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 
 from cl.distributed.comm import START_SECONDS, Comm
+from cl.distributed.ranks import RENDEZVOUS, started
 
 
 class TorchComm(Comm):
@@ -19,7 +21,12 @@ class TorchComm(Comm):
         self.dist = dist
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=timedelta(seconds=START_SECONDS))
+            timeout = timedelta(seconds=START_SECONDS)
+            if RENDEZVOUS in os.environ:
+                place, (rank, size) = Path(os.environ[RENDEZVOUS]), started()[1:]
+                dist.init_process_group(backend, place.as_uri(), timeout=timeout, rank=rank, world_size=size)
+            else:  # torchrun and the like say where in the environment
+                dist.init_process_group(backend, timeout=timeout)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
 
