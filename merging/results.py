@@ -2,7 +2,7 @@
 
 import math
 
-from cl.configuration.identity import as_text, config_hash, words
+from cl.configuration.identity import config_hash
 from cl.reporting import results
 from cl.run.session import Session
 from merging.context import MergeContext
@@ -18,18 +18,10 @@ def merge_results(
     accuracies = [sum(row) / len(row) for row in alone]
     measured = results.measures(history, session.plan.scenario.task_aware)
     return {
-        "schema": results.SCHEMA,
-        "kind": "merge",
+        **results.described(base | own, "merge"),
         "fusion": own["fusion"]["name"],
-        "strategy": base["strategy"]["name"],
-        "scenario": base["scenario"]["name"],
-        "dataset": base["dataset"]["name"],
-        "backbone": base["backbone"]["name"],
         "buffer": None,
         "buffer_capacity": None,
-        "seed": base["seed"],
-        "group": config_hash(base | own),
-        "identity": as_text(words(base | own)),
         "models_group": config_hash(base | {key: own[key] for key in ("run", "checkpoints")}),
         "world_size": 1,
         **measured,

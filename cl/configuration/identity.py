@@ -28,8 +28,9 @@ VERSIONS = {"training": 1, "merging": 1}  # of what no member of a group decides
 NOT_IDENTITY = {
     "seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval", "launcher", "loader",
     "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
-    "dataset.root", "dataset.download", "dataset.stream", "dataset.cache",
 }  # fmt: skip
+# Where the files of our data sets lie and how they are read. A data set of the user may be defined by them.
+PLACES = {"dataset.root", "dataset.download", "dataset.stream", "dataset.cache"}
 ROOT_IS_DATA = ("image_folder", "ptycho")  # data sets that are defined by the files in their folder
 
 
@@ -105,8 +106,9 @@ def _component(group: str, node: dict, prefix: str) -> dict:
         found[f"{prefix}.version"] = node["version"]
     if neutral and neutral.get("_target_") != node.get("_target_"):  # a user's own class under one of our names
         found[f"{prefix}._target_"] = node.get("_target_")
+    left_out = NOT_IDENTITY | (PLACES if _is_ours(group, node) else set())
     for key, value in node.items():
-        if key not in LABELS and f"{group}.{key}" not in NOT_IDENTITY:
+        if key not in LABELS and f"{group}.{key}" not in left_out:
             found |= _differences(f"{prefix}.{key}", value, neutral.get(key))
     return found
 
@@ -123,6 +125,12 @@ def _differences(key: str, value, neutral) -> dict:
         return found | {f"~{key}.{name}": None for name in neutral if name not in value}
     value, neutral = (canonical(None if each == {} else each) for each in (value, neutral))
     return {} if json.dumps(value) == json.dumps(neutral) else {key: value}
+
+
+def _is_ours(group: str, node: dict) -> bool:
+    """Whether a member is that of our file of its name."""
+    ours = _file(group, str(node.get("name")))
+    return ours is not None and ours.get("_target_") == node.get("_target_")
 
 
 def _neutral_member(group: str, node: dict) -> dict:

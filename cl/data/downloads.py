@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cl.atomic import sync_folder
+
 ASIDE = ".download-"  # prefix of the folders of unfinished downloads
 
 
@@ -55,3 +57,4 @@ def _replace(new: Path, place: Path, old: Path) -> None:
     if place.exists():
         os.rename(place, old)
     os.rename(new, place)
+    sync_folder(place.parent)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from cl import versions as versions_of_remerge
 from cl.atomic import atomic_write
 from cl.atomic import write_json as write_json  # for those who write results
+from cl.configuration.identity import as_text, config_hash, words
 from cl.reporting import metrics
 from cl.reporting.history import History
 
@@ -23,6 +24,13 @@ METRIC_COLUMNS = (
     "stage", "epoch", "step", "loss", "learning_rate", "samples_per_second", "replay_wait_seconds", "buffer_records",
 )  # fmt: skip
 STRATEGY_COLUMNS = ("stage", "epoch", "step", "name", "value")
+
+
+def described(config: dict, kind: str) -> dict:
+    """The entries of results.json that say what was run: names, seed, and the words that name the configuration."""
+    names = {group: config[group]["name"] for group in ("strategy", "scenario", "dataset", "backbone")}
+    hashed = {"group": config_hash(config), "identity": as_text(words(config))}
+    return {"schema": SCHEMA, "kind": kind, **names, "seed": config["seed"], **hashed}
 
 
 def measures(history: History, task_aware: bool) -> dict:

@@ -10,6 +10,7 @@ Hydra gives composition, sweeps, launchers and completion; four things are added
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -62,6 +63,9 @@ def launch(main, command: str) -> None:
         if LAUNCHED not in os.environ:
             print("\ninterrupted: the same command resumes after the last finished task", file=sys.stderr)
         interrupted = True
+    except BrokenPipeError:  # what read the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         line = one_line(error, command, overrides, _extra_folder(flags))
         # A composition error comes before there is a config, so `debug` is read from the command line as well.

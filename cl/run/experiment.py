@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from cl.buffers.base import ReplayBuffer
-from cl.configuration.identity import as_text, config_hash, words
 from cl.distributed.comm import Comm
 from cl.reporting import custom, plots, results
 from cl.reporting.history import History
@@ -116,16 +115,8 @@ def _results(session: Session, memory: dict, history: History) -> dict:
     """The content of results.json."""
     config, plan = session.config, session.plan
     return {
-        "schema": results.SCHEMA,
-        "kind": "run",
-        "strategy": config["strategy"]["name"],
-        "scenario": config["scenario"]["name"],
-        "dataset": config["dataset"]["name"],
-        "backbone": config["backbone"]["name"],
+        **results.described(config, "run"),
         "buffer": config["buffer"]["name"] if plan.strategy.uses_buffer else None,
-        "seed": config["seed"],
-        "group": config_hash(config),
-        "identity": as_text(words(config)),
         "world_size": session.comm.size,
         **results.measures(history, plan.scenario.task_aware),
         "train_seconds": history.train_seconds,

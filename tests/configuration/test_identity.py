@@ -77,6 +77,17 @@ def test_two_runs(config_of, one, other):
     assert identity.config_hash(config_of(f"run.py {one}")) != identity.config_hash(config_of(f"run.py {other}"))
 
 
+@pytest.mark.parametrize("own", [
+    {"name": "birds"},  # our class under a name of the user
+    {"name": "mnist", "_target_": "mine.Birds"},  # a class of the user under a name of ours
+])  # fmt: skip
+def test_the_folder_of_a_data_set_of_the_user_tells_runs_apart(config_of, own):
+    config = config_of("run.py dataset=image_folder dataset.root=/birds")
+    here, there = (config | {"dataset": config["dataset"] | own | {"root": root}} for root in ("/here", "/there"))
+    assert identity.words(here)["dataset.root"] == "/here"
+    assert identity.config_hash(here) != identity.config_hash(there)
+
+
 @pytest.fixture
 def changed_conf(tmp_path, monkeypatch):
     """A function that edits every file of a copy of conf/, which then is what identities are taken from."""

@@ -51,6 +51,14 @@ def test_the_progress_bar_is_on_the_error_stream(tmp_path):
     assert "step/s" in shown.stderr and "step/s" not in shown.stdout
 
 
+def test_output_that_is_no_longer_read_is_no_error():
+    line = [sys.executable, str(ROOT / "run.py"), "--help"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `head` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
 def test_help_shows_the_groups_without_importing_torch(tmp_path):
     shown = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "run.py"), "--help"], capture_output=True, text=True, timeout=60
