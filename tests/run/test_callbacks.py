@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from support import QUICK, ROOT
+from support import QUICK, ROOT, run_killed
 
 from cl.configuration import identity
-from cl.run import callbacks, checkpoint, experiment
+from cl.run import callbacks, experiment
 from cl.run.callbacks import Callback, CallbackError, Callbacks, RunContext
 from cl.run.folder import plain, run_folder
 from cl.run.plan import make_plan
@@ -123,20 +123,11 @@ def test_without_a_step_hook_a_step_costs_nothing(compose_config, monkeypatch):
     assert hooks == [None] * 3
 
 
-def test_the_state_of_a_callback_goes_on_with_the_run(compose_config, monkeypatch):
+def test_the_state_of_a_callback_goes_on_with_the_run(compose_config):
     out = str(compose_config().output)
     whole = experiment.run(compose_config(*LOSSES, *SMALL, f"output={out}/whole"))
     killed = compose_config(*LOSSES, *SMALL)
-
-    def die(folder, stage, *rest, save=checkpoint.save_task):
-        if stage == 1:
-            raise KeyboardInterrupt
-        save(folder, stage, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_task", die)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(killed)
+    run_killed(killed, stage=1)
     folder = experiment.run(killed)
     ours, theirs = (json.loads((place / "losses.json").read_text()) for place in (folder, whole))
     assert ours == theirs and len(ours) == 12

@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support import QUICK, ROOT
+from support import QUICK, ROOT, run_killed
 
 from cl.reporting.results import METRIC_COLUMNS
-from cl.run import checkpoint, experiment
+from cl.run import experiment
 from cl.run.device import check_compiler
 from cl.run.folder import finished_run, plain, run_folder
 from cl.run.network import build_network
@@ -83,15 +83,15 @@ STATEFUL = ["independent", "agem", "der", "er_ace", "ewc", "gdumb", "icarl", "lw
     "strategy, optimizer",
     [("er", "sgd"), ("derpp", "adam"), ("scratch", "adam"), *((strategy, "sgd") for strategy in STATEFUL)],
 )
-def test_a_killed_run_goes_on_to_the_same_bits(compose_config, monkeypatch, strategy, optimizer):
+def test_a_killed_run_goes_on_to_the_same_bits(compose_config, strategy, optimizer):
     options = (f"strategy={strategy}", f"optimizer={optimizer}", "buffer.capacity=60", "log_interval=5", *QUICK)
     if optimizer == "adam":  # at the end of a task its learning rate is another one than at the beginning
         options += ("schedule=cosine",)
     keys = ("accuracy_matrix", "gradient_steps", "labelled_samples", "forgetting", "untrained_accuracy")
-    assert_goes_on_to_the_same_bits(compose_config, monkeypatch, options, keys, tasks=5)
+    assert_goes_on_to_the_same_bits(compose_config, options, keys, tasks=5)
 
 
-def test_a_killed_run_over_files_goes_on_to_the_same_bits(compose_config, monkeypatch, tmp_path):
+def test_a_killed_run_over_files_goes_on_to_the_same_bits(compose_config, tmp_path):
     random = np.random.default_rng(0)
     for part, name, number in itertools.product(("train", "test"), "abc", range(8)):
         (tmp_path / "pictures" / part / name).mkdir(parents=True, exist_ok=True)
@@ -102,33 +102,24 @@ def test_a_killed_run_over_files_goes_on_to_the_same_bits(compose_config, monkey
         "dataset.crop=8", "dataset.stream=true", "dataset.augment=[resized_crop,flip,rand_augment]",
         "loader.workers=0", "scenario.num_tasks=3", "batch_size=4", "buffer.capacity=6", "log_interval=1", *QUICK,
     )  # fmt: skip
-    assert_goes_on_to_the_same_bits(compose_config, monkeypatch, options, ("accuracy_matrix",), tasks=3)
+    assert_goes_on_to_the_same_bits(compose_config, options, ("accuracy_matrix",), tasks=3)
 
 
-def test_a_killed_reconstruction_goes_on_to_the_same_bits(compose_config, monkeypatch):
+def test_a_killed_reconstruction_goes_on_to_the_same_bits(compose_config):
     options = (
         "strategy=derpp", "scenario=reconstruction", "scenario.num_tasks=3", "dataset=ptycho_synthetic",
         "dataset.scans=3", "dataset.patterns=20", "dataset.size=8", "backbone=ptychonn", "backbone.widths=[4]",
         "buffer.capacity=9", "epochs=1", "log_interval=1", "pictures=[]", "progress=false",
     )  # fmt: skip
-    assert_goes_on_to_the_same_bits(compose_config, monkeypatch, options, ("error_matrix", "error_forgetting"), tasks=3)
+    assert_goes_on_to_the_same_bits(compose_config, options, ("error_matrix", "error_forgetting"), tasks=3)
 
 
-def assert_goes_on_to_the_same_bits(compose_config, monkeypatch, options, keys, tasks: int) -> None:
+def assert_goes_on_to_the_same_bits(compose_config, options, keys, tasks: int) -> None:
     """A run that is killed after its third task, before anything of that is saved, ends as one that was not."""
     whole = compose_config(*options, "output=" + str(compose_config().output) + "/whole")
     killed = compose_config(*options)
     experiment.run(whole)
-
-    def die_after_third_task(folder, stage, *rest, save=checkpoint.save_task):
-        if stage == 2:
-            raise KeyboardInterrupt
-        save(folder, stage, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_task", die_after_third_task)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(killed)
+    run_killed(killed, stage=2)
     folder = run_folder(plain(killed))
     assert finished_run(killed) is None and (folder / "resume.pt").exists()
     experiment.run(killed)
@@ -144,7 +135,7 @@ def assert_goes_on_to_the_same_bits(compose_config, monkeypatch, options, keys, 
     assert losses[0] == losses[1]
 
 
-def test_a_finished_run_is_not_trained_again_unless_asked(compose_config, monkeypatch):
+def test_a_finished_run_is_not_trained_again_unless_asked(compose_config):
     config = compose_config("strategy=finetune", *QUICK)
     folder = experiment.run(config)
     assert finished_run(config) == folder

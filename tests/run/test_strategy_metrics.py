@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from support import QUICK
+from support import QUICK, run_killed
 
 from cl.distributed.comm import Comm
 from cl.reporting.loggers import NoLogger
-from cl.run import checkpoint, experiment
+from cl.run import experiment
 from cl.run.trainer import Trainer
 from cl.strategies.base import Strategy
 from cl.strategies.er import Er
@@ -70,18 +70,9 @@ def test_means_of_an_interval_are_written_and_sent(compose_config):
     assert sent == [(2, 20), (4.5, 40), (7, 70), (9.5, 100)]
 
 
-def test_a_resumed_run_writes_what_one_that_was_not_killed_does(compose_config, monkeypatch):
+def test_a_resumed_run_writes_what_one_that_was_not_killed_does(compose_config):
     config = compose_config(*SMALL)
-
-    def die(folder, stage, *rest, save=checkpoint.save_task):
-        if stage == 1:
-            raise KeyboardInterrupt
-        save(folder, stage, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_task", die)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(config)
+    run_killed(config, stage=1)
     folder = experiment.run(config)
     assert written(folder) == EXPECTED
     assert written(experiment.run(compose_config(*SMALL, "overwrite=true"))) == EXPECTED

@@ -5,7 +5,7 @@ The right values are the networks that the run has saved after each task.
 
 import pytest
 import torch
-from support import QUICK
+from support import QUICK, run_killed
 
 from cl.run import checkpoint, experiment
 from cl.run.folder import plain, run_folder
@@ -94,22 +94,13 @@ def test_teachers_anchors_and_starts(compose_config, monkeypatch, strategy, stat
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_resumed_run_with_weights_set_back_ends_with_the_same_bits(compose_config, monkeypatch, strategy):
+def test_a_resumed_run_with_weights_set_back_ends_with_the_same_bits(compose_config, strategy):
     words = [*options(strategy), *STATES["reset"], "gradient_accumulation_steps=2", "batch_size=5"]
     if strategy == "lwf":
         words += ["strategy.warmup_steps=2"]
     whole = experiment.run(compose_config(*words, f"output={compose_config().output}/whole"))
-    killed, save = compose_config(*words), checkpoint.save_task
-
-    def die_after_second_task(folder, stage, *rest):
-        if stage == 1:
-            raise KeyboardInterrupt
-        save(folder, stage, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_task", die_after_second_task)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(killed)
+    killed = compose_config(*words)
+    run_killed(killed, stage=1)
     folder = run_folder(plain(killed))
     assert (folder / "resume.pt").is_file()
     experiment.run(killed)
