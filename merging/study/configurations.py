@@ -45,6 +45,10 @@ class Configurations:
             OmegaConf.update(config, key, value)
         return plain(config)
 
+    def folder(self, command: str, words: Sequence[str], **values) -> Path:
+        """Where the results of these words lie."""
+        return folder_of(self.of(command, words, **values))
+
     def command(self, command: str, words: Sequence[str], seeds: Sequence[int]) -> str:
         """The command line that repeats it."""
         many = ["-m", f"seed={','.join(map(str, seeds))}"] if len(seeds) > 1 else [f"seed={seeds[0]}"]

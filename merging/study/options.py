@@ -54,6 +54,7 @@ class Options:
     controls: bool
     words: dict
     search: Search | None
+    seeds: list[Natural] | None
     jobs: Count | Literal["auto"]
     threads: Count | Literal["auto"]
 
@@ -67,13 +68,17 @@ class Options:
         search = node["search"]
         if search is not None:
             if not isinstance(search, dict):
-                raise ValueError(f"study.search has several values (factors, validation, seeds) or is null, got {search}")
+                raise ValueError(
+                    f"study.search has several values (factors, validation, seeds) or is null, got {search}"
+                )
             search = Search(**_converted("study.search", search, Search))
             for name in ("factors", "seeds"):
                 if not getattr(search, name):
                     raise ValueError(f"study.search.{name} is empty: give one or more, or study.search=null")
         found["search"] = search
-        found["words"] = {name: [str(word) for word in _as_list(words)] for name, words in (node["words"] or {}).items()}
+        found["words"] = {
+            name: [str(word) for word in _as_list(words)] for name, words in (node["words"] or {}).items()
+        }
         read = cls(**found)
         for key, group in (("strategies", "strategy"), ("both", "strategy"), ("fusions", "fusion")):
             for name in getattr(read, key):

@@ -44,7 +44,9 @@ class Row:
     school: School
     command: Literal["run", "merge"]
     words: tuple[str, ...]
-    stores: Literal["buffer.capacity", "finetune_samples", "fusion.samples_per_task", "batch_norm_samples"] | None = None
+    stores: Literal["buffer.capacity", "finetune_samples", "fusion.samples_per_task", "batch_norm_samples"] | None = (
+        None
+    )
     trains: Literal["finetune_epochs", "fusion.epochs"] | None = None
     share: float = 0.0
     base: tuple[str, ...] | None = None
@@ -61,7 +63,13 @@ class Row:
 
 def rows_of(options: Options, facts: Facts) -> list[Row]:
     """All rows in the order of the tables."""
-    return [*_bounds(options), *_rehearsal(options), *_merging(options, facts), *_both(options), *_controls(options, facts)]
+    return [
+        *_bounds(options),
+        *_rehearsal(options),
+        *_merging(options, facts),
+        *_both(options),
+        *_controls(options, facts),
+    ]
 
 
 def samples_words(row: Row, count: int, facts: Facts) -> tuple[str, ...]:
@@ -87,7 +95,9 @@ def _bounds(options: Options) -> Iterator[Row]:
     for name in options.bounds:
         if name == "joint_converged":
             words, multiples = ("strategy=joint",), tuple(options.multiples)
-            yield Row("joint, to convergence", "bound", "run", words, multiples=multiples, partly="trained until convergence")
+            yield Row(
+                "joint, to convergence", "bound", "run", words, multiples=multiples, partly="trained until convergence"
+            )
         else:
             yield Row(name, "bound", "run", (f"strategy={name}",))
 
