@@ -38,7 +38,7 @@ _process: int | None = None  # the process that `launch` runs in
 def launch(main, command: str, prepare: Callable | None = None) -> None:
     """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 130 (interrupted).
 
-    `command`: the name of its configuration, run or merge. `prepare`: changes settings and flags before Hydra sees them.
+    `command`: the name of its configuration, run or merge. `prepare`: changes settings and flags before.
     """
     global _process
     _process = os.getpid()

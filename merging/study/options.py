@@ -103,7 +103,7 @@ def parse_budget(value) -> Budget:
         if unit is not None and number > 0:
             return Budget(f"{number:g} {unit}", None, round(number * UNITS[unit]))
     raise ValueError(
-        f"study.budgets must be numbers of samples such as 200, or bytes with a unit such as 500kB or 2MB, got {value!r}"
+        f"study.budgets must be numbers of samples such as 200, or bytes with a unit such as 500kB, got {value!r}"
     )
 
 

@@ -69,13 +69,10 @@ class Planner:
         count = min(int(room / each + 1e-9), facts.training_samples)
         if count < fewest:
             needs = found["persistent_bytes"] - persistent["samples"] + fewest * each
-            raise DoesNotFit(
-                f"needs at least {needs / 1000:,.0f} kB: networks {persistent['networks'] / 1000:,.0f} kB, "
-                f"start {persistent['start'] / 1000:,.0f} kB, statistics {persistent['statistics'] / 1000:,.0f} kB, and "
-                f"{fewest} samples"
-                if budget.bytes is not None
-                else f"needs at least {fewest} samples"
-            )
+            if budget.bytes is None:
+                raise DoesNotFit(f"needs at least {fewest} samples")
+            parts = (f"{name} {size / 1000:,.0f} kB" for name, size in persistent.items() if size and name != "samples")
+            raise DoesNotFit(f"needs at least {needs / 1000:,.0f} kB: {', '.join(parts)}, and {fewest} samples")
         return count
 
     async def _epochs(
@@ -90,7 +87,7 @@ class Planner:
             first, second = [await self._run(words, stored, level) for level in (few, more)]
         slope = (second["passes"] - first["passes"]) / (more - few)
         constant = first["passes"] - slope * few
-        return (f"epochs={self._solved(multiple * self.compute - spent - constant, slope, row)}",)
+        return (f"epochs={self._solved(multiple * self.compute - spent - constant, slope, row):g}",)
 
     async def _epochs_of_merge(self, row: Row, stored: tuple[str, ...]) -> tuple[str, ...]:
         """The epochs of the task networks, and of what trains on stored samples."""
@@ -102,7 +99,7 @@ class Planner:
             slope = second["merge_passes"] - first["merge_passes"]
             constant = first["merge_passes"] - slope
             used = row.share * self.compute - (constant if row.share == 1 else 0.0)
-            words = (f"{row.trains}={self._solved(used, slope, row)}",)
+            words = (f"{row.trains}={self._solved(used, slope, row):g}",)
         epochs = row.network_epochs
         if epochs is None:
             epochs = self._solved(self.compute - used - constant, facts.training_samples, row)

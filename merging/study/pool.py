@@ -64,10 +64,13 @@ class Pool:
                 gpus.put(number)
         return ProcessPoolExecutor(self.size, mp_context=context, initializer=worker.start, initargs=(gpus,))
 
-    def close(self) -> None:
-        """End the processes, also in the middle of a job."""
+    def close(self, at_once: bool) -> None:
+        """End the processes; `at_once`: also in the middle of a job."""
         executor, self._executor = self._executor, None
         if executor is None:
+            return
+        if not at_once:
+            executor.shutdown()
             return
         processes = list((executor._processes or {}).values())
         executor.shutdown(wait=False, cancel_futures=True)

@@ -75,9 +75,12 @@ class Study:
         self.extra, self.facts = extra, facts
         try:
             done = await asyncio.gather(*(self._row(row, budget) for row, budget in rows))
+        except BaseException:
+            pool.close(at_once=True)
+            raise
         finally:
-            pool.close()
             progress.close()
+        pool.close(at_once=False)
         return self._write(done)
 
     async def _facts(self) -> Facts:
@@ -89,7 +92,7 @@ class Study:
         try:
             return Facts(**await pool.call(worker.facts, base, fusions))
         finally:
-            pool.close()
+            pool.close(at_once=False)
 
     def _shared_out(self, facts: Facts) -> tuple[int, int | None]:
         """How many runs at a time, and with how many threads each; None: those that the network has anyway, one."""

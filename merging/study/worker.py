@@ -23,7 +23,7 @@ def _end_with_parent() -> None:
 
 
 def execute(kind: str, config: dict) -> str | None:
-    """Do a job: a `run`, a `merge`, or the `networks` of a merge; returns its error in one line, None if it succeeded."""
+    """Do a job: a `run`, a `merge`, or the `networks` of a merge; returns its error in one line, or None."""
     from cl.run.mistakes import one_line
 
     try:
