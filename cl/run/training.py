@@ -141,7 +141,7 @@ class Training:
             self.recorder.progress.line(stage_line(self.label, stage, self.stages, loss, history))
 
     def _steps(self, stage: int, num_samples: int) -> int:
-        return self.config["steps"] or self.plan.epochs[stage] * self.session.recipe.epoch_steps(num_samples)
+        return self.config["steps"] or self.session.recipe.steps(self.plan.epochs[stage], num_samples)
 
     def _reset_updater(self) -> None:
         self.session.updater.load_state_dict(copy.deepcopy(self.fresh_updater))
