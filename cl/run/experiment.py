@@ -46,7 +46,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         if plan.config["overwrite"] and comm.is_main:
             checkpoint.clear(folder, everything=True)
         start = make_start(session, tasks) if strategy.needs_start else None
-        history = Training(session, tasks, buffer, evaluator, start).run()
+        training = Training(session, tasks, buffer, evaluator, start)
+        history = training.run()
         memory = _memory(strategy, buffer, capacity, comm)
         content = _results(session, memory, history) if comm.is_main else None
         if comm.is_main:
@@ -56,7 +57,7 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
                 content |= custom.add(folder, plan.config["metrics"])
                 session.logger.finish(content)
             finally:  # an error in a metric of the user leaves no run without pictures
-                _draw(session, evaluator, content)
+                _draw(session, training.tested, evaluator, content)
         if plan.callbacks.all:
             plan.callbacks.run_end(comm.broadcast(content))
     return folder
@@ -94,14 +95,14 @@ def _objective(session: Session) -> Objective:
     return AbsoluteError(targets) if targets else Labels(session.outputs)
 
 
-def _draw(session: Session, evaluator: Evaluator, content: dict) -> None:
+def _draw(session: Session, network: torch.nn.Module, evaluator: Evaluator, content: dict) -> None:
     """The pictures of a finished run."""
     config, folder = session.config, session.plan.folder
     with plots.after_results(folder):
         plots.draw_run(folder, content, config["pictures"])
         if session.plan.scenario.targets:
             title = f"{config['strategy']['name']}, after the last of {len(session.plan.stages)} stages"
-            reconstructions.draw(folder, session.model, evaluator, title, config["pictures"])
+            reconstructions.draw(folder, network, evaluator, title, config["pictures"])
 
 
 def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | None, comm: Comm) -> dict:
