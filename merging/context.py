@@ -123,8 +123,8 @@ class MergeContext:
         return self.session.recipe.updater(module)
 
     def testing(self, tasks: Sequence[int]) -> Rows:
-        """The test samples of the tasks."""
-        return Rows.cat([self.tasks.testing(task, self.device) for task in tasks])
+        """The test samples of the tasks, each once."""
+        return self.tasks.testing_once(tasks, self.device, by_task=self.outputs.task_aware)
 
     def some(self, samples: Rows, count: int) -> Rows:
         """At most `count` random ones of the samples."""

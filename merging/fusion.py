@@ -93,7 +93,7 @@ class Context(Protocol):
         """
 
     def testing(self, tasks: Sequence[int]) -> Rows:
-        """The test samples of the tasks."""
+        """The test samples of the tasks, each once."""
 
     def some(self, samples: Rows, count: int) -> Rows:
         """At most `count` random ones of the samples."""
