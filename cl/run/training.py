@@ -62,6 +62,7 @@ class Training:
         tree.register("logged", self.strategy.logged, own=True)
         tree.register("statistics", Statistics(session.model), own=True)
         tree.register("transform", session.transform, own=True)
+        tree.register("passes", session.passes, own=True)
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)
         tree.register("callbacks", self.plan.callbacks, own=True)
@@ -118,6 +119,7 @@ class Training:
         rank, ranks = session.comm.rank, session.comm.size
         stages = copy.deepcopy(self.stages)
         context = RunContext(config, self.folder, session.model, session.device, rank, ranks, stages, first_stage)
+        self.plan.callbacks.passes = session.passes
         self.plan.callbacks.run_start(context)
         self.trainer.on_step = self.plan.callbacks.step_hook()
 
@@ -144,6 +146,7 @@ class Training:
         self.strategy.after_task(stage, samples)
         for network in networks:
             check_equal(comm, network)
+        history.passes.append(session.passes.take(comm))
         started = time.perf_counter()
         row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
         history.add(row, task_aware_row)

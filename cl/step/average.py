@@ -44,9 +44,9 @@ class WeightAverage:
             self.begin()
 
     def state_dict(self) -> dict:
-        """The average and the number of weights in it."""
-        return self.averaged.state_dict()
+        """The averaged weights, which are all that it needs to go on."""
+        return self.network.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what `state_dict` returned."""
-        self.averaged.load_state_dict(state)
+        self.network.load_state_dict(state)

@@ -114,6 +114,8 @@ def test_what_is_tested_is_what_is_saved_and_merged(compose_config):
     merged = merging.run(compose_config(*TWO, *options, name="merge"))[-1]
     trained, content = (json.loads((each / "results.json").read_text()) for each in (folder, merged))
     assert content["model_accuracy_matrix"] == trained["accuracy_matrix"]
+    network = sum(value.nbytes for value in torch.load(folder / "task_01.pt")["model"].values())
+    assert trained["persistent"]["networks"] == 2 * network  # the one that is trained, and its average
     states = [torch.load(folder / f"task_{stage:02d}.pt")["model"] for stage in range(2)]
     for name, value in torch.load(merged / "task_01.pt")["model"].items():
         assert torch.allclose(value, (states[0][name] + states[1][name]) / 2, atol=1e-7)
