@@ -19,6 +19,7 @@ from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run.session import Session
+from cl.run.state import StateTree
 from cl.scenarios.base import Tasks
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
@@ -27,6 +28,7 @@ from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from merging import batch_norm
 from merging.fusion import State
+from merging.trained import Trained
 
 FIRST_STAGE = 1000  # above the number of any task, so that these random streams differ from those of tasks
 
@@ -41,12 +43,14 @@ class MergeContext:
         history: History,
         folder: Path,
         batch_norm_samples: int,
+        networks: Sequence[State] = (),
     ):
+        """`networks`: those that are merged, by which an interrupted merge knows what it has trained."""
         self.session, self.config, self.device = session, session.config, session.device
         self.tasks, self.history, self.folder = tasks, history, folder
         self.outputs = session.outputs
         self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
-        self.trained = 0
+        self.trained, self.kept = 0, Trained(folder, networks)
         self.unlabelled_samples = 0  # used so far
         self.samples_kept = 0  # largest number of samples that one call of `labelled` has returned
         self.batch_norm_samples = batch_norm_samples
@@ -97,12 +101,19 @@ class MergeContext:
         return _taken(samples, order[:count])
 
     def train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None = None) -> None:
-        """Train a module that maps images to logits, with the run's optimizer.
+        """Train a module that maps images to logits, with the run's optimizer; not again what was trained before.
 
         `schedule`: the learning rate schedule, None for the run's.
         """
         recipe, session = self.session.recipe, self.session
-        module.to(self.device).train()
+        number, self.trained = self.trained, self.trained + 1
+        tree = StateTree()
+        tree.register("module", module.to(self.device).eval())
+        tree.register("history", self.history)
+        tree.register("passes", session.passes)
+        if self.kept.load(number, tree):
+            return
+        module.train()
         strategy = Finetune()
         updater, fewest = self.updater(module), recipe.fewest_samples
         strategy.setup(StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest))
@@ -112,11 +123,11 @@ class MergeContext:
         recorder = Recorder(self.history, progress, metrics, session.logger, self.config["log_interval"])
         try:
             trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
-            trainer.train(samples, FIRST_STAGE + self.trained, steps)
+            trainer.train(samples, FIRST_STAGE + number, steps)
         finally:
             progress.close()
-        self.trained += 1
         module.eval()
+        self.kept.save(number, tree)
 
     def updater(self, module: nn.Module) -> Updater:
         """A new updater (optimizer and options of the step) for a module, by the run's recipe."""
