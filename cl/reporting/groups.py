@@ -78,11 +78,12 @@ def _models_alone(run: dict) -> list[dict]:
     if len(values) > MODELS_SHOWN:
         names, values = [f"a network alone (mean of {len(values)})"], [sum(values) / len(values)]
     told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "world_size")}
+    measured = ", recalibrated" if run.get("batch_norm") == "recalibrated" else ""
     told["config"] = {key: value for key, value in run["config"].items() if key not in MERGE_KEYS}
     return [
         told | {
-            "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name, "buffer_capacity": None,
-            "accuracy_so_far": None, "average_accuracy": value,
+            "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name + measured,
+            "buffer_capacity": None, "accuracy_so_far": None, "average_accuracy": value,
         }
         for name, value in zip(names, values)
     ]  # fmt: skip
