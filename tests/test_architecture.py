@@ -26,6 +26,8 @@ HOUSE = (
     "cl.strategies",
     "cl.configuration",
     "cl.reporting",
+    "cl.reporting.page",
+    "cl.reporting.report",
     "cl.run",
     "cl.report",
     "merging",
