@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cl.reporting.metrics import Metric
 from cl.reporting.page import text
 from cl.reporting.page.comparison import Line, Table
 from cl.reporting.page.study import Study
@@ -78,7 +79,8 @@ def columns(study: Study, table: Table) -> list[Column]:
         _mean("flops", "GFLOPs", lambda value: text.number(value and value / 1e9, 2)),
         _mean("train_seconds", "train s", lambda value: text.number(value, 1)),
         Column("rate", "learning rate", lambda line: line.row.rate,
-               lambda line: text.NONE if line.row.rate is None else f"{line.row.rate:g}"),
+               lambda line: text.NONE if line.row.rate is None else f"{line.row.rate:g}",
+               lambda line: _held_out(line, metric)),
         Column("seeds", "seeds", lambda line: len(line.row.runs), lambda line: str(len(line.row.runs)),
                lambda line: f"{len(line.row.failed)} failed" if line.row.failed else "", ascending=False),
         Column("within", "within 2 %", _within, _within, _shares),
@@ -104,7 +106,7 @@ def _passes(line: Line) -> str:
 
 
 def _within(line: Line) -> str:
-    if not line.row.runs:
+    if not line.row.runs or line.row.budget is None:
         return text.NONE
     if line.is_within is None:
         return "no" if line.row.why else text.NONE
@@ -115,4 +117,10 @@ def _shares(line: Line) -> str:
     """What was taken of the budget, and why that is not all of it."""
     parts = [("bytes", line.bytes_of_budget), ("passes", line.passes_of_budget)]
     taken = ", ".join(f"{name} {text.share(value)}" for name, value in parts if value is not None)
-    return "; ".join(part for part in (taken, line.row.why if _within(line) != "yes" else None) if part)
+    alike = "the same at every budget" if line.row.budget is None else None
+    return "; ".join(part for part in (taken, line.row.why or alike) if part)
+
+
+def _held_out(line: Line, metric: Metric) -> str:
+    held_out = line.row.held_out
+    return "" if held_out is None else f"held out {text.number(metric.factor * held_out, metric.digits)}{metric.unit}"

@@ -111,7 +111,8 @@ def _draw(of: study.Study, picture: pictures.Picture, found: list, shown: pictur
     title = f"{of.measure.heading.capitalize()} against {picture.axis.split(' (')[0]}"
     caption = (
         f"Vertical: {of.measure.heading}{' in %' if of.measure.unit else ''}, mean over seeds. Horizontal: "
-        f"{picture.axis}{scale}. Bands and bars: 95 % interval of the mean. A line joins the budgets of one row."
+        f"{picture.axis}{scale}. Bands and bars: 95 % interval of the mean. A line joins the budgets of one row; "
+        "coloured rows of the same cost stand side by side, centred on it."
     )
     if beyond := dict.fromkeys(point.row.name for point in pictures.outside(of, found, shown)):
         caption += f" Beyond the vertical axis, see the tables: {'; '.join(beyond)}."

@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from dataclasses import dataclass
 from html import escape
 
@@ -18,7 +19,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
 GREY = "#8a8f98"  # readable on white and on black
 WIDTH, HEIGHT = 7.6, 5.4  # inches
-SAME_COST = 1.03
+SAME_COST, SHIFT = 1.03, 9  # costs that differ by less than this factor lie side by side, at so many points
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def figure(study: Study, picture: Picture, found: list[Point], shown: Series):
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     else:
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.update_datalim([(point.x, point.y) for point in found])  # what stands beside its place has no part in these
+    axes.autoscale_view()
     axes.set_ylim(*limits(study, found, shown))
     axes.set_xlabel(picture.axis + (", logarithmic" if axes.get_xscale() == "log" else ""))
     axes.set_ylabel(f"{study.measure.heading}{' (%)' if study.measure.unit else ''}")
@@ -139,6 +142,8 @@ def figure(study: Study, picture: Picture, found: list[Point], shown: Series):
 
 
 def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> None:
+    from matplotlib.transforms import offset_copy
+
     numbers = {id(point): number for number, point in enumerate(found)}
     grey = [point for point in found if point.row.name not in names]
     for point in grey:
@@ -151,28 +156,46 @@ def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> Non
             [point.x for point in best], [point.y for point in best], drawstyle="steps-post", color=GREY, linewidth=5,
             alpha=0.3, solid_capstyle="round", label="Pareto front of the methods", zorder=1,
         )  # fmt: skip
-    for place, name in enumerate(names):
-        of = sorted((point for point in found if point.row.name == name), key=lambda point: point.x)
+    rows = {name: sorted((p for p in found if p.row.name == name), key=lambda point: point.x) for name in names}
+    shifts = _side_by_side({name: of[0].x for name, of in rows.items() if of and not _costs_differ(of)})
+    for place, (name, of) in enumerate(rows.items()):
+        if not of:  # it has no such cost
+            continue
+        move = {"transform": offset_copy(axes.transData, axes.figure, x=SHIFT * shifts.get(name, 0), units="points")}
         style = {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
         filled = {} if of[0].row.is_method else {"markerfacecolor": "none"}
         school = "" if of[0].row.is_method else f" ({of[0].row.school})"
-        label = "\n".join(plots.textwrap.wrap(name + school, plots.LABEL_WIDTH))
+        label = "\n".join(textwrap.wrap(name + school, plots.LABEL_WIDTH))
         axes.plot([], [], **style, **filled, markersize=6, linewidth=1.5, label=label)
-        banded = [point for point in of if point.half is not None]
-        apart = of[-1].x > SAME_COST * of[0].x  # budgets at one cost lie above each other: a line would say nothing
-        if apart and len(banded) == len(of):
-            low, high = ([point.y + sign * point.half for point in of] for sign in (-1, 1))
-            axes.fill_between([point.x for point in of], low, high, color=COLOURS[place], alpha=0.15, linewidth=0)
-        else:
-            for point in banded:
-                axes.errorbar(point.x, point.y, point.half, ecolor=COLOURS[place], elinewidth=1.2, fmt="none")
-        if apart:
-            axes.plot([point.x for point in of], [point.y for point in of], **style | {"marker": ""}, linewidth=1.5)
+        x, y, half = ([getattr(point, key) for point in of] for key in ("x", "y", "half"))
+        if _costs_differ(of) and None not in half:
+            low, high = ([value + sign * by for value, by in zip(y, half)] for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=COLOURS[place], alpha=0.15, linewidth=0)
+        elif None not in half:
+            axes.errorbar(x, y, half, ecolor=COLOURS[place], elinewidth=1.2, fmt="none", **move)
+        if len(of) > 1:
+            axes.plot(x, y, **style | {"marker": ""}, linewidth=1.5, **move)
         for point in of:
-            (dot,) = axes.plot([point.x], [point.y], **style | {"linestyle": ""}, **filled, markersize=6, zorder=3)
+            (dot,) = axes.plot(point.x, point.y, **style | {"linestyle": ""}, **filled, markersize=6, zorder=3, **move)
             dot.set_gid(f"p{numbers[id(point)]}")
     if grey:
         axes.plot([], [], ls="", marker="o", ms=4, color=GREY, label="other rows, see the tables (hollow: no method)")
+
+
+def _costs_differ(of: list[Point]) -> bool:
+    """Whether a row costs visibly more at one budget than at another; `of`: by growing cost."""
+    return of[-1].x > SAME_COST * of[0].x
+
+
+def _side_by_side(costs: dict[str, float]) -> dict[str, float]:
+    """Steps to the right for rows of the same cost, which would hide each other."""
+    shifts, group = {}, []
+    for name, cost in [*sorted(costs.items(), key=lambda item: item[1]), (None, float("inf"))]:
+        if group and cost > SAME_COST * costs[group[0]]:
+            shifts |= {member: place - (len(group) - 1) / 2 for place, member in enumerate(group)}
+            group = []
+        group.append(name)
+    return shifts
 
 
 def describe(study: Study, picture: Picture, found: list[Point], point: Point) -> str:
