@@ -96,7 +96,7 @@ class MergeContext:
         order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
         return _taken(samples, order[:count])
 
-    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
+    def train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None = None) -> None:
         """Train a module that maps images to logits, with the run's optimizer.
 
         `schedule`: the learning rate schedule, None for the run's.
@@ -106,7 +106,7 @@ class MergeContext:
         strategy = Finetune()
         updater, fewest = self.updater(module), recipe.fewest_samples
         strategy.setup(StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest))
-        steps = epochs * recipe.epoch_steps(len(samples))
+        steps = recipe.steps(epochs, len(samples))
         progress = Progress("merging", steps, 0, self.config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
         recorder = Recorder(self.history, progress, metrics, session.logger, self.config["log_interval"])

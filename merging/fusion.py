@@ -86,7 +86,7 @@ class Context(Protocol):
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
         """The diagonal Fisher information of a network on training samples of the tasks; `labels` as in EWC."""
 
-    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
+    def train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None = None) -> None:
         """Train a module that maps images to logits, with the run's optimizer.
 
         `schedule`: the learning rate schedule, None for the run's.

@@ -13,19 +13,19 @@ from torch import nn
 from torch.func import functional_call
 
 from cl.configuration.arguments import CONF
-from cl.configuration.identity import config_hash
 from cl.configuration.settings import MERGE_KEYS
 from cl.reporting import custom, plots
 from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.run import checkpoint, experiment
-from cl.run.folder import benchmark_name, check_writable, finished_run, other_version, plain
+from cl.run.folder import check_writable, finished_run, other_version, plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.scenarios.base import Tasks
 from merging.checks import check_merge, check_network, check_options, known_tasks, starts_merged, union
 from merging.context import MergeContext
 from merging.curve import pictures
+from merging.folder import merge_folder
 from merging.fusion import Fusion, Models, State, WeightFusion
 from merging.results import merge_results
 from merging.sources import Reader, Source, moved
@@ -37,6 +37,13 @@ def run(config) -> list[Path]:
     Mistakes in the configuration and in files raise before any training and before any data is loaded.
     """
     config = plain(config)
+    fusion, own, base = parts(config)
+    with Session(make_plan(base)) as session:
+        return Merge(fusion, own, session, merge_folder(config)).run()
+
+
+def parts(config: dict) -> tuple[Fusion, dict, dict]:
+    """The fusion, the options that only merge.py has, and the configuration of the run that trains the networks."""
     own = {key: config[key] for key in MERGE_KEYS}
     base = {key: value for key, value in config.items() if key not in MERGE_KEYS}
     fusion = check_options(own, base)
@@ -44,14 +51,7 @@ def run(config) -> list[Path]:
         options = {key: own[key] for key in ("weighting", "running", "finetune_samples", "finetune_epochs")}
         seedless = {key: value for key, value in own["fusion"].items() if key != "seed"}
         base["strategy"] = base["strategy"] | {"fusion": seedless | options}
-    with Session(make_plan(base)) as session:
-        return Merge(fusion, own, session, merge_folder(config)).run()
-
-
-def merge_folder(config: dict) -> Path:
-    """The folder of a merge, which the configuration determines; beside the runs on the same benchmark."""
-    method = f"{config['fusion']['name']}_{config_hash(config)}"
-    return Path(config["output"]) / benchmark_name(config) / method / f"seed{config['seed']}"
+    return fusion, own, base
 
 
 class Merge:

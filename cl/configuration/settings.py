@@ -52,7 +52,7 @@ class Run(TypedDict):
     """The keys of conf/run.yaml outside the groups that hold components."""
 
     seed: Natural
-    epochs: Count | list[Count]
+    epochs: Positive | list[Positive]
     steps: Count | None
     batch_size: Count
     gradient_accumulation_steps: Count
@@ -92,7 +92,7 @@ class Merge(Run):
     running: bool
     batch_norm_samples: Annotated[int, Range(least=2)]
     finetune_samples: Natural
-    finetune_epochs: Count
+    finetune_epochs: Positive
     baselines: list[Text]
     protocol: Protocol
 

@@ -28,7 +28,7 @@ class Plan:
     scenario: Scenario
     strategy: Strategy
     stages: list[list[int]]  # the tasks whose data each stage of training uses
-    epochs: list[int]  # of each stage
+    epochs: list[float]  # of each stage
     callbacks: Callbacks
 
 
@@ -88,8 +88,8 @@ def _check_memory(config: dict, strategy: Strategy) -> None:
     check_buffer(buffer)
 
 
-def _epochs(epochs: int | list[int], stages: int) -> list[int]:
-    if isinstance(epochs, int):
+def _epochs(epochs: float | list[float], stages: int) -> list[float]:
+    if not isinstance(epochs, list):
         epochs = [epochs] * stages
     if len(epochs) != stages:
         raise ValueError(f"epochs has {len(epochs)} numbers, but there are {stages} stages of training: {epochs}")

@@ -56,6 +56,7 @@ class Training:
         tree.register("logged", self.strategy.logged, own=True)
         tree.register("statistics", Statistics(session.model), own=True)
         tree.register("transform", session.transform, own=True)
+        tree.register("passes", session.passes, own=True)
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)
         tree.register("callbacks", self.plan.callbacks, own=True)
@@ -102,6 +103,7 @@ class Training:
         rank, ranks = session.comm.rank, session.comm.size
         stages = copy.deepcopy(self.stages)
         context = RunContext(config, self.folder, session.model, session.device, rank, ranks, stages, first_stage)
+        self.plan.callbacks.passes = session.passes
         self.plan.callbacks.run_start(context)
         self.trainer.on_step = self.plan.callbacks.step_hook()
 
@@ -122,6 +124,7 @@ class Training:
         equalise_statistics(comm, session.model, average=self.config["batch_norm"] == "average")
         self.strategy.after_task(stage, samples)
         check_equal(comm, session.model)
+        history.passes.append(session.passes.take(comm))
         started = time.perf_counter()
         row, task_aware_row = self.evaluator(session.model, self.strategy.classifier())
         history.add(row, task_aware_row)
@@ -138,7 +141,7 @@ class Training:
             self.recorder.progress.line(stage_line(self.label, stage, self.stages, loss, history))
 
     def _steps(self, stage: int, num_samples: int) -> int:
-        return self.config["steps"] or self.plan.epochs[stage] * self.session.recipe.epoch_steps(num_samples)
+        return self.config["steps"] or self.session.recipe.steps(self.plan.epochs[stage], num_samples)
 
     def _reset_updater(self) -> None:
         self.session.updater.load_state_dict(copy.deepcopy(self.fresh_updater))

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from cl.build import build
 from cl.data.rows import Rows
-from cl.values import Count, Fraction, InnerFraction, Natural
+from cl.values import Count, Fraction, InnerFraction, Natural, Positive
 from merging.curve import landscape
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 
@@ -140,7 +140,7 @@ class CurveFinding(WeightFusion):
         self,
         kind: Literal["bezier", "chain"] = "bezier",
         bends: Count = 1,
-        epochs: Count = 10,
+        epochs: Positive = 10,
         samples_per_task: Count | None = None,
         init: Literal["linear", "random"] = "linear",
         start: Literal["model", "average"] = "model",
