@@ -49,7 +49,7 @@ def left_out(groups: list[Group]) -> str:
         return ""
     names = {group.label["strategy"] for group in groups}
     bounds = [f"the best of {name}" for name in BOUNDS if name in names]
-    rule = " and ".join([*bounds, "the best of the others" if bounds else "the best"])
+    rule = " and ".join(filter(None, [", ".join(bounds), "the best of the others" if bounds else "the best"]))
     return f"Of {len(groups)} rows of the table the picture shows {plots.MOST_LINES}: {rule}."
 
 
