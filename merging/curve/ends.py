@@ -2,7 +2,7 @@
 
 import textwrap
 
-WIDTH = 18  # characters of a line in a picture
+WIDTH = 20  # characters of a line in a picture
 
 
 def names_of_ends(number: int, merged: int, start: str, ends: str) -> tuple[str, str]:
@@ -18,6 +18,6 @@ def names_of_ends(number: int, merged: int, start: str, ends: str) -> tuple[str,
     return first, last
 
 
-def in_lines(name: str) -> str:
+def in_lines(name: str, width: int = WIDTH) -> str:
     """A name in short lines."""
-    return textwrap.fill(name, WIDTH)
+    return textwrap.fill(name, width, break_on_hyphens=False)

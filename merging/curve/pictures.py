@@ -1,6 +1,5 @@
 """Pictures of curves between networks: loss and accuracy along a curve, and the loss on a plane around it."""
 
-import textwrap
 from pathlib import Path
 
 from cl.reporting.plots import COLOURS, new_figure, save
@@ -10,6 +9,7 @@ LEVELS = 20  # contour levels of the loss
 FLOOR = 0.01  # the lowest level above the lowest loss, as a part of the range of the levels
 REACH = 2  # the highest level: so many times the highest loss on curve and line, counted from the lowest
 FAR = 5  # losses whose ratio is larger are drawn on a logarithmic axis
+CLOSE = 0.4  # ends that are closer than this part of the plane's width
 LABEL_WIDTH = 48  # characters of a line below an axis
 CHOSEN = "#CC3311"  # the colour of the point that is the result
 
@@ -35,7 +35,10 @@ def _along(found: dict, title: str):
                 values = [factor * value for value in found[f"{prefix}{split}_{name}"]]
                 axes.plot(found["t"], values, style, color=colour, linewidth=1.4, label=f"{label}, {split}")
         axes.axvline(found["at"], color=CHOSEN, linestyle=":", linewidth=1.4, label=_chosen(found))
-        axes.set_xlabel("t" + textwrap.fill(f" (0: {first}, 1: {last})", LABEL_WIDTH, break_on_hyphens=False))
+        parts = [f"t (0: {first},", f"1: {last})"]
+        together = " ".join(parts)
+        fits = len(together) <= LABEL_WIDTH
+        axes.set_xlabel(together if fits else "\n".join(in_lines(part, LABEL_WIDTH) for part in parts))
         axes.set_xlim(0, 1)
         axes.grid(alpha=0.25, linewidth=0.6)
     left.set_ylabel("cross entropy")
@@ -91,7 +94,8 @@ def _plane(found: dict, title: str):
     plane = found["plane"]
     figure, axes = new_figure(5.6, 4.2)
     levels = levels_of(plane)
-    loss = np.nan_to_num(np.array(plane["loss"]), nan=np.inf, posinf=2 * max(levels[-1], 1))
+    above = 2 * abs(levels[-1]) + 1  # a colour map has no colour for what is not finite
+    loss = np.nan_to_num(np.array(plane["loss"]), nan=above, posinf=above)
     norm = BoundaryNorm(levels, 256, extend="max")
     filled = axes.contourf(plane["x"], plane["y"], loss, levels, cmap="viridis_r", norm=norm, extend="max")
     axes.contour(plane["x"], plane["y"], loss, levels[1::3], colors="white", linewidths=0.4, alpha=0.6)
@@ -99,11 +103,14 @@ def _plane(found: dict, title: str):
     axes.plot(*zip(first, last), "--", color=COLOURS[1], linewidth=1.3)
     axes.plot(*zip(*plane["path"]), color=COLOURS[6], linewidth=1.6)
     outline = [withStroke(linewidth=2, foreground="white")]
-    for name, (x, y), above in zip(names, (first, last, third), (False, False, True)):
-        axes.plot(x, y, "s" if above else "o", color="white", markeredgecolor=COLOURS[6], markersize=6)
+    # The names of ends that are close to each other begin at them and go apart.
+    close = last[0] - first[0] < CLOSE * (plane["x"][-1] - plane["x"][0])
+    sides = ("right", "left", "center") if close else ("center", "center", "center")
+    for name, (x, y), side, marker in zip(names, (first, last, third), sides, "oos"):
+        axes.plot(x, y, marker, color="white", markeredgecolor=COLOURS[6], markersize=6)
         axes.annotate(
-            in_lines(name), (x, y), textcoords="offset points", xytext=(0, 8 if above else -8), ha="center",
-            va="bottom" if above else "top", fontsize=8, path_effects=outline,
+            in_lines(name), (x, y), textcoords="offset points", xytext=(0, 8 if marker == "s" else -8), ha=side,
+            va="bottom" if marker == "s" else "top", fontsize=8, path_effects=outline,
         )  # fmt: skip
     result = place_on_path(plane["path"], found["at"])
     axes.plot(*result, "*", color=CHOSEN, markeredgecolor="white", markersize=13)
