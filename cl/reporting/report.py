@@ -32,10 +32,9 @@ def shown(groups: list[Group]) -> list[Group]:
     The best: highest average accuracy, lowest average error, in the mean over seeds.
     """
     order = sorted(groups, key=lambda group: statistics.fmean(_final(run) for run in group.runs), reverse=True)
-    bounds = [next((group for group in order if group.label["strategy"] == name), None) for name in BOUNDS]
-    first = [group for group in bounds if group is not None]
-    chosen = [*first, *(group for group in order if group.label["strategy"] not in BOUNDS), *order][: plots.MOST_LINES]
-    return [group for group in groups if any(group is each for each in chosen)]
+    first = {name: id(group) for group in reversed(order) if (name := group.label["strategy"]) in BOUNDS}.values()
+    chosen = [*first, *(id(group) for group in order if id(group) not in first)][: plots.MOST_LINES]
+    return [group for group in groups if id(group) in chosen]
 
 
 def _final(run: dict) -> float:

@@ -106,6 +106,14 @@ def test_of_many_rows_the_picture_shows_the_bounds_and_the_best(tmp_path):
     assert report.left_out(found[:8]) == "" and len(report.curves(found[:8])) == 8
 
 
+def test_rows_of_a_bound_alone_fill_the_picture_too(tmp_path):
+    for number in range(10):
+        write(tmp_path, "joint", accuracy=number / 10, group=f"j{number}", capacity=number)
+    assert [line["label"] for line in report.curves(groups.load([tmp_path]))] == [
+        str(number) for number in range(2, 10)
+    ]
+
+
 def test_of_errors_the_lowest_are_the_best(tmp_path):
     for number in range(9):
         write(

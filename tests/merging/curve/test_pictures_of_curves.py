@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from cl.reporting import plots
 from merging import run
 from merging.curve import pictures
 from merging.curve.ends import names_of_ends
@@ -136,3 +137,20 @@ def test_a_high_barrier_does_not_flatten_the_curve(monkeypatch, tmp_path, top, s
     assert axes.get_yscale() == scale
     low, high = axes.get_ylim()
     assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) >= 2
+
+
+def test_no_picture_of_a_merge_or_of_its_training_has_a_title_where_none_is_wanted(compose_config, monkeypatch):
+    drawn = []
+    for module in (plots, pictures):
+        monkeypatch.setattr(module, "save", lambda figure, path, formats: drawn.append((path.name, figure)))
+    words = (*OPTIONS, "scenario=class2", "fusion.plane=2", "pictures=[png]")
+    config = compose_config(*words, "picture_titles=false", name="merge")
+    folder = run.run(config)[-1]
+    names = [name for name, _ in drawn]
+    assert names == ["accuracy_matrix", "average_accuracy", "accuracy_matrix", "curve", "curve_plane"]
+    for _, figure in drawn:
+        assert not figure.get_suptitle() and not any(axes.get_title() for axes in figure.axes)
+    drawn.clear()
+    assert run.run(compose_config(*words, "overwrite=true", name="merge"))[-1] == folder  # it does not name a run
+    assert len(drawn) == len(names)
+    assert all(figure.get_suptitle() or figure.axes[0].get_title() for _, figure in drawn)
