@@ -113,6 +113,12 @@ class Context(Protocol):
     def progress(self, label: str, items: Sequence) -> Iterator:
         """Iterate over the items with a progress bar."""
 
+    def keep(self, statistics: Sequence[State]) -> None:
+        """Say what persists in place of all samples that the fusion has asked for so far: such as a Gram matrix.
+
+        For statistics that are computed once, when a network's data are there.
+        """
+
     def record(self, name: str, content: dict) -> None:
         """Add an entry to results.json."""
 
@@ -134,6 +140,10 @@ class Fusion(ABC):
 
     def check_shapes(self, network: nn.Module, sample_shape: tuple[int, ...], states: Sequence[State]) -> None:
         """Raise ValueError for models whose merge does not fit the network; called only if `unequal_widths`."""
+
+    def used(self, count: int) -> Sequence[int]:
+        """Which of `count` models have a say in the result; what the others took is not counted."""
+        return range(count)
 
     @abstractmethod
     def network(self, models: Models, context: Context) -> nn.Module:

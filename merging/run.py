@@ -27,7 +27,7 @@ from merging.context import MergeContext
 from merging.curve import pictures
 from merging.folder import merge_folder
 from merging.fusion import Fusion, Models, State, WeightFusion
-from merging.results import merge_results
+from merging.results import merge_costs, merge_results
 from merging.sources import Reader, Source, moved
 
 
@@ -182,7 +182,8 @@ class Merge:
             history.add(*evaluator(merged))
             about = {"tasks": union(source.tasks[: last + 1]), "accuracy": history.rows[-1], "config": self.base | own}
             checkpoint.save_task(self.folder, last, merged, about)
-        return merge_results(own, session, source, context, alone, merge_seconds - context.measure_seconds)
+        spent = merge_costs(self.fusion, own, source, context, merged, carried)
+        return merge_results(own, session, source, context, alone, merge_seconds - context.measure_seconds, spent)
 
     def fuse(
         self, source: Source, last: int, before: State | None, carried: dict[str, float], context: MergeContext
@@ -201,7 +202,7 @@ class Merge:
             states, weights, [name for name, _ in context.network.named_parameters()], source.initial, names, known,
             fusion.unequal_widths, 0 if before is None else last, carried,
         )  # fmt: skip
-        merged, seen = fusion.network(models, context), union(tasks)
+        merged, seen = context.fuse(fusion, models), union(tasks)
         if isinstance(fusion, WeightFusion):  # an ensemble keeps the statistics of its networks
             context.recalibrate_batch_norm(merged, seen)
         if own["finetune_samples"]:

@@ -7,7 +7,7 @@ step against 5 us, where a step of ER on the smallest network takes 250 us).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -71,11 +71,18 @@ class Passes:
         finally:
             self._paused = before
 
-    @contextmanager
-    def unlabelled(self) -> Iterator[None]:
+    def labelled(self) -> AbstractContextManager:
+        """Inside this block passes are of samples with their labels, as they are outside any."""
+        return self._in(COLUMNS[:2])
+
+    def unlabelled(self) -> AbstractContextManager:
         """Inside this block passes are of images whose labels are not used."""
+        return self._in(COLUMNS[2:])
+
+    @contextmanager
+    def _in(self, columns: tuple[str, str]) -> Iterator[None]:
         before = self._forward, self._backward
-        self._forward, self._backward = COLUMNS[2:]
+        self._forward, self._backward = columns
         try:
             yield
         finally:

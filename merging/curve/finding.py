@@ -6,6 +6,7 @@ single network computes the outputs for every t, with its weights replaced by w(
 
 import copy
 import math
+from collections.abc import Sequence
 from itertools import chain
 from typing import Literal
 
@@ -166,6 +167,9 @@ class CurveFinding(WeightFusion):
             ends,
             None if schedule is None else build(schedule, "fusion.schedule"),
         )
+
+    def used(self, count: int) -> Sequence[int]:
+        return range(count if self.ends == "models" else 0)
 
     def __call__(self, models: Models, context: Context) -> State:
         states = list(models.states)

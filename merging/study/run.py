@@ -209,12 +209,16 @@ class Study:
         )
         write_json(self.folder / "study.json", content)
         print(f"study: {self.folder}")
-        failed = [(done, seed, error) for done in rows for seed, error in done.failed]
-        for done, seed, error in failed:
-            print(f"failed: {done.title} seed {seed}: {error}", file=sys.stderr)
+        failed: dict[str, list[int]] = {}
+        for done in rows:
+            for seed, error in done.failed:
+                failed.setdefault(f"{done.title}: {error}", []).append(seed)
+        for line, seeds in failed.items():
+            print(f"failed (seed {', '.join(map(str, seeds))}) {line}", file=sys.stderr)
         if failed:
+            count = sum(map(len, failed.values()))
             raise StudyIncomplete(
-                f"{len(failed)} runs of this study failed, see above; its page is made of the others, and the same "
-                "command tries them again"
+                f"{count} runs of this study failed, see above; its page is made of the others, and the same command "
+                "tries them again"
             )
         return self.folder

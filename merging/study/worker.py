@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import threading
 from multiprocessing import connection, parent_process
 
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 
 def start(gpus) -> None:
     """Prepare a process. `gpus`: a queue of the numbers of GPUs, of which it takes one; None without."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends its processes itself
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpus.get())
     # A study that is killed must not leave runs behind that the next one starts as well.
