@@ -63,7 +63,8 @@ def check_merge(fusion: Fusion, own: dict, session: Session, source: Source | No
 
 def check_network(fusion: Fusion, session: Session) -> None:
     """Raise ValueError for a network that the fusion cannot merge."""
-    fusion.check(session.model, session.plan.dataset.input_shape)
+    with session.passes.paused():
+        fusion.check(session.model, session.plan.dataset.input_shape)
     _check_names(session.model)
 
 

@@ -18,7 +18,9 @@ from cl.reporting.history import History
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
+from cl.run import costs
 from cl.run.session import Session
+from cl.run.state import StateTree
 from cl.scenarios.base import Tasks
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
@@ -26,13 +28,18 @@ from cl.strategies.context import StrategyContext
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from merging import batch_norm
-from merging.fusion import State
+from merging.fusion import Fusion, Models, State
+from merging.kept import Kept
+from merging.resume import Trained
 
 FIRST_STAGE = 1000  # above the number of any task, so that these random streams differ from those of tasks
 
 
 class MergeContext:
-    """Samples, networks and training with a run's options; the cost of training is added to `history`."""
+    """Samples, networks and training with a run's options; the cost of training is added to `history`.
+
+    `kept`: what the merge under way, or the last one, has to keep of the tasks' data.
+    """
 
     def __init__(
         self,
@@ -41,18 +48,26 @@ class MergeContext:
         history: History,
         folder: Path,
         batch_norm_samples: int,
+        networks: Sequence[State] = (),
     ):
+        """`networks`: those that are merged, by which an interrupted merge knows what it has trained."""
         self.session, self.config, self.device = session, session.config, session.device
         self.tasks, self.history, self.folder = tasks, history, folder
         self.outputs = session.outputs
         self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
-        self.trained = 0
+        self.trained, self.finished = 0, Trained(folder, networks)
         self.unlabelled_samples = 0  # used so far
-        self.samples_kept = 0  # largest number of samples that one call of `labelled` has returned
+        self.passes, self.kept, self.optimizer_bytes = session.passes, Kept(), 0
         self.batch_norm_samples = batch_norm_samples
         self.measure_seconds = 0.0
         self.recorded: dict[str, dict] = {}
         self._batch_norm_images: dict[tuple, torch.Tensor] = {}
+
+    def fuse(self, fusion: Fusion, models: Models) -> nn.Module:
+        """The merged network; what the fusion shows to networks by itself counts as images without labels."""
+        self.kept = Kept()
+        with self.passes.unlabelled():
+            return fusion.network(models, self)
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
         """About `count` training images [N, C, H, W] of the tasks in random order, as the network takes them.
@@ -60,7 +75,7 @@ class MergeContext:
         Each task gives the same number, `count` divided by the number of tasks, at least one.
         """
         per_task = max(1, count // len(tasks))
-        chosen = self.labelled(tasks, per_task).loaded().x
+        chosen = self._samples(tasks, per_task, labelled=False).loaded().x
         order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
         self.unlabelled_samples += len(chosen)
         return self.session.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
@@ -71,24 +86,36 @@ class MergeContext:
         network.load_state_dict(state)
         strategy, updater = Ewc(lambda_=0.0, gamma=1.0, fisher_labels=labels), self.updater(network)
         seed, transform = self.config["seed"], self.session.transform
-        strategy.setup(StrategyContext(network, updater, transform, self.outputs, seed=seed))
-        samples = self.labelled(tasks, per_task)
-        if labels == "empirical":
+        strategy.setup(StrategyContext(network, updater, transform, self.outputs, seed=seed, passes=self.passes))
+        labelled = labels == "empirical"
+        samples = self._samples(tasks, per_task, labelled)
+        if labelled:
             self.history.labelled_samples += len(samples)
         else:
             self.unlabelled_samples += len(samples)
         names = {id(weight): name for name, weight in network.named_parameters()}
-        fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
+        with self.passes.labelled() if labelled else self.passes.unlabelled():
+            fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
         return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
 
     def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
         """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
+        return self._samples(tasks, per_task, labelled=True)
+
+    def _samples(self, tasks: Sequence[int], per_task: int | None, labelled: bool) -> Rows:
+        """The samples, or with `labelled` False those whose images alone are used."""
+        self._ask(tasks, per_task, labelled)
         if per_task is None:
             samples = self.tasks.training(tasks)
         else:
             samples = Rows.cat([self.some_of(task, per_task) for task in tasks])
-        self.samples_kept = max(self.samples_kept, len(samples))
         return samples.to(self.device)
+
+    def _ask(self, tasks: Sequence[int], per_task: int | None, labelled: bool) -> None:
+        """Note what the merge under way needs, whether or not it has it already."""
+        for task in tasks:
+            number = self.tasks.num_training([task])
+            self.kept.ask(task, number if per_task is None else min(per_task, number), labelled)
 
     def some_of(self, task: int, count: int) -> Rows:
         """At most `count` random training samples of a task."""
@@ -96,35 +123,55 @@ class MergeContext:
         order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
         return _taken(samples, order[:count])
 
-    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
-        """Train a module that maps images to logits, with the run's optimizer.
+    def train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None = None) -> None:
+        """Train a module that maps images to logits, with the run's optimizer; not again what was trained before.
 
         `schedule`: the learning rate schedule, None for the run's.
         """
+        number, self.trained = self.trained, self.trained + 1
+        tree = StateTree()
+        for name, part in (("module", module), ("history", self.history), ("passes", self.passes), ("costs", self)):
+            tree.register(name, part)
+        module.to(self.device)
+        if not self.finished.load(number, tree):
+            self._train(module.train(), samples, epochs, schedule, number)
+            self.finished.save(number, tree)
+        module.eval()
+
+    def _train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None, number: int) -> None:
         recipe, session = self.session.recipe, self.session
-        module.to(self.device).train()
         strategy = Finetune()
         updater, fewest = self.updater(module), recipe.fewest_samples
-        strategy.setup(StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest))
-        steps = epochs * recipe.epoch_steps(len(samples))
+        strategy.setup(
+            StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest, passes=self.passes)
+        )
+        steps = recipe.steps(epochs, len(samples))
         progress = Progress("merging", steps, 0, self.config["progress"])
         metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
         recorder = Recorder(self.history, progress, metrics, session.logger, self.config["log_interval"])
         try:
             trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
-            trainer.train(samples, FIRST_STAGE + self.trained, steps)
+            with self.passes.labelled():
+                trainer.train(samples, FIRST_STAGE + number, steps)
         finally:
             progress.close()
-        self.trained += 1
-        module.eval()
+        self.optimizer_bytes = max(self.optimizer_bytes, costs.size(updater.state_dict()))
+
+    def state_dict(self) -> dict:
+        """What training adds beside history and passes."""
+        return {"optimizer_bytes": self.optimizer_bytes}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        self.optimizer_bytes = state["optimizer_bytes"]
 
     def updater(self, module: nn.Module) -> Updater:
         """A new updater (optimizer and options of the step) for a module, by the run's recipe."""
         return self.session.recipe.updater(module)
 
     def testing(self, tasks: Sequence[int]) -> Rows:
-        """The test samples of the tasks."""
-        return Rows.cat([self.tasks.testing(task, self.device) for task in tasks])
+        """The test samples of the tasks, each once."""
+        return self.tasks.testing_once(tasks, self.device, by_task=self.outputs.task_aware)
 
     def some(self, samples: Rows, count: int) -> Rows:
         """At most `count` random ones of the samples."""
@@ -146,7 +193,8 @@ class MergeContext:
         loss = correct = torch.zeros((), device=self.device)
         size = self.config["eval_batch_size"]
         for batch in in_order(samples, size):
-            logits = network(self.session.transform.test(batch.x)).float()
+            with self.passes.labelled():
+                logits = network(self.session.transform.test(batch.x)).float()
             logits = self.outputs.for_training(logits, batch.task)
             loss = loss + F.cross_entropy(logits, batch.y, reduction="sum")
             correct = correct + (logits.argmax(1) == batch.y).sum()
@@ -159,13 +207,22 @@ class MergeContext:
         key = tuple(tasks)
         if key not in self._batch_norm_images:  # the same images for every network
             self._batch_norm_images[key] = self.images(tasks, self.batch_norm_samples)
-        batch_norm.recompute(network, self._batch_norm_images[key])
+        self._ask(tasks, max(1, self.batch_norm_samples // len(tasks)), labelled=False)
+        with self.passes.unlabelled():
+            batch_norm.recompute(network, self._batch_norm_images[key])
+
+    def keep(self, statistics: Sequence[State]) -> None:
+        """Say what persists in place of all samples that the fusion has asked for so far."""
+        self.kept.replace(costs.size(list(statistics)))
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Time inside this block does not count as merging."""
-        started = time.perf_counter()
-        yield
+        """Time, passes and samples inside this block do not count as merging."""
+        started, kept = time.perf_counter(), self.kept
+        self.kept = Kept()
+        with self.passes.paused():
+            yield
+        self.kept = kept
         self.measure_seconds += time.perf_counter() - started
 
     def progress(self, label: str, items: Sequence) -> Iterator:
@@ -178,7 +235,7 @@ class MergeContext:
         finally:
             bar.close()
 
-    def record(self, name: str, content: dict) -> None:
+    def record(self, name: str, content: dict | str | None) -> None:
         """Add an entry to results.json."""
         self.recorded[name] = content
 

@@ -86,14 +86,14 @@ class Context(Protocol):
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
         """The diagonal Fisher information of a network on training samples of the tasks; `labels` as in EWC."""
 
-    def train(self, module: nn.Module, samples: Rows, epochs: int, schedule: Schedule | None = None) -> None:
+    def train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None = None) -> None:
         """Train a module that maps images to logits, with the run's optimizer.
 
         `schedule`: the learning rate schedule, None for the run's.
         """
 
     def testing(self, tasks: Sequence[int]) -> Rows:
-        """The test samples of the tasks."""
+        """The test samples of the tasks, each once."""
 
     def some(self, samples: Rows, count: int) -> Rows:
         """At most `count` random ones of the samples."""
@@ -112,6 +112,12 @@ class Context(Protocol):
 
     def progress(self, label: str, items: Sequence) -> Iterator:
         """Iterate over the items with a progress bar."""
+
+    def keep(self, statistics: Sequence[State]) -> None:
+        """Say what persists in place of all samples that the fusion has asked for so far: such as a Gram matrix.
+
+        For statistics that are computed once, when a network's data are there.
+        """
 
     def record(self, name: str, content: dict) -> None:
         """Add an entry to results.json."""
@@ -134,6 +140,10 @@ class Fusion(ABC):
 
     def check_shapes(self, network: nn.Module, sample_shape: tuple[int, ...], states: Sequence[State]) -> None:
         """Raise ValueError for models whose merge does not fit the network; called only if `unequal_widths`."""
+
+    def used(self, count: int) -> Sequence[int]:
+        """Which of `count` models have a say in the result; what the others took is not counted."""
+        return range(count)
 
     @abstractmethod
     def network(self, models: Models, context: Context) -> nn.Module:
@@ -178,6 +188,19 @@ class EntryFusion(WeightFusion):
                 start = parts.pop() if models.initial is not None else None
                 block.copy_(rule(start, parts))
         return {name: merged[name] for name in models.states[0]}
+
+
+def loaded(network: nn.Module, state: State) -> nn.Module:
+    """A copy of a network with these weights, whose layers may be of other widths."""
+    network = copy.deepcopy(network)
+    for name, value in state.items():
+        owner, _, own = name.rpartition(".")
+        module = network.get_submodule(owner)
+        if own in module._parameters:
+            module._parameters[own] = nn.Parameter(value.detach().clone(), requires_grad=False)
+        else:
+            module._buffers[own] = value.detach().clone()
+    return network
 
 
 def no_initial(method: str) -> str:

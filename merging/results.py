@@ -1,19 +1,27 @@
 """The results.json of a merge, in the schema of a run."""
 
-import math
+from torch import nn
 
 from cl.configuration.identity import config_hash
 from cl.reporting import results
+from cl.run import costs
 from cl.run.session import Session
+from cl.step.passes import COLUMNS
 from merging.context import MergeContext
-from merging.fusion import State
+from merging.fusion import Fusion
 from merging.sources import Source
+
+NUMBER = 8  # bytes of a number that a running merge carries
 
 
 def merge_results(
-    own: dict, session: Session, source: Source, context: MergeContext, alone: list[list[float]], merge_seconds: float
-) -> dict:
-    """The content of results.json; totals add up the training of the networks and the merge."""
+    own: dict, session: Session, source: Source, context: MergeContext, alone: list[list[float]], merge_seconds: float,
+    spent: dict,
+) -> dict:  # fmt: skip
+    """The content of results.json; totals add up the training of the networks and the merge.
+
+    `spent`: the entries of `merge_costs`.
+    """
     trained, base, history = source.results or {}, session.config, context.history
     accuracies = [sum(row) / len(row) for row in alone]
     measured = results.measures(history, session.plan.scenario.task_aware)
@@ -22,7 +30,7 @@ def merge_results(
         "fusion": own["fusion"]["name"],
         "buffer": None,
         "buffer_capacity": None,
-        "models_group": config_hash(base | {key: own[key] for key in ("run", "checkpoints")}),
+        "models_group": _models_group(own, base, context),
         "world_size": 1,
         **measured,
         "model_accuracies": accuracies,
@@ -33,21 +41,87 @@ def merge_results(
         "eval_seconds": history.eval_seconds,
         "samples_per_second": None,
         "replay_wait_seconds": 0.0,
-        "buffer_bytes": _kept_bytes(own, session, source.states, context.samples_kept),
         "peak_memory_bytes": results.peak_memory_bytes(session.device),
         "gradient_steps": trained.get("gradient_steps", 0) + history.gradient_steps,
         "labelled_samples": trained.get("labelled_samples", 0) + history.labelled_samples,
         "merge_gradient_steps": history.gradient_steps,
         "merge_labelled_samples": history.labelled_samples,
         "unlabelled_samples": context.unlabelled_samples,
+        **spent,
         **context.recorded,
         "versions": results.versions(),
         "config": base | own,
     }
 
 
-def _kept_bytes(own: dict, session: Session, states: list[State], samples: int) -> int:
-    """Bytes of the networks and samples that the merge needs at once."""
-    sizes = [sum(value.nbytes for value in state.values()) for state in states]
-    networks = sum(sizes[:2]) if own["running"] else sum(sizes)
-    return networks + samples * (math.prod(session.plan.dataset.sample_shape) + 16)
+def _models_group(own: dict, base: dict, context: MergeContext) -> str:
+    """What names the networks alone: how they were made, and with which batch-norm statistics they were measured."""
+    made = config_hash(base | {key: own[key] for key in ("run", "checkpoints")})
+    return f"{made}_{own['batch_norm_samples']}" if context.recorded["batch_norm"] == "recalibrated" else made
+
+
+def merge_costs(
+    fusion: Fusion, own: dict, source: Source, context: MergeContext, merged: nn.Module, carried: dict[str, float]
+) -> dict:
+    """The entries on compute and memory of the last merge, which gave `merged`, with the training of its networks.
+
+    Compute is None where the training of the networks is not known: files do not tell, nor runs of earlier versions. So
+    is memory where a run of an earlier version does not tell what it keeps.
+    """
+    session, trained, count = context.session, source.results or {}, len(source.states)
+    of_merge = session.passes.take(session.comm)
+    used = used_networks(fusion, count, own)
+    of_training = _training_counts(trained, used)
+    compute = dict.fromkeys((*COLUMNS, "passes", "flops"))
+    if of_training is not None:
+        compute = costs.compute(session, costs.summed([of_training, of_merge]))
+    networks = _network_bytes(fusion, own, source, merged)
+    samples = context.kept.sample_bytes(costs.row_bytes(session.plan), costs.pixel_bytes(session.plan))
+    memory = {"persistent": None, "persistent_bytes": None}
+    if not used or source.results is None or "persistent" in trained:
+        of_run = trained["persistent"] if used and trained else {"samples": 0, "statistics": 0}
+        memory = costs.persistent(
+            networks=networks,
+            start=costs.size(source.initial) if fusion.needs_initial else 0,
+            samples=samples + of_run["samples"],
+            statistics=context.kept.statistics + NUMBER * len(carried) * own["running"] + of_run["statistics"],
+        )
+    return {
+        **compute,
+        "merge_passes": costs.training_passes(of_merge),
+        "buffer_bytes": networks + samples,
+        **memory,
+        "optimizer_bytes": max(trained.get("optimizer_bytes", 0) if used else 0, context.optimizer_bytes),
+    }
+
+
+def used_networks(fusion: Fusion, count: int, own: dict) -> set[int]:
+    """Which of `count` networks had a say in any merge that was made."""
+    if own["running"] and count > 1:
+        so_far, newest = (place in fusion.used(2) for place in (0, 1))
+        before = used_networks(fusion, count - 1, own) if so_far else set()
+        return before | {count - 1} if newest else before
+    merges = range(1, count + 1) if own["sequential"] else [count]
+    return {number for so_many in merges for number in fusion.used(so_many)}
+
+
+def _training_counts(trained: dict, used: set[int]) -> costs.Counts | None:
+    """Passes of the stages of training without which the networks `used` would not be there; None: not known."""
+    if not used:
+        return costs.summed([])
+    if "stage_counts" not in trained:
+        return None
+    apart = trained["config"]["strategy"].get("init") in ("shared", "independent")
+    return costs.summed(
+        counts
+        for stage, counts in enumerate(trained["stage_counts"])
+        if stage <= max(used) and (stage in used or not apart)
+    )
+
+
+def _network_bytes(fusion: Fusion, own: dict, source: Source, merged: nn.Module) -> int:
+    """Bytes of the networks from which the last merge was made; at least of the one that predicts."""
+    states = source.states
+    if own["running"] and len(states) > 1:
+        states = [merged.state_dict(), states[-1]]
+    return sum(costs.size(states[number]) for number in fusion.used(len(states))) or costs.size(merged.state_dict())

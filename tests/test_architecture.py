@@ -40,6 +40,7 @@ HOUSE = (
     "merging.checks",
     "merging.results",
     "merging.run",
+    "merging.study",
 )
 # Arrows that point up, and why they are there. The list only gets shorter.
 UPWARDS: set[tuple[str, str]] = set()

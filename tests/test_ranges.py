@@ -97,7 +97,7 @@ OUT_OF_RANGE = [
     ("fusion", "curve", "points", -1, "a whole number of at least 0"),
     ("fusion", "curve", "samples", 0, "a whole number of at least 1"),
     ("fusion", "curve", "bends", 0, "a whole number of at least 1"),
-    ("fusion", "curve", "epochs", 0, "a whole number of at least 1"),
+    ("fusion", "curve", "epochs", 0, "a number above 0"),
     ("fusion", "curve", "samples_per_task", -1, "a whole number of at least 1 or null"),
     ("fusion", "curve", "plane", -1, "a whole number of at least 0"),
 ]  # fmt: skip

@@ -82,7 +82,7 @@ def is_sweep(flags: list[str]) -> bool:
 
 def check_overrides(overrides: list[str], command: str) -> None:
     """Raise ValueError for words that are no settings of run.py or merge.py (`command`: run or merge)."""
-    groups = {*MERGE_GROUPS, "launcher", "protocol"} if command == "merge" else {*RUN_GROUPS, "launcher"}
+    groups = {*MERGE_GROUPS, "launcher", "protocol", "study"} if command == "merge" else {*RUN_GROUPS, "launcher"}
     keys = Merge.__annotations__ if command == "merge" else Run.__annotations__
     known = sorted({*keys, *groups})
     for place, override in enumerate(overrides):

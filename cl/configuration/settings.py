@@ -7,7 +7,7 @@ needs no torch: a mistake, and the folder of a finished run, are answered at onc
 import typing
 from typing import Annotated, Literal, TypedDict
 
-from cl.values import Count, Natural, NotNegative, Pattern, Positive, Range, Text, convert, did_you_mean
+from cl.values import Count, InnerFraction, Natural, NotNegative, Pattern, Positive, Range, Text, convert, did_you_mean
 
 Device = Annotated[str, Pattern(r"auto|cpu|mps|cuda(:[0-9]+)?", "auto, cpu, cuda, cuda:N or mps")]
 
@@ -52,7 +52,7 @@ class Run(TypedDict):
     """The keys of conf/run.yaml outside the groups that hold components."""
 
     seed: Natural
-    epochs: Count | list[Count]
+    epochs: Positive | list[Positive]
     steps: Count | None
     batch_size: Count
     gradient_accumulation_steps: Count
@@ -64,6 +64,7 @@ class Run(TypedDict):
     precision: Literal["fp32", "bf16", "fp16"]
     mixing: Mixing
     clip_norm: Positive | None
+    ema: InnerFraction | None
     channels_last: bool
     compile: bool
     lr_scaling: Literal["none", "linear", "sqrt"]
@@ -73,6 +74,7 @@ class Run(TypedDict):
     output: Text
     overwrite: bool
     pictures: list[Literal["png", "pdf", "svg"]]
+    picture_titles: bool
     progress: bool
     debug: bool
     metrics: dict
@@ -91,7 +93,7 @@ class Merge(Run):
     running: bool
     batch_norm_samples: Annotated[int, Range(least=2)]
     finetune_samples: Natural
-    finetune_epochs: Count
+    finetune_epochs: Positive
     baselines: list[Text]
     protocol: Protocol
 

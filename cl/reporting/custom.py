@@ -28,7 +28,9 @@ OTHER_KEYS = (
     "task_aware", "error_matrix", "untrained_error", "model_accuracies", "mean_model_accuracy", "model_accuracy_matrix",
     "train_seconds", "merge_seconds", "eval_seconds", "samples_per_second", "replay_wait_seconds", "buffer_bytes",
     "peak_memory_bytes", "gradient_steps", "labelled_samples", "merge_gradient_steps", "merge_labelled_samples",
-    "unlabelled_samples", "curve", "versions", "config",
+    "unlabelled_samples", "forward_passes", "backward_passes", "unlabelled_forward_passes",
+    "unlabelled_backward_passes", "passes", "flops", "stage_passes", "stage_counts", "merge_passes", "persistent",
+    "persistent_bytes", "optimizer_bytes", "curve", "batch_norm", "versions", "config",
 )  # fmt: skip
 RESERVED = {metric.key for metric in (*METRICS, *ERROR_METRICS)} | set(OTHER_KEYS)
 

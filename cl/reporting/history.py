@@ -18,6 +18,7 @@ class History:
     gradient_steps: int = 0
     labelled_samples: int = 0  # that entered a loss, new and replayed
     measure: str = "accuracy"  # what the rows are: accuracy, or error
+    passes: list[dict[str, int]] = field(default_factory=list)  # of each stage on all ranks (`cl.step.passes`)
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cl.build import locate, options_of
+from cl.step.passes import Passes
 from cl.values import did_you_mean
 
 
@@ -83,6 +84,7 @@ class Callbacks:
         self.targets = {name: node["_target_"] for name, node in nodes.items()}
         self.all = {name: _build(name, node) for name, node in nodes.items()}
         self.called: dict[str, Callback] = {}  # by this rank
+        self.passes = Passes()  # in which what they ask of the network does not count
 
     def run_start(self, context: RunContext) -> None:
         """Choose those that this rank calls."""
@@ -100,11 +102,12 @@ class Callbacks:
             return None
 
         def on_step(step: int, loss: torch.Tensor) -> None:
-            for name, each in asked.items():
-                try:
-                    each.on_step(step, loss)
-                except Exception as error:
-                    raise self._error(name, "on_step", error) from error
+            with self.passes.paused():
+                for name, each in asked.items():
+                    try:
+                        each.on_step(step, loss)
+                    except Exception as error:
+                        raise self._error(name, "on_step", error) from error
 
         return on_step
 
@@ -141,7 +144,8 @@ class Callbacks:
 
     def _guarded(self, name: str, method: str, *arguments):
         try:
-            return getattr(self.all[name], method)(*arguments)
+            with self.passes.paused():
+                return getattr(self.all[name], method)(*arguments)
         except Exception as error:
             raise self._error(name, method, error) from error
 

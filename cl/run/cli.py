@@ -35,10 +35,10 @@ _swept: set[str] = set()  # keys that this command sweeps over
 _process: int | None = None  # the process that `launch` runs in
 
 
-def launch(main, command: str) -> None:
+def launch(main, command: str, prepare: Callable | None = None) -> None:
     """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 130 (interrupted).
 
-    `command`: the name of its configuration, run or merge.
+    `command`: the name of its configuration, run or merge. `prepare`: changes settings and flags before.
     """
     global _process
     _process = os.getpid()
@@ -55,6 +55,8 @@ def launch(main, command: str) -> None:
     try:
         overrides, flags = arguments.ordered(words)
         arguments.check_overrides(overrides, command)
+        if prepare is not None:
+            overrides, flags = prepare(overrides, flags)
         if arguments.is_sweep(flags):
             overrides = _for_each_job(overrides)
         sys.argv[1:] = overrides + flags
@@ -72,9 +74,9 @@ def launch(main, command: str) -> None:
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
     if _finished_runs and LAUNCHED not in os.environ:
-        from cl.reporting import report
+        from cl.reporting import folding, report
 
-        print("\n" + report.as_text(report.load(_finished_runs)))
+        print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
     status = 130 if interrupted else 1 if _reported else 0
     if ranks.started():
         _leave(status)
@@ -111,7 +113,7 @@ def _extra_folder(flags: list[str]) -> str | None:
 
 def groups(command: str) -> str:
     """`${groups:run}`: the groups that have an effect on a command with their options, for its help."""
-    names = ("experiment", *RUN_GROUPS, *(("launcher",) if command == "run" else ("fusion", "protocol")))
+    names = ("experiment", *RUN_GROUPS, *(("launcher",) if command == "run" else ("fusion", "protocol", "study")))
     return "\n".join(f"{name}: {', '.join(arguments.options(name))}" for name in names)
 
 
@@ -157,6 +159,8 @@ def run_job(config, run: Callable | None = None) -> float | None:
         _report(error, line, debug=WORDS.get(str(config.get("debug")).lower()) is True, job=_job())
         return None
     if ranks.rank() > 0:
+        return None
+    if not folders:  # a study prints its own tables
         return None
     _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
     content = json.loads((folders[-1] / "results.json").read_text())

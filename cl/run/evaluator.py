@@ -10,12 +10,13 @@ from cl.data.transforms import BatchTransform
 from cl.distributed.comm import Comm
 from cl.scenarios.base import Tasks
 from cl.step.objectives import Objective
+from cl.step.passes import Passes
 
 
 class Evaluator:
     """Tests a network on all tasks by the measures of `objective`.
 
-    The batches are shared out to the ranks of `comm`, every rank gets the result.
+    The batches are shared out to the ranks of `comm`, every rank gets the result. Its passes do not count in `passes`.
     """
 
     def __init__(
@@ -26,8 +27,9 @@ class Evaluator:
         batch_size: int,
         device: torch.device,
         comm: Comm,
+        passes: Passes | None = None,
     ):
-        self.comm = comm
+        self.comm, self.passes = comm, passes or Passes()
         self.tasks, self.transform, self.objective = tasks, transform, objective
         self.batch_size, self.device = batch_size, device
 
@@ -43,6 +45,14 @@ class Evaluator:
         classifier = classifier or model
         was_training = model.training
         model.eval()
+        with self.passes.paused():
+            sums, totals = self._sums(classifier)
+        model.train(was_training)
+        rows = [[total / count for total, count in zip(row, totals)] for row in self.comm.sum(sums).tolist()]
+        return rows[0], rows[1] if len(rows) > 1 else None
+
+    def _sums(self, classifier: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, list[int]]:
+        """Sums of each measure over the test samples of each task on this rank, and how many those are on all."""
         sums = torch.zeros(self.objective.measures, len(self.tasks), dtype=torch.float64, device=self.device)
         totals = []
         for task_id in range(len(self.tasks)):
@@ -53,6 +63,4 @@ class Evaluator:
             for batch in in_order(samples, self.batch_size, self.comm.rank, self.comm.size):
                 for row, values in enumerate(self.objective.measure(classifier(self.transform.test(batch.x)), batch)):
                     sums[row, task_id] += values.sum()
-        model.train(was_training)
-        rows = [[total / count for total, count in zip(row, totals)] for row in self.comm.sum(sums).tolist()]
-        return rows[0], rows[1] if len(rows) > 1 else None
+        return sums, totals

@@ -9,7 +9,7 @@ from cl.buffers.base import ReplayBuffer
 from cl.distributed.comm import Comm
 from cl.reporting import custom, plots, results
 from cl.reporting.history import History
-from cl.run import checkpoint, reconstructions
+from cl.run import checkpoint, costs, reconstructions
 from cl.run.evaluator import Evaluator
 from cl.run.folder import check_writable, finished_run, plain
 from cl.run.plan import make_plan
@@ -46,8 +46,12 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         if plan.config["overwrite"] and comm.is_main:
             checkpoint.clear(folder, everything=True)
         start = make_start(session, tasks) if strategy.needs_start else None
-        history = Training(session, tasks, buffer, evaluator, start).run()
-        memory = _memory(strategy, buffer, capacity, comm)
+        training = Training(session, tasks, buffer, evaluator, start)
+        history, parts = training.run(), training.tree.shared
+        memory, buffer_bytes = _memory(strategy, buffer, capacity, comm)
+        if comm.is_main:
+            networks = [parts[name] for name in costs.NETWORKS if name in parts]
+            memory |= costs.of_run(session, networks, tasks, buffer_bytes)
         content = _results(session, memory, history) if comm.is_main else None
         if comm.is_main:
             results.write_json(folder / "results.json", content)
@@ -56,7 +60,7 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
                 content |= custom.add(folder, plan.config["metrics"])
                 session.logger.finish(content)
             finally:  # an error in a metric of the user leaves no run without pictures
-                _draw(session, evaluator, content)
+                _draw(session, training.tested, evaluator, content)
         if plan.callbacks.all:
             plan.callbacks.run_end(comm.broadcast(content))
     return folder
@@ -71,13 +75,14 @@ def equip(session: Session, buffer: ReplayBuffer | None, capacity: int | None) -
         transform=session.transform,
         outputs=session.outputs,
         objective=_objective(session),
-        network=torch.compile(session.model) if session.config["compile"] else session.model,
+        network=session.passes.compiled(torch.compile(session.model)) if session.config["compile"] else session.model,
         buffer=buffer,
         capacity=capacity,
         stages=plan.stages,
         initial_weights=session.initial_weights,
         seed=session.config["seed"],
         fewest_samples=session.recipe.fewest_samples,
+        passes=session.passes,
     )
     plan.strategy.setup(context)
 
@@ -85,7 +90,8 @@ def equip(session: Session, buffer: ReplayBuffer | None, capacity: int | None) -
 def make_evaluator(session: Session, tasks: Tasks) -> Evaluator:
     """What tests networks on all tasks."""
     batch_size = session.config["eval_batch_size"]
-    return Evaluator(tasks, session.transform, _objective(session), batch_size, session.device, session.comm)
+    objective = _objective(session)
+    return Evaluator(tasks, session.transform, objective, batch_size, session.device, session.comm, session.passes)
 
 
 def _objective(session: Session) -> Objective:
@@ -94,21 +100,26 @@ def _objective(session: Session) -> Objective:
     return AbsoluteError(targets) if targets else Labels(session.outputs)
 
 
-def _draw(session: Session, evaluator: Evaluator, content: dict) -> None:
+def _draw(session: Session, network: torch.nn.Module, evaluator: Evaluator, content: dict) -> None:
     """The pictures of a finished run."""
     config, folder = session.config, session.plan.folder
     with plots.after_results(folder):
-        plots.draw_run(folder, content, config["pictures"])
+        plots.draw_run(folder, content, config["pictures"], config["picture_titles"])
         if session.plan.scenario.targets:
             title = f"{config['strategy']['name']}, after the last of {len(session.plan.stages)} stages"
-            reconstructions.draw(folder, session.model, evaluator, title, config["pictures"])
+            title = title if config["picture_titles"] else ""
+            reconstructions.draw(folder, network, evaluator, title, config["pictures"])
 
 
-def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | None, comm: Comm) -> dict:
-    """What was stored and what it took: bytes on all ranks together, seconds of waiting in their mean."""
+def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | None, comm: Comm) -> tuple[dict, int]:
+    """What was stored and what it took: bytes on all ranks together, seconds of waiting in their mean.
+
+    The second value: the bytes of the replay memory alone.
+    """
     waited, used = (buffer.wait_seconds, buffer.nbytes) if buffer is not None else (0.0, 0)
-    sums = comm.sum(torch.tensor([waited / comm.size, used + strategy.nbytes], dtype=torch.float64))
-    return {"buffer_capacity": capacity, "replay_wait_seconds": sums[0].item(), "buffer_bytes": int(sums[1])}
+    sums = comm.sum(torch.tensor([waited / comm.size, used + strategy.nbytes, used], dtype=torch.float64))
+    named = {"buffer_capacity": capacity, "replay_wait_seconds": sums[0].item(), "buffer_bytes": int(sums[1])}
+    return named, int(sums[2])
 
 
 def _results(session: Session, memory: dict, history: History) -> dict:
@@ -127,6 +138,9 @@ def _results(session: Session, memory: dict, history: History) -> dict:
         "gradient_steps": history.gradient_steps,
         "labelled_samples": history.labelled_samples,
         "unlabelled_samples": 0,
+        **costs.compute(session, costs.summed(history.passes)),
+        "stage_passes": [costs.training_passes(counts) for counts in history.passes],
+        "stage_counts": history.passes,
         "versions": results.versions(),
         "config": config,
     }

@@ -28,7 +28,7 @@ class Plan:
     scenario: Scenario
     strategy: Strategy
     stages: list[list[int]]  # the tasks whose data each stage of training uses
-    epochs: list[int]  # of each stage
+    epochs: list[float]  # of each stage
     callbacks: Callbacks
 
 
@@ -61,6 +61,11 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
             f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
             "the initial ones: leave out one of them"
         )
+    if config["ema"] is not None and type(strategy).classifier is not Strategy.classifier:
+        raise ValueError(
+            f"ema={config['ema']} tests the network with averaged weights, and {name} tests something else than its "
+            "network: set ema=null"
+        )
     mixes = any(config["mixing"].values())
     if mixes and (scenario.targets or not strategy.mixable):
         raise ValueError(
@@ -88,8 +93,8 @@ def _check_memory(config: dict, strategy: Strategy) -> None:
     check_buffer(buffer)
 
 
-def _epochs(epochs: int | list[int], stages: int) -> list[int]:
-    if isinstance(epochs, int):
+def _epochs(epochs: float | list[float], stages: int) -> list[float]:
+    if not isinstance(epochs, list):
         epochs = [epochs] * stages
     if len(epochs) != stages:
         raise ValueError(f"epochs has {len(epochs)} numbers, but there are {stages} stages of training: {epochs}")

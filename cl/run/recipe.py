@@ -58,6 +58,10 @@ class Recipe:
         size = self.config["batch_size"] * self.config["gradient_accumulation_steps"]
         return num_batches(num_samples, size, self.comm.size, self.fewest_samples)
 
+    def steps(self, epochs: float, num_samples: int) -> int:
+        """Optimizer steps of so many passes over so many samples, to the nearest whole number, at least one."""
+        return max(1, round(epochs * self.epoch_steps(num_samples)))
+
     def trainer(self, strategy: Strategy, recorder: Recorder, schedule: Schedule | None = None) -> Trainer:
         """The training loop for a strategy that is set up; `schedule`: None for the recipe's own."""
         return Trainer(strategy, schedule or self.schedule, self.config["batch_size"], self.config["seed"], recorder)

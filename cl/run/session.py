@@ -18,6 +18,7 @@ from cl.run.plan import Plan
 from cl.run.recipe import Recipe
 from cl.scenarios.base import Tasks
 from cl.scenarios.outputs import TaskOutputs
+from cl.step.passes import Passes
 
 
 class Session:
@@ -61,6 +62,8 @@ class Session:
             self.model = self.model.to(memory_format=torch.channels_last)
         self._opened.enter_context(devices.threads(config["threads"], self.model, self.comm.local_size))
         fewest = check_network(self.plan, self.model, self.transform, self.device)
+        self.passes = Passes()
+        self.passes.watch(self.model)
         if not config["compile"]:
             defer_compiler()
         self.recipe = Recipe(config, self.comm, self.device, fewest)

@@ -49,7 +49,7 @@ class Strategy:
         self.stages, self.seed, self.initial_weights = context.stages, context.seed, context.initial_weights
         self.forward_together, self.fewest_samples = not mixes_samples(context.model), context.fewest_samples
         self.trained_columns = ("x", *self.objective.columns)
-        self.replayed_samples, self.logged = 0, Logged()
+        self.replayed_samples, self.logged, self.passes = 0, Logged(), context.passes
 
     def fields(
         self,
@@ -105,6 +105,13 @@ class Strategy:
     def nbytes(self) -> int:
         """Bytes of samples that this rank keeps outside the memory."""
         return 0
+
+    def stored_samples(self) -> list[Rows]:
+        """Samples that the strategy keeps outside the memory, the same on all ranks, as tensors of `state_dict`.
+
+        All other tensors of that count as statistics.
+        """
+        return []
 
     def state_dict(self) -> dict:
         """What a resumed run needs beside network, optimizer and memory; at any time between two steps.

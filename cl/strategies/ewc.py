@@ -62,6 +62,16 @@ class Ewc(PenaltyStrategy):
         was_training = self.model.training
         self.model.eval()
         squares = SquaredGradients(self.model, self.updater.weights, self.outputs.for_training)
+        with self.passes.paused():
+            self._add_up(squares, samples, mine, numbers)
+        self.passes.count(forward=len(mine), backward=squares.products)
+        self.model.train(was_training)
+        totals = [squares.totals[name] for name in squares.names]
+        return [value * (comm.size / len(order)) for value in comm.mean(totals)]
+
+    def _add_up(self, squares: SquaredGradients, samples: Rows, mine: torch.Tensor, numbers: torch.Tensor) -> None:
+        """Add the samples `mine` [n], each with its random number in `numbers` [n]."""
+        device = self.updater.device
         if len(mine):
             chunk = squares.chunk(self.transform.test(samples.part(mine[:2]).loaded().to(device).x))
             for part, uniform in zip(mine.split(chunk), numbers.split(chunk)):
@@ -71,6 +81,3 @@ class Ewc(PenaltyStrategy):
                     return directions(probabilities, self.fisher_labels, y, uniform)
 
                 squares.add(self.transform.test(some.x), some.task, directions_of)
-        self.model.train(was_training)
-        totals = [squares.totals[name] for name in squares.names]
-        return [value * (comm.size / len(order)) for value in comm.mean(totals)]

@@ -43,6 +43,8 @@ class SquaredGradients:
     sample by sample.
     """
 
+    products = 0  # of a vector with J^T so far: backward passes of single samples
+
     def __init__(self, model: nn.Module, weights: list[torch.Tensor], mask: Callable):
         self.model, self.mask = model, mask
         names = {id(weight): name for name, weight in model.named_parameters()}
@@ -76,6 +78,7 @@ class SquaredGradients:
             logits, passed = self._forward(x)
         with torch.no_grad():
             vectors = directions_of(self.mask(logits, task).softmax(1))
+        self.products += vectors.shape[0] * vectors.shape[1]
         if passed:
             for vector in vectors:
                 outputs = [output for _, output in passed.values()]

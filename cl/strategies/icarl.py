@@ -118,6 +118,9 @@ class Icarl(Strategy):
         samples = sum(column.nbytes for own in self.exemplars.values() for column in own.columns.values())
         return samples // self.updater.comm.size  # every rank has them all; one copy is counted
 
+    def stored_samples(self) -> list[Rows]:
+        return list(self.exemplars.values())
+
     def state_dict(self) -> dict:
         return super().state_dict() | {
             "exemplars": {label: own.columns for label, own in self.exemplars.items()},

@@ -26,6 +26,8 @@ class Fisher(WeightFusion):
             context.fisher(state, tasks, self.samples_per_task, self.labels)
             for tasks, state in zip(models.tasks, models.states)
         ]
+        if not models.merged:  # a merge so far is asked about all earlier tasks again
+            context.keep(fishers)
         result = mean_state(models, models.states)
         return result | {name: _weighted(models, fishers, name, result[name]) for name in models.parameters}
 

@@ -45,6 +45,8 @@ class RegMean(WeightFusion):
             grams(context.network, state, context.images(tasks, len(tasks) * self.samples_per_task))
             for tasks, state in zip(models.tasks, models.states)
         ]
+        if not models.merged:  # a merge so far is run on the images of all earlier tasks again
+            context.keep(of_models)
         result = mean_state(models, models.states)
         for name in models.parameters:
             if all(name in own for own in of_models):

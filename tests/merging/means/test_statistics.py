@@ -38,6 +38,9 @@ class Context:
     def fisher(self, state, tasks, per_task, labels):
         return {name: torch.full_like(value, 1.0 + 2 * tasks[0]) for name, value in state.items()}
 
+    def keep(self, _):
+        pass
+
 
 def models(*seeds: int, weights=None, initial: int | None = None) -> Models:
     states = [Net(seed).state_dict() for seed in seeds]

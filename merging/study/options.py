@@ -1,0 +1,127 @@
+"""The options of a study (conf/study/), checked before anything runs."""
+
+import re
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+from cl.configuration.arguments import options
+from cl.values import Count, InnerFraction, Natural, Positive, Text, convert, did_you_mean
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+BOUNDS = ("finetune", "joint", "joint_converged", "scratch")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a row may use: `samples` that it stores (None: not limited by themselves) or `bytes` that persist in all."""
+
+    name: str
+    samples: int | None
+    bytes: int | None
+
+    @property
+    def kind(self) -> str:
+        return "samples" if self.bytes is None else "bytes"
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search of the learning rate: `factors` of the recipe's, on a fraction `validation` of the training data."""
+
+    factors: list[Positive]
+    validation: InnerFraction
+    seeds: list[Natural]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What conf/study/equal_budget.yaml says, converted; see there."""
+
+    name: Text
+    budgets: list[Budget]
+    passes: Positive
+    memory_share: InnerFraction
+    strategies: list[Text]
+    fusions: list[Text]
+    inits: list[Literal["shared", "independent", "previous"]]
+    orders: list[Literal["end", "running"]]
+    finetune: list[bool]
+    both: list[Text]
+    ema: InnerFraction | None
+    bounds: list[Text]
+    multiples: list[Positive]
+    controls: bool
+    words: dict
+    search: Search | None
+    seeds: list[Natural] | None
+    jobs: Count | Literal["auto"]
+    threads: Count | Literal["auto"]
+
+    @classmethod
+    def read(cls, node: dict) -> "Options":
+        """Raises ValueError for an unknown, missing or wrong option."""
+        found = _converted("study", node, cls, skip=("budgets", "search", "words"))
+        found["budgets"] = [parse_budget(item) for item in _as_list(node["budgets"])]
+        if not found["budgets"]:
+            raise ValueError("study.budgets is empty: give numbers of samples or bytes with a unit, [200,500kB]")
+        search = node["search"]
+        if search is not None:
+            if not isinstance(search, dict):
+                raise ValueError(
+                    f"study.search has several values (factors, validation, seeds) or is null, got {search}"
+                )
+            search = Search(**_converted("study.search", search, Search))
+            for name in ("factors", "seeds"):
+                if not getattr(search, name):
+                    raise ValueError(f"study.search.{name} is empty: give one or more, or study.search=null")
+        found["search"] = search
+        found["words"] = {
+            name: [str(word) for word in _as_list(words)] for name, words in (node["words"] or {}).items()
+        }
+        read = cls(**found)
+        for key, group in (("strategies", "strategy"), ("both", "strategy"), ("fusions", "fusion")):
+            for name in getattr(read, key):
+                _check_known(f"study.{key}", name, options(group))
+        for name in read.bounds:
+            _check_known("study.bounds", name, BOUNDS)
+        for name in read.words:
+            _check_known("study.words", name, [*options("strategy"), *options("fusion")])
+        if "joint_converged" in read.bounds and not read.multiples:
+            raise ValueError("study.bounds=joint_converged needs study.multiples, got none")
+        return read
+
+
+def parse_budget(value) -> Budget:
+    """A number of samples, or of bytes with a unit."""
+    text = str(value).replace(" ", "")
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?B)?", text)
+    if match:
+        number, unit = float(match.group(1)), match.group(2)
+        if unit is None and number >= 1 and number.is_integer():
+            return Budget(f"{int(number):,} samples", int(number), None)
+        if unit is not None and number > 0:
+            return Budget(f"{number:g} {unit}", None, round(number * UNITS[unit]))
+    raise ValueError(
+        f"study.budgets must be numbers of samples such as 200, or bytes with a unit such as 500kB, got {value!r}"
+    )
+
+
+def _converted(prefix: str, node: dict, kind: type, skip: tuple[str, ...] = ()) -> dict:
+    kinds = typing.get_type_hints(kind, include_extras=True)
+    for key in node:
+        if key not in kinds:
+            raise ValueError(f"unknown option {prefix}.{key}{did_you_mean(key, kinds)}; valid: {', '.join(kinds)}")
+    missing = [key for key in kinds if key not in node]
+    if missing:
+        raise ValueError(f"{prefix}.{missing[0]} is missing: give {prefix}.{missing[0]}=...")
+    return {key: convert(f"{prefix}.{key}", node[key], kinds[key]) for key in kinds if key not in skip}
+
+
+def _check_known(key: str, name: str, known) -> None:
+    if name not in known:
+        raise ValueError(f"{key}={name} does not exist{did_you_mean(name, known)}; valid: {', '.join(known)}")
+
+
+def _as_list(value) -> list:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]

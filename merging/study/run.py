@@ -1,0 +1,225 @@
+"""One study, from its options to its page; read it from top to bottom.
+
+Every row is an ordinary run or merge in its ordinary folder, so what is finished is not done again and a study that was
+killed goes on. The short runs that solve for the budgets and the search of the learning rate lie in <output>/.study/.
+"""
+
+import asyncio
+import hashlib
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from cl.atomic import write_json
+from cl.configuration.settings import MERGE_KEYS
+from cl.reporting.page import page
+from cl.run.checks import check
+from cl.run.folder import benchmark_name
+from merging.study import record, worker
+from merging.study.configurations import Configurations
+from merging.study.options import Budget, Options
+from merging.study.planning import DoesNotFit, Planned, Planner
+from merging.study.pool import Pool, processors
+from merging.study.rows import Facts, Row, rows_of
+from merging.study.runs import Progress, RunError, Runs
+
+CLOSE_ENOUGH = 0.002  # of the held-out accuracy: joint training that is so near to the best has converged
+
+
+class StudyIncomplete(ValueError):
+    """Some runs of a study failed; the page is made of the others."""
+
+
+def run(node: dict, shared: Sequence[str], seeds: Sequence[int]) -> Path:
+    """Do the study that `node` (conf/study/) describes, for the user's other words and seeds; returns its folder.
+
+    Raises ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
+    """
+    options = Options.read(node)
+    configurations = Configurations(shared)
+    config = configurations.of("merge", ())
+    check(config)
+    if config["overwrite"]:
+        raise ValueError("a study keeps what is finished: remove the folders of what is to be done again")
+    study = Study(options, configurations, config, list(seeds))
+    return asyncio.run(study.run())
+
+
+class Study:
+    """`config`: what its rows have in common, as merge.py would have it."""
+
+    def __init__(self, options: Options, configurations: Configurations, config: dict, seeds: list[int]):
+        self.options, self.configurations, self.config, self.seeds = options, configurations, config, seeds
+        self.output = Path(config["output"])
+        decides = {key: value for key, value in asdict(options).items() if key not in ("name", "jobs", "threads")}
+        text = json.dumps([sorted(configurations.shared), decides], sort_keys=True, default=str)
+        code = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.folder = self.output / benchmark_name(config) / f"{options.name}_{code}"
+        self.scratch = {"output": str(self.output / ".study")}  # of runs that are no rows
+
+    async def run(self) -> Path:
+        """Plan, search, run, write."""
+        facts = await self._facts()
+        size, threads = self._shared_out(facts)
+        extra = () if threads is None else (f"threads={threads}",)
+        rows = [(row, budget) for row in rows_of(self.options, facts) for budget in self._budgets(row)]
+        pool = Pool(size, facts.gpus)
+        progress = Progress(
+            self.options.name, sum(map(self._expected, (row for row, _ in rows))), self.config["progress"]
+        )
+        self.runs = Runs(pool, self.configurations, progress)
+        short = self.scratch | {"seed": self.seeds[0]}
+        self.planner = Planner(self.options, facts, self.runs, self.config["batch_size"], short, extra)
+        self.extra, self.facts = extra, facts
+        try:
+            done = await asyncio.gather(*(self._row(row, budget) for row, budget in rows))
+        except BaseException:
+            pool.close(at_once=True)
+            raise
+        finally:
+            progress.close()
+        pool.close(at_once=False)
+        return self._write(done)
+
+    async def _facts(self) -> Facts:
+        """What the data and components are, found by a process that may import torch."""
+        names = {*self.options.fusions, *(("untrained", "last") if self.options.controls else ())}
+        fusions = {name: self.configurations.of("merge", (f"fusion={name}",))["fusion"] for name in sorted(names)}
+        base = {key: value for key, value in self.config.items() if key not in MERGE_KEYS}
+        pool = Pool(1)
+        try:
+            return Facts(**await pool.call(worker.facts, base, fusions))
+        finally:
+            pool.close(at_once=False)
+
+    def _shared_out(self, facts: Facts) -> tuple[int, int | None]:
+        """How many runs at a time, and with how many threads each; None: those that the network has anyway, one."""
+        threads = 1 if self.options.threads == "auto" else self.options.threads
+        jobs = self.options.jobs
+        if jobs == "auto":
+            jobs = facts.gpus or max(1, processors() // threads)
+        return jobs, None if facts.small_network and self.options.threads == "auto" else threads
+
+    def _budgets(self, row: Row) -> list[Budget | None]:
+        return [None] if row.every_budget else list(self.options.budgets)
+
+    def _expected(self, row: Row) -> int:
+        """How many runs a row has, beside the short ones."""
+        search = self.options.search
+        tries = (
+            0 if search is None else len(search.factors) * len(search.seeds) + len(row.multiples) * len(search.seeds)
+        )
+        return tries + len(self.seeds)
+
+    async def _row(self, row: Row, budget: Budget | None) -> "record.Done":
+        """One row under one budget, with whatever befalls it."""
+        done = record.Done(row, budget)
+        try:
+            planned = await self.planner.plan(row, budget)
+            planned = await self._searched(planned, done)
+        except DoesNotFit as error:
+            done.why = str(error)
+            self.runs.progress.expect(-self._expected(row))
+            return done
+        except RunError as error:
+            done.failed = [(seed, str(error)) for seed in self.seeds]
+            self.runs.progress.expect(-self._expected(row))
+            return done
+        words, base = self._final_words(planned, done.rate)
+        done.command = self._command(planned, words, base)
+        found = await asyncio.gather(*(self._final(planned, words, base, seed) for seed in self.seeds))
+        for seed, result in zip(self.seeds, found):
+            if isinstance(result, RunError):
+                done.failed.append((seed, str(result)))
+            else:
+                done.runs.append(result)
+        return done
+
+    async def _searched(self, planned: Planned, done: "record.Done") -> Planned:
+        """The plan with the learning rate, and the number of passes, that did best on held-out data."""
+        search, row = self.options.search, planned.row
+        if search is None:
+            return await self.planner.plan(row, planned.budget, row.multiples[-1]) if row.multiples else planned
+        scores = {}
+        for factor in search.factors:  # started together
+            rate = float(f"{factor * self.facts.learning_rate:.6g}")
+            scores[rate] = asyncio.create_task(self._held_out(planned, rate))
+        found = {rate: await task for rate, task in scores.items()}
+        if all(score is None for score in found.values()):
+            raise RunError("no learning rate of the search gave a result")
+        done.rate = max(sorted(rate for rate in found if found[rate] is not None), key=found.get)
+        done.held_out = found[done.rate]
+        if not row.multiples:
+            return planned
+        plans = [await self.planner.plan(row, planned.budget, multiple) for multiple in row.multiples]
+        scores = await asyncio.gather(*(self._held_out(plan, done.rate) for plan in plans))
+        best = max(score for score in scores if score is not None)
+        chosen = next(i for i, score in enumerate(scores) if score is not None and score >= best - CLOSE_ENOUGH)
+        done.held_out, done.multiple = scores[chosen], row.multiples[chosen]
+        return plans[chosen]
+
+    async def _held_out(self, planned: Planned, rate: float) -> float | None:
+        """The mean accuracy on held-out data with a learning rate; None if training failed with it."""
+        words, base = self._final_words(planned, rate)
+        search = self.options.search
+        values = self.scratch | {"dataset.validation": search.validation}
+        found = [self._do(planned, words, base, values | {"seed": seed}) for seed in search.seeds]
+        results = await asyncio.gather(*found, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, RunError):
+                raise result
+        if any(isinstance(result, RunError) for result in results):
+            return None
+        return statistics.fmean(record.accuracy(content) for _, content in results)
+
+    async def _final(self, planned: Planned, words, base, seed: int) -> "tuple[Path, dict] | RunError":
+        try:
+            return await self._do(planned, words, base, {"seed": seed})
+        except RunError as error:
+            return error
+
+    async def _do(self, planned: Planned, words, base, values: dict) -> tuple[Path, dict]:
+        """A run or merge; a merge of a run's networks after that run."""
+        if base is not None:
+            folder, _ = await self.runs.result("run", base, **values)
+            self.runs.progress.expect(1)
+            values = values | {"run": str(folder)}
+        return await self.runs.result(planned.row.command, words, **values)
+
+    def _final_words(self, planned: Planned, rate: float | None) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+        more = () if rate is None else (f"optimizer.lr={rate:g}",)
+        if planned.base is None:
+            return (*planned.words, *more, *self.extra), None
+        return (*planned.words, *self.extra), (*planned.base, *more, *self.extra)
+
+    def _command(self, planned: Planned, words, base) -> str:
+        """The command lines that repeat a row."""
+        if base is None:
+            return self.configurations.command(planned.row.command, words, self.seeds)
+        folder = self.configurations.folder("run", base).parent
+        merge = (*words, f"run={folder}/seed${{seed}}")
+        commands = [("run", base), ("merge", merge)]
+        return "\n".join(self.configurations.command(command, words, self.seeds) for command, words in commands)
+
+    def _write(self, rows: "list[record.Done]") -> Path:
+        content = record.content(
+            self.options, self.config, self.facts, rows, self.seeds, self.folder, self.configurations
+        )
+        write_json(self.folder / "study.json", content)
+        page.write(self.folder, content)
+        failed: dict[str, list[int]] = {}
+        for done in rows:
+            for seed, error in done.failed:
+                failed.setdefault(f"{done.title}: {error}", []).append(seed)
+        for line, seeds in failed.items():
+            print(f"failed (seed {', '.join(map(str, seeds))}) {line}", file=sys.stderr)
+        if failed:
+            count = sum(map(len, failed.values()))
+            raise StudyIncomplete(
+                f"{count} runs of this study failed, see above; its page is made of the others, and the same command "
+                "tries them again"
+            )
+        return self.folder

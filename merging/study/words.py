@@ -1,0 +1,43 @@
+"""The command line of a study: its seeds are one job, not a sweep, and its rows take all other words."""
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+SWEEP = ("-m", "--multirun")
+
+
+def as_one_job(overrides: list[str], flags: list[str]) -> tuple[list[str], list[str]]:
+    """The words of a command with the seeds of a study as one value; other commands are left as they are."""
+    if not any(word.startswith("study=") for word in overrides) or not set(flags) & set(SWEEP):
+        return overrides, flags
+    kept = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if not override.is_sweep_override():
+            kept.append(override.input_line)
+        elif override.key_or_group == "seed":
+            kept.append(f"study.seeds=[{','.join(override.sweep_string_iterator())}]")
+        else:
+            raise ValueError(
+                f"{override.input_line}: a study compares rows of one set-up and takes several values of seed alone; "
+                "call it once for each"
+            )
+    return kept, [flag for flag in flags if flag not in SWEEP]
+
+
+def is_study(config: DictConfig) -> bool:
+    """Whether a configuration of merge.py asks for a study."""
+    return config.get("study") is not None
+
+
+def of_study(config: DictConfig) -> tuple[dict, list[str], list[int]]:
+    """The study's options, the words for all of its rows, and its seeds."""
+    node = OmegaConf.to_container(config.study, resolve=True)
+    seeds = node.get("seeds")
+    seeds = [config.seed] if seeds is None else seeds if isinstance(seeds, list) else [seeds]
+    own = [
+        word
+        for word in HydraConfig.get().overrides.task
+        if not word.lstrip("+").startswith(("study=", "study.", "seed="))
+    ]
+    return node, own, seeds

@@ -1,0 +1,91 @@
+"""What a process of a study does: one run after the other, so that torch is imported once for many."""
+
+import contextlib
+import io
+import os
+import signal
+import threading
+from multiprocessing import connection, parent_process
+
+from omegaconf import OmegaConf
+
+
+def start(gpus) -> None:
+    """Prepare a process. `gpus`: a queue of the numbers of GPUs, of which it takes one; None without."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends its processes itself
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpus.get())
+    # A study that is killed must not leave runs behind that the next one starts as well.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)
+
+
+def execute(kind: str, config: dict) -> str | None:
+    """Do a job: a `run`, a `merge`, or the `networks` of a merge; returns its error in one line, or None."""
+    from cl.run.mistakes import one_line
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the lines of single tasks
+            _do(kind, config)
+    except Exception as error:
+        return one_line(error, "merge", [])
+    return None
+
+
+def _do(kind: str, config: dict) -> None:
+    from merging import run as merges
+
+    if kind == "merge":
+        merges.run(OmegaConf.create(config))
+    elif kind == "networks":
+        merges.train(merges.parts(config)[2])
+    else:
+        from cl.run import experiment
+
+        experiment.run(OmegaConf.create(config))
+
+
+def facts(config: dict, fusions: dict[str, dict]) -> dict:
+    """What `merging.study.rows.Facts` holds, for a configuration of run.py and those of some fusions."""
+    import torch
+
+    from cl.build import build
+    from cl.run.device import SMALL_NETWORK
+    from cl.run.plan import make_plan
+    from cl.run.session import Session
+    from merging.batch_norm import has_statistics
+    from merging.fusion import WeightFusion
+
+    with Session(make_plan(config)) as session:
+        plan = session.plan
+        if plan.scenario.targets:
+            raise ValueError(
+                f"a study merges classifiers, but scenario={config['scenario']['name']} has no labels: choose another"
+            )
+        tasks, _ = session.load_tasks()
+        row = tasks.training([0]).part(slice(1)).loaded()
+        built = {name: build(node, "fusion") for name, node in fusions.items()}
+        task_samples = [tasks.num_training([task]) for task in range(plan.scenario.num_tasks)]
+        return {
+            "training_samples": sum(task_samples),
+            "task_samples": task_samples,
+            "sample_bytes": sum(column.nbytes for column in row.columns.values()),
+            "batch_norm": has_statistics(session.model),
+            "learning_rate": config["optimizer"]["lr"],
+            "small_network": sum(weight.numel() for weight in session.model.parameters()) < SMALL_NETWORK,
+            "gpus": torch.cuda.device_count() if session.device.type == "cuda" else 0,
+            "fusions": {
+                name: {
+                    "needs_initial": fusion.needs_initial,
+                    "weights": isinstance(fusion, WeightFusion),
+                    "most_models": fusion.most_models,
+                    "trains": "epochs" in fusions[name],
+                    "looks": "samples_per_task" in fusions[name] and "epochs" not in fusions[name],
+                }
+                for name, fusion in built.items()
+            },
+        }
