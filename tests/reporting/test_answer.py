@@ -49,7 +49,7 @@ def test_the_sentence_says_who_is_better_by_how_much_and_how_surely():
         "p < 0.001, 5 seeds)."
     )
     assert not_shown.startswith(
-        "At 200 samples, no difference between avg and er could be shown (the first minus the second: +0.0 points, 95 % interval"
+        "At 200 samples, no difference between avg and er could be shown (the first minus the second: +0.0 points, 95 %"
     )
     turned = study(
         row("er", "rehearsal", SMALL, 0.80), row("avg", "merging", SMALL, 0.90, noise=OTHER), budgets=(SMALL,)

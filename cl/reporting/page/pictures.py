@@ -19,6 +19,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
 GREY = "#8a8f98"  # readable on white and on black
 WIDTH, HEIGHT = 7.6, 5.4  # inches
+BAND = 1.5  # the dearest budget of a row in its cheapest: nearer ones have bars, as steep bands hide each other
 SAME_COST, SHIFT = 1.03, 9  # costs that differ by less than this factor lie side by side, at so many points
 
 
@@ -127,6 +128,7 @@ def figure(study: Study, picture: Picture, found: list[Point], shown: Series):
     else:
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.update_datalim([(point.x, point.y) for point in found])  # what stands beside its place has no part in these
+    axes.margins(x=0.09)
     axes.autoscale_view()
     axes.set_ylim(*limits(study, found, shown))
     axes.set_xlabel(picture.axis + (", logarithmic" if axes.get_xscale() == "log" else ""))
@@ -168,7 +170,7 @@ def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> Non
         label = "\n".join(textwrap.wrap(name + school, plots.LABEL_WIDTH))
         axes.plot([], [], **style, **filled, markersize=6, linewidth=1.5, label=label)
         x, y, half = ([getattr(point, key) for point in of] for key in ("x", "y", "half"))
-        if _costs_differ(of) and None not in half:
+        if x[-1] > BAND * x[0] and None not in half:
             low, high = ([value + sign * by for value, by in zip(y, half)] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=COLOURS[place], alpha=0.15, linewidth=0)
         elif None not in half:
