@@ -198,7 +198,7 @@ class CurveFinding(WeightFusion):
         """The t with the lowest loss among the `points`."""
         network = copy.deepcopy(context.network)
         losses = {}
-        for i in range(self.points):
+        for i in context.progress("choosing the point", range(self.points)):
             t = i / (self.points - 1)
             landscape.place(network, curve.weights(t), context, tasks)
             losses[t] = context.score(network, samples)[0]
