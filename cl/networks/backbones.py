@@ -43,19 +43,21 @@ def mlp(
     return network
 
 
-def mnistnet(sample_shape: tuple[int, int, int], num_outputs: int) -> nn.Module:
-    """Two 3x3 convolutions (32 and 64 channels) with max-pooling and two fully connected layers, with dropout.
+def mnistnet(
+    sample_shape: tuple[int, int, int], num_outputs: int, channels: tuple[Count, Count] = (32, 64)
+) -> nn.Module:
+    """Two 3x3 convolutions (of so many `channels`) with max-pooling and two fully connected layers, with dropout.
 
     Raises ValueError for pictures below 10x10 pixels, which leave no pixel after pooling.
     """
-    channels, height, width = sample_shape
+    (first, second), (entering, height, width) = channels, sample_shape
     sides = [((side - 2) // 2 - 2) // 2 for side in (height, width)]
     if min(sides) < 1:
         raise ValueError(f"backbone=mnistnet needs pictures of at least 10x10 pixels, got {height}x{width}")
     layers = OrderedDict(
-        conv1=nn.Conv2d(channels, 32, 3), pool1=nn.MaxPool2d(2), relu1=nn.ReLU(),
-        conv2=nn.Conv2d(32, 64, 3), drop2=nn.Dropout2d(), pool2=nn.MaxPool2d(2), relu2=nn.ReLU(),
-        flatten=nn.Flatten(), fc1=nn.Linear(64 * sides[0] * sides[1], 50), relu3=nn.ReLU(), drop3=nn.Dropout(),
+        conv1=nn.Conv2d(entering, first, 3), pool1=nn.MaxPool2d(2), relu1=nn.ReLU(),
+        conv2=nn.Conv2d(first, second, 3), drop2=nn.Dropout2d(), pool2=nn.MaxPool2d(2), relu2=nn.ReLU(),
+        flatten=nn.Flatten(), fc1=nn.Linear(second * sides[0] * sides[1], 50), relu3=nn.ReLU(), drop3=nn.Dropout(),
         fc2=nn.Linear(50, num_outputs),
     )  # fmt: skip
     return nn.Sequential(layers)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cl.configuration.identity import words
@@ -18,6 +18,7 @@ class Group:
 
     runs: list[dict]
     label: dict[str, str]  # heading -> value of the columns that name it
+    files: list[Path] = field(default_factory=list)  # in which each run was found first
 
     def values(self, key: str) -> list[float]:
         return [run[key] for run in self.runs if run.get(key) is not None]
@@ -52,7 +53,10 @@ def load(paths: list[Path]) -> list[Group]:
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error
-    groups = [Group(runs, _about(runs[0])) for runs in ([run for run, _ in of.values()] for of in by_group.values())]
+    groups = [
+        Group([run for run, _ in of.values()], _about(next(iter(of.values()))[0]), [file for _, file in of.values()])
+        for of in by_group.values()
+    ]
     _add_what_differs(groups)
     return groups
 

@@ -4,6 +4,7 @@
     python -m cl.report multirun/*/er_* --output er
     python -m cl.report multirun/skewed2_mnist_mlp --published docs/published/skewed_mnist.yaml
     python -m cl.report multirun/class5_digits_mlp --metric my_metrics.worst_task
+    python -m cl.report multirun/class5_digits_mlp --page
 
 Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
 deviation), prints the table and writes report.md, report.csv and report.png. Beside merged networks there is a row for
@@ -58,10 +59,17 @@ def main() -> None:
         metavar="MODULE.FUNCTION",
         help="a function of (matrix, untrained), computed of each run for a column of its name; can be repeated",
     )
+    parser.add_argument("--page", action="store_true", help="write report/index.html as well (docs/reports.md)")
     parser.add_argument("--format", default="png", choices=plots.FORMATS, help="of the plot (default: png)")
     arguments = parser.parse_args()
     try:
-        groups = load(arguments.paths)
+        paths = arguments.paths
+        if arguments.page:
+            from cl.reporting.page import page  # imports scipy, which takes a second
+
+            if not (paths := page.write_studies(paths)):
+                return
+        groups = load(paths)
         custom.ask_of_runs([run for group in groups for run in group.runs], arguments.metric)
         measures = {"error" if "average_error" in run else "accuracy" for group in groups for run in group.runs}
         if len(measures) > 1:
@@ -73,6 +81,8 @@ def main() -> None:
             with atomic_write(output / name, "w") as file:
                 file.write(text)
         plots.draw_overlay(output / "report", curves(groups), caption(groups), [arguments.format], *measures)
+        if arguments.page:
+            page.write_groups(output, groups)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(as_text(groups, published))

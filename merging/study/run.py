@@ -216,8 +216,9 @@ class Study:
         for line, seeds in failed.items():
             print(f"failed (seed {', '.join(map(str, seeds))}) {line}", file=sys.stderr)
         if failed:
+            count = sum(map(len, failed.values()))
             raise StudyIncomplete(
-                f"{sum(map(len, failed.values()))} runs of this study failed, see above; its page is made of the others, and the same "
-                "command tries them again"
+                f"{count} runs of this study failed, see above; its page is made of the others, and the same command "
+                "tries them again"
             )
         return self.folder

@@ -63,6 +63,14 @@ def test_mnistnet_takes_pictures_of_any_size_from_ten_pixels_on(shape, outputs):
     assert torch.equal(network(x), network(x))
 
 
+def test_mnistnet_has_as_many_channels_as_asked_for():
+    node = {"_target_": "cl.networks.backbones.mnistnet", "channels": [8, 16]}
+    network = build(node, "backbone", sample_shape=(3, 32, 32), num_outputs=10)
+    # Kernels of 3x3 with biases; 32 - 2 = 30, pooled 15, - 2 = 13, pooled 6: 16 * 36 inputs to 50 units.
+    expected = (3 * 9 + 1) * 8 + (8 * 9 + 1) * 16 + (16 * 36 + 1) * 50 + 51 * 10
+    assert sum(weight.numel() for weight in network.parameters()) == expected
+
+
 def test_mnistnet_refuses_smaller_pictures():
     with pytest.raises(ValueError, match="at least 10x10 pixels, got 8x8"):
         build({"_target_": "cl.networks.backbones.mnistnet"}, "backbone", sample_shape=(1, 8, 8), num_outputs=10)
