@@ -107,10 +107,11 @@ class Merge:
     def draw(self, content: dict) -> None:
         """Draw the pictures of a finished merge."""
         with plots.after_results(self.folder):
-            plots.draw_run(self.folder, content, self.base["pictures"])
-            if "t" in content.get("curve", {}):
+            plots.draw_run(self.folder, content, self.base["pictures"], self.base["picture_titles"])
+            if "curve" in content:
                 scenario, dataset = self.base["scenario"]["name"], self.base["dataset"]["name"]
                 title = f"{self.own['fusion']['kind']} between networks, {scenario} on {dataset}"
+                title = title if self.base["picture_titles"] else ""
                 pictures.draw_curve(self.folder, content["curve"], title, self.base["pictures"])
 
     def look(self, values: bool = False) -> Source:

@@ -26,8 +26,8 @@ SCHEMA = 1  # of the words: raised when the same run gets other words
 VERSIONS = {"training": 1, "merging": 1}  # of what no member of a group decides: raised when it changes the numbers
 # What does not change a run's numbers does not change its name either.
 NOT_IDENTITY = {
-    "seed", "output", "overwrite", "pictures", "progress", "debug", "logger", "log_interval", "launcher", "loader",
-    "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
+    "seed", "output", "overwrite", "pictures", "picture_titles", "progress", "debug", "logger", "log_interval",
+    "launcher", "loader", "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
 }  # fmt: skip
 # Where the files of our data sets lie and how they are read. A data set of the user may be defined by them.
 PLACES = {"dataset.root", "dataset.download", "dataset.stream", "dataset.cache"}

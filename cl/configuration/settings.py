@@ -74,6 +74,7 @@ class Run(TypedDict):
     output: Text
     overwrite: bool
     pictures: list[Literal["png", "pdf", "svg"]]
+    picture_titles: bool
     progress: bool
     debug: bool
     metrics: dict

@@ -2,13 +2,18 @@
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cl.configuration.identity import words
 from cl.configuration.settings import MERGE_KEYS
 
-MODELS_SHOWN = 5  # of more networks than these the mean has a row, not each
+# Keys that have no effect with some value of another: shown only where they have one.
+NEEDS = {
+    "finetune_epochs": ("finetune_samples", lambda value: value > 0),
+    "fusion.held_out": ("fusion.at", "best".__eq__),
+}
 ABOUT = ("scenario", "dataset", "backbone", "strategy", "buffer")
 
 
@@ -24,11 +29,12 @@ class Group:
         return [run[key] for run in self.runs if run.get(key) is not None]
 
 
-def load(paths: list[Path]) -> list[Group]:
-    """The groups of all results at or below the paths, in order of first appearance.
+def load(paths: list[Path], networks: Collection[str] = ()) -> list[Group]:
+    """The groups of all results at or below the paths, in order of first appearance, those of one strategy together.
 
-    A run that lies in several folders counts once. Raises FileNotFoundError where there is no run, ValueError for a
-    file that is no result and for two files of one run with different numbers.
+    A run that lies in several folders counts once. The networks that were merged have one group, of their mean, and
+    each of those that `networks` names ("network 1 alone") has one of its own. Raises FileNotFoundError where there is
+    no run, ValueError for a file that is no result and for two files of one run with different numbers.
     """
     files: list[Path] = []
     for path in paths:
@@ -40,7 +46,7 @@ def load(paths: list[Path]) -> list[Group]:
     for file in files:
         try:
             run = json.loads(file.read_text())
-            for each in (*_models_alone(run), run):
+            for each in (*_models_alone(run, networks), run):
                 found, where = by_group.setdefault(each["kind"] + each["group"], {}).setdefault(
                     each["seed"], (each, file)
                 )
@@ -58,7 +64,8 @@ def load(paths: list[Path]) -> list[Group]:
         for of in by_group.values()
     ]
     _add_what_differs(groups)
-    return groups
+    order: dict[tuple, int] = {}
+    return sorted(groups, key=lambda group: order.setdefault(tuple(group.label[key] for key in ABOUT[:4]), len(order)))
 
 
 class TwoResults(ValueError):
@@ -75,12 +82,13 @@ def _by_number(path: Path) -> list:
     return [[int(word) if word.isdigit() else word for word in re.split(r"(\d+)", part)] for part in path.parts]
 
 
-def _models_alone(run: dict) -> list[dict]:
+def _models_alone(run: dict, named: Collection[str]) -> list[dict]:
     """The networks that were merged, each as if it were a run; fusions of the same ones have the same."""
     values = run.get("model_accuracies", [])
-    names = [f"network {number} alone" for number in range(1, len(values) + 1)]
-    if len(values) > MODELS_SHOWN:
-        names, values = [f"a network alone (mean of {len(values)})"], [sum(values) / len(values)]
+    rows = {f"network {number} alone": value for number, value in enumerate(values, start=1)}
+    if not rows.keys() <= set(named):
+        mean = {f"a network alone (mean of {len(values)})": sum(values) / len(values)}
+        rows = {name: value for name, value in rows.items() if name in named} | mean
     told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "world_size")}
     measured = ", recalibrated" if run.get("batch_norm") == "recalibrated" else ""
     told["config"] = {key: value for key, value in run["config"].items() if key not in MERGE_KEYS}
@@ -89,7 +97,7 @@ def _models_alone(run: dict) -> list[dict]:
             "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name + measured,
             "buffer_capacity": None, "accuracy_so_far": None, "average_accuracy": value,
         }
-        for name, value in zip(names, values)
+        for name, value in rows.items()
     ]  # fmt: skip
 
 
@@ -110,24 +118,61 @@ def _add_what_differs(groups: list[Group]) -> None:
         settings = [_settings(group.runs[0]) for group in same]
         keys = sorted(set().union(*settings) - {"schema"})
         differ = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings}) > 1]
-        for group, setting in zip(same, settings):
-            shown = ((key, _value(group.runs[0], key, setting)) for key in differ)
-            group.label["with"] = " ".join(f"{key}={value}" for key, value in shown if value is not UNSET)
+        shown = [{key: _value(group.runs[0], key, setting) for key in differ} for group, setting in zip(same, settings)]
+        said = [key for key in differ if not _follows(key, shown)]
+        full = [_as_words(values, said) for values in shown]
+        short = [
+            _as_words(values, [key for key in said if _has_effect(key, group.runs[0])])
+            for values, group in zip(shown, same)
+        ]
+        for group, whole, words_of in zip(same, full, short):
+            group.label["with"] = words_of if short.count(words_of) == 1 else whole
 
 
 UNSET = object()
 
 
+def _as_words(values: dict, keys: list[str]) -> str:
+    """`key=value` as a user writes it on a command line."""
+    pairs = ((key, values[key]) for key in keys if values[key] is not UNSET)
+    return " ".join(f"{key}={value if isinstance(value, str) else _text(value)}" for key, value in pairs)
+
+
+def _text(value) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _follows(key: str, shown: list[dict]) -> bool:
+    """Whether an option says nothing beside the component it belongs to: alike wherever it is an option at all."""
+    above = [key[:place] for place, letter in enumerate(key) if letter == "."]
+    values = {_text(values[key]) for values in shown if values[key] is not UNSET}
+    return len(values) <= 1 and any(name in values for name in above for values in shown)
+
+
+def _has_effect(key: str, run: dict) -> bool:
+    """Whether a key has an effect on a run, as far as NEEDS knows."""
+    if key not in NEEDS:
+        return True
+    other, needed = NEEDS[key]
+    value = _at(run["config"], other)
+    return value is UNSET or needed(value)
+
+
 def _settings(run: dict) -> dict:
-    """The words that name a run's configuration."""
-    return words(run["config"], run["world_size"])
+    """The words that name a run's configuration; without what a merge repeats of itself for the training before it."""
+    merge = run["kind"] == "merge"
+    found = words(run["config"], run["world_size"])
+    return {key: value for key, value in found.items() if not (merge and f"{key}.".startswith("strategy.fusion."))}
 
 
 def _value(run: dict, key: str, setting: dict):
     """A setting of a run, from its configuration where its name leaves it out."""
-    if key in setting:
-        return setting[key]
-    node = run["config"] if key != "ranks" else {"ranks": run["world_size"]}
+    return setting[key] if key in setting else _at(run["config"] | {"ranks": run["world_size"]}, key)
+
+
+def _at(config: dict, key: str):
+    """The value of a key with dots, a component by its name; UNSET where there is none."""
+    node = config
     for name in key.split("."):
         node = node.get(name, UNSET) if isinstance(node, dict) else UNSET
     return node.get("name", UNSET) if isinstance(node, dict) else node

@@ -14,9 +14,15 @@ STYLE = {
     "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 200,
     "svg.hashsalt": "remerge",
 }  # fmt: skip
-# Okabe & Ito 2008: told apart also by readers who do not see red and green
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Okabe & Ito 2008 without their yellow, which is pale on white, and Tol's wine: told apart also by readers who do not
+# see red and green. Of what is drawn in one picture, each has a colour, a dash and a marker that no other has.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+DASHES = (
+    "-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 3)), (0, (3, 1.2, 3, 4)),
+    (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)), (0, (0.8, 3)),
+)  # fmt: skip
 MARKERS = "osD^vPX*"
+MOST_LINES = 8  # in a picture: there are no more of the above that can be told apart
 LABEL_WIDTH = 48  # characters of a line in a legend
 MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
 
@@ -33,7 +39,7 @@ def after_results(folder: Path):
         ) from error
 
 
-def draw_run(folder: Path, results: dict, formats: list) -> None:
+def draw_run(folder: Path, results: dict, formats: list, titles: bool = True) -> None:
     """accuracy_matrix and, where a run has several stages, average_accuracy (or of errors), in each of the formats."""
     if not formats:
         return
@@ -42,6 +48,7 @@ def draw_run(folder: Path, results: dict, formats: list) -> None:
     matrix = results[f"{'task_' if known else ''}{measure}_matrix"]
     method = results.get("fusion", results["strategy"])
     title = f"{method}, {results['scenario']} on {results['dataset']}" + (", task-aware" if known else "")
+    title = title if titles else ""
     save(_matrix_figure(matrix, title, measure), folder / f"{measure}_matrix", formats)
     if results[f"{measure}_so_far"] is not None:
         line = {"label": method, "mean": results[f"{measure}_so_far"], "std": None}
@@ -51,9 +58,25 @@ def draw_run(folder: Path, results: dict, formats: list) -> None:
 def draw_overlay(path: Path, lines: list[dict], title: str, formats: list, measure: str = "accuracy") -> None:
     """Mean accuracy (or error) over tasks of several methods; a line has `label`, `mean`, `std` or None, one per stage.
 
-    A line with a single value (joint training) is drawn as a level.
+    A line with a single value (joint training) is drawn as a level. At most MOST_LINES lines; no title where it is "".
     """
+    assert len(lines) <= MOST_LINES, f"{len(lines)} lines"
     save(_curves_figure(lines, title, measure), path, formats)
+
+
+def overlay_caption(lines: list[dict], measure: str = "accuracy") -> str:
+    """What the picture of these lines shows, to stand below it."""
+    stages, levels = max(len(line["mean"]) for line in lines), [line for line in lines if len(line["mean"]) == 1]
+    unit = " in per cent" if measure == "accuracy" else ""
+    said = [
+        "Horizontal axis: the number of tasks trained on.",
+        f"Vertical axis: {measure}{unit}, the mean over these tasks and over seeds.",
+    ]
+    if levels and stages > 1:
+        said.append("A horizontal line with one marker: a network that was tested after all tasks only.")
+    if any(line["std"] is not None and len(line["mean"]) > 1 for line in lines):
+        said.append("Shaded: one sample standard deviation over seeds to both sides.")
+    return " ".join(said)
 
 
 def _matrix_figure(matrix: list, title: str, measure: str):
@@ -96,16 +119,18 @@ def _curves_figure(lines: list[dict], title: str, measure: str):
     stages = max(len(line["mean"]) for line in lines)
     factor = 100 if measure == "accuracy" else 1
     for i, line in enumerate(lines):
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
+        style = {"color": COLOURS[i], "linestyle": DASHES[i], "marker": MARKERS[i], "markersize": 4, "label": labels[i]}
         mean = [factor * value for value in line["mean"]]
         if len(mean) == 1 < stages:
-            axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2, label=labels[i])
+            # Its marker is at a place of its own, as levels may be close to each other.
+            x = [0.8, 0.8 + (i + 0.5) / len(lines) * (stages - 0.6), stages + 0.2]
+            axes.plot(x, 3 * mean, linewidth=1.0, markevery=[1], **style)
             continue
         x = list(range(1, len(mean) + 1))
-        axes.plot(x, mean, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=labels[i])
+        axes.plot(x, mean, linewidth=1.4, **style)
         if line["std"] is not None:
             low, high = ([m + sign * factor * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
-            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(x, low, high, color=COLOURS[i], alpha=0.18, linewidth=0)
     axes.set_xlim(0.8, stages + 0.2)
     axes.set_ylim(0, 101 if measure == "accuracy" else 1.05 * axes.get_ylim()[1])
     axes.set_xticks(range(1, stages + 1, max(1, stages // MOST_NUMBERED_TASKS)))
@@ -114,7 +139,7 @@ def _curves_figure(lines: list[dict], title: str, measure: str):
     axes.set_title(title)
     axes.grid(alpha=0.25, linewidth=0.6)
     if len(lines) > 1:
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=4)
     return figure
 
 

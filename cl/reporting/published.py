@@ -52,6 +52,11 @@ class Published:
     def measures(self) -> set[str]:
         return {key for _, figures in self.rows for key in figures}
 
+    @property
+    def strategies(self) -> set[str]:
+        """What the figures are of, as the tables name it."""
+        return {str(where["strategy"]) for where, _ in self.rows if "strategy" in where}
+
     def of(self, config: dict, columns: dict[str, str], measure: str) -> Figure | None:
         """The figure of a group of runs; None without one."""
         for where, figures in self.rows:

@@ -5,10 +5,11 @@
     python -m cl.report multirun/skewed2_mnist_mlp --published docs/published/skewed_mnist.yaml
     python -m cl.report multirun/class5_digits_mlp --metric my_metrics.worst_task
     python -m cl.report multirun/class5_digits_mlp --page
+    python -m cl.report multirun/class5_digits_mlp --format pdf,svg --no-titles
 
 Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
-deviation), prints the table and writes report.md, report.csv and report.png. Beside merged networks there is a row for
-each of those that were merged; beside published figures, how far off they are. Needs no torch.
+deviation), prints the table and writes report.md, report.tex, report.csv and report.png. Beside merged networks there
+is a row for those that were merged; beside published figures, how far off they are. Needs no torch.
 """
 
 import argparse
@@ -18,17 +19,45 @@ import sys
 from pathlib import Path
 
 from cl.atomic import atomic_write
-from cl.reporting import custom, plots
+from cl.reporting import custom, folding, plots
 from cl.reporting.groups import ABOUT, Group, load
 from cl.reporting.published import Published
-from cl.reporting.tables import as_csv, as_markdown, as_text, caption
+from cl.reporting.tables import as_csv, as_latex, as_markdown, as_text, caption
+
+BOUNDS = ("finetune", "joint")  # what the other methods lie between
+
+
+def shown(groups: list[Group]) -> list[Group]:
+    """The groups that a picture has room for: all, or the best of each bound and the best of the others.
+
+    The best: highest average accuracy, lowest average error, in the mean over seeds.
+    """
+    order = sorted(groups, key=lambda group: statistics.fmean(_final(run) for run in group.runs), reverse=True)
+    first = {name: id(group) for group in reversed(order) if (name := group.label["strategy"]) in BOUNDS}.values()
+    chosen = [*first, *(id(group) for group in order if id(group) not in first)][: plots.MOST_LINES]
+    return [group for group in groups if id(group) in chosen]
+
+
+def _final(run: dict) -> float:
+    """The higher, the better."""
+    return -run["average_error"] if "average_error" in run else run["average_accuracy"]
+
+
+def left_out(groups: list[Group]) -> str:
+    """What the picture does not show; "" where it shows all."""
+    if len(shown(groups)) == len(groups):
+        return ""
+    names = {group.label["strategy"] for group in groups}
+    bounds = [f"the best of {name}" for name in BOUNDS if name in names]
+    rule = " and ".join(filter(None, [", ".join(bounds), "the best of the others" if bounds else "the best"]))
+    return f"Of {len(groups)} rows of the table the picture shows {plots.MOST_LINES}: {rule}."
 
 
 def curves(groups: list[Group]) -> list[dict]:
-    """A line per group for the overlay plot: accuracy so far, or the one value of a run with a single stage."""
+    """A line per group that is shown: accuracy so far, or the one value of a run with a single stage."""
     names = [name for name in (*ABOUT, "with") if len({g.label.get(name) for g in groups}) > 1] or ["strategy"]
     lines = []
-    for group in groups:
+    for group in shown(groups):
         series = [_so_far(run) for run in group.runs]
         points = list(zip(*series))
         std = [statistics.stdev(point) for point in points] if len(series) > 1 else None
@@ -40,6 +69,22 @@ def curves(groups: list[Group]) -> list[dict]:
 def _so_far(run: dict) -> list[float]:
     of = "error" if "average_error" in run else "accuracy"
     return run[f"{of}_so_far"] or [run[f"average_{of}"]]
+
+
+def picture_text(groups: list[Group], formats: list[str], measure: str) -> str:
+    """The picture in Markdown with its caption."""
+    kinds = sorted(formats, key=("svg", "png", "pdf").index)  # Markdown does not show a PDF
+    said = [plots.overlay_caption(curves(groups), measure), left_out(groups)]
+    shows = "" if kinds[0] == "pdf" else "!"
+    return f"\n{shows}[average {measure} over tasks](report.{kinds[0]})\n\n{' '.join(filter(None, said))}\n"
+
+
+def _formats(text: str) -> list[str]:
+    """`png,svg`: formats of pictures."""
+    found = list(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in found if name not in plots.FORMATS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(plots.FORMATS)}")
+    return found
 
 
 def main() -> None:
@@ -60,7 +105,14 @@ def main() -> None:
         help="a function of (matrix, untrained), computed of each run for a column of its name; can be repeated",
     )
     parser.add_argument("--page", action="store_true", help="write report/index.html as well (docs/reports.md)")
-    parser.add_argument("--format", default="png", choices=plots.FORMATS, help="of the plot (default: png)")
+    parser.add_argument(
+        "--format",
+        type=_formats,
+        default=["png"],
+        metavar="FORMAT[,FORMAT]",
+        help=f"of the plot, one or more of {', '.join(plots.FORMATS)} (default: png)",
+    )
+    parser.add_argument("--no-titles", action="store_true", help="plots without titles, for papers")
     arguments = parser.parse_args()
     try:
         paths = arguments.paths
@@ -69,21 +121,32 @@ def main() -> None:
 
             if not (paths := page.write_studies(paths)):
                 return
-        groups = load(paths)
+        published = None if arguments.published is None else Published.read(arguments.published)
+        groups = load(paths, () if published is None else published.strategies)
         custom.ask_of_runs([run for group in groups for run in group.runs], arguments.metric)
         measures = {"error" if "average_error" in run else "accuracy" for group in groups for run in group.runs}
         if len(measures) > 1:
             raise ValueError("some of these runs measure an accuracy and others an error: make a report of each kind")
-        published = None if arguments.published is None else Published.read(arguments.published)
+        (measure,) = measures
         output = arguments.output or (arguments.paths[0] if len(arguments.paths) == 1 else Path())
         output = output.parent if output.is_file() else output
-        for name, text in (("report.md", as_markdown(groups, published)), ("report.csv", as_csv(groups))):
+        written = {
+            "report.md": as_markdown(groups, published) + picture_text(groups, arguments.format, measure),
+            "report.tex": as_latex(groups, published),
+            "report.csv": as_csv(groups),
+        }
+        for name, text in written.items():
             with atomic_write(output / name, "w") as file:
                 file.write(text)
-        plots.draw_overlay(output / "report", curves(groups), caption(groups), [arguments.format], *measures)
+        title = "" if arguments.no_titles else caption(groups)
+        plots.draw_overlay(output / "report", curves(groups), title, arguments.format, measure)
         if arguments.page:
             page.write_groups(output, groups)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(as_text(groups, published))
-    print(f"\nwritten: report.md, report.csv, report.{arguments.format} in {os.path.relpath(output)}")
+    width = folding.terminal_width()
+    print(as_text(groups, published, width))
+    names = ", ".join([*written, *(f"report.{kind}" for kind in arguments.format)])
+    print("\n" + folding.wrapped(f"written: {names} in {os.path.relpath(output)}", width))
+    if note := left_out(groups):
+        print(folding.wrapped(note, width))

@@ -1,11 +1,11 @@
-"""Tables of groups of runs: for a terminal, in Markdown, as CSV. Columns follow from the entries of the metrics."""
+"""Tables of groups of runs: for a terminal, in Markdown, LaTeX, CSV. Columns follow from the entries of the metrics."""
 
 import csv
 import io
 import statistics
 from dataclasses import dataclass
 
-from cl.reporting import custom
+from cl.reporting import custom, folding, latex
 from cl.reporting.groups import ABOUT, Group
 from cl.reporting.metrics import ERROR_METRICS, METRICS, Metric
 from cl.reporting.published import Published
@@ -25,33 +25,52 @@ class Cost:
 TRAIN_SECONDS = Cost("train_seconds", "train s", digits=1)
 # In a table that compares merging with training: what each row was given, in place of the measures over tasks.
 MERGING = ("average_accuracy", "task_average_accuracy", "forgetting")
-COSTS = (
+COUNTED = (
+    Cost("passes", "passes"),
+    Cost("merge_passes", "of these to merge"),
+    Cost("persistent_bytes", "kept kB", 1e-3),
+)
+COUNTED_BEFORE = (  # what results of earlier versions have in place of these
     Cost("labelled_samples", "labelled samples"),
     Cost("merge_labelled_samples", "of these to merge"),
     Cost("unlabelled_samples", "unlabelled"),
     Cost("gradient_steps", "steps"),
     Cost("buffer_bytes", "stored kB", 1e-3),
 )
+SPREAD = "Mean ± sample standard deviation over seeds."
 
 
 def columns(groups: list[Group], everything: bool = False) -> list[Metric | Cost]:
-    """The columns of measures and costs: those for which a run has a value, or `everything` that a table may have."""
+    """The columns of measures and costs: those in which some run says something, or `everything` that a table may have.
+
+    A cost that is zero for all says nothing.
+    """
+    runs = [run for group in groups for run in group.runs]
     metrics = [metric for metric in (*METRICS, *ERROR_METRICS) if metric.heading]
-    merging = any(run["kind"] == "merge" for group in groups for run in group.runs)
+    merging = any(run["kind"] == "merge" for run in runs)
     if merging and not everything:
         metrics = [metric for metric in metrics if metric.key in MERGING]
-    asked = custom.of_runs([run for group in groups for run in group.runs])
-    found = [*metrics, *asked, *(COSTS if merging else ()), TRAIN_SECONDS]
-    return found if everything else [column for column in found if any(group.values(column.key) for group in groups)]
+    costs = (*COUNTED, *COUNTED_BEFORE) if merging else ()
+    if not everything and all("passes" in run for run in runs if run["kind"] != "network"):
+        costs = COUNTED if merging else ()
+    found = [*metrics, *custom.of_runs(runs), *costs, TRAIN_SECONDS]
+    if everything:
+        return found
+    values = {column.key: [value for group in groups for value in group.values(column.key)] for column in found}
+    return [column for column in found if (any if column in costs else bool)(values[column.key])]
+
+
+def names(groups: list[Group]) -> list[str]:
+    """The columns that say what a row is; one that says the same in every row is left out."""
+    found = [name for name in (*ABOUT, "with") if name == "strategy" or len({g.label.get(name) for g in groups}) > 1]
+    return [name for name in found if any(group.label.get(name) for group in groups)]
 
 
 def rows(groups: list[Group], published: Published | None = None) -> tuple[list[str], list[list[str]]]:
-    """Heading and printed cells; a column that says the same in every row is left out."""
-    names = [*ABOUT, "with"]
-    names = [name for name in names if name == "strategy" or len({g.label.get(name) for g in groups}) > 1]
-    names = [name for name in names if any(group.label.get(name) for group in groups)]
-    heading = [*names, "seeds"]
-    cells = [[*(group.label.get(name, "") for name in names), str(len(group.runs))] for group in groups]
+    """Heading and printed cells: the columns of `names`, then numbers."""
+    named = names(groups)
+    heading = [*named, "seeds"]
+    cells = [[*(group.label.get(name, "") for name in named), str(len(group.runs))] for group in groups]
     for column in columns(groups):
         key, factor, digits = column.key, column.factor, column.digits
         heading.append(column.title)
@@ -79,8 +98,8 @@ def _mean_and_std(values: list[float], factor: float, digits: int) -> str:
 
 def caption(groups: list[Group]) -> str:
     """What all rows have in common."""
-    common = [f"{name} {groups[0].label[name]}" for name in ABOUT if len({g.label[name] for g in groups}) == 1]
-    return ", ".join(common)
+    common = {name: {group.label[name] for group in groups} for name in ABOUT}
+    return ", ".join(f"{name} {value}" for name, (value, *more) in common.items() if not more and value != "-")
 
 
 def mixed_versions(groups: list[Group]) -> str:
@@ -97,30 +116,38 @@ def mixed_versions(groups: list[Group]) -> str:
     return f"Made with {len(made)} versions: {'; '.join(parts)}."
 
 
-def as_text(groups: list[Group], published: Published | None = None) -> str:
-    """The table in aligned columns, for a terminal."""
-    heading, cells = rows(groups, published)
-    widths = [max(map(len, column)) for column in zip(heading, *cells)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (heading, *cells)]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    note = mixed_versions(groups)
-    return "\n".join([caption(groups), *lines, *(["", note] if note else [])])
+def as_text(groups: list[Group], published: Published | None = None, width: int | None = None) -> str:
+    """The table in aligned columns, for a terminal of that width; None: as wide as it is."""
+    lines = [folding.wrapped(caption(groups), width)]
+    lines.append(folding.table(*rows(groups, published), len(names(groups)), width))
+    if note := mixed_versions(groups):
+        lines += ["", folding.wrapped(note, width)]
+    return "\n".join(lines)
 
 
 def as_markdown(groups: list[Group], published: Published | None = None) -> str:
     """The table in Markdown, with the formulas of its measures."""
     heading, cells = rows(groups, published)
+    heading, *cells = ([cell.replace("|", r"\|") for cell in row] for row in (heading, *cells))
     lines = [caption(groups), "", "| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     lines += ["| " + " | ".join(row) + " |" for row in cells]
     errors = any(group.values("average_error") for group in groups)
     matrix = "E[i,j]: error" if errors else "A[i,j]: accuracy"
-    lines += ["", f"Mean ± sample standard deviation over seeds. {matrix} on task j after training on task i."]
+    lines += ["", f"{SPREAD} {matrix} on task j after training on task i."]
     lines += [f"- {column.name}: {column.formula}" for column in columns(groups) if isinstance(column, Metric)]
     if published is not None:
         lines += ["", f"Published: {published.source}"]
     if note := mixed_versions(groups):
         lines += ["", note]
     return "\n".join(lines) + "\n"
+
+
+def as_latex(groups: list[Group], published: Published | None = None) -> str:
+    """The table in LaTeX."""
+    common = caption(groups)
+    said = [f"{common[:1].upper()}{common[1:]}."] if common else []
+    said += [SPREAD] if published is None else [SPREAD, f"Published: {published.source}."]
+    return latex.table(*rows(groups, published), len(names(groups)), " ".join(said))
 
 
 def as_csv(groups: list[Group]) -> str:

@@ -74,9 +74,9 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
     if _finished_runs and LAUNCHED not in os.environ:
-        from cl.reporting import report
+        from cl.reporting import folding, report
 
-        print("\n" + report.as_text(report.load(_finished_runs)))
+        print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
     status = 130 if interrupted else 1 if _reported else 0
     if ranks.started():
         _leave(status)

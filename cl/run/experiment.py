@@ -104,9 +104,10 @@ def _draw(session: Session, network: torch.nn.Module, evaluator: Evaluator, cont
     """The pictures of a finished run."""
     config, folder = session.config, session.plan.folder
     with plots.after_results(folder):
-        plots.draw_run(folder, content, config["pictures"])
+        plots.draw_run(folder, content, config["pictures"], config["picture_titles"])
         if session.plan.scenario.targets:
             title = f"{config['strategy']['name']}, after the last of {len(session.plan.stages)} stages"
+            title = title if config["picture_titles"] else ""
             reconstructions.draw(folder, network, evaluator, title, config["pictures"])
 
 

@@ -18,6 +18,7 @@ from cl.build import build
 from cl.data.rows import Rows
 from cl.values import Count, Fraction, InnerFraction, Natural, Positive
 from merging.curve import landscape
+from merging.curve.ends import names_of_ends
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
 
 
@@ -188,7 +189,9 @@ class CurveFinding(WeightFusion):
             curve.requires_grad_(False)
             at = self.at if held_out is None else self.best(curve, context, tasks, held_out)
             if number == len(states) - 1:
-                self.measure(curve, context, tasks, samples, at)
+                self.measure(
+                    curve, context, tasks, samples, at, names_of_ends(number, models.merged, self.start, self.ends)
+                )
             weights = curve.weights(at)
             buffers = {name: value for name, value in merged.items() if name not in weights}
             merged = {name: value.detach().clone() for name, value in {**buffers, **weights}.items()}
@@ -204,9 +207,11 @@ class CurveFinding(WeightFusion):
             losses[t] = context.score(network, samples)[0]
         return min(losses, key=losses.get)
 
-    def measure(self, curve: Curve, context: Context, tasks: list[int], samples: Rows, at: float) -> None:
-        """Record loss and accuracy along the curve in the context."""
-        found: dict = {"at": at}
+    def measure(
+        self, curve: Curve, context: Context, tasks: list[int], samples: Rows, at: float, ends: tuple[str, str]
+    ) -> None:
+        """Record loss and accuracy along the curve in the context, and what its ends are."""
+        found: dict = {"at": at, "ends": ends}
         train = context.some(samples, self.samples)
         with context.measuring():
             if self.points:

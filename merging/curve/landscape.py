@@ -88,7 +88,7 @@ def plane(curve, context: Context, tasks: list[int], samples: Rows, side: int) -
         place(network, weights, context, tasks)
         losses[row].append(context.score(network, samples)[0])
     path = [place_of(flatten(curve.weights(i / 60), curve.names)) for i in range(61)]
-    names = ["first network", "last network", "control point" if len(curve.inner) == 1 else "w(0.5)"]
+    names = ["first end", "last end", "control point" if len(curve.inner) == 1 else "w(0.5)"]
     return {"x": xs, "y": ys, "loss": losses, "points": dict(zip(names, corners)), "path": path}
 
 

@@ -181,7 +181,10 @@ def test_each_merged_network_has_a_row_once(tmp_path):
     for seed in range(2):
         for fusion in ("avg", "ties"):
             merged(tmp_path / fusion, seed, fusion, (0.5 + seed / 10, 0.7), accuracy=0.8)
-    heading, cells = tables.rows(groups.load([tmp_path]))
+    _, cells = tables.rows(groups.load([tmp_path]))
+    assert [row[0] for row in cells] == ["a network alone (mean of 2)", "avg", "ties"]
+    assert "62.50 ± 3.54" in cells[0]
+    heading, cells = tables.rows(groups.load([tmp_path], ["network 1 alone", "network 2 alone", "network 3 alone"]))
     table = {row[0]: row for row in cells}
     assert list(table) == ["network 1 alone", "network 2 alone", "avg", "ties"]
     accuracy = heading.index("accuracy %")
@@ -190,6 +193,9 @@ def test_each_merged_network_has_a_row_once(tmp_path):
     merged(tmp_path / "many", 0, "magmax", [0.1 * number for number in range(1, 8)])
     _, cells = tables.rows(groups.load([tmp_path / "many"]))
     assert [row[0] for row in cells] == ["a network alone (mean of 7)", "magmax"] and "40.00" in cells[0]
+    _, cells = tables.rows(groups.load([tmp_path / "many"], ["network 2 alone"]))
+    assert [row[0] for row in cells] == ["network 2 alone", "a network alone (mean of 7)", "magmax"]
+    assert "20.00" in cells[0]
 
 
 def test_published_figures_stand_beside_the_runs_that_they_are_of(tmp_path):

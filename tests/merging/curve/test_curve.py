@@ -213,7 +213,7 @@ def test_the_arc_average_of_a_bezier_curve_is_by_length_not_by_t():
 def test_the_plane_goes_through_ends_and_control_point():
     made, context = plain_curve("bezier", (1.0, 1.0), (2.0, 4.0), (5.0, 1.0))
     found = landscape.plane(made, context, [0], None, side=5)
-    assert found["points"]["last network"] == pytest.approx((4.0, 0.0))
+    assert found["points"]["last end"] == pytest.approx((4.0, 0.0))
     assert found["points"]["control point"] == pytest.approx((1.0, 3.0), abs=1e-6)
     for y, row in zip(found["y"], found["loss"]):
         for x, loss in zip(found["x"], row):

@@ -1,0 +1,65 @@
+"""Tables of text in aligned columns; one that is wider than the terminal is folded into blocks that are not."""
+
+import shutil
+import sys
+import textwrap
+
+GAP = 2  # spaces between columns
+NARROWEST = 12  # characters of a column that is alone in its block
+
+
+def terminal_width() -> int | None:
+    """Characters in a line of the terminal (COLUMNS, where it is set); None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """Text in lines of that width."""
+    return text if width is None or not text else textwrap.fill(text, width, break_on_hyphens=False)
+
+
+def table(heading: list[str], cells: list[list[str]], names: int, width: int | None = None) -> str:
+    """The table as text.
+
+    Where it is wider than `width`, its columns are shared out among blocks below each other. Each block begins with the
+    first `names` columns, which say what a row is; where these leave no room, with the number of the row. A cell that
+    is wider than all this is wrapped.
+    """
+    widths = [max(map(len, column)) for column in zip(heading, *cells)]
+    if width is None or sum(widths) + GAP * (len(widths) - 1) <= width:
+        return "\n".join(_block([heading, *cells]))
+    if sum(widths[:names]) + GAP * names + max(widths[names:], default=0) > width:
+        heading, cells = ["#", *heading], [[str(number), *row] for number, row in enumerate(cells, start=1)]
+        names, widths = 1, [max(map(len, ("#", str(len(cells))))), *widths]
+    room = max(NARROWEST, width - sum(widths[:names]) - GAP * names)
+    blocks: list[list[int]] = []
+    left = 0
+    for column in range(names, len(heading)):
+        needed = min(widths[column], room)
+        if not blocks or needed > left:
+            blocks.append([])
+            left = room
+        blocks[-1].append(column)
+        left -= needed + GAP
+    parts = []
+    for block in blocks:
+        chosen = [*range(names), *block]
+        lines = [
+            [textwrap.wrap(row[i], room, break_on_hyphens=False) or [""] for i in chosen] for row in (heading, *cells)
+        ]
+        parts.append("\n".join(_block(lines)))
+    return "\n\n".join(parts)
+
+
+def _block(rows: list[list]) -> list[str]:
+    """Aligned lines with a rule below the heading; a cell is a text or a list of lines."""
+    rows = [[[cell] if isinstance(cell, str) else cell for cell in row] for row in rows]
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(*rows)]
+    lines = []
+    for number, row in enumerate(rows):
+        for which in range(max(map(len, row))):
+            parts = [(cell[which] if which < len(cell) else "").ljust(size) for cell, size in zip(row, widths)]
+            lines.append((" " * GAP).join(parts).rstrip())
+        if number == 0:
+            lines.append((" " * GAP).join("-" * size for size in widths))
+    return lines
