@@ -4,6 +4,8 @@ Each class keeps a list of exemplars, chosen by herding, whose features approxim
 class of the nearest mean. Rows and exemplars are trained on together, the old outputs held by distillation.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -80,11 +82,14 @@ class Icarl(Strategy):
         new = sorted(set(samples.y.tolist()) - self.exemplars.keys())
         quota = self.capacity // (len(self.exemplars) + len(new))
         kept = {label: old.part(slice(quota)) for label, old in self.exemplars.items()}
-        for label in new:
-            own = samples.part(samples.y == label)
-            kept[label] = own.part(herding(self.features(own.x), quota))
-        self.exemplars, self.teacher = kept, None
-        self.means = torch.stack([F.normalize(self.features(own.x).mean(0), dim=0) for own in self.exemplars.values()])
+        # Every rank computes the same: one of them counts.
+        with contextlib.nullcontext() if self.updater.comm.is_main else self.passes.paused():
+            for label in new:
+                own = samples.part(samples.y == label)
+                kept[label] = own.part(herding(self.features(own.x), quota))
+            self.exemplars, self.teacher = kept, None
+            means = [F.normalize(self.features(own.x).mean(0), dim=0) for own in self.exemplars.values()]
+        self.means = torch.stack(means)
 
     @torch.no_grad()
     def features(self, x: torch.Tensor) -> torch.Tensor:

@@ -52,8 +52,12 @@ def test_two_ranks_equal_one_process(compose_config, of_two_ranks, strategy):
     folder = experiment.run(compose_config(*WORDS, f"strategy={strategy}", "batch_size=20"))
     several, alone = of_two_ranks[strategy], json.loads((folder / "results.json").read_text())
     assert several["world_size"] == 2
-    for key in ("accuracy_matrix", "gradient_steps", "buffer_bytes"):
+    for key in ("accuracy_matrix", "gradient_steps", "buffer_bytes", "persistent", "optimizer_bytes"):
         assert several[key] == alone[key], key
+    # Each rank draws, and a draw of A-GEM is here all that is stored: 10 records in each of 36 steps.
+    more = {"agem": 36 * 10}.get(strategy, 0)
+    for key in ("forward_passes", "backward_passes"):
+        assert several[key] == alone[key] + more, key
     for name, value in torch.load(folder / "task_01.pt")["model"].items():
         assert torch.allclose(value, several["weights"][name], rtol=0, atol=5e-6), name
 

@@ -34,7 +34,9 @@ SCHEMA_KEYS = {
     "schema", "kind", "strategy", "scenario", "dataset", "backbone", "buffer", "seed", "world_size", "accuracy_matrix",
     "task_accuracy_matrix", "average_accuracy", "task_average_accuracy", "forgetting", "backward_transfer",
     "forward_transfer", "train_seconds", "eval_seconds", "samples_per_second", "replay_wait_seconds", "buffer_bytes",
-    "peak_memory_bytes", "gradient_steps", "labelled_samples", "unlabelled_samples", "versions", "config",
+    "peak_memory_bytes", "gradient_steps", "labelled_samples", "unlabelled_samples", "forward_passes",
+    "backward_passes", "unlabelled_forward_passes", "unlabelled_backward_passes", "passes", "flops", "stage_passes",
+    "stage_counts", "persistent", "persistent_bytes", "optimizer_bytes", "versions", "config",
 }  # fmt: skip
 
 
@@ -274,7 +276,7 @@ def test_a_compiled_network_computes_the_same(tmp_path):
         check_compiler(torch.device("cpu"))
     except ValueError as error:
         pytest.skip(str(error))
-    weights = []
+    weights, counts = [], []
     for choice in ("false", "true"):
         folder = tmp_path / choice
         words = ["strategy=er", "scenario=class2", *QUICK, f"compile={choice}", f"output={folder}"]
@@ -283,6 +285,8 @@ def test_a_compiled_network_computes_the_same(tmp_path):
         assert done.returncode == 0, done.stderr
         (path,) = folder.rglob("task_01.pt")
         weights.append(torch.load(path)["model"])
+        counts.append(json.loads(path.with_name("results.json").read_text())["stage_counts"])
+    assert counts[0] == counts[1]
     for name in weights[0]:
         assert torch.allclose(weights[0][name], weights[1][name], rtol=0, atol=1e-4), name
 

@@ -58,7 +58,7 @@ def test_a_run_stopped_within_a_stage_goes_on_with_the_same_bits(
     for name, value in expected.items():
         assert torch.equal(weights[name], value), name
     assert found["rows"] == history["rows"]
-    for key in ("gradient_steps", "labelled_samples"):
+    for key in ("gradient_steps", "labelled_samples", "passes"):
         assert found[key] == history[key]
 
 
