@@ -1,8 +1,7 @@
 """The merge context: the run's data, networks and training loop, for fusions that need them."""
 
 import copy
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,8 +58,8 @@ class MergeContext:
         self.unlabelled_samples = 0  # used so far
         self.passes, self.kept, self.optimizer_bytes = session.passes, Kept(), 0
         self.batch_norm_samples = batch_norm_samples
-        self.measure_seconds = 0.0
-        self.recorded: dict[str, dict] = {}
+        self.recorded: dict[str, dict | str | None] = {}  # entries of results.json
+        self._measures: dict[str, Callable[[], dict]] = {}
         self._batch_norm_images: dict[tuple, torch.Tensor] = {}
 
     def fuse(self, fusion: Fusion, models: Models) -> nn.Module:
@@ -217,13 +216,11 @@ class MergeContext:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Time, passes and samples inside this block do not count as merging."""
-        started, kept = time.perf_counter(), self.kept
-        self.kept = Kept()
+        """Passes and samples inside this block do not count as merging."""
+        kept, self.kept = self.kept, Kept()
         with self.passes.paused():
             yield
         self.kept = kept
-        self.measure_seconds += time.perf_counter() - started
 
     def progress(self, label: str, items: Sequence) -> Iterator:
         """Iterate over the items with a progress bar."""
@@ -235,9 +232,15 @@ class MergeContext:
         finally:
             bar.close()
 
-    def record(self, name: str, content: dict | str | None) -> None:
-        """Add an entry to results.json."""
-        self.recorded[name] = content
+    def record(self, name: str, measure: Callable[[], dict]) -> None:
+        """Add what a function measures to results.json; it is called when all is merged, and of the last merge only."""
+        self._measures[name] = measure
+
+    def measure(self) -> None:
+        """Measure what was asked for."""
+        with self.measuring():
+            for name, measure in self._measures.items():
+                self.recorded[name] = measure()
 
     def new_network(self, number: int) -> State:
         """The weights of an untrained network, different for each number."""

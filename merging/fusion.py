@@ -7,7 +7,6 @@ averaged, and counters are taken from the first network.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -107,9 +106,6 @@ class Context(Protocol):
     def recalibrate_batch_norm(self, network: nn.Module, tasks: Sequence[int]) -> None:
         """Recompute the network's batch-norm statistics, if it has any, from images of the tasks."""
 
-    def measuring(self) -> AbstractContextManager:
-        """Time inside this block does not count as merging."""
-
     def progress(self, label: str, items: Sequence) -> Iterator:
         """Iterate over the items with a progress bar."""
 
@@ -119,8 +115,8 @@ class Context(Protocol):
         For statistics that are computed once, when a network's data are there.
         """
 
-    def record(self, name: str, content: dict) -> None:
-        """Add an entry to results.json."""
+    def record(self, name: str, measure: Callable[[], dict]) -> None:
+        """Add what a function measures to results.json; it is called when all is merged, and of the last merge only."""
 
     def new_network(self, number: int) -> State:
         """The weights of an untrained network, different for each number."""

@@ -183,13 +183,14 @@ class Merge:
         merged: nn.Module | None = None
         carried: dict[str, float] = {}
         for last in range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]:
-            started, measured = time.perf_counter(), context.measure_seconds
+            started = time.perf_counter()
             before = merged.state_dict() if own["running"] and merged is not None else None
             merged = self.fuse(source, last, before, carried, context)
-            merge_seconds += time.perf_counter() - started - (context.measure_seconds - measured)
+            merge_seconds += time.perf_counter() - started
             history.add(*evaluator(merged))
             about = {"tasks": union(source.tasks[: last + 1]), "accuracy": history.rows[-1], "config": self.base | own}
             checkpoint.save_task(self.folder, last, merged, about)
+        context.measure()
         spent = merge_costs(self.fusion, own, source, context, merged, carried)
         return merge_results(own, session, source, context, alone, merge_seconds, spent)
 
@@ -208,7 +209,7 @@ class Merge:
                     context.recalibrate_batch_norm(network, union(source.tasks))
             rows.append(evaluator(network)[0])
         kind = "recalibrated" if self.recalibrates else "own"
-        context.record("batch_norm", kind if has_statistics(context.network) else None)
+        context.recorded["batch_norm"] = kind if has_statistics(context.network) else None
         return rows
 
     def fuse(

@@ -7,6 +7,7 @@ single network computes the outputs for every t, with its weights replaced by w(
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from typing import Literal
 
@@ -189,9 +190,8 @@ class CurveFinding(WeightFusion):
             curve.requires_grad_(False)
             at = self.at if held_out is None else self.best(curve, context, tasks, held_out)
             if number == len(states) - 1:
-                self.measure(
-                    curve, context, tasks, samples, at, names_of_ends(number, models.merged, self.start, self.ends)
-                )
+                ends = names_of_ends(number, models.merged, self.start, self.ends)
+                context.record("curve", partial(self.measured, curve, context, tasks, samples, at, ends))
             weights = curve.weights(at)
             buffers = {name: value for name, value in merged.items() if name not in weights}
             merged = {name: value.detach().clone() for name, value in {**buffers, **weights}.items()}
@@ -201,24 +201,23 @@ class CurveFinding(WeightFusion):
         """The t with the lowest loss among the `points`."""
         network = copy.deepcopy(context.network)
         losses = {}
-        for i in range(self.points):
+        for i in context.progress("choosing the point", range(self.points)):
             t = i / (self.points - 1)
             landscape.place(network, curve.weights(t), context, tasks)
             losses[t] = context.score(network, samples)[0]
         return min(losses, key=losses.get)
 
-    def measure(
+    def measured(
         self, curve: Curve, context: Context, tasks: list[int], samples: Rows, at: float, ends: tuple[str, str]
-    ) -> None:
-        """Record loss and accuracy along the curve in the context, and what its ends are."""
+    ) -> dict:
+        """Loss and accuracy along the curve, and what its ends are."""
         found: dict = {"at": at, "ends": ends}
         train = context.some(samples, self.samples)
-        with context.measuring():
-            if self.points:
-                found |= landscape.along(curve, context, tasks, train, context.testing(tasks), self.points)
-            if self.plane:
-                found["plane"] = landscape.plane(curve, context, tasks, train, self.plane)
-        context.record("curve", found)
+        if self.points:
+            found |= landscape.along(curve, context, tasks, train, context.testing(tasks), self.points)
+        if self.plane:
+            found["plane"] = landscape.plane(curve, context, tasks, train, self.plane)
+        return found
 
     def between(self, first: State, last: State, models: Models, context: Context) -> Curve:
         """The curve before training."""

@@ -4,6 +4,7 @@ Measured as in Garipov et al. 2018 (sections 4 and A.2): at equidistant t, with 
 """
 
 import copy
+from itertools import product
 
 import torch
 from torch import nn
@@ -78,17 +79,14 @@ def plane(curve, context: Context, tasks: list[int], samples: Rows, side: int) -
         for middle in ((max(values) + min(values)) / 2 for values in zip(*corners))
     )
     sizes = [value.numel() for value in curve.weights(0.0).values()]
-    losses = []
-    for y in context.progress("around the curve", ys):
-        losses.append([])
-        for x in xs:
-            parts = (first + x * across + y * up).split(sizes)
-            weights = {
-                name: part.view_as(value).to(value.dtype)
-                for part, (name, value) in zip(parts, curve.weights(0.0).items())
-            }
-            place(network, weights, context, tasks)
-            losses[-1].append(context.score(network, samples)[0])
+    losses: list[list[float]] = [[] for _ in ys]
+    for row, x in context.progress("around the curve", list(product(range(side), xs))):
+        parts = (first + x * across + ys[row] * up).split(sizes)
+        weights = {
+            name: part.view_as(value).to(value.dtype) for part, (name, value) in zip(parts, curve.weights(0.0).items())
+        }
+        place(network, weights, context, tasks)
+        losses[row].append(context.score(network, samples)[0])
     path = [place_of(flatten(curve.weights(i / 60), curve.names)) for i in range(61)]
     names = ["first end", "last end", "control point" if len(curve.inner) == 1 else "w(0.5)"]
     return {"x": xs, "y": ys, "loss": losses, "points": dict(zip(names, corners)), "path": path}

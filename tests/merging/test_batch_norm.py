@@ -45,7 +45,7 @@ def test_a_network_merged_with_itself_has_its_own_accuracy_and_an_ensemble_keeps
     assert content["accuracy_matrix"] == [trained] and content["unlabelled_samples"] == 0
     labels = {group.label["strategy"] for group in load([Path(content["config"]["output"])])}  # one table of all
     assert labels == {"joint", "avg", "slerp", "last", "ensemble"} | {
-        f"network {number} alone{how}" for number in (1, 2) for how in ("", ", recalibrated")
+        f"a network alone (mean of 2){how}" for how in ("", ", recalibrated")
     }
 
 

@@ -1,6 +1,5 @@
 """What holds for every fusion: whether weights have a say, one model at a time; and what RegMean's layers read."""
 
-import contextlib
 from dataclasses import dataclass
 
 import pytest
@@ -62,9 +61,6 @@ class Context:
 
     def keep(self, _):
         pass
-
-    def measuring(self):
-        return contextlib.nullcontext()
 
 
 def options(name: str, compose_config, *overrides: str) -> dict:

@@ -348,7 +348,7 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.rindex("scenario class2") :].splitlines()
     assert [row.split("  ")[0].strip() for row in table[3:]] == [
-        "finetune", "er", "network 1 alone", "network 2 alone", "avg", "magmax",
+        "finetune", "er", "a network alone (mean of 2)", "avg", "magmax",
     ]  # fmt: skip
     assert all(" 2 " in row for row in table[3:])  # seeds
 

@@ -120,6 +120,8 @@ def test_markdown_csv_and_latex_say_the_same(written):
     records = list(csv.DictReader((report / "report.csv").open()))
     lines = html.unescape((report / "report.md").read_text()).splitlines()
     markdown = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in lines if line.startswith("| ")]
+    commands = [line.strip() for line in lines if line.startswith("    python ")]
+    assert commands == [entry["command"] for entry in study["rows"]] + [study["command"]]
     latex = [line.removesuffix(r" \\").split(" & ") for line in (report / "report.tex").read_text().splitlines()
              if line.endswith(r" \\")]  # fmt: skip
     assert len(records) == 51 and len(markdown) == len(latex) == 51 + 3

@@ -160,6 +160,13 @@ def test_the_best_point_is_chosen_on_samples_that_were_not_trained_on(compose_co
     assert same["curve"]["at"] == found["curve"]["at"] and same["accuracy_matrix"] != found["accuracy_matrix"]
 
 
+def test_measuring_says_how_far_it_is(compose_config, capfd):
+    merged(compose_config, *CURVE, "fusion.at=best", "fusion.plane=2", "progress=true", "fusion.epochs=0.1")
+    shown = capfd.readouterr().err
+    for what, count in (("choosing the point", 5), ("along the curve", 5), ("around the curve", 4)):
+        assert f"{what}:" in shown and f"0/{count} [" in shown
+
+
 @dataclass
 class Plain:
     """What measuring asks for: the loss is half the squared norm of the weights, the accuracy its first entry."""
