@@ -20,6 +20,7 @@ from cl.reporting.recorder import Recorder
 from cl.reporting.results import MetricsFile
 from cl.run import costs
 from cl.run.session import Session
+from cl.run.state import StateTree
 from cl.scenarios.base import Tasks
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
@@ -29,6 +30,7 @@ from cl.strategies.finetune import Finetune
 from merging import batch_norm
 from merging.fusion import Fusion, Models, State
 from merging.kept import Kept
+from merging.resume import Trained
 
 FIRST_STAGE = 1000  # above the number of any task, so that these random streams differ from those of tasks
 
@@ -46,12 +48,14 @@ class MergeContext:
         history: History,
         folder: Path,
         batch_norm_samples: int,
+        networks: Sequence[State] = (),
     ):
+        """`networks`: those that are merged, by which an interrupted merge knows what it has trained."""
         self.session, self.config, self.device = session, session.config, session.device
         self.tasks, self.history, self.folder = tasks, history, folder
         self.outputs = session.outputs
         self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
-        self.trained = 0
+        self.trained, self.finished = 0, Trained(folder, networks)
         self.unlabelled_samples = 0  # used so far
         self.passes, self.kept, self.optimizer_bytes = session.passes, Kept(), 0
         self.batch_norm_samples = batch_norm_samples
@@ -120,12 +124,22 @@ class MergeContext:
         return _taken(samples, order[:count])
 
     def train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None = None) -> None:
-        """Train a module that maps images to logits, with the run's optimizer.
+        """Train a module that maps images to logits, with the run's optimizer; not again what was trained before.
 
         `schedule`: the learning rate schedule, None for the run's.
         """
+        number, self.trained = self.trained, self.trained + 1
+        tree = StateTree()
+        for name, part in (("module", module), ("history", self.history), ("passes", self.passes), ("costs", self)):
+            tree.register(name, part)
+        module.to(self.device)
+        if not self.finished.load(number, tree):
+            self._train(module.train(), samples, epochs, schedule, number)
+            self.finished.save(number, tree)
+        module.eval()
+
+    def _train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None, number: int) -> None:
         recipe, session = self.session.recipe, self.session
-        module.to(self.device).train()
         strategy = Finetune()
         updater, fewest = self.updater(module), recipe.fewest_samples
         strategy.setup(
@@ -138,20 +152,26 @@ class MergeContext:
         try:
             trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
             with self.passes.labelled():
-                trainer.train(samples, FIRST_STAGE + self.trained, steps)
+                trainer.train(samples, FIRST_STAGE + number, steps)
         finally:
             progress.close()
         self.optimizer_bytes = max(self.optimizer_bytes, costs.size(updater.state_dict()))
-        self.trained += 1
-        module.eval()
+
+    def state_dict(self) -> dict:
+        """What training adds beside history and passes."""
+        return {"optimizer_bytes": self.optimizer_bytes}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` returned."""
+        self.optimizer_bytes = state["optimizer_bytes"]
 
     def updater(self, module: nn.Module) -> Updater:
         """A new updater (optimizer and options of the step) for a module, by the run's recipe."""
         return self.session.recipe.updater(module)
 
     def testing(self, tasks: Sequence[int]) -> Rows:
-        """The test samples of the tasks."""
-        return Rows.cat([self.tasks.testing(task, self.device) for task in tasks])
+        """The test samples of the tasks, each once."""
+        return self.tasks.testing_once(tasks, self.device, by_task=self.outputs.task_aware)
 
     def some(self, samples: Rows, count: int) -> Rows:
         """At most `count` random ones of the samples."""
@@ -215,7 +235,7 @@ class MergeContext:
         finally:
             bar.close()
 
-    def record(self, name: str, content: dict) -> None:
+    def record(self, name: str, content: dict | str | None) -> None:
         """Add an entry to results.json."""
         self.recorded[name] = content
 

@@ -93,7 +93,7 @@ class Context(Protocol):
         """
 
     def testing(self, tasks: Sequence[int]) -> Rows:
-        """The test samples of the tasks."""
+        """The test samples of the tasks, each once."""
 
     def some(self, samples: Rows, count: int) -> Rows:
         """At most `count` random ones of the samples."""
@@ -188,6 +188,19 @@ class EntryFusion(WeightFusion):
                 start = parts.pop() if models.initial is not None else None
                 block.copy_(rule(start, parts))
         return {name: merged[name] for name in models.states[0]}
+
+
+def loaded(network: nn.Module, state: State) -> nn.Module:
+    """A copy of a network with these weights, whose layers may be of other widths."""
+    network = copy.deepcopy(network)
+    for name, value in state.items():
+        owner, _, own = name.rpartition(".")
+        module = network.get_submodule(owner)
+        if own in module._parameters:
+            module._parameters[own] = nn.Parameter(value.detach().clone(), requires_grad=False)
+        else:
+            module._buffers[own] = value.detach().clone()
+    return network
 
 
 def no_initial(method: str) -> str:

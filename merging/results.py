@@ -30,7 +30,7 @@ def merge_results(
         "fusion": own["fusion"]["name"],
         "buffer": None,
         "buffer_capacity": None,
-        "models_group": config_hash(base | {key: own[key] for key in ("run", "checkpoints")}),
+        "models_group": _models_group(own, base, context),
         "world_size": 1,
         **measured,
         "model_accuracies": accuracies,
@@ -52,6 +52,12 @@ def merge_results(
         "versions": results.versions(),
         "config": base | own,
     }
+
+
+def _models_group(own: dict, base: dict, context: MergeContext) -> str:
+    """What names the networks alone: how they were made, and with which batch-norm statistics they were measured."""
+    made = config_hash(base | {key: own[key] for key in ("run", "checkpoints")})
+    return f"{made}_{own['batch_norm_samples']}" if context.recorded["batch_norm"] == "recalibrated" else made
 
 
 def merge_costs(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from torch import nn
-from torch.func import functional_call
 
 from cl.configuration.arguments import CONF
 from cl.configuration.settings import MERGE_KEYS
@@ -18,15 +17,18 @@ from cl.reporting import custom, plots
 from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.run import checkpoint, experiment
+from cl.run.evaluator import Evaluator
 from cl.run.folder import check_writable, finished_run, other_version, plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.scenarios.base import Tasks
+from merging import resume
+from merging.batch_norm import has_statistics
 from merging.checks import check_merge, check_network, check_options, known_tasks, starts_merged, union
 from merging.context import MergeContext
 from merging.curve import pictures
 from merging.folder import merge_folder
-from merging.fusion import Fusion, Models, State, WeightFusion
+from merging.fusion import Fusion, Models, State, WeightFusion, loaded
 from merging.results import merge_costs, merge_results
 from merging.sources import Reader, Source, moved
 
@@ -61,6 +63,7 @@ class Merge:
         self.fusion, self.own, self.session, self.folder = fusion, own, session, folder
         self.base, self.plan = session.config, session.plan
         self.reader = Reader(session, fusion.unequal_widths and own["checkpoints"] is not None)
+        self.recalibrates = isinstance(fusion, WeightFusion)  # an ensemble keeps the statistics of its networks
         self.trains = own["checkpoints"] is None and own["run"] is None  # whether this command trains the networks
 
     def run(self) -> list[Path]:
@@ -91,6 +94,7 @@ class Merge:
         self.session.logger.start(folder, base | own)
         content = self.merge(tasks, source)
         files.write_json(folder / "results.json", content)
+        resume.clear(folder)
         try:
             content |= custom.add(folder, base["metrics"])
             self.session.logger.finish(content)
@@ -138,6 +142,8 @@ class Merge:
         """For strategy.init=merged: a function that merges the networks so far and saves the merge beside them."""
         folder, reader = session.plan.folder, Reader(session)
         kept = folder / "merged"
+        if self.base["overwrite"]:
+            resume.clear(kept)
 
         def start(stage: int, history: History) -> State:
             source = Source(initial=session.initial_weights())
@@ -150,13 +156,14 @@ class Merge:
                 source.states.append(state)
                 source.tasks.append(about["tasks"])
                 source.num_samples.append(tasks.num_training(about["tasks"]))
-            context = MergeContext(session, tasks, history, kept, self.own["batch_norm_samples"])
+            context = self.context(session, tasks, history, kept, source)
             before, carried = None, {}
             if self.own["running"] and stage > 1:
                 before, about = reader.read(checkpoint.task_file(kept, stage - 2))
                 before, carried = moved(before, session.device), about["carried"]
             merged = self.fuse(source.to(session.device), stage - 1, before, carried, context)
             checkpoint.save_task(kept, stage - 1, merged, {"config": self.base | self.own, "carried": carried})
+            resume.clear(kept)
             return merged.state_dict()
 
         return start
@@ -164,26 +171,45 @@ class Merge:
     def merge(self, tasks: Tasks, source: Source) -> dict:
         """Merge, test and save; returns the content of results.json."""
         session, own = self.session, self.own
-        network = session.model
         evaluator = experiment.make_evaluator(session, tasks)
-        history = History(*evaluator(network))
+        history = History(*evaluator(session.model))
         source = source.to(session.device)
         states = source.states
-        alone = [evaluator(network, lambda x, state=state: functional_call(network, state, x))[0] for state in states]
-        context = MergeContext(session, tasks, history, self.folder, own["batch_norm_samples"])
+        if self.base["overwrite"]:
+            resume.clear(self.folder)
+        context = self.context(session, tasks, history, self.folder, source)
+        alone = self.alone(source, context, evaluator)
         merge_seconds = 0.0
         merged: nn.Module | None = None
         carried: dict[str, float] = {}
         for last in range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]:
-            started = time.perf_counter()
+            started, measured = time.perf_counter(), context.measure_seconds
             before = merged.state_dict() if own["running"] and merged is not None else None
             merged = self.fuse(source, last, before, carried, context)
-            merge_seconds += time.perf_counter() - started
+            merge_seconds += time.perf_counter() - started - (context.measure_seconds - measured)
             history.add(*evaluator(merged))
             about = {"tasks": union(source.tasks[: last + 1]), "accuracy": history.rows[-1], "config": self.base | own}
             checkpoint.save_task(self.folder, last, merged, about)
         spent = merge_costs(self.fusion, own, source, context, merged, carried)
-        return merge_results(own, session, source, context, alone, merge_seconds - context.measure_seconds, spent)
+        return merge_results(own, session, source, context, alone, merge_seconds, spent)
+
+    def context(self, session: Session, tasks: Tasks, history: History, folder: Path, source: Source) -> MergeContext:
+        """What the fusion works on; what it trains is kept in `folder` until the merge is finished."""
+        networks = [*source.states, *([] if source.initial is None else [source.initial])]
+        return MergeContext(session, tasks, history, folder, self.own["batch_norm_samples"], networks)
+
+    def alone(self, source: Source, context: MergeContext, evaluator: Evaluator) -> list[list[float]]:
+        """The accuracies of each network alone, with batch-norm statistics as the merged network has them."""
+        rows = []
+        for state in source.states:
+            network = loaded(context.network, state)
+            if self.recalibrates:
+                with context.measuring():
+                    context.recalibrate_batch_norm(network, union(source.tasks))
+            rows.append(evaluator(network)[0])
+        kind = "recalibrated" if self.recalibrates else "own"
+        context.record("batch_norm", kind if has_statistics(context.network) else None)
+        return rows
 
     def fuse(
         self, source: Source, last: int, before: State | None, carried: dict[str, float], context: MergeContext
@@ -203,7 +229,7 @@ class Merge:
             fusion.unequal_widths, 0 if before is None else last, carried,
         )  # fmt: skip
         merged, seen = context.fuse(fusion, models), union(tasks)
-        if isinstance(fusion, WeightFusion):  # an ensemble keeps the statistics of its networks
+        if self.recalibrates:
             context.recalibrate_batch_norm(merged, seen)
         if own["finetune_samples"]:
             memory = context.labelled(seen, max(1, own["finetune_samples"] // len(seen)))

@@ -7,7 +7,7 @@ needs no torch: a mistake, and the folder of a finished run, are answered at onc
 import typing
 from typing import Annotated, Literal, TypedDict
 
-from cl.values import Count, Natural, NotNegative, Pattern, Positive, Range, Text, convert, did_you_mean
+from cl.values import Count, InnerFraction, Natural, NotNegative, Pattern, Positive, Range, Text, convert, did_you_mean
 
 Device = Annotated[str, Pattern(r"auto|cpu|mps|cuda(:[0-9]+)?", "auto, cpu, cuda, cuda:N or mps")]
 
@@ -64,6 +64,7 @@ class Run(TypedDict):
     precision: Literal["fp32", "bf16", "fp16"]
     mixing: Mixing
     clip_norm: Positive | None
+    ema: InnerFraction | None
     channels_last: bool
     compile: bool
     lr_scaling: Literal["none", "linear", "sqrt"]

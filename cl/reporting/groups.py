@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cl.configuration.identity import words
@@ -23,6 +23,7 @@ class Group:
 
     runs: list[dict]
     label: dict[str, str]  # heading -> value of the columns that name it
+    files: list[Path] = field(default_factory=list)  # in which each run was found first
 
     def values(self, key: str) -> list[float]:
         return [run[key] for run in self.runs if run.get(key) is not None]
@@ -58,7 +59,10 @@ def load(paths: list[Path], networks: Collection[str] = ()) -> list[Group]:
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error
-    groups = [Group(runs, _about(runs[0])) for runs in ([run for run, _ in of.values()] for of in by_group.values())]
+    groups = [
+        Group([run for run, _ in of.values()], _about(next(iter(of.values()))[0]), [file for _, file in of.values()])
+        for of in by_group.values()
+    ]
     _add_what_differs(groups)
     order: dict[tuple, int] = {}
     return sorted(groups, key=lambda group: order.setdefault(tuple(group.label[key] for key in ABOUT[:4]), len(order)))
@@ -86,11 +90,12 @@ def _models_alone(run: dict, named: Collection[str]) -> list[dict]:
         mean = {f"a network alone (mean of {len(values)})": sum(values) / len(values)}
         rows = {name: value for name, value in rows.items() if name in named} | mean
     told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "world_size")}
+    measured = ", recalibrated" if run.get("batch_norm") == "recalibrated" else ""
     told["config"] = {key: value for key, value in run["config"].items() if key not in MERGE_KEYS}
     return [
         told | {
-            "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name, "buffer_capacity": None,
-            "accuracy_so_far": None, "average_accuracy": value,
+            "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name + measured,
+            "buffer_capacity": None, "accuracy_so_far": None, "average_accuracy": value,
         }
         for name, value in rows.items()
     ]  # fmt: skip

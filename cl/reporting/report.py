@@ -4,6 +4,7 @@
     python -m cl.report multirun/*/er_* --output er
     python -m cl.report multirun/skewed2_mnist_mlp --published docs/published/skewed_mnist.yaml
     python -m cl.report multirun/class5_digits_mlp --metric my_metrics.worst_task
+    python -m cl.report multirun/class5_digits_mlp --page
     python -m cl.report multirun/class5_digits_mlp --format pdf,svg --no-titles
 
 Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
@@ -103,6 +104,7 @@ def main() -> None:
         metavar="MODULE.FUNCTION",
         help="a function of (matrix, untrained), computed of each run for a column of its name; can be repeated",
     )
+    parser.add_argument("--page", action="store_true", help="write report/index.html as well (docs/reports.md)")
     parser.add_argument(
         "--format",
         type=_formats,
@@ -113,8 +115,14 @@ def main() -> None:
     parser.add_argument("--no-titles", action="store_true", help="plots without titles, for papers")
     arguments = parser.parse_args()
     try:
+        paths = arguments.paths
+        if arguments.page:
+            from cl.reporting.page import page  # imports scipy, which takes a second
+
+            if not (paths := page.write_studies(paths)):
+                return
         published = None if arguments.published is None else Published.read(arguments.published)
-        groups = load(arguments.paths, () if published is None else published.strategies)
+        groups = load(paths, () if published is None else published.strategies)
         custom.ask_of_runs([run for group in groups for run in group.runs], arguments.metric)
         measures = {"error" if "average_error" in run else "accuracy" for group in groups for run in group.runs}
         if len(measures) > 1:
@@ -132,6 +140,8 @@ def main() -> None:
                 file.write(text)
         title = "" if arguments.no_titles else caption(groups)
         plots.draw_overlay(output / "report", curves(groups), title, arguments.format, measure)
+        if arguments.page:
+            page.write_groups(output, groups)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     width = folding.terminal_width()

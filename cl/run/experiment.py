@@ -60,7 +60,7 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
                 content |= custom.add(folder, plan.config["metrics"])
                 session.logger.finish(content)
             finally:  # an error in a metric of the user leaves no run without pictures
-                _draw(session, evaluator, content)
+                _draw(session, training.tested, evaluator, content)
         if plan.callbacks.all:
             plan.callbacks.run_end(comm.broadcast(content))
     return folder
@@ -100,7 +100,7 @@ def _objective(session: Session) -> Objective:
     return AbsoluteError(targets) if targets else Labels(session.outputs)
 
 
-def _draw(session: Session, evaluator: Evaluator, content: dict) -> None:
+def _draw(session: Session, network: torch.nn.Module, evaluator: Evaluator, content: dict) -> None:
     """The pictures of a finished run."""
     config, folder = session.config, session.plan.folder
     with plots.after_results(folder):
@@ -108,7 +108,7 @@ def _draw(session: Session, evaluator: Evaluator, content: dict) -> None:
         if session.plan.scenario.targets:
             title = f"{config['strategy']['name']}, after the last of {len(session.plan.stages)} stages"
             title = title if config["picture_titles"] else ""
-            reconstructions.draw(folder, session.model, evaluator, title, config["pictures"])
+            reconstructions.draw(folder, network, evaluator, title, config["pictures"])
 
 
 def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | None, comm: Comm) -> tuple[dict, int]:

@@ -61,6 +61,11 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
             f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
             "the initial ones: leave out one of them"
         )
+    if config["ema"] is not None and type(strategy).classifier is not Strategy.classifier:
+        raise ValueError(
+            f"ema={config['ema']} tests the network with averaged weights, and {name} tests something else than its "
+            "network: set ema=null"
+        )
     mixes = any(config["mixing"].values())
     if mixes and (scenario.targets or not strategy.mixable):
         raise ValueError(

@@ -18,8 +18,8 @@ from cl.strategies.base import Strategy
 class Trainer:
     """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
 
-    `each_epoch`: called before each epoch; `on_step`: after each step, with its number in the stage and its loss. Its
-    state is the place within a stage, so training can go on in the middle.
+    `each_epoch`: called before each epoch; `each_step`: after each step; `on_step`: after that, with its number in the
+    stage and its loss. Its state is the place within a stage, so training can go on in the middle.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Trainer:
     ):
         self.strategy, self.schedule, self.batch_size, self.seed = strategy, schedule, batch_size, seed
         self.recorder, self.history, self.each_epoch = recorder, recorder.history, each_epoch
+        self.each_step: Callable[[], None] | None = None
         self.on_step: Callable[[int, torch.Tensor], None] | None = None
         self.comm, self.device = strategy.updater.comm, strategy.updater.device
         self.meter = Meter(self.device)
@@ -57,7 +58,7 @@ class Trainer:
         rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
         batch_size = self.batch_size * self.strategy.updater.accumulation_steps
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
-        on_step = self.on_step
+        each_step, on_step = self.each_step, self.on_step
         for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
             done = self.step - epoch * epoch_steps
             if self.each_epoch is not None and not done:
@@ -69,6 +70,8 @@ class Trainer:
                 loss = self.strategy.observe(batch)
                 self.meter.count(loss, len(batch) if batch.loss_weight else 0)
                 self.step += 1
+                if each_step is not None:
+                    each_step()
                 if on_step is not None:
                     on_step(self.step, loss)
                 self.recorder.progress.step()

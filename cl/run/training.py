@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from cl.buffers.base import ReplayBuffer
 from cl.data.rows import Rows
@@ -19,6 +20,7 @@ from cl.run.evaluator import Evaluator
 from cl.run.session import Session
 from cl.run.state import Generators, StateTree, Statistics
 from cl.scenarios.base import Tasks
+from cl.step.average import WeightAverage
 
 # The weights with which a stage starts, from its number and the history so far.
 Start = Callable[[int, History], dict[str, torch.Tensor]]
@@ -43,6 +45,10 @@ class Training:
         self.trainer = session.recipe.trainer(self.strategy, self.recorder)
         if self.config["optimizer_state"] == "epoch":
             self.trainer.each_epoch = self._reset_updater
+        self.average = None
+        if self.config["ema"] is not None:
+            self.average = WeightAverage(session.model, self.config["ema"])
+            self.trainer.each_step = self.average.update
         self.tree = self._state_tree(buffer)
 
     def _state_tree(self, buffer: ReplayBuffer | None) -> StateTree:
@@ -60,9 +66,17 @@ class Training:
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)
         tree.register("callbacks", self.plan.callbacks, own=True)
+        if self.average is not None:
+            tree.register("average", self.average)
+            tree.register("statistics of the average", Statistics(self.average.network), own=True)
         if buffer is not None:
             tree.register_stored("buffer", buffer)
         return tree
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested and saved: the one that is trained, or the one with the averaged weights."""
+        return self.session.model if self.average is None else self.average.network
 
     def run(self) -> History:
         """Train what is not trained yet."""
@@ -72,6 +86,8 @@ class Training:
             if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
                 weights = {name: value.cpu() for name, value in session.model.state_dict().items()}
                 session.model.load_state_dict(comm.broadcast(weights))
+                if self.average is not None:
+                    self.average.begin()
             if comm.is_main:
                 results.write_config(self.folder / "config.yaml", self.config)
             self.history.start(*self.evaluator(session.model))
@@ -108,7 +124,8 @@ class Training:
         self.trainer.on_step = self.plan.callbacks.step_hook()
 
     def _prepare(self, stage: int, samples: Rows) -> None:
-        """Weights, optimizer and strategy as a stage starts with them."""
+        """Weights, optimizer, strategy and average as a stage starts with them."""
+        before = None if self.average is None else copy.deepcopy(self.session.model.state_dict())
         self.strategy.before_task(stage, samples)
         if self.config["optimizer_state"] != "keep":
             self._reset_updater()
@@ -117,16 +134,21 @@ class Training:
         self.strategy.start_task(stage)
         if self.start is not None:
             self.session.model.load_state_dict(self.start(stage, self.history))
+        if self.average is not None:
+            self.average.begin_unless(before)
 
     def _finish(self, stage: int, samples: Rows, loss: float) -> None:
         """The test after a stage, and the checkpoint."""
         session, history, comm = self.session, self.history, self.session.comm
-        equalise_statistics(comm, session.model, average=self.config["batch_norm"] == "average")
+        networks = [session.model] if self.average is None else [session.model, self.average.network]
+        for network in networks:
+            equalise_statistics(comm, network, average=self.config["batch_norm"] == "average")
         self.strategy.after_task(stage, samples)
-        check_equal(comm, session.model)
+        for network in networks:
+            check_equal(comm, network)
         history.passes.append(session.passes.take(comm))
         started = time.perf_counter()
-        row, task_aware_row = self.evaluator(session.model, self.strategy.classifier())
+        row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
         history.add(row, task_aware_row)
         history.eval_seconds += time.perf_counter() - started
         digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
@@ -135,7 +157,7 @@ class Training:
         self.plan.callbacks.stage_end(stage, row)
         if comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
-            checkpoint.save_task(self.folder, stage, session.model, about)
+            checkpoint.save_task(self.folder, stage, self.tested, about)
         checkpoint.save_resume(self.folder, stage, self.tree, comm)
         if comm.is_main:
             self.recorder.progress.line(stage_line(self.label, stage, self.stages, loss, history))

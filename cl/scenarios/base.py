@@ -6,6 +6,7 @@ Three types of incremental learning. torch is imported only by functions that wo
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -52,6 +53,28 @@ class Tasks:
     def _testing(self, task_id: int, device: "torch.device") -> "Rows":
         """The test samples of one task on a device."""
         return self._gather(self._test, self._test_parts[task_id], task_id).to(device)
+
+    def testing_once(self, task_ids: Sequence[int], device: "torch.device", by_task: bool = False) -> "Rows":
+        """The test samples of several tasks together on a device, each once where tasks share it.
+
+        Two are the same if picture, transformation and label are; with `by_task`, where the task of a sample matters,
+        those of different tasks never are. Rows have the first of their tasks.
+        """
+        import torch
+
+        from cl.data.rows import Rows
+
+        found, parts = set(), []
+        for task_id in task_ids:
+            part, samples = self._test_parts[task_id], self.testing(task_id, device)
+            shared = id(self._transforms[task_id]), task_id if by_task else None
+            keys = [(*shared, *pair) for pair in zip(part.indices.tolist(), part.labels.tolist())]
+            new = [place for place, key in enumerate(keys) if key not in found]
+            found.update(keys)
+            if new:
+                chosen = torch.tensor(new, device=samples.y.device)
+                parts.append(samples if len(new) == len(keys) else samples.part(chosen))
+        return Rows.cat(parts)
 
     def _gather(self, split: Split, part: Part, task_id: int) -> "Rows":
         import torch

@@ -1,5 +1,7 @@
 """A control: an untrained network in place of a merged one, to see what fine-tuning alone reaches."""
 
+from collections.abc import Sequence
+
 from merging.fusion import Context, Models, State, WeightFusion
 
 
@@ -10,6 +12,9 @@ class Untrained(WeightFusion):
     """
 
     uses_weights = False
+
+    def used(self, count: int) -> Sequence[int]:
+        return ()
 
     def __call__(self, models: Models, context: Context) -> State:
         start = models.initial if models.initial is not None else context.new_network(0)

@@ -33,7 +33,7 @@ class Configurations:
 
     def of(self, command: str, words: Sequence[str], **values) -> dict:
         """The configuration (resolved and checked) of run.py or merge.py with these words, and with further values."""
-        words = (*self._for(command), *words)
+        words = last_of_each((*self._for(command), *words))
         chosen = tuple(word for word in words if not _is_value(word))
         config = self._composed(command, chosen).copy()
         OmegaConf.set_struct(config, True)
@@ -52,8 +52,9 @@ class Configurations:
     def command(self, command: str, words: Sequence[str], seeds: Sequence[int]) -> str:
         """The command line that repeats it."""
         many = ["-m", f"seed={','.join(map(str, seeds))}"] if len(seeds) > 1 else [f"seed={seeds[0]}"]
-        last = ["baselines=[]"] if command == "merge" else []
-        return " ".join(["python", f"{command}.py", *map(_quoted, (*self._for(command), *words, *last)), *many])
+        last = ("baselines=[]",) if command == "merge" else ()
+        words = last_of_each((*self._for(command), *words, *last))
+        return " ".join(["python", f"{command}.py", *map(_quoted, words), *many])
 
     def _for(self, command: str) -> tuple[str, ...]:
         """The user's words, for run.py without those that only merge.py has."""
@@ -71,6 +72,12 @@ class Configurations:
                 return compose(command, overrides=list(words))
         finally:
             hydra.hydra = outer
+
+
+def last_of_each(words: Sequence[str]) -> tuple[str, ...]:
+    """The words without those whose key comes again; what is added or taken out stays."""
+    last = {word.partition("=")[0]: place for place, word in enumerate(words)}
+    return tuple(word for place, word in enumerate(words) if last[word.partition("=")[0]] == place)
 
 
 def folder_of(config: dict) -> Path:

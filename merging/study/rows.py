@@ -14,7 +14,8 @@ class Facts:
     """What the rows depend on, found by building everything once.
 
     `fusions`: by name, whether it needs a common init (`needs_initial`), gives weights (`weights`), how many networks
-    it takes at most (`most_models`), and whether it trains on stored samples itself (`trains`).
+    it takes at most (`most_models`), whether it trains on stored samples itself (`trains`), and whether it looks at
+    samples of each task (`looks`), of which those of earlier tasks have to be stored where it merges task by task.
     """
 
     training_samples: int
@@ -44,11 +45,10 @@ class Row:
     school: School
     command: Literal["run", "merge"]
     words: tuple[str, ...]
-    stores: Literal["buffer.capacity", "finetune_samples", "fusion.samples_per_task", "batch_norm_samples"] | None = (
-        None
-    )
+    stores: Literal["buffer.capacity", "finetune_samples", "fusion.samples_per_task", "images"] | None = None
     trains: Literal["finetune_epochs", "fusion.epochs"] | None = None
     share: float = 0.0
+    looks: bool = False  # whether the fusion looks at the stored samples
     base: tuple[str, ...] | None = None
     multiples: tuple[float, ...] = ()  # of the passes, of which the held-out accuracy chooses
     all_stored: bool = False
@@ -82,6 +82,8 @@ def samples_words(row: Row, count: int, facts: Facts) -> tuple[str, ...]:
         words = (f"finetune_samples={count // facts.num_tasks * facts.num_tasks}",)
     else:
         words = ()
+    if row.looks:
+        words += (f"fusion.samples_per_task={count // facts.num_tasks}",)
     # What recalibrates batch-norm is among the stored samples.
     return (*words, f"batch_norm_samples={max(2, count)}") if facts.batch_norm else words
 
@@ -134,15 +136,15 @@ def _merge_row(options: Options, facts: Facts, fusion: str, init: str, order: st
     parts += [init] * (init != "shared") + [order] * (order == "running")
     words = (f"fusion={fusion}", f"strategy.init={init}", *(("running=true",) if order == "running" else ()))
     words += tuple(options.words.get(fusion, ()))
-    stores, trains = (None, None)
+    stores, trains, looks = None, None, about["looks"] and order == "running"
     if about["trains"]:
         stores, trains = "fusion.samples_per_task", "fusion.epochs"
     elif finetune:
         stores, trains = "finetune_samples", "finetune_epochs"
-    elif facts.batch_norm and about["weights"]:
-        stores = "batch_norm_samples"
+    elif looks or facts.batch_norm and about["weights"]:
+        stores = "images"
     share = options.memory_share if trains else 0.0
-    return Row(", ".join(parts), "merging", "merge", words, stores, trains, share)
+    return Row(", ".join(parts), "merging", "merge", words, stores, trains, share, looks)
 
 
 def _both(options: Options) -> Iterator[Row]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cl.atomic import write_json
 from cl.configuration.settings import MERGE_KEYS
+from cl.reporting.page import page
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
 from merging.study import record, worker
@@ -208,7 +209,7 @@ class Study:
             self.options, self.config, self.facts, rows, self.seeds, self.folder, self.configurations
         )
         write_json(self.folder / "study.json", content)
-        print(f"study: {self.folder}")
+        page.write(self.folder, content)
         failed: dict[str, list[int]] = {}
         for done in rows:
             for seed, error in done.failed:

@@ -84,6 +84,7 @@ def facts(config: dict, fusions: dict[str, dict]) -> dict:
                     "weights": isinstance(fusion, WeightFusion),
                     "most_models": fusion.most_models,
                     "trains": "epochs" in fusions[name],
+                    "looks": "samples_per_task" in fusions[name] and "epochs" not in fusions[name],
                 }
                 for name, fusion in built.items()
             },

@@ -20,7 +20,7 @@ def test_two_ranks_stopped_within_a_stage_go_on_with_the_same_bits(compose_confi
     words = (
         "strategy=er", "scenario=class2", "backbone=timm", "backbone.model=test_resnet", "dataset.augment=[flip]",
         "optimizer=sgd", "optimizer.momentum=0.9", "steps=6", "batch_size=8", "buffer.capacity=30",
-        "strategy.replay_batch_size=4", "progress=false", "pictures=[]",
+        "strategy.replay_batch_size=4", "ema=0.9", "progress=false", "pictures=[]",
     )  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(plain(compose_config(*words))))
     line = [sys.executable, str(WORKER), str(tmp_path)]

@@ -38,8 +38,11 @@ def made(session: Session) -> Made:
     return Made(session, Training(session, tasks, buffer, make_evaluator(session, tasks)), tasks, buffer)
 
 
-def weights_of(session: Session) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in session.model.state_dict().items()}
+def weights_of(run: Made) -> dict[str, torch.Tensor]:
+    """Those of the network, and of the average where there is one."""
+    found = {name: value.clone() for name, value in run.session.model.state_dict().items()}
+    average = {} if run.training.average is None else run.training.average.network.state_dict()
+    return found | {f"average.{name}": value.clone() for name, value in average.items()}
 
 
 def whole(config: dict) -> tuple[dict, dict, int]:
@@ -47,7 +50,7 @@ def whole(config: dict) -> tuple[dict, dict, int]:
     with Session(make_plan(config)) as session:
         run = made(session)
         run.training.run()
-        return weights_of(session), run.training.history.state_dict(), run.training.trainer.step
+        return weights_of(run), run.training.history.state_dict(), run.training.trainer.step
 
 
 def stopped(config: dict, saved: Path) -> dict:
@@ -74,7 +77,7 @@ def stopped(config: dict, saved: Path) -> dict:
             try:
                 run.training.run()
             except Stopped:
-                return weights_of(session)
+                return weights_of(run)
     raise AssertionError("the run was not stopped")
 
 
@@ -93,4 +96,4 @@ def resumed(config: dict, saved: Path, steps: int) -> tuple[dict, dict]:
         training_set = session.plan.strategy.training_set(STAGE, samples)
         loss = run.training.trainer.train(training_set, STAGE, steps)
         run.training._finish(STAGE, samples, loss)
-        return weights_of(session), run.training.history.state_dict()
+        return weights_of(run), run.training.history.state_dict()

@@ -12,13 +12,15 @@ from merging.study.options import Budget, Options, parse_budget
 from merging.study.rows import Facts, rows_of, samples_words
 
 DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "study" / "equal_budget.yaml"))
-WEIGHTS = {"needs_initial": False, "weights": True, "most_models": None, "trains": False}
+WEIGHTS = {"needs_initial": False, "weights": True, "most_models": None, "trains": False, "looks": False}
 FUSIONS = {name: WEIGHTS for name in DEFAULTS["fusions"]} | {
     "curve": WEIGHTS | {"trains": True},
+    "regmean": WEIGHTS | {"looks": True},
     "ensemble": WEIGHTS | {"weights": False},
     **{name: WEIGHTS | {"needs_initial": True} for name in ("task_arithmetic", "ties", "magmax", "opcm")},
 }
 FACTS = Facts(1000, [200] * 5, 80, False, 0.1, True, 0, FUSIONS)
+ROWS = rows_of(Options.read(DEFAULTS), FACTS)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,15 @@ def test_rows_have_different_names_and_need_what_the_fusions_need():
     assert by_name["avg"].every_budget and not by_name["avg + fine-tuning"].every_budget
 
 
+def test_what_a_fusion_looks_at_task_by_task_is_among_the_stored_samples():
+    rows = {row.name: row for row in ROWS}
+    assert rows["regmean"].every_budget and not rows["regmean, running"].every_budget
+    assert samples_words(rows["regmean, running"], 53, FACTS) == ("fusion.samples_per_task=10",)
+    tuned = rows["regmean + fine-tuning, running"]
+    assert samples_words(tuned, 53, FACTS) == ("finetune_samples=50", "fusion.samples_per_task=10")
+    assert samples_words(rows["regmean + fine-tuning"], 53, FACTS) == ("finetune_samples=50",)
+
+
 def test_a_fusion_of_two_networks_is_merged_running_where_there_are_more():
     node = DEFAULTS | {"fusions": ["slerp"], "both": [], "controls": False, "strategies": [], "bounds": []}
     two = {"slerp": WEIGHTS | {"most_models": 2}}
@@ -115,7 +126,6 @@ def test_batch_norm_is_recalibrated_on_the_stored_samples():
     assert samples_words(rows["er"], 50, facts) == ("buffer.capacity=50",)
 
 
-ROWS = rows_of(Options.read(DEFAULTS), FACTS)
 SHARED = ("dataset=mnist", "dataset.root=/some where", "backbone.hidden=[30]", "+metrics.worst._target_=a.b")
 
 

@@ -1,0 +1,110 @@
+"""What a page says of its own making: how memory and compute are counted, the rules of the answer and of statistics."""
+
+from cl.reporting.page import text
+from cl.reporting.page.comparison import Table
+from cl.reporting.page.study import Row, Study
+from cl.versions import made_with
+
+COUNTED = (
+    "Memory (kept kB, 1 kB = 1000 bytes) is what has to be kept after the last task if another one came: networks, the "
+    "common start where a fusion needs it, stored samples with their labels and outputs, and statistics such as "
+    "importances, class means and Gram or Fisher matrices. The optimizer's state is not in it and has its own column.",
+    "A pass is a forward and a backward pass of one sample; a forward pass alone counts as a third of one, because a "
+    "backward pass costs about two forward ones. Passes are counted over all that a row needed: its networks, its "
+    "fusion, and choosing on held-out data, with labels and without. Tests on the test set are not counted.",
+    "FLOPs are those of matrix products and convolutions in these passes.",
+)
+
+
+def spare_networks(tables: list[Table]) -> str | None:
+    """What the networks of a merge would be worth in stored samples, by the numbers of the rows; None if unknown."""
+    for table in tables:
+        rows = [line.row for line in table.lines]
+        price = next((found for row in rows if row.school == "rehearsal" and (found := _sample_bytes(row))), None)
+        single = table.reference and table.reference.persistent("networks")
+        merges = [row for row in rows if row.school == "merging" and row.persistent("networks")]
+        if not price or not single or not merges:
+            continue
+        most = max(merges, key=lambda row: row.persistent("networks"))
+        spare = most.persistent("networks") - single
+        if spare <= 0:
+            continue
+        kept, spares = (text.number(size / single, 1).removesuffix(".0") for size in (spare + single, spare))
+        return (
+            f"{most.name} keeps {kept} networks of {text.kilobytes(single)} kB, {table.reference.name} one. The "
+            f"{spares} spare networks are worth {text.number(spare / price)} stored samples of {text.number(price)} "
+            "bytes."
+        )
+    return None
+
+
+def _sample_bytes(row: Row) -> float | None:
+    """Bytes of a stored sample."""
+    stored, capacity = row.persistent("samples"), row.mean("buffer_capacity")
+    return stored / capacity if stored and capacity else None
+
+
+def of_answer(study: Study) -> list[str]:
+    """How the sentences at the top are made."""
+    better = "highest" if study.measure.higher_is_better else "lowest"
+    if any(row.held_out is not None for row in study.rows):
+        chosen = (
+            f"A school (rehearsal, merging, both) is represented by its row with the {better} {study.measure.heading} "
+            "on held-out training data; rows that were not searched for do not represent it while others were."
+        )
+    else:
+        chosen = (
+            f"There was no search on held-out data, so a school (rehearsal, merging, both) is represented by its row "
+            f"with the {better} mean {study.measure.heading} on the test set; this favours schools with many rows."
+        )
+    return [
+        chosen + " A row that takes over 2 % more bytes or passes than the budget does not represent its school.",
+        "One is called better if the paired t test over the seeds gives p < 0.05 after Holm's correction over the "
+        "budgets; else no difference could be shown. Intervals are 95 % intervals of the mean difference, each by "
+        "itself.",
+        "For equal bytes, the merging row is compared with the best rehearsal row of any budget that keeps at most "
+        "2 % more bytes. The control is an untrained network that is trained on the same stored samples.",
+    ]
+
+
+def of_statistics(study: Study, tables: list[Table]) -> list[str]:
+    """How the numbers in the tables are made."""
+    reference = next((table.reference.name for table in tables if table.reference), None)
+    other = f"{reference} and to the best row" if reference else "the best row"
+    return [
+        f"{study.measure.heading.capitalize()}: {study.measure.formula} ({study.measure.source}); "
+        f"{study.forgetting.heading}: {study.forgetting.formula} ({study.forgetting.source}). Mean ± sample standard "
+        "deviation over seeds.",
+        f"Differences to {other} (the method with the best mean) are paired: over the seeds that both have, with "
+        "the 95 % interval of Student's t. p is that of the paired t test after Holm's correction (Holm 1979) over "
+        "the rows of the table. Fewer than two common seeds, or seeds that all differ by the same amount, give no "
+        "interval.",
+        "Rank: 1 + the number of methods that are significantly better (paired t test of the row against each other "
+        "method, Holm over these, p < 0.05), so rows can tie. Bounds and controls have no rank.",
+    ]
+
+
+def of_search(study: Study) -> str:
+    """How learning rates were chosen."""
+    search = study.search
+    if search is None:
+        return "Learning rates were not searched for: each row has that of its configuration."
+    rates, seeds = (", ".join(f"{value:g}" for value in search[key]) for key in ("rates", "seeds"))
+    return (
+        f"The learning rate of each row was chosen among {rates} by training with {100 * search['validation']:g} % of "
+        f"the training data held out (seed {seeds}): {len(search['rates']) * len(search['seeds'])} tries a row."
+    )
+
+
+def versions(study: Study) -> list[str]:
+    """What made the runs, and when their results were written."""
+    found = {}
+    for row in study.rows:
+        for run in row.runs.values():
+            made = run.get("versions") or {}
+            software = [f"{name} {made[name]}" for name in ("python", "torch", "horovod") if made.get(name)]
+            found.setdefault(", ".join([made_with(made), *software]), []).append(run)
+    lines = [f"{len(runs)} runs: {words}" for words, runs in found.items()]
+    if study.dates:
+        lines.append("Results written " + " to ".join(dict.fromkeys(study.dates)) + " (dates of the files, UTC).")
+    return lines

@@ -1,0 +1,68 @@
+"""What a merge has trained so far, in its folder: an interrupted merge goes on after the last of it.
+
+    trained_02_00.pt    the first curve or network that was trained in merging two networks, only while unfinished
+
+A file is written whole or not at all, as soon as the training is over: before anything is measured.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cl.atomic import save_tensors
+from cl.networks import weights
+from cl.run.state import StateTree
+from merging.fusion import State
+
+
+class Trained:
+    """The files of one merge of `networks`; they are of use for these alone."""
+
+    def __init__(self, folder: Path, networks: Sequence[State]):
+        self.folder, self.networks = folder, networks
+        self._digest: str | None = None
+
+    def load(self, number: int, tree: StateTree) -> bool:
+        """Set all parts to where they were after a training; False if it was not finished.
+
+        Raises ValueError for a file that is damaged, of other networks or of another version.
+        """
+        file = self._file(number)
+        if not file.exists():
+            return False
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{file} is damaged: remove it, and the same command trains it again")
+        found = weights.load(file)
+        if not isinstance(found, dict) or found.keys() != {"networks", "state"}:
+            raise ValueError(f"{file} was written by another version of remerge: remove it to train it again")
+        if found["networks"] != self._name():
+            raise ValueError(f"{file} is of other networks than those that are merged now: remove it to train it again")
+        tree.load(found["state"], None)
+        return True
+
+    def save(self, number: int, tree: StateTree) -> None:
+        """The state of all parts after a training."""
+        save_tensors(self._file(number), {"networks": self._name(), "state": tree.shared_state()})
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"trained_{len(self.networks):02d}_{number:02d}.pt"
+
+    def _name(self) -> str:
+        """Of the networks, from their weights."""
+        if self._digest is None:
+            digest = hashlib.sha256()
+            for state in self.networks:
+                for name, value in state.items():
+                    digest.update(name.encode())
+                    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            self._digest = digest.hexdigest()
+        return self._digest
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of a merge that is finished, or begins again."""
+    for file in folder.glob("trained_*.pt"):
+        file.unlink()
