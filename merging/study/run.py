@@ -37,7 +37,8 @@ class StudyIncomplete(ValueError):
 def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[int]) -> Path:
     """Do the study that `node` (conf/study/) describes, chosen by the words `own`; returns its folder.
 
-    `shared`: the user's words for all rows. Raises ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
+    `shared`: the user's words for all rows. Raises ValueError or OSError for mistakes before anything runs, and
+    StudyIncomplete at the end for runs that failed.
     """
     options = Options.read(node)
     configurations = Configurations(shared)
