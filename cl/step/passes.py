@@ -49,7 +49,7 @@ class Passes:
         """The hook of a watched network."""
         if torch.compiler.is_compiling() or self._paused:
             return
-        rows = len(output)
+        rows = output.shape[0]
         self.counts[self._forward] += rows
         if output.requires_grad:
             self.counts[self._backward] += rows

@@ -52,8 +52,7 @@ class Configurations:
     def command(self, command: str, words: Sequence[str], seeds: Sequence[int]) -> str:
         """The command line that repeats it."""
         many = ["-m", f"seed={','.join(map(str, seeds))}"] if len(seeds) > 1 else [f"seed={seeds[0]}"]
-        last = ("baselines=[]",) if command == "merge" else ()
-        words = last_of_each((*self._for(command), *words, *last))
+        words = last_of_each((*self._for(command), *words))
         return " ".join(["python", f"{command}.py", *map(_quoted, words), *many])
 
     def _for(self, command: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from merging.study.configurations import Configurations
 from merging.study.options import Budget, Options
 from merging.study.rows import Facts, Row
 
@@ -40,7 +39,7 @@ def accuracy(results: dict) -> float:
 
 def content(
     options: Options, config: dict, facts: Facts, rows: Sequence[Done], seeds: Sequence[int], folder: Path,
-    configurations: Configurations,
+    command: str,
 ) -> dict:  # fmt: skip
     """The content of study.json."""
     passes = options.passes * facts.training_samples
@@ -62,7 +61,7 @@ def content(
         "name": options.name,
         **{group: config[group]["name"] for group in ("scenario", "dataset", "backbone")},
         "seeds": list(seeds),
-        "command": configurations.command("merge", (f"study={options.name}",), seeds).replace(" baselines=[]", ""),
+        "command": command,
         "training_samples": facts.training_samples,
         "sample_bytes": facts.sample_bytes,
         "compute": options.passes,

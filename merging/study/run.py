@@ -26,6 +26,7 @@ from merging.study.pool import Pool, processors
 from merging.study.rows import Facts, Row, rows_of
 from merging.study.runs import Progress, RunError, Runs
 
+UNDECIDED = ("name", "seeds", "jobs", "threads")  # options that do not make another study
 CLOSE_ENOUGH = 0.002  # of the held-out accuracy: joint training that is so near to the best has converged
 
 
@@ -33,10 +34,10 @@ class StudyIncomplete(ValueError):
     """Some runs of a study failed; the page is made of the others."""
 
 
-def run(node: dict, shared: Sequence[str], seeds: Sequence[int]) -> Path:
-    """Do the study that `node` (conf/study/) describes, for the user's other words and seeds; returns its folder.
+def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[int]) -> Path:
+    """Do the study that `node` (conf/study/) describes, chosen by the words `own`; returns its folder.
 
-    Raises ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
+    `shared`: the user's words for all rows. Raises ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
     """
     options = Options.read(node)
     configurations = Configurations(shared)
@@ -44,17 +45,19 @@ def run(node: dict, shared: Sequence[str], seeds: Sequence[int]) -> Path:
     check(config)
     if config["overwrite"]:
         raise ValueError("a study keeps what is finished: remove the folders of what is to be done again")
-    study = Study(options, configurations, config, list(seeds))
+    command = configurations.command("merge", own, seeds)
+    study = Study(options, configurations, config, list(seeds), command)
     return asyncio.run(study.run())
 
 
 class Study:
     """`config`: what its rows have in common, as merge.py would have it."""
 
-    def __init__(self, options: Options, configurations: Configurations, config: dict, seeds: list[int]):
+    def __init__(self, options: Options, configurations: Configurations, config: dict, seeds: list[int], command: str):
         self.options, self.configurations, self.config, self.seeds = options, configurations, config, seeds
+        self.command = command
         self.output = Path(config["output"])
-        decides = {key: value for key, value in asdict(options).items() if key not in ("name", "jobs", "threads")}
+        decides = {key: value for key, value in asdict(options).items() if key not in UNDECIDED}
         text = json.dumps([sorted(configurations.shared), decides], sort_keys=True, default=str)
         code = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.folder = self.output / benchmark_name(config) / f"{options.name}_{code}"
@@ -198,16 +201,15 @@ class Study:
     def _command(self, planned: Planned, words, base) -> str:
         """The command lines that repeat a row."""
         if base is None:
-            return self.configurations.command(planned.row.command, words, self.seeds)
+            last = ("baselines=[]",) if planned.row.command == "merge" else ()
+            return self.configurations.command(planned.row.command, (*words, *last), self.seeds)
         folder = self.configurations.folder("run", base).parent
-        merge = (*words, f"run={folder}/seed${{seed}}")
+        merge = (*words, f"run={folder}/seed${{seed}}", "baselines=[]")
         commands = [("run", base), ("merge", merge)]
         return "\n".join(self.configurations.command(command, words, self.seeds) for command, words in commands)
 
     def _write(self, rows: "list[record.Done]") -> Path:
-        content = record.content(
-            self.options, self.config, self.facts, rows, self.seeds, self.folder, self.configurations
-        )
+        content = record.content(self.options, self.config, self.facts, rows, self.seeds, self.folder, self.command)
         write_json(self.folder / "study.json", content)
         page.write(self.folder, content)
         failed: dict[str, list[int]] = {}

@@ -30,14 +30,12 @@ def is_study(config: DictConfig) -> bool:
     return config.get("study") is not None
 
 
-def of_study(config: DictConfig) -> tuple[dict, list[str], list[int]]:
-    """The study's options, the words for all of its rows, and its seeds."""
+def of_study(config: DictConfig) -> tuple[dict, list[str], list[str], list[int]]:
+    """The study's options, the words that chose them, the words for all of its rows, and its seeds."""
     node = OmegaConf.to_container(config.study, resolve=True)
     seeds = node.get("seeds")
     seeds = [config.seed] if seeds is None else seeds if isinstance(seeds, list) else [seeds]
-    own = [
-        word
-        for word in HydraConfig.get().overrides.task
-        if not word.lstrip("+").startswith(("study=", "study.", "seed="))
-    ]
-    return node, own, seeds
+    given = HydraConfig.get().overrides.task
+    own = [word for word in given if word.startswith(("study=", "study.")) and not word.startswith("study.seeds=")]
+    shared = [word for word in given if not word.startswith(("study=", "study.", "seed="))]
+    return node, own, shared, seeds

@@ -49,7 +49,7 @@ def test_the_sentence_says_who_is_better_by_how_much_and_how_surely():
         "p < 0.001, 5 seeds)."
     )
     assert not_shown.startswith(
-        "At 200 samples, no difference between avg and er could be shown (+0.0 points, 95 % interval"
+        "At 200 samples, no difference between avg and er could be shown (the first minus the second: +0.0 points, 95 %"
     )
     turned = study(
         row("er", "rehearsal", SMALL, 0.80), row("avg", "merging", SMALL, 0.90, noise=OTHER), budgets=(SMALL,)
@@ -81,7 +81,7 @@ def test_held_out_data_choose_the_champion_and_not_the_test_set():
     without = study(*(row(r.name, r.school, SMALL, r.mean("average_accuracy")) for r in rows), budgets=(SMALL,))
     (claim,) = answer.answer(without).main
     assert (claim.first.name, claim.second.name) == ("ensemble", "er")
-    assert "no search on held-out data" in rules.of_answer(without)[0]
+    assert "No row has a result on held-out data" in rules.of_answer(without)[0]
 
 
 def test_bounds_controls_and_rows_over_the_budget_stand_for_no_school():

@@ -110,6 +110,7 @@ def test_the_command_writes_a_page_of_real_runs(tmp_path, monkeypatch, capsys, c
     assert rows["er, buffer 200"]["accuracy %"][0] == accuracy
     assert rows["finetune"]["minus er, buffer 200, points"][0].startswith("\N{MINUS SIGN}")
     assert "do not have both a merging and a rehearsal method" in found.text
+    assert "These runs share no budget." in found.text
     assert "scenario class2, dataset digits, backbone mlp" in found.text and "Results written 20" in found.text
 
 

@@ -116,6 +116,12 @@ def test_the_state_of_the_optimizer_is_a_column_of_its_own(results_of, optimizer
     assert content["persistent_bytes"] == NETWORK
 
 
+def test_the_average_of_the_weights_is_a_second_network(results_of):
+    content = results_of("strategy=er", DRAW, "ema=0.9")
+    assert (content["forward_passes"], content["backward_passes"]) == (NEW + DRAWN, NEW + DRAWN)
+    assert content["persistent"] == {"networks": 2 * NETWORK, "start": 0, "samples": 20 * ROW, "statistics": 0}
+
+
 def test_statistics_of_batch_norm_persist_and_gradients_by_sample_are_one_forward_pass(compose_config):
     words = [word for word in WORDS if not word.startswith(("backbone", "steps"))]
     network = ("backbone=timm", "backbone.model=test_resnet", "steps=1")

@@ -143,7 +143,9 @@ def _sentence(study: Study, claim: Claim, place: str) -> str:
         says = f"{first} is better than {second} by {amount}{unit} ("
     else:
         amount = text.difference(found, metric, digits)
-        says = f"no difference between {first} and {second} could be shown ({amount}{unit}, "
+        says = (
+            f"no difference between {first} and {second} could be shown (the first minus the second: {amount}{unit}, "
+        )
     within = text.interval(found, metric, digits)
     return f"{place}, {says}95 % interval {within}; p {text.probability(claim.p)}, {found.seeds} seeds)."
 

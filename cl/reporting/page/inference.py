@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05  # a p value below is significant
@@ -44,7 +44,12 @@ def half_width(values: Values) -> float | None:
     _, deviation = mean_and_deviation(values)
     if deviation is None:
         return None
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return _half_width(deviation, len(values))
+
+
+def _half_width(deviation: float, count: int) -> float:
+    """Student's interval of a mean: the quantile of t times the standard error."""
+    return float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(count)
 
 
 def paired(values: Values, other: Values) -> Difference | None:
@@ -62,9 +67,11 @@ def paired(values: Values, other: Values) -> Difference | None:
         return (
             Difference(mean, mean, mean, 1.0, len(seeds)) if equal else Difference(mean, None, None, None, len(seeds))
         )
-    test = stats.ttest_rel([values[seed] for seed in seeds], [other[seed] for seed in seeds])
-    interval = test.confidence_interval(CONFIDENCE)
-    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), len(seeds))
+    deviation = statistics.stdev(differences)
+    t = mean / (deviation / math.sqrt(len(seeds)))
+    half = _half_width(deviation, len(seeds))
+    p = 2 * float(special.stdtr(len(seeds) - 1, -abs(t)))  # of the statistic of this size or larger, to both sides
+    return Difference(mean, mean - half, mean + half, p, len(seeds))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

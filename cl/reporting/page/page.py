@@ -88,7 +88,8 @@ def _write(folder: Path, of: study.Study) -> Path:
     for name in reversed(written):  # the page last: it speaks of the others
         with atomic_write(report / name) as file:
             file.write(written[name].encode())
-    print(f"written: {os.path.relpath(report / PAGE)} (and {', '.join(sorted(written.keys() - {PAGE}))}, pictures)")
+    beside = [*sorted(written.keys() - {PAGE}), *(f"{each.picture.name}.{form}" for each in drawn for form in FORMATS)]
+    print(f"written: {os.path.relpath(report / PAGE)} and beside it {', '.join(beside)}")
     return report / PAGE
 
 

@@ -15,11 +15,11 @@ from cl.reporting.page.study import BOUND, Row, Study
 # Okabe & Ito 2008 without the yellow, which is too pale on white. The last is the ink of the page.
 INK = "#101418"
 COLOURS = (*plots.COLOURS[:6], INK)
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
+MARKERS, DASHES = (styles[: len(COLOURS)] for styles in (plots.MARKERS, plots.DASHES))
 GREY = "#8a8f98"  # readable on white and on black
 WIDTH, HEIGHT = 7.6, 5.4  # inches
-SAME_COST, SHIFT = 1.03, 9  # costs that differ by less than this factor lie side by side, at so many points
+BAND = 1.5  # a row has a band if its dearest budget costs more than so many times its cheapest, else bars
+SAME_COST, SHIFT = 1.03, 8  # costs that differ by less than this factor lie side by side, at so many points
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def figure(study: Study, picture: Picture, found: list[Point], shown: Series):
     else:
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.update_datalim([(point.x, point.y) for point in found])  # what stands beside its place has no part in these
+    axes.margins(x=0.09)
     axes.autoscale_view()
     axes.set_ylim(*limits(study, found, shown))
     axes.set_xlabel(picture.axis + (", logarithmic" if axes.get_xscale() == "log" else ""))
@@ -157,7 +158,7 @@ def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> Non
             alpha=0.3, solid_capstyle="round", label="Pareto front of the methods", zorder=1,
         )  # fmt: skip
     rows = {name: sorted((p for p in found if p.row.name == name), key=lambda point: point.x) for name in names}
-    shifts = _side_by_side({name: of[0].x for name, of in rows.items() if of and not _costs_differ(of)})
+    shifts = _side_by_side({name: of[0].x for name, of in rows.items() if of and not _has_band(of)})
     for place, (name, of) in enumerate(rows.items()):
         if not of:  # it has no such cost
             continue
@@ -168,7 +169,7 @@ def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> Non
         label = "\n".join(textwrap.wrap(name + school, plots.LABEL_WIDTH))
         axes.plot([], [], **style, **filled, markersize=6, linewidth=1.5, label=label)
         x, y, half = ([getattr(point, key) for point in of] for key in ("x", "y", "half"))
-        if _costs_differ(of) and None not in half:
+        if _has_band(of) and None not in half:
             low, high = ([value + sign * by for value, by in zip(y, half)] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=COLOURS[place], alpha=0.15, linewidth=0)
         elif None not in half:
@@ -182,9 +183,9 @@ def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> Non
         axes.plot([], [], ls="", marker="o", ms=4, color=GREY, label="other rows, see the tables (hollow: no method)")
 
 
-def _costs_differ(of: list[Point]) -> bool:
-    """Whether a row costs visibly more at one budget than at another; `of`: by growing cost."""
-    return of[-1].x > SAME_COST * of[0].x
+def _has_band(of: list[Point]) -> bool:
+    """Whether a row's costs, in growing order, are far enough apart for a band: steep ones would hide each other."""
+    return of[-1].x > BAND * of[0].x
 
 
 def _side_by_side(costs: dict[str, float]) -> dict[str, float]:

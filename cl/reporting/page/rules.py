@@ -14,6 +14,10 @@ COUNTED = (
     "fusion, and choosing on held-out data, with labels and without. Tests on the test set are not counted.",
     "FLOPs are those of matrix products and convolutions in these passes.",
 )
+BETTER = (
+    "One is called better if the paired t test over the seeds gives p < 0.05 after Holm's correction over the budgets; "
+    "else no difference could be shown. Intervals are 95 % intervals of the mean difference, each by itself."
+)
 
 
 def spare_networks(tables: list[Table]) -> str | None:
@@ -54,14 +58,14 @@ def of_answer(study: Study) -> list[str]:
         )
     else:
         chosen = (
-            f"There was no search on held-out data, so a school (rehearsal, merging, both) is represented by its row "
+            f"No row has a result on held-out data, so a school (rehearsal, merging, both) is represented by its row "
             f"with the {better} mean {study.measure.heading} on the test set; this favours schools with many rows."
         )
+    if not study.has_budgets:
+        return [chosen, "These runs share no budget: what they keep and how long they train may differ.", BETTER]
     return [
         chosen + " A row that takes over 2 % more bytes or passes than the budget does not represent its school.",
-        "One is called better if the paired t test over the seeds gives p < 0.05 after Holm's correction over the "
-        "budgets; else no difference could be shown. Intervals are 95 % intervals of the mean difference, each by "
-        "itself.",
+        BETTER,
         "For equal bytes, the merging row is compared with the best rehearsal row of any budget that keeps at most "
         "2 % more bytes. The control is an untrained network that is trained on the same stored samples.",
     ]
@@ -87,6 +91,8 @@ def of_statistics(study: Study, tables: list[Table]) -> list[str]:
 def of_search(study: Study) -> str:
     """How learning rates were chosen."""
     search = study.search
+    if not study.has_budgets:
+        return "These runs are of no study, so the page does not know how their learning rates were chosen."
     if search is None:
         return "Learning rates were not searched for: each row has that of its configuration."
     rates, seeds = (", ".join(f"{value:g}" for value in search[key]) for key in ("rates", "seeds"))

@@ -73,6 +73,11 @@ class Study:
     measure: Metric = field(default=METRICS[0])
     forgetting: Metric = field(default=next(metric for metric in METRICS if metric.key == "forgetting"))
 
+    @property
+    def has_budgets(self) -> bool:
+        """False for the page of any set of runs."""
+        return any(budget.kind for budget in self.budgets)
+
     def at(self, budget: Budget) -> list[Row]:
         """The rows of a budget's table."""
         return [row for row in self.rows if row.budget in (None, budget.name)]

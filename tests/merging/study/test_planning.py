@@ -177,4 +177,4 @@ def test_a_study_of_other_things_than_labels_is_refused():
 
 def test_nothing_is_overwritten():
     with pytest.raises(ValueError, match="a study keeps what is finished"):
-        study.run(DEFAULTS, ["overwrite=true"], [0])
+        study.run(DEFAULTS, [], ["overwrite=true"], [0])

@@ -148,6 +148,4 @@ def test_words_of_merging_alone_are_not_given_to_training():
     assert configurations.of("merge", ())["batch_norm_samples"] == 30
     assert configurations.command("run", ("strategy=er",), [0, 1]) == "python run.py epochs=2 strategy=er -m seed=0,1"
     merge = configurations.command("merge", ("run=a/seed${seed}",), [0])
-    assert merge == (
-        "python merge.py batch_norm_samples=30 protocol=published epochs=2 'run=a/seed${seed}' baselines=[] seed=0"
-    )
+    assert merge == ("python merge.py batch_norm_samples=30 protocol=published epochs=2 'run=a/seed${seed}' seed=0")
