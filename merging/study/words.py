@@ -9,13 +9,13 @@ SWEEP = ("-m", "--multirun")
 DECIDED = {
     **dict.fromkeys(("epochs", "steps", "finetune_epochs"), "study.passes"),
     **dict.fromkeys(("buffer.capacity", "finetune_samples"), "study.budgets"),
-    **dict.fromkeys(("strategy",), "study.strategies and study.bounds"),
-    **dict.fromkeys(("fusion",), "study.fusions"),
+    "strategy": "study.strategies and study.bounds",
+    "fusion": "study.fusions",
     **dict.fromkeys(("running", "sequential"), "study.orders"),
-    **dict.fromkeys(("ema",), "study.both and study.ema"),
-    **dict.fromkeys(("dataset.validation",), "study.search"),
+    "ema": "study.both and study.ema",
+    "dataset.validation": "study.search",
 }
-NO_ROWS = ("run", "checkpoints", "initial", "baselines", "overwrite")
+NO_ROWS = ("run", "checkpoints", "initial", "overwrite")
 
 
 def as_one_job(overrides: list[str], flags: list[str]) -> tuple[list[str], list[str]]:
@@ -60,9 +60,7 @@ def check_words(shared: list[str]) -> None:
             raise ValueError(f"{word}: a study decides this for each row; its option is {DECIDED[key]}")
         if key.startswith(("strategy.", "fusion.")):
             name = key.partition(".")[0]
-            raise ValueError(
-                f"{word}: not every row has this {name}; give it to those that do, study.words.NAME=[{word}]"
-            )
+            raise ValueError(f"{word}: not every row has this {name}; set study.words.NAME=[{word}] for those that do")
         if key in NO_ROWS:
             done = "; remove the folders of what is to be done again" if key == "overwrite" else ""
             raise ValueError(f"{word}: a study trains its own networks and keeps what is finished{done}")
