@@ -79,9 +79,10 @@ def merge_costs(
     samples = context.kept.sample_bytes(costs.row_bytes(session.plan), costs.pixel_bytes(session.plan))
     memory = {"persistent": None, "persistent_bytes": None}
     if not used or source.results is None or "persistent" in trained:
-        of_run = trained["persistent"] if used and trained else {"samples": 0, "statistics": 0}
+        of_run = trained["persistent"] if used and trained else dict.fromkeys(("networks", "samples", "statistics"), 0)
+        beside = max(0, of_run["networks"] - costs.size(source.states[-1]))  # with ema: the raw weights go on
         memory = costs.persistent(
-            networks=networks,
+            networks=networks + beside,
             start=costs.size(source.initial) if fusion.needs_initial else 0,
             samples=samples + of_run["samples"],
             statistics=context.kept.statistics + NUMBER * len(carried) * own["running"] + of_run["statistics"],

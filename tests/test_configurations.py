@@ -7,6 +7,7 @@ from support import ROOT
 
 from cl.build import build, locate
 from cl.datasets.base import Dataset
+from merging.study.options import Options
 
 CONFIGS = sorted((ROOT / "conf").glob("*/*.yaml"))
 
@@ -15,13 +16,15 @@ CONFIGS = sorted((ROOT / "conf").glob("*/*.yaml"))
 def test_every_configuration_file_composes_and_its_target_exists(compose_config, path):
     group, option = path.parent.name, path.stem
     choice = f"+experiment={option}" if group == "experiment" else f"{group}={option}"
-    config = compose_config(choice, name="merge" if group in ("fusion", "protocol") else "run")
+    config = compose_config(choice, name="merge" if group in ("fusion", "protocol", "study") else "run")
     assert "#" == path.read_text()[0] or path.read_text().startswith("name:")
     if group == "launcher":  # decides how the command itself is started, before anything is built
         assert {"name", "np"} <= config[group].keys()
     elif group == "protocol":  # flags that others refer to
         fair = OmegaConf.to_container(compose_config(name="merge").protocol)
         assert config.protocol.keys() == fair.keys() and config.protocol.name == option
+    elif group == "study":
+        assert Options.read(OmegaConf.to_container(config.study)).name == option
     elif group != "experiment":
         node = OmegaConf.to_container(config[group])
         assert {"name", "_target_"} <= node.keys()

@@ -5,7 +5,6 @@ import sys
 import textwrap
 
 GAP = 2  # spaces between columns
-NARROWEST = 12  # characters of a column that is alone in its block
 
 
 def terminal_width() -> int | None:
@@ -31,7 +30,7 @@ def table(heading: list[str], cells: list[list[str]], names: int, width: int | N
     if sum(widths[:names]) + GAP * names + max(widths[names:], default=0) > width:
         heading, cells = ["#", *heading], [[str(number), *row] for number, row in enumerate(cells, start=1)]
         names, widths = 1, [max(map(len, ("#", str(len(cells))))), *widths]
-    room = max(NARROWEST, width - sum(widths[:names]) - GAP * names)
+    room = max(1, width - sum(widths[:names]) - GAP * names)
     blocks: list[list[int]] = []
     left = 0
     for column in range(names, len(heading)):
@@ -43,20 +42,17 @@ def table(heading: list[str], cells: list[list[str]], names: int, width: int | N
         left -= needed + GAP
     parts = []
     for block in blocks:
-        chosen = [*range(names), *block]
-        lines = [
-            [textwrap.wrap(row[i], room, break_on_hyphens=False) or [""] for i in chosen] for row in (heading, *cells)
-        ]
+        lines = [row[:names] + [wrapped(row[column], room) for column in block] for row in (heading, *cells)]
         parts.append("\n".join(_block(lines)))
     return "\n\n".join(parts)
 
 
-def _block(rows: list[list]) -> list[str]:
-    """Aligned lines with a rule below the heading; a cell is a text or a list of lines."""
-    rows = [[[cell] if isinstance(cell, str) else cell for cell in row] for row in rows]
-    widths = [max(len(line) for cell in column for line in cell) for column in zip(*rows)]
+def _block(rows: list[list[str]]) -> list[str]:
+    """Aligned lines with a rule below the heading; a cell may have several lines."""
+    split = [[cell.splitlines() or [""] for cell in row] for row in rows]
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(*split)]
     lines = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(split):
         for which in range(max(map(len, row))):
             parts = [(cell[which] if which < len(cell) else "").ljust(size) for cell, size in zip(row, widths)]
             lines.append((" " * GAP).join(parts).rstrip())

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,13 +32,14 @@ class Group:
 def load(paths: list[Path], networks: Collection[str] = ()) -> list[Group]:
     """The groups of all results at or below the paths, in order of first appearance, those of one strategy together.
 
-    A run that lies in several folders counts once. The networks that were merged have one group, of their mean, and
-    each of those that `networks` names ("network 1 alone") has one of its own. Raises FileNotFoundError where there is
-    no run, ValueError for a file that is no result and for two files of one run with different numbers.
+    Hidden folders are passed over. A run that lies in several folders counts once. The networks that were merged have
+    one group, of their mean, and each of those that `networks` names ("network 1 alone") has one of its own. Raises
+    FileNotFoundError where there is no run, ValueError for a file that is no result and for two files of one run with
+    different numbers.
     """
     files: list[Path] = []
     for path in paths:
-        found = [path] if path.is_file() else sorted(path.rglob("results.json"), key=_by_number)
+        found = [path] if path.is_file() else sorted(filter(_is_open(path), path.rglob("results.json")), key=_by_number)
         if not found:
             raise FileNotFoundError(f"no results.json at or below {path}: give folders of finished runs")
         files += found
@@ -75,6 +76,11 @@ class TwoResults(ValueError):
 def _numbers(run: dict) -> tuple:
     """What is equal in two files of one run."""
     return tuple(run.get(key) for key in ("accuracy_matrix", "error_matrix", "average_accuracy", "average_error"))
+
+
+def _is_open(folder: Path) -> Callable[[Path], bool]:
+    """Whether a file is in no hidden folder below this one: a study's short runs are in .study."""
+    return lambda file: not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _by_number(path: Path) -> list:

@@ -4,8 +4,8 @@
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "`": r"\textasciigrave{}", '"': r"\textquotedbl{}", "[": "{[}", "]": "{]}", "*": "{*}",
-    "±": r"$\pm$",
+    "|": r"\textbar{}", "`": r"\textasciigrave{}", '"': r"\char34{}", "[": "{[}", "]": "{]}", "*": "{*}",
+    "±": r"$\pm$", "\N{MINUS SIGN}": "$-$",
 }  # fmt: skip
 
 
@@ -36,4 +36,4 @@ def _number(cell: str) -> str:
     """A number with the sign for minus and not a hyphen; no number is a dash."""
     if cell == "-":
         return "--"
-    return f"${cell[0]}${escaped(cell[1:])}" if cell[:1] in ("-", "+") else escaped(cell)
+    return f"$-${escaped(cell[1:])}" if cell.startswith("-") else escaped(cell)

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from cl.atomic import atomic_write
 from cl.reporting import custom, folding, plots
-from cl.reporting.groups import ABOUT, Group, load
+from cl.reporting.groups import Group, load
 from cl.reporting.published import Published
-from cl.reporting.tables import as_csv, as_latex, as_markdown, as_text, caption
+from cl.reporting.tables import as_csv, as_latex, as_markdown, as_text, caption, names
 
 BOUNDS = ("finetune", "joint")  # what the other methods lie between
 
@@ -47,21 +47,21 @@ def left_out(groups: list[Group]) -> str:
     """What the picture does not show; "" where it shows all."""
     if len(shown(groups)) == len(groups):
         return ""
-    names = {group.label["strategy"] for group in groups}
-    bounds = [f"the best of {name}" for name in BOUNDS if name in names]
+    strategies = {group.label["strategy"] for group in groups}
+    bounds = [f"the best of {name}" for name in BOUNDS if name in strategies]
     rule = " and ".join(filter(None, [", ".join(bounds), "the best of the others" if bounds else "the best"]))
     return f"Of {len(groups)} rows of the table the picture shows {plots.MOST_LINES}: {rule}."
 
 
 def curves(groups: list[Group]) -> list[dict]:
     """A line per group that is shown: accuracy so far, or the one value of a run with a single stage."""
-    names = [name for name in (*ABOUT, "with") if len({g.label.get(name) for g in groups}) > 1] or ["strategy"]
+    named = names(groups)
     lines = []
     for group in shown(groups):
         series = [_so_far(run) for run in group.runs]
         points = list(zip(*series))
         std = [statistics.stdev(point) for point in points] if len(series) > 1 else None
-        label = " ".join(group.label[name] for name in names if group.label.get(name, "-") != "-")
+        label = " ".join(group.label[name] for name in named if group.label.get(name, "-") not in ("-", ""))
         lines.append({"label": label, "mean": [statistics.fmean(point) for point in points], "std": std})
     return lines
 
@@ -146,7 +146,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     width = folding.terminal_width()
     print(as_text(groups, published, width))
-    names = ", ".join([*written, *(f"report.{kind}" for kind in arguments.format)])
-    print("\n" + folding.wrapped(f"written: {names} in {os.path.relpath(output)}", width))
+    files = ", ".join([*written, *(f"report.{kind}" for kind in arguments.format)])
+    print("\n" + folding.wrapped(f"written: {files} in {os.path.relpath(output)}", width))
     if note := left_out(groups):
         print(folding.wrapped(note, width))

@@ -11,7 +11,7 @@ class Last(WeightFusion):
     uses_weights = False
 
     def used(self, count: int) -> Sequence[int]:
-        return [count - 1]
+        return (count - 1,)
 
     def __call__(self, models: Models, context: Context | None = None) -> State:
         return {name: value.clone() for name, value in models.states[-1].items()}

@@ -14,7 +14,7 @@ class Untrained(WeightFusion):
     uses_weights = False
 
     def used(self, count: int) -> Sequence[int]:
-        return []
+        return ()
 
     def __call__(self, models: Models, context: Context) -> State:
         start = models.initial if models.initial is not None else context.new_network(0)

@@ -18,6 +18,7 @@ from cl.configuration.settings import MERGE_KEYS
 from cl.reporting.page import page
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
+from merging.choices import check_choices
 from merging.study import record, worker
 from merging.study.configurations import Configurations
 from merging.study.options import Budget, Options
@@ -25,6 +26,7 @@ from merging.study.planning import DoesNotFit, Planned, Planner
 from merging.study.pool import Pool, processors
 from merging.study.rows import Facts, Row, rows_of
 from merging.study.runs import Progress, RunError, Runs
+from merging.study.words import check_words
 
 UNDECIDED = ("name", "seeds", "jobs", "threads")  # options that do not make another study
 CLOSE_ENOUGH = 0.002  # of the held-out accuracy: joint training that is so near to the best has converged
@@ -37,14 +39,15 @@ class StudyIncomplete(ValueError):
 def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[int]) -> Path:
     """Do the study that `node` (conf/study/) describes, chosen by the words `own`; returns its folder.
 
-    `shared`: the user's words for all rows. Raises ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
+    `shared`: the user's words for all rows. Raises ValueError or OSError for mistakes before anything runs, and
+    StudyIncomplete at the end for runs that failed.
     """
     options = Options.read(node)
+    check_words(shared)
     configurations = Configurations(shared)
     config = configurations.of("merge", ())
     check(config)
-    if config["overwrite"]:
-        raise ValueError("a study keeps what is finished: remove the folders of what is to be done again")
+    check_choices(config)
     command = configurations.command("merge", own, seeds)
     study = Study(options, configurations, config, list(seeds), command)
     return asyncio.run(study.run())

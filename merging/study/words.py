@@ -5,6 +5,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 SWEEP = ("-m", "--multirun")
+# What the rows of a study set themselves, and what says so.
+DECIDED = {
+    **dict.fromkeys(("epochs", "steps", "finetune_epochs"), "study.passes"),
+    **dict.fromkeys(("buffer.capacity", "finetune_samples"), "study.budgets"),
+    "strategy": "study.strategies and study.bounds",
+    "fusion": "study.fusions",
+    **dict.fromkeys(("running", "sequential"), "study.orders"),
+    "ema": "study.both and study.ema",
+    "dataset.validation": "study.search",
+}
+NO_ROWS = ("run", "checkpoints", "initial", "overwrite")
 
 
 def as_one_job(overrides: list[str], flags: list[str]) -> tuple[list[str], list[str]]:
@@ -39,3 +50,17 @@ def of_study(config: DictConfig) -> tuple[dict, list[str], list[str], list[int]]
     own = [word for word in given if word.startswith(("study=", "study.")) and not word.startswith("study.seeds=")]
     shared = [word for word in given if not word.startswith(("study=", "study.", "seed="))]
     return node, own, shared, seeds
+
+
+def check_words(shared: list[str]) -> None:
+    """Raise ValueError for a word that a study cannot give to all of its rows."""
+    for word in shared:
+        key = word.lstrip("+~").partition("=")[0]
+        if key in DECIDED:
+            raise ValueError(f"{word}: a study decides this for each row; its option is {DECIDED[key]}")
+        if key.startswith(("strategy.", "fusion.")):
+            name = key.partition(".")[0]
+            raise ValueError(f"{word}: not every row has this {name}; set study.words.NAME=[{word}] for those that do")
+        if key in NO_ROWS:
+            done = "; remove the folders of what is to be done again" if key == "overwrite" else ""
+            raise ValueError(f"{word}: a study trains its own networks and keeps what is finished{done}")

@@ -60,6 +60,13 @@ def test_names_that_leave_room_stand_before_every_block():
     assert [row[0] for row in rows] == [row[0] for row in more] == ["er", "der"]
 
 
+def test_names_stand_before_every_block_in_one_line_also_where_they_take_most_of_it():
+    heading, cells = ["strategy", "a", "b"], [["a network alone (mean of 5)", "1", "22222"], ["er", "3", "4"]]
+    for _, rows in (found := blocks(folding.table(heading, cells, 1, 34))):
+        assert [row[0] for row in rows] == ["a network alone (mean of 5)", "er"]
+    assert [names for names, _ in found] == [["strategy", "a"], ["strategy", "b"]]
+
+
 def test_a_word_that_is_wider_than_the_terminal_is_broken_before_the_terminal_does_it():
     text = folding.table(["strategy", "with"], [["er", "run=" + "x" * 90], ["der", ""]], 2, 40)
     assert max(map(len, text.splitlines())) <= 40 and text.count("x") == 90

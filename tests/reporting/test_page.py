@@ -145,8 +145,9 @@ def test_markdown_csv_and_latex_say_the_same(written):
             assert cells[0] == record["row"] and cells[2] == accuracy
             assert cells[3] == ("-" if of["er"] is None else f"{signed(100 * of['er'][0])} ({interval(of['er'])})")
             assert tex[0] == record["row"].replace("_", r"\_") and tex[1] == accuracy.replace("±", r"$\pm$")
-            assert tex[2] == cells[3].replace(MINUS, "$-$").replace("<", "$<$")
-            assert tex[3] == record["rank"] or tex[3] == "-"
+            difference = cells[3].replace(MINUS, "$-$").replace("<", r"\textless{}")
+            assert tex[2] == ("--" if difference == "-" else difference)
+            assert tex[3] == record["rank"] or tex[3] == "--"
 
 
 def test_the_points_of_the_pictures_are_those_of_the_json_files(written):
@@ -210,6 +211,6 @@ def test_words_of_a_study_cannot_break_the_page(tmp_path):
     assert row["seeds"][0] == "2|1 failed"
     assert (tmp_path / "report" / "index.html").read_text().count("<script>") == 1
     tex = (tmp_path / "report" / "report.tex").read_text()
-    assert r"\& a|b\_c \% \$x\$" in tex
+    assert r"\& a\textbar{}b\_c \% \$x\$" in tex
     assert r"a\|b_c" in (tmp_path / "report" / "report.md").read_text()
     assert any(row["row"] == name for row in csv.DictReader((tmp_path / "report" / "report.csv").open()))

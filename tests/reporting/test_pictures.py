@@ -109,9 +109,8 @@ def test_of_many_rows_the_picture_shows_the_bounds_and_the_best(tmp_path):
 def test_rows_of_a_bound_alone_fill_the_picture_too(tmp_path):
     for number in range(10):
         write(tmp_path, "joint", accuracy=number / 10, group=f"j{number}", capacity=number)
-    assert [line["label"] for line in report.curves(groups.load([tmp_path]))] == [
-        str(number) for number in range(2, 10)
-    ]
+    labels = [line["label"] for line in report.curves(groups.load([tmp_path]))]
+    assert labels == [f"joint {number}" for number in range(2, 10)]
 
 
 def test_of_errors_the_lowest_are_the_best(tmp_path):
@@ -121,7 +120,7 @@ def test_of_errors_the_lowest_are_the_best(tmp_path):
             accuracy_so_far=None,
         )  # fmt: skip
     found = groups.load([tmp_path])
-    assert [line["label"] for line in report.curves(found)] == [str(number) for number in range(8)]
+    assert [line["label"] for line in report.curves(found)] == [f"er {number}" for number in range(8)]
     assert report.left_out(found) == "Of 9 rows of the table the picture shows 8: the best."
 
 

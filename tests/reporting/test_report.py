@@ -41,6 +41,14 @@ def test_seeds_are_put_together_with_mean_and_sample_standard_deviation(tmp_path
     assert cells[1][:4] == ["joint", "-", "1", "90.00"]  # one seed has no deviation
 
 
+def test_hidden_folders_below_a_path_are_passed_over(tmp_path):
+    write(tmp_path / ".all")
+    write(tmp_path / ".all" / ".study", "joint", group="g2", capacity=None)
+    assert [group.label["strategy"] for group in groups.load([tmp_path / ".all"])] == ["er"]
+    with pytest.raises(FileNotFoundError):
+        groups.load([tmp_path])
+
+
 def test_a_measure_that_a_run_does_not_have_is_no_zero(tmp_path):
     write(tmp_path, forward_transfer=0.1)
     write(tmp_path, "joint", group="g2", forgetting=None)

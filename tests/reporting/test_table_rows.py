@@ -1,10 +1,13 @@
 """What the rows and columns of a table are: what tells rows apart, in which words, and which costs have a column."""
 
 import json
+import sys
 
+import pytest
 from test_report import merged, write
 
-from cl.reporting import groups, tables
+from cl.reporting import groups, report, tables
+from cl.run import cli
 
 
 def described(folder) -> list[dict[str, str]]:
@@ -110,6 +113,34 @@ def test_results_of_earlier_versions_have_their_columns_without_those_that_are_z
 def test_what_all_rows_have_in_common_leaves_out_what_they_do_not_have(tmp_path):
     write(tmp_path, capacity=None)
     assert tables.caption(groups.load([tmp_path])) == "scenario class2, dataset digits, backbone mlp, strategy er"
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_nothing_that_is_printed_is_wider_than_the_terminal(tmp_path, monkeypatch, capsys, width):
+    made = [{"remerge": "0.2.0", "git_commit": commit} for commit in ("aaa", "bbb")]
+    for number in range(12):
+        with_config(tmp_path / "runs", finetune_samples=number, finetune_epochs=5)
+        write(tmp_path / "runs", "finetune", group=f"f{number}", capacity=number, versions=made[number % 2])
+    found = groups.load([tmp_path / "runs"])
+    wide = tables.as_text(found)
+    assert max(map(len, wide.splitlines())) > 150 and "Made with 2 versions" in wide
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs"), "--output", str(tmp_path)])
+    report.main()
+    assert wide in capsys.readouterr().out  # no terminal
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    report.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    # The table at the end of run.py and merge.py
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit, match="0"):
+        cli.launch(lambda: cli._finished_runs.append(tmp_path / "runs"), "run")
+    table = capsys.readouterr().out.splitlines()
+    assert table[1:] == lines[: len(table) - 1] and len(table) > 20
 
 
 def test_a_bar_in_a_cell_is_no_new_column_in_markdown(tmp_path):

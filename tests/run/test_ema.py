@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from interrupted import STEP, made, resumed, stopped, whole
-from support import QUICK
+from support import QUICK, run_killed
 from torch import nn
 
 from cl.configuration.identity import words
@@ -132,6 +132,14 @@ def test_a_run_with_batch_norm_stopped_within_a_stage_goes_on_with_the_same_aver
     for name, value in expected.items():
         assert torch.equal(weights[name], value), name
     assert found["rows"] == history["rows"]
+
+
+def test_a_run_killed_between_two_stages_goes_on_with_the_same_average(compose_config, tmp_path):
+    options = (*TWO, "strategy=er", "buffer.capacity=30", "ema=0.99")
+    straight, again = (compose_config(*options, f"output={tmp_path / name}") for name in ("whole", "again"))
+    run_killed(again, 1)
+    states = [torch.load(run(config) / "task_01.pt")["model"] for config in (straight, again)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_it_is_refused_where_something_else_than_the_network_is_tested(compose_config):

@@ -3,17 +3,13 @@
 import csv
 import io
 
+from cl.reporting import latex
 from cl.reporting.page.cells import PARTS, PASSES, columns
 from cl.reporting.page.comparison import Line, Table
 from cl.reporting.page.inference import Difference
 from cl.reporting.page.study import Study
 
 LATEX_COLUMNS = ("name", "reference_difference", "rank", "forgetting", "persistent_bytes", "passes", "flops", "seeds")
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "\N{MINUS SIGN}": "$-$", "<": "$<$",
-    ">": "$>$",
-}  # fmt: skip
 
 
 def markdown_table(study: Study, table: Table) -> str:
@@ -82,32 +78,10 @@ def _markdown(cell: str) -> str:
 def _latex_table(study: Study, table: Table) -> str:
     kept = (*LATEX_COLUMNS[:1], study.measure.key, *LATEX_COLUMNS[1:])
     shown = [column for column in columns(study, table) if column.key in kept]
-    rows = []
+    cells = []
     for line in table.lines:
-        cells = []
-        for column in shown:
-            below = column.below(line) if column.key == "reference_difference" else ""
-            cells.append(f"{column.print(line)} ({below})" if below else column.print(line))
-        rows.append(" & ".join(map(latex, cells)) + r" \\")
-    caption = f"{study.title}, {table.budget.name}: {study.about}. Mean ± sample standard deviation over seeds"
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex(caption)}.}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(shown) - 1)}}}",
-            r"\toprule",
-            " & ".join(latex(column.heading) for column in shown) + r" \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def latex(words: str) -> str:
-    """Words with what LaTeX takes for commands made harmless."""
-    return "".join(LATEX_SPECIAL.get(letter, letter) for letter in words)
+        below = {column.key: column.below(line) for column in shown if column.key == "reference_difference"}
+        printed = [(column.print(line), below.get(column.key)) for column in shown]
+        cells.append([f"{top} ({small})" if small else top for top, small in printed])
+    caption = f"{study.title}, {table.budget.name}: {study.about}. Mean ± sample standard deviation over seeds."
+    return latex.table([column.heading for column in shown], cells, 1, caption)

@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from cl.atomic import atomic_write
+from cl.reporting.folding import terminal_width, wrapped
 from cl.reporting.groups import Group
 from cl.reporting.page import answer, cells, comparison, files, pictures, rules, study
 
@@ -88,8 +89,12 @@ def _write(folder: Path, of: study.Study) -> Path:
     for name in reversed(written):  # the page last: it speaks of the others
         with atomic_write(report / name) as file:
             file.write(written[name].encode())
+    width = terminal_width()
+    for heading, lines in sections:
+        for line in lines:
+            print(wrapped(f"{heading}: {line}" if heading else line, width))
     beside = [*sorted(written.keys() - {PAGE}), *(f"{each.picture.name}.{form}" for each in drawn for form in FORMATS)]
-    print(f"written: {os.path.relpath(report / PAGE)} and beside it {', '.join(beside)}")
+    print(wrapped(f"written: {os.path.relpath(report / PAGE)} and beside it {', '.join(beside)}", width))
     return report / PAGE
 
 

@@ -15,8 +15,7 @@ from cl.reporting.page.study import BOUND, Row, Study
 # Okabe & Ito 2008 without the yellow, which is too pale on white. The last is the ink of the page.
 INK = "#101418"
 COLOURS = (*plots.COLOURS[:6], INK)
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
+MARKERS, DASHES = (styles[: len(COLOURS)] for styles in (plots.MARKERS, plots.DASHES))
 GREY = "#8a8f98"  # readable on white and on black
 WIDTH, HEIGHT = 7.6, 5.4  # inches
 BAND = 1.5  # a row has a band if its dearest budget costs more than so many times its cheapest, else bars

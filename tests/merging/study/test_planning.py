@@ -175,6 +175,18 @@ def test_a_study_of_other_things_than_labels_is_refused():
         worker.facts(config, {})
 
 
-def test_nothing_is_overwritten():
-    with pytest.raises(ValueError, match="a study keeps what is finished"):
-        study.run(DEFAULTS, [], ["overwrite=true"], [0])
+@pytest.mark.parametrize(
+    "word, says",
+    [
+        ("overwrite=true", "keeps what is finished; remove the folders"),
+        ("epochs=3", "a study decides this for each row; its option is study.passes"),
+        ("strategy=er", "its option is study.strategies and study.bounds"),
+        ("buffer.capacity=100", "its option is study.budgets"),
+        ("strategy.replay_batch_size=5", r"study.words.NAME=\[strategy.replay_batch_size=5\]"),
+        ("checkpoints=[a.pt]", "a study trains its own networks"),
+        ("launcher=torchrun", "launcher=torchrun: merging runs in one process"),
+    ],
+)
+def test_a_word_that_cannot_be_for_all_rows_is_refused(word, says):
+    with pytest.raises(ValueError, match=says):
+        study.run(DEFAULTS, [], [word], [0])
