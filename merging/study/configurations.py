@@ -31,8 +31,11 @@ class Configurations:
         self.shared = tuple(shared)
         self._composed = functools.cache(self._compose)
 
-    def of(self, command: str, words: Sequence[str], **values) -> dict:
-        """The configuration (resolved and checked) of run.py or merge.py with these words, and with further values."""
+    def of(self, command: str, words: Sequence[str], quiet: bool = True, **values) -> dict:
+        """The configuration (resolved and checked) of run.py or merge.py with these words, and with further values.
+
+        `quiet`: without pictures, progress and baselines.
+        """
         words = last_of_each((*self._for(command), *words))
         chosen = tuple(word for word in words if not _is_value(word))
         config = self._composed(command, chosen).copy()
@@ -41,7 +44,8 @@ class Configurations:
             if _is_value(word):
                 key, value = _parsed(word)
                 OmegaConf.update(config, key, value)
-        for key, value in (values | {name: item for name, item in QUIET.items() if name in config}).items():
+        silenced = {name: item for name, item in QUIET.items() if quiet and name in config}
+        for key, value in (values | silenced).items():
             OmegaConf.update(config, key, value)
         return plain(config)
 

@@ -45,7 +45,7 @@ def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[i
     options = Options.read(node)
     check_words(shared)
     configurations = Configurations(shared)
-    config = configurations.of("merge", ())
+    config = configurations.of("merge", (), quiet=False)
     check(config)
     check_choices(config)
     command = configurations.command("merge", own, seeds)
