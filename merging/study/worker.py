@@ -1,6 +1,7 @@
 """What a process of a study does: one run after the other, so that torch is imported once for many."""
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -33,6 +34,9 @@ def execute(kind: str, config: dict) -> str | None:
             _do(kind, config)
     except Exception as error:
         return one_line(error, "merge", [])
+    finally:
+        gc.collect()  # a run's data are in cycles; several processes cannot wait until there is enough of them
+        gc.freeze()  # what is left is the libraries', and need not be looked at again
     return None
 
 
