@@ -57,10 +57,12 @@ class MergeContext:
         self.trained, self.finished = 0, Trained(folder, networks)
         self.unlabelled_samples = 0  # used so far
         self.passes, self.kept, self.optimizer_bytes = session.passes, Kept(), 0
+        self.restored_seconds = 0.0  # of training that was done before this merge was interrupted
         self.batch_norm_samples = batch_norm_samples
         self.recorded: dict[str, dict | str | None] = {}  # entries of results.json
         self._measures: dict[str, Callable[[], dict]] = {}
         self._batch_norm_images: dict[tuple, torch.Tensor] = {}
+        self._recalibrated: set[tuple] = set()  # the keys of those that merging has used
 
     def fuse(self, fusion: Fusion, models: Models) -> nn.Module:
         """The merged network; what the fusion shows to networks by itself counts as images without labels."""
@@ -73,10 +75,13 @@ class MergeContext:
 
         Each task gives the same number, `count` divided by the number of tasks, at least one.
         """
-        per_task = max(1, count // len(tasks))
-        chosen = self._samples(tasks, per_task, labelled=False).loaded().x
-        order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
+        chosen = self._images(tasks, count)
         self.unlabelled_samples += len(chosen)
+        return chosen
+
+    def _images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
+        chosen = self._samples(tasks, max(1, count // len(tasks)), labelled=False).loaded().x
+        order = seeding.generator(self.config["seed"], "merging images").permutation(len(chosen))
         return self.session.transform.test(chosen[torch.from_numpy(order).to(chosen.device)])
 
     def fisher(self, state: State, tasks: Sequence[int], per_task: int | None, labels: str) -> State:
@@ -132,7 +137,10 @@ class MergeContext:
         for name, part in (("module", module), ("history", self.history), ("passes", self.passes), ("costs", self)):
             tree.register(name, part)
         module.to(self.device)
-        if not self.finished.load(number, tree):
+        before = self.history.train_seconds
+        if self.finished.load(number, tree):
+            self.restored_seconds += self.history.train_seconds - before
+        else:
             self._train(module.train(), samples, epochs, schedule, number)
             self.finished.save(number, tree)
         module.eval()
@@ -163,6 +171,12 @@ class MergeContext:
     def load_state_dict(self, state: dict) -> None:
         """Take back what `state_dict` returned."""
         self.optimizer_bytes = state["optimizer_bytes"]
+
+    def forget_costs(self) -> None:
+        """Leave out what the merges so far have cost."""
+        self.passes.take(self.session.comm)
+        self.history.gradient_steps = self.history.labelled_samples = self.unlabelled_samples = 0
+        self.restored_seconds = 0.0
 
     def updater(self, module: nn.Module) -> Updater:
         """A new updater (optimizer and options of the step) for a module, by the run's recipe."""
@@ -205,7 +219,10 @@ class MergeContext:
             return
         key = tuple(tasks)
         if key not in self._batch_norm_images:  # the same images for every network
-            self._batch_norm_images[key] = self.images(tasks, self.batch_norm_samples)
+            self._batch_norm_images[key] = self._images(tasks, self.batch_norm_samples)
+        if key not in self._recalibrated:
+            self.unlabelled_samples += len(self._batch_norm_images[key])
+            self._recalibrated.add(key)
         self._ask(tasks, max(1, self.batch_norm_samples // len(tasks)), labelled=False)
         with self.passes.unlabelled():
             batch_norm.recompute(network, self._batch_norm_images[key])
@@ -217,10 +234,13 @@ class MergeContext:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Passes and samples inside this block do not count as merging."""
-        kept, self.kept = self.kept, Kept()
-        with self.passes.paused():
-            yield
-        self.kept = kept
+        before = self.kept, self.unlabelled_samples, set(self._recalibrated)
+        self.kept = Kept()
+        try:
+            with self.passes.paused():
+                yield
+        finally:
+            self.kept, self.unlabelled_samples, self._recalibrated = before
 
     def progress(self, label: str, items: Sequence) -> Iterator:
         """Iterate over the items with a progress bar."""

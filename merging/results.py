@@ -4,6 +4,7 @@ from torch import nn
 
 from cl.configuration.identity import config_hash
 from cl.reporting import results
+from cl.reporting.history import TOTALS, History
 from cl.run import costs
 from cl.run.session import Session
 from cl.step.passes import COLUMNS
@@ -15,14 +16,15 @@ NUMBER = 8  # bytes of a number that a running merge carries
 
 
 def merge_results(
-    own: dict, session: Session, source: Source, context: MergeContext, alone: list[list[float]], merge_seconds: float,
+    fusion: Fusion, own: dict, source: Source, context: MergeContext, alone: list[list[float]], merge_seconds: float,
     spent: dict,
 ) -> dict:  # fmt: skip
     """The content of results.json; totals add up the training of the networks and the merge.
 
     `spent`: the entries of `merge_costs`.
     """
-    trained, base, history = source.results or {}, session.config, context.history
+    session = context.session
+    base, history, used = session.config, context.history, used_networks(fusion, len(source.states), own)
     accuracies = [sum(row) / len(row) for row in alone]
     measured = results.measures(history, session.plan.scenario.task_aware)
     return {
@@ -36,14 +38,12 @@ def merge_results(
         "model_accuracies": accuracies,
         "mean_model_accuracy": sum(accuracies) / len(accuracies),
         "model_accuracy_matrix": alone,
-        "train_seconds": trained.get("train_seconds", 0.0) + merge_seconds,
+        **_totals(source, used, history, merge_seconds),
         "merge_seconds": merge_seconds,
         "eval_seconds": history.eval_seconds,
         "samples_per_second": None,
         "replay_wait_seconds": 0.0,
         "peak_memory_bytes": results.peak_memory_bytes(session.device),
-        "gradient_steps": trained.get("gradient_steps", 0) + history.gradient_steps,
-        "labelled_samples": trained.get("labelled_samples", 0) + history.labelled_samples,
         "merge_gradient_steps": history.gradient_steps,
         "merge_labelled_samples": history.labelled_samples,
         "unlabelled_samples": context.unlabelled_samples,
@@ -108,16 +108,30 @@ def used_networks(fusion: Fusion, count: int, own: dict) -> set[int]:
 
 def _training_counts(trained: dict, used: set[int]) -> costs.Counts | None:
     """Passes of the stages of training without which the networks `used` would not be there; None: not known."""
+    stages = _stages(trained, used, "stage_counts")
+    return None if stages is None else costs.summed(stages)
+
+
+def _totals(source: Source, used: set[int], history: History, merge_seconds: float) -> dict:
+    """Seconds, steps and samples of the merge and of the training that it needed; None where that is not known."""
+    trained = source.results or {}
+    stages = _stages(trained, used, "stage_costs")
+    if stages is None and trained:  # of an earlier version, which tells the sum alone
+        stages = [{name: trained[name] for name in TOTALS}]
+    own = (merge_seconds, history.gradient_steps, history.labelled_samples)
+    if stages is None:
+        return dict.fromkeys(TOTALS)
+    return {name: sum(stage[name] for stage in stages) + number for name, number in zip(TOTALS, own)}
+
+
+def _stages(trained: dict, used: set[int], key: str) -> list[dict] | None:
+    """The entries of the stages of training without which the networks `used` would not be there; None: not known."""
     if not used:
-        return costs.summed([])
-    if "stage_counts" not in trained:
+        return []
+    if key not in trained:
         return None
     apart = trained["config"]["strategy"].get("init") in ("shared", "independent")
-    return costs.summed(
-        counts
-        for stage, counts in enumerate(trained["stage_counts"])
-        if stage <= max(used) and (stage in used or not apart)
-    )
+    return [stage for number, stage in enumerate(trained[key]) if number <= max(used) and (number in used or not apart)]
 
 
 def _network_bytes(fusion: Fusion, own: dict, source: Source, merged: nn.Module) -> int:

@@ -187,12 +187,17 @@ class Merge:
             before = merged.state_dict() if own["running"] and merged is not None else None
             merged = self.fuse(source, last, before, carried, context)
             merge_seconds += time.perf_counter() - started
+            if starts_merged(self.base) and last < len(states) - 1:
+                # The next network started from this merge, so it is counted in the training already.
+                context.forget_costs()
+                merge_seconds = 0.0
             history.add(*evaluator(merged))
             about = {"tasks": union(source.tasks[: last + 1]), "accuracy": history.rows[-1], "config": self.base | own}
             checkpoint.save_task(self.folder, last, merged, about)
         context.measure()
         spent = merge_costs(self.fusion, own, source, context, merged, carried)
-        return merge_results(own, session, source, context, alone, merge_seconds, spent)
+        merge_seconds += context.restored_seconds
+        return merge_results(self.fusion, own, source, context, alone, merge_seconds, spent)
 
     def context(self, session: Session, tasks: Tasks, history: History, folder: Path, source: Source) -> MergeContext:
         """What the fusion works on; what it trains is kept in `folder` until the merge is finished."""

@@ -7,7 +7,19 @@ needs no torch: a mistake, and the folder of a finished run, are answered at onc
 import typing
 from typing import Annotated, Literal, TypedDict
 
-from cl.values import Count, InnerFraction, Natural, NotNegative, Pattern, Positive, Range, Text, convert, did_you_mean
+from cl.values import (
+    Count,
+    Epochs,
+    InnerFraction,
+    Natural,
+    NotNegative,
+    Pattern,
+    Positive,
+    Range,
+    Text,
+    convert,
+    did_you_mean,
+)
 
 Device = Annotated[str, Pattern(r"auto|cpu|mps|cuda(:[0-9]+)?", "auto, cpu, cuda, cuda:N or mps")]
 
@@ -52,7 +64,7 @@ class Run(TypedDict):
     """The keys of conf/run.yaml outside the groups that hold components."""
 
     seed: Natural
-    epochs: Positive | list[Positive]
+    epochs: Epochs | list[Epochs]
     steps: Count | None
     batch_size: Count
     gradient_accumulation_steps: Count
@@ -93,7 +105,7 @@ class Merge(Run):
     running: bool
     batch_norm_samples: Annotated[int, Range(least=2)]
     finetune_samples: Natural
-    finetune_epochs: Positive
+    finetune_epochs: Epochs
     baselines: list[Text]
     protocol: Protocol
 

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass, field
 
+TOTALS = ("train_seconds", "gradient_steps", "labelled_samples")
+
 
 @dataclass
 class History:
@@ -19,6 +21,7 @@ class History:
     labelled_samples: int = 0  # that entered a loss, new and replayed
     measure: str = "accuracy"  # what the rows are: accuracy, or error
     passes: list[dict[str, int]] = field(default_factory=list)  # of each stage on all ranks (`cl.step.passes`)
+    stages: list[dict[str, float]] = field(default_factory=list)  # of each stage what it has added to the TOTALS
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 
@@ -31,6 +34,12 @@ class History:
         self.rows.append(row)
         if task_aware_row is not None:
             self.task_aware_rows.append(task_aware_row)
+
+    def end_stage(self, passes: dict[str, int]) -> None:
+        """Note what a stage has cost."""
+        self.passes.append(passes)
+        before = {name: sum(stage[name] for stage in self.stages) for name in TOTALS}
+        self.stages.append({name: getattr(self, name) - before[name] for name in TOTALS})
 
     def state_dict(self) -> dict:
         """All of it, for a checkpoint."""

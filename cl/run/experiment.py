@@ -141,6 +141,7 @@ def _results(session: Session, memory: dict, history: History) -> dict:
         **costs.compute(session, costs.summed(history.passes)),
         "stage_passes": [costs.training_passes(counts) for counts in history.passes],
         "stage_counts": history.passes,
+        "stage_costs": history.stages,
         "versions": results.versions(),
         "config": config,
     }

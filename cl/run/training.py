@@ -103,7 +103,9 @@ class Training:
         try:
             for stage in range(first, len(self.stages)):
                 samples = self.tasks.training(self.stages[stage]).to(session.device)
+                started = time.perf_counter()
                 self._prepare(stage, samples)
+                self.history.train_seconds += time.perf_counter() - started
                 training_set = self.strategy.training_set(stage, samples)
                 needed = self._steps(stage, len(training_set))
                 progress.expect(needed - steps[stage])
@@ -143,10 +145,12 @@ class Training:
         networks = [session.model] if self.average is None else [session.model, self.average.network]
         for network in networks:
             equalise_statistics(comm, network, average=self.config["batch_norm"] == "average")
+        started = time.perf_counter()
         self.strategy.after_task(stage, samples)
         for network in networks:
             check_equal(comm, network)
-        history.passes.append(session.passes.take(comm))
+        history.train_seconds += time.perf_counter() - started
+        history.end_stage(session.passes.take(comm))
         started = time.perf_counter()
         row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
         history.add(row, task_aware_row)

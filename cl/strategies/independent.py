@@ -23,6 +23,7 @@ class Independent(Strategy):
         fusion: dict | None = None,
     ):
         self.init = init
+        self.starts_anew = init != "previous"
         self.keeps_weights = f"strategy.init={init}" if init in ("previous", "merged") else ""
         if init == "merged":
             self.needs_start = "strategy.init=merged starts each network from the merge of those before: use merge.py"

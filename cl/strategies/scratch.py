@@ -9,7 +9,7 @@ from cl.strategies.context import StrategyContext
 class Scratch(Strategy):
     """Before each task the weights and the optimizer are set back to what they were at the beginning."""
 
-    mixable = True
+    mixable = starts_anew = True
 
     def setup(self, context: StrategyContext) -> None:
         super().setup(context)

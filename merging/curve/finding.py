@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from cl.build import build
 from cl.data.rows import Rows
-from cl.values import Count, Fraction, InnerFraction, Natural, Positive
+from cl.values import Count, Epochs, Fraction, InnerFraction, Natural
 from merging.curve import landscape
 from merging.curve.ends import names_of_ends
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
@@ -143,7 +143,7 @@ class CurveFinding(WeightFusion):
         self,
         kind: Literal["bezier", "chain"] = "bezier",
         bends: Count = 1,
-        epochs: Positive = 10,
+        epochs: Epochs = 10,
         samples_per_task: Count | None = None,
         init: Literal["linear", "random"] = "linear",
         start: Literal["model", "average"] = "model",

@@ -36,7 +36,7 @@ SCHEMA_KEYS = {
     "forward_transfer", "train_seconds", "eval_seconds", "samples_per_second", "replay_wait_seconds", "buffer_bytes",
     "peak_memory_bytes", "gradient_steps", "labelled_samples", "unlabelled_samples", "forward_passes",
     "backward_passes", "unlabelled_forward_passes", "unlabelled_backward_passes", "passes", "flops", "stage_passes",
-    "stage_counts", "persistent", "persistent_bytes", "optimizer_bytes", "versions", "config",
+    "stage_counts", "stage_costs", "persistent", "persistent_bytes", "optimizer_bytes", "versions", "config",
 }  # fmt: skip
 
 
