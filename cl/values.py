@@ -56,7 +56,7 @@ class Pattern:
 Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
-Epochs = Annotated[float, Range(above=0, most=1e6)]  # passes over data, also parts of one
+Epochs = Annotated[float, Range(above=0, most=1_000_000)]  # passes over data, also parts of one
 NotNegative = Annotated[float, Range(least=0)]
 Fraction = Annotated[float, Range(least=0, most=1)]
 BelowOne = Annotated[float, Range(least=0, below=1)]

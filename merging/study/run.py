@@ -57,17 +57,6 @@ def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[i
 
 
 @contextmanager
-def closing(pool: Pool) -> Iterator[Pool]:
-    """A pool that is closed at the end, in the middle of its jobs after an error."""
-    try:
-        yield pool
-    except BaseException:
-        pool.close(at_once=True)
-        raise
-    pool.close(at_once=False)
-
-
-@contextmanager
 def alone(lock: Path) -> Iterator[None]:
     """Nobody else inside such a block of the same file: two studies would train in the same folders."""
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -106,24 +95,37 @@ class Study:
     async def run(self) -> Path:
         """Plan, search, run, write."""
         with alone(self.output / ".study" / "lock"):
-            self.facts = facts = await self._facts()
-            size, threads = self._shared_out(facts)
-            self.extra = () if threads is None else (f"threads={threads}",)
-            rows = [(row, budget) for row in rows_of(self.options, facts) for budget in self._budgets(row)]
-            expected = sum(self._expected(row) for row, _ in rows)
-            progress = Progress(self.options.name, expected, self.config["progress"])
-            short = self.scratch | {"seed": self.seeds[0]}
-            with closing(Pool(size, facts.gpus or ())) as pool:
-                self.runs = Runs(pool, self.configurations, progress)
-                batch_size = self.config["batch_size"] * self.config["gradient_accumulation_steps"]
-                self.planner = Planner(self.options, facts, self.runs, batch_size, short, self.extra)
-                try:
-                    done = await asyncio.gather(*(self._row(row, budget) for row, budget in rows))
-                finally:
-                    progress.close()
+            pool = Pool(self._jobs(None))
+            try:
+                self.facts = facts = await self._facts(pool)
+                if facts.gpus is not None:
+                    pool.close(at_once=False)
+                    pool = Pool(self._jobs(facts.gpus), facts.gpus)
+                done = await self._rows(pool)
+            except BaseException:
+                pool.close(at_once=True)
+                raise
+            pool.close(at_once=False)
             return self._write(done)
 
-    async def _facts(self) -> Facts:
+    async def _rows(self, pool: Pool) -> list[record.Done]:
+        """All rows under all their budgets, at the same time."""
+        rows = [(row, budget) for row in rows_of(self.options, self.facts) for budget in self._budgets(row)]
+        expected = sum(self._expected(row) for row, _ in rows)
+        progress = Progress(self.options.name, expected, self.config["progress"])
+        self.runs = Runs(pool, self.configurations, progress)
+        # A small network has one thread anyway; it is asked for only where it changes something.
+        asked = self.options.threads != "auto" or not self.facts.small_network
+        self.extra = (f"threads={self._threads}",) if asked else ()
+        batch_size = self.config["batch_size"] * self.config["gradient_accumulation_steps"]
+        short = self.scratch | {"seed": self.seeds[0]}
+        self.planner = Planner(self.options, self.facts, self.runs, batch_size, short, self.extra)
+        try:
+            return await asyncio.gather(*(self._row(row, budget) for row, budget in rows))
+        finally:
+            progress.close()
+
+    async def _facts(self, pool: Pool) -> Facts:
         """What the data and components are, found by a process that may import torch."""
         options, of = self.options, self.configurations.of
         names = {*options.fusions, *(("untrained", "last") if options.controls else ())}
@@ -131,16 +133,17 @@ class Study:
         strategies = sorted({*options.strategies, *options.both})
         memories = {name: of("run", (f"strategy={name}",))["strategy"]["memory"] for name in strategies}
         base = {key: value for key, value in self.config.items() if key not in MERGE_KEYS}
-        with closing(Pool(1)) as pool:
-            return Facts(**await pool.call(worker.facts, base, fusions), memories=memories)
+        return Facts(**await pool.call(worker.facts, base, fusions), memories=memories)
 
-    def _shared_out(self, facts: Facts) -> tuple[int, int | None]:
-        """How many runs at a time, and with how many threads each; None: those that the network has anyway, one."""
-        threads = 1 if self.options.threads == "auto" else self.options.threads
-        jobs = self.options.jobs
-        if jobs == "auto":
-            jobs = max(1, processors() // threads) if facts.gpus is None else len(facts.gpus) or 1
-        return jobs, None if facts.small_network and self.options.threads == "auto" else threads
+    @property
+    def _threads(self) -> int:
+        return 1 if self.options.threads == "auto" else self.options.threads
+
+    def _jobs(self, gpus: list[str] | None) -> int:
+        """How many runs at a time."""
+        if self.options.jobs != "auto":
+            return self.options.jobs
+        return max(1, processors() // self._threads) if gpus is None else len(gpus) or 1
 
     def _budgets(self, row: Row) -> list[Budget | None]:
         return [None] if row.every_budget else list(self.options.budgets)
