@@ -6,7 +6,6 @@ from cl.configuration.identity import config_hash
 from cl.reporting import results
 from cl.reporting.history import TOTALS, History
 from cl.run import costs
-from cl.run.session import Session
 from cl.step.passes import COLUMNS
 from merging.context import MergeContext
 from merging.fusion import Fusion

@@ -30,13 +30,18 @@ def ends_of_both(line: list, cwd, env=None) -> list[tuple[int, str, str]]:
     return ends
 
 
+def repeatable(found: dict) -> dict:
+    """The entries that are the same each time."""
+    return {key: value for key, value in found.items() if not MEASURED.search(key)}
+
+
 def files(folder) -> dict:
     """What a command wrote, by path: the content of its results and weights."""
     found = {}
     for path in folder.rglob("*"):
         content = None
         if path.name == "results.json":
-            content = {key: value for key, value in json.loads(path.read_text()).items() if not MEASURED.search(key)}
+            content = json.loads(path.read_text(), object_hook=repeatable)
         elif path.suffix == ".png":
             content = path.read_bytes()
         elif path.suffix == ".pt":

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import math
+from pathlib import PurePath
 
 from omegaconf import OmegaConf
 
@@ -51,6 +52,7 @@ def words(config: dict, ranks: int | None = None) -> dict:
         elif key in MERGE_GROUPS:
             found |= _component(key, value, key)
         else:
+            value = _of_all_seeds(value, config["seed"]) if key == "run" else value
             found |= _differences(key, value, _neutral_keys().get(key))
     if config["dataset"]["name"] in ROOT_IS_DATA:
         found["dataset.root"] = config["dataset"]["root"]
@@ -59,6 +61,12 @@ def words(config: dict, ranks: int | None = None) -> dict:
         found["loader"] = config["loader"]["name"]
     ranks = world_size(config) if ranks is None else ranks
     return found | ({"ranks": ranks} if ranks != 1 else {})
+
+
+def _of_all_seeds(folder: str | None, seed: int) -> str | None:
+    """The folder of a run without the part that names its seed, which is that of the merge."""
+    path = PurePath(str(folder))
+    return str(path.parent) if folder is not None and path.name == f"seed{seed}" else folder
 
 
 def as_text(found: dict) -> list[str]:

@@ -51,6 +51,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         memory, buffer_bytes = _memory(strategy, buffer, capacity, comm)
         if comm.is_main:
             networks = [parts[name] for name in costs.NETWORKS if name in parts]
+            if strategy.starts_anew or plan.config["model_state"] == "reset":  # no stage needs the raw weights again
+                networks = networks[-1:]
             memory |= costs.of_run(session, networks, tasks, buffer_bytes)
         content = _results(session, memory, history) if comm.is_main else None
         if comm.is_main:

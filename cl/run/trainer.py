@@ -15,6 +15,10 @@ from cl.step.schedules import Schedule
 from cl.strategies.base import Strategy
 
 
+class DivergedError(ValueError):
+    """The loss or the weights are not finite: perhaps the learning rate was too high."""
+
+
 class Trainer:
     """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
 
@@ -122,7 +126,7 @@ class Trainer:
         named = [*model.named_parameters(), *statistics]
         if not torch.stack([torch.isfinite(value).all() for _, value in named]).all():
             names = [name for name, value in named if not torch.isfinite(value).all()]
-            raise ValueError(
+            raise DivergedError(
                 f"{when} {', '.join(names[:3])}{' ...' * (len(names) > 3)} has numbers that are not finite"
             )
 
@@ -153,7 +157,7 @@ class Trainer:
         self.history.gradient_steps += steps
         self.history.labelled_samples += int(samples + replayed)
         if not math.isfinite(loss):
-            raise ValueError(self._not_finite(loss, rate, training_set))
+            raise DivergedError(self._not_finite(loss, rate, training_set))
         row = {
             "stage": stage,
             "epoch": epoch,

@@ -25,10 +25,13 @@ GROUPS = {*MERGE_GROUPS, "launcher", "protocol", "experiment"}
 
 
 class Configurations:
-    """Configurations for the words of rows, all after `shared`, the words that the user gave for all of them."""
+    """Configurations for the words of rows, all after `shared`, the words that the user gave for all of them.
 
-    def __init__(self, shared: Sequence[str]):
-        self.shared = tuple(shared)
+    `folder`: the user's own options, which --config-dir names.
+    """
+
+    def __init__(self, shared: Sequence[str], folder: str | None = None):
+        self.shared, self.own = tuple(shared), folder
         self._composed = functools.cache(self._compose)
 
     def of(self, command: str, words: Sequence[str], quiet: bool = True, **values) -> dict:
@@ -57,7 +60,8 @@ class Configurations:
         """The command line that repeats it."""
         many = ["-m", f"seed={','.join(map(str, seeds))}"] if len(seeds) > 1 else [f"seed={seeds[0]}"]
         words = last_of_each((*self._for(command), *words))
-        return " ".join(["python", f"{command}.py", *map(_quoted, words), *many])
+        own = [] if self.own is None else ["--config-dir", shlex.quote(self.own)]
+        return " ".join(["python", f"{command}.py", *own, *map(shlex.quote, words), *many])
 
     def _for(self, command: str) -> tuple[str, ...]:
         """The user's words, for run.py without those that only merge.py has."""
@@ -72,7 +76,8 @@ class Configurations:
         hydra.clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                return compose(command, overrides=list(words))
+                own = [] if self.own is None else [f"hydra.searchpath=['{Path(self.own).resolve()}']"]
+                return compose(command, overrides=[*words, *own])
         finally:
             hydra.hydra = outer
 
@@ -98,7 +103,3 @@ def _parsed(word: str) -> tuple[str, object]:
     override = OverridesParser.create().parse_override(word)
     value = override.value()
     return override.key_or_group, value
-
-
-def _quoted(word: str) -> str:
-    return word if all(letter not in word for letter in " $'\"(){}*?&|;<>") else shlex.quote(word)

@@ -3,6 +3,7 @@
 import re
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from cl.configuration.arguments import options
@@ -59,11 +60,19 @@ class Options:
     threads: Count | Literal["auto"]
 
     @classmethod
-    def read(cls, node: dict) -> "Options":
-        """Raises ValueError for an unknown, missing or wrong option."""
+    def read(cls, node: dict, folder: str | None = None) -> "Options":
+        """Raises ValueError for an unknown, missing or wrong option; `folder` holds the user's own ones of groups."""
+
+        def known(group: str) -> list[str]:
+            own = [] if folder is None else [path.stem for path in Path(folder, group).glob("*.yaml")]
+            return sorted({*options(group), *own})
+
         found = _converted("study", node, cls, skip=("budgets", "search", "words"))
         found["budgets"] = [parse_budget(item) for item in _as_list(node["budgets"])]
-        if not found["budgets"]:
+        names = [budget.name for budget in found["budgets"]]
+        if len(set(names)) < len(names):
+            raise ValueError(f"study.budgets has one budget twice: {', '.join(names)}")
+        if not names:
             raise ValueError("study.budgets is empty: give numbers of samples or bytes with a unit, [200,500kB]")
         search = node["search"]
         if search is not None:
@@ -80,13 +89,17 @@ class Options:
             name: [str(word) for word in _as_list(words)] for name, words in (node["words"] or {}).items()
         }
         read = cls(**found)
+        for key in ("strategies", "fusions", "inits", "orders", "finetune", "both", "bounds"):
+            values = getattr(read, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"study.{key} has one value twice: {', '.join(map(str, values))}")
         for key, group in (("strategies", "strategy"), ("both", "strategy"), ("fusions", "fusion")):
             for name in getattr(read, key):
-                _check_known(f"study.{key}", name, options(group))
+                _check_known(f"study.{key}", name, known(group))
         for name in read.bounds:
             _check_known("study.bounds", name, BOUNDS)
         for name in read.words:
-            _check_known("study.words", name, [*options("strategy"), *options("fusion")])
+            _check_known("study.words", name, [*known("strategy"), *known("fusion")])
         if "joint_converged" in read.bounds and not read.multiples:
             raise ValueError("study.bounds=joint_converged needs study.multiples, got none")
         return read
@@ -99,7 +112,7 @@ def parse_budget(value) -> Budget:
     if match:
         number, unit = float(match.group(1)), match.group(2)
         if unit is None and number >= 1 and number.is_integer():
-            return Budget(f"{int(number):,} samples", int(number), None)
+            return Budget(f"{int(number):,} sample{'s' * (number > 1)}", int(number), None)
         if unit is not None and number > 0:
             return Budget(f"{number:g} {unit}", None, round(number * UNITS[unit]))
     raise ValueError(

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -17,32 +17,45 @@ def processors() -> int:
 
 
 class Pool:
-    """`size` processes, each for one job at a time; with `gpus`, each has one of them.
+    """`size` processes, each for one job at a time; `gpus`: names of GPUs, of which each has one.
 
     A process that dies (out of memory, a crash in a library) takes the others of its pool along: all get a new one, and
     of the jobs that were running each is tried once more, alone. One that kills its process again has failed.
     """
 
-    def __init__(self, size: int, gpus: int = 0):
+    def __init__(self, size: int, gpus: Sequence[str] = ()):
         self.size, self.gpus = size, gpus
         self._executor: ProcessPoolExecutor | None = None
         self._free = asyncio.Semaphore(size)
-        self._alone = asyncio.Lock()
+        self._alone, self._open = asyncio.Lock(), asyncio.Event()
+        self._open.set()
 
     async def call(self, function: Callable, *arguments):
         """The result of a function in one of the processes; raises RuntimeError if it ends the process twice."""
-        async with self._free:
+        async with self._slot():
             try:
                 return await self._submit(function, *arguments)
             except BrokenProcessPool:
                 pass
         async with self._alone, contextlib.AsyncExitStack() as stack:
-            for _ in range(self.size):  # nothing else runs meanwhile
+            self._open.clear()  # no other job begins meanwhile
+            stack.callback(self._open.set)
+            for _ in range(self.size):
                 await stack.enter_async_context(self._free)
             try:
                 return await self._submit(function, *arguments)
             except BrokenProcessPool as error:
                 raise RuntimeError("the process of this run was killed twice, perhaps for want of memory") from error
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the places for jobs, once there is one and no job has to be alone."""
+        while True:
+            await self._open.wait()
+            async with self._free:
+                if self._open.is_set():
+                    yield
+                    return
 
     async def _submit(self, function: Callable, *arguments):
         if self._executor is None:
@@ -60,8 +73,8 @@ class Pool:
         context, gpus = multiprocessing.get_context("spawn"), None
         if self.gpus:
             gpus = context.Queue()
-            for number in range(self.gpus):
-                gpus.put(number)
+            for number in range(self.size):
+                gpus.put(self.gpus[number % len(self.gpus)])
         return ProcessPoolExecutor(self.size, mp_context=context, initializer=worker.start, initargs=(gpus,))
 
     def close(self, at_once: bool) -> None:

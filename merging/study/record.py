@@ -22,6 +22,7 @@ class Done:
     command: str = ""
     rate: float | None = None
     held_out: float | None = None
+    tries: dict[float, float | None] = field(default_factory=dict)  # rate -> held-out accuracy; None: diverged
     multiple: float = 1.0
     why: str | None = None
     runs: list[tuple[Path, dict]] = field(default_factory=list)
@@ -81,6 +82,8 @@ def _row(done: Done, options: Options, facts: Facts, folder: Path) -> dict:
         "command": done.command,
         "rate": done.rate,
         "held_out": done.held_out,
+        "tries": [{"rate": rate, "held_out": score} for rate, score in done.tries.items()],
+        "all_stored": done.row.all_stored,
         "runs": [os.path.relpath(path / "results.json", folder) for path, _ in done.runs],
         "why": done.why or (why_not(done, results, options, facts) if results else None),
         "failed": [{"seed": seed, "error": error} for seed, error in done.failed],
@@ -93,7 +96,7 @@ def why_not(done: Done, results: list[dict], options: Options, facts: Facts) -> 
     used = statistics.fmean(found["passes"] for found in results)
     compute = options.passes * facts.training_samples
     if abs(used / compute - 1) > TOLERANCE:
-        words = done.row.partly or "its steps do not divide more finely"
+        words = done.row.partly or "a task has a whole number of steps"
         if done.multiple != 1:
             words = f"trained until convergence, {done.multiple:g} times the passes"
         reasons.append(f"{words} ({100 * used / compute:.0f} % of the passes)")
@@ -116,5 +119,7 @@ def _memory(done: Done, results: list[dict], options: Options, facts: Facts) -> 
         return None
     if used < allowed and stored >= everything * (1 - TOLERANCE):
         return f"all training samples are stored ({100 * used / allowed:.0f} % of the bytes)"
-    which = "equally many samples of each task" if used < allowed and done.row.command == "merge" else "its samples"
-    return f"{which} take {100 * used / allowed:.0f} % of the bytes"
+    share = f"{100 * used / allowed:.0f} % of the bytes"
+    if used < allowed and done.row.command == "merge":
+        return f"it stores equally many samples of each task, and of no task more than there are ({share})"
+    return f"its samples take {share}"

@@ -24,7 +24,8 @@ class Facts:
     batch_norm: bool
     learning_rate: float
     small_network: bool
-    gpus: int
+    gpus: list[str] | None  # None: no GPU is used; []: the one that the user has chosen
+    memories: dict[str, bool]  # of strategies by name: whether they store samples
     fusions: dict[str, dict]
 
     @property
@@ -65,27 +66,30 @@ def rows_of(options: Options, facts: Facts) -> list[Row]:
     """All rows in the order of the tables."""
     return [
         *_bounds(options),
-        *_rehearsal(options),
+        *_rehearsal(options, facts),
         *_merging(options, facts),
-        *_both(options),
+        *_both(options, facts),
         *_controls(options, facts),
     ]
 
 
 def samples_words(row: Row, count: int, facts: Facts) -> tuple[str, ...]:
     """The settings with which a row stores so many samples, equally many of each task where it is a merge."""
+    words: tuple[str, ...] = ()
     if row.stores == "buffer.capacity":
-        return (f"buffer.capacity={count}",)
-    if row.stores == "fusion.samples_per_task":
-        words = (f"fusion.samples_per_task={count // facts.num_tasks}",)
+        words = (f"buffer.capacity={count}",)
     elif row.stores == "finetune_samples":
         words = (f"finetune_samples={count // facts.num_tasks * facts.num_tasks}",)
-    else:
-        words = ()
-    if row.looks:
+    if row.looks or row.stores == "fusion.samples_per_task":
         words += (f"fusion.samples_per_task={count // facts.num_tasks}",)
-    # What recalibrates batch-norm is among the stored samples.
-    return (*words, f"batch_norm_samples={max(2, count)}") if facts.batch_norm else words
+    if row.command == "merge" and facts.batch_norm:  # what recalibrates batch-norm is among the stored samples
+        words += (f"batch_norm_samples={max(2, count)}",)
+    return words
+
+
+def most_samples(row: Row, facts: Facts) -> int:
+    """How many samples a row has any use for."""
+    return facts.training_samples if row.stores == "buffer.capacity" else facts.num_tasks * max(facts.task_samples)
 
 
 def fewest_samples(row: Row, facts: Facts) -> int:
@@ -104,10 +108,15 @@ def _bounds(options: Options) -> Iterator[Row]:
             yield Row(name, "bound", "run", (f"strategy={name}",))
 
 
-def _rehearsal(options: Options) -> Iterator[Row]:
+def _rehearsal(options: Options, facts: Facts) -> Iterator[Row]:
     for name in options.strategies:
         words = (f"strategy={name}", *options.words.get(name, ()))
-        yield Row(name, "rehearsal", "run", words, stores="buffer.capacity")
+        yield Row(name, "rehearsal", "run", words, stores=_memory(name, facts))
+
+
+def _memory(strategy: str, facts: Facts) -> Literal["buffer.capacity"] | None:
+    """The setting that the memory budget decides for a strategy, if it has a memory."""
+    return "buffer.capacity" if facts.memories[strategy] else None
 
 
 def _merging(options: Options, facts: Facts) -> Iterator[Row]:
@@ -147,14 +156,14 @@ def _merge_row(options: Options, facts: Facts, fusion: str, init: str, order: st
     return Row(", ".join(parts), "merging", "merge", words, stores, trains, share, looks)
 
 
-def _both(options: Options) -> Iterator[Row]:
+def _both(options: Options, facts: Facts) -> Iterator[Row]:
     for name in options.both:
         base = (f"strategy={name}", *options.words.get(name, ()))
         merged = ("fusion=avg", "running=true")
-        yield Row(f"{name}, averaged over tasks", "both", "merge", merged, stores="buffer.capacity", base=base)
+        yield Row(f"{name}, averaged over tasks", "both", "merge", merged, stores=_memory(name, facts), base=base)
         if options.ema is not None:
             words = (*base, f"ema={options.ema:g}")
-            yield Row(f"{name}, averaged over steps", "both", "run", words, stores="buffer.capacity")
+            yield Row(f"{name}, averaged over steps", "both", "run", words, stores=_memory(name, facts))
 
 
 def _controls(options: Options, facts: Facts) -> Iterator[Row]:
@@ -177,5 +186,5 @@ def _controls(options: Options, facts: Facts) -> Iterator[Row]:
         alone = "has the passes of the curve alone"
         yield Row("curve between untrained networks", *merge, words, **tuned, share=share, partly=alone)
     for name in ("er", "derpp"):
-        words = (f"strategy={name}", "buffer.capacity=100%", *options.words.get(name, ()))
+        words = (f"strategy={name}", f"buffer.capacity={facts.training_samples}", *options.words.get(name, ()))
         yield Row(f"{name}, everything stored", "control", "run", words, all_stored=True)

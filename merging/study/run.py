@@ -5,11 +5,13 @@ killed goes on. The short runs that solve for the budgets and the search of the 
 """
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,9 +28,9 @@ from merging.study.planning import DoesNotFit, Planned, Planner
 from merging.study.pool import Pool, processors
 from merging.study.rows import Facts, Row, rows_of
 from merging.study.runs import Progress, RunError, Runs
-from merging.study.words import check_words
+from merging.study.words import check_seeds, check_words, named
 
-UNDECIDED = ("name", "seeds", "jobs", "threads")  # options that do not make another study
+UNDECIDED = ("name", "seeds", "jobs")  # options that do not make another study
 CLOSE_ENOUGH = 0.002  # of the held-out accuracy: joint training that is so near to the best has converged
 
 
@@ -36,21 +38,56 @@ class StudyIncomplete(ValueError):
     """Some runs of a study failed; the page is made of the others."""
 
 
-def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[int]) -> Path:
+def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[int], folder: str | None = None) -> Path:
     """Do the study that `node` (conf/study/) describes, chosen by the words `own`; returns its folder.
 
-    `shared`: the user's words for all rows. Raises ValueError or OSError for mistakes before anything runs, and
-    StudyIncomplete at the end for runs that failed.
+    `shared`: the user's words for all rows, `folder`: that of the user's own options, if there is one. Raises
+    ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
     """
-    options = Options.read(node)
+    options = Options.read(node, folder)
     check_words(shared)
-    configurations = Configurations(shared)
+    check_seeds(seeds)
+    configurations = Configurations(shared, folder)
     config = configurations.of("merge", (), quiet=False)
     check(config)
     check_choices(config)
     command = configurations.command("merge", own, seeds)
     study = Study(options, configurations, config, list(seeds), command)
     return asyncio.run(study.run())
+
+
+@contextmanager
+def closing(pool: Pool) -> Iterator[Pool]:
+    """A pool that is closed at the end, in the middle of its jobs after an error."""
+    try:
+        yield pool
+    except BaseException:
+        pool.close(at_once=True)
+        raise
+    pool.close(at_once=False)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Nobody else inside such a block of the same file: two studies would train in the same folders."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another study is at work in {lock.parent.parent}: wait for its end, or choose output=FOLDER"
+            ) from error
+        yield
+
+
+def _best(scores: dict, none: str) -> tuple:
+    """The key with the highest score, of equal ones the smallest, and its score; raises RunError(none) without any."""
+    found = sorted(key for key in scores if scores[key] is not None)
+    if not found:
+        raise RunError(none, diverged=True)
+    best = max(found, key=scores.get)
+    return best, scores[best]
 
 
 class Study:
@@ -61,52 +98,48 @@ class Study:
         self.command = command
         self.output = Path(config["output"])
         decides = {key: value for key, value in asdict(options).items() if key not in UNDECIDED}
-        text = json.dumps([sorted(configurations.shared), decides], sort_keys=True, default=str)
+        text = json.dumps([named(configurations.shared), decides], sort_keys=True, default=str)
         code = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.folder = self.output / benchmark_name(config) / f"{options.name}_{code}"
         self.scratch = {"output": str(self.output / ".study")}  # of runs that are no rows
 
     async def run(self) -> Path:
         """Plan, search, run, write."""
-        facts = await self._facts()
-        size, threads = self._shared_out(facts)
-        extra = () if threads is None else (f"threads={threads}",)
-        rows = [(row, budget) for row in rows_of(self.options, facts) for budget in self._budgets(row)]
-        pool = Pool(size, facts.gpus)
-        progress = Progress(
-            self.options.name, sum(map(self._expected, (row for row, _ in rows))), self.config["progress"]
-        )
-        self.runs = Runs(pool, self.configurations, progress)
-        short = self.scratch | {"seed": self.seeds[0]}
-        self.planner = Planner(self.options, facts, self.runs, self.config["batch_size"], short, extra)
-        self.extra, self.facts = extra, facts
-        try:
-            done = await asyncio.gather(*(self._row(row, budget) for row, budget in rows))
-        except BaseException:
-            pool.close(at_once=True)
-            raise
-        finally:
-            progress.close()
-        pool.close(at_once=False)
-        return self._write(done)
+        with alone(self.output / ".study" / "lock"):
+            self.facts = facts = await self._facts()
+            size, threads = self._shared_out(facts)
+            self.extra = () if threads is None else (f"threads={threads}",)
+            rows = [(row, budget) for row in rows_of(self.options, facts) for budget in self._budgets(row)]
+            expected = sum(self._expected(row) for row, _ in rows)
+            progress = Progress(self.options.name, expected, self.config["progress"])
+            short = self.scratch | {"seed": self.seeds[0]}
+            with closing(Pool(size, facts.gpus or ())) as pool:
+                self.runs = Runs(pool, self.configurations, progress)
+                batch_size = self.config["batch_size"] * self.config["gradient_accumulation_steps"]
+                self.planner = Planner(self.options, facts, self.runs, batch_size, short, self.extra)
+                try:
+                    done = await asyncio.gather(*(self._row(row, budget) for row, budget in rows))
+                finally:
+                    progress.close()
+            return self._write(done)
 
     async def _facts(self) -> Facts:
         """What the data and components are, found by a process that may import torch."""
-        names = {*self.options.fusions, *(("untrained", "last") if self.options.controls else ())}
-        fusions = {name: self.configurations.of("merge", (f"fusion={name}",))["fusion"] for name in sorted(names)}
+        options, of = self.options, self.configurations.of
+        names = {*options.fusions, *(("untrained", "last") if options.controls else ())}
+        fusions = {name: of("merge", (f"fusion={name}",))["fusion"] for name in sorted(names)}
+        strategies = sorted({*options.strategies, *options.both})
+        memories = {name: of("run", (f"strategy={name}",))["strategy"]["memory"] for name in strategies}
         base = {key: value for key, value in self.config.items() if key not in MERGE_KEYS}
-        pool = Pool(1)
-        try:
-            return Facts(**await pool.call(worker.facts, base, fusions))
-        finally:
-            pool.close(at_once=False)
+        with closing(Pool(1)) as pool:
+            return Facts(**await pool.call(worker.facts, base, fusions), memories=memories)
 
     def _shared_out(self, facts: Facts) -> tuple[int, int | None]:
         """How many runs at a time, and with how many threads each; None: those that the network has anyway, one."""
         threads = 1 if self.options.threads == "auto" else self.options.threads
         jobs = self.options.jobs
         if jobs == "auto":
-            jobs = facts.gpus or max(1, processors() // threads)
+            jobs = max(1, processors() // threads) if facts.gpus is None else len(facts.gpus) or 1
         return jobs, None if facts.small_network and self.options.threads == "auto" else threads
 
     def _budgets(self, row: Row) -> list[Budget | None]:
@@ -120,18 +153,16 @@ class Study:
         )
         return tries + len(self.seeds)
 
-    async def _row(self, row: Row, budget: Budget | None) -> "record.Done":
+    async def _row(self, row: Row, budget: Budget | None) -> record.Done:
         """One row under one budget, with whatever befalls it."""
         done = record.Done(row, budget)
         try:
-            planned = await self.planner.plan(row, budget)
-            planned = await self._searched(planned, done)
-        except DoesNotFit as error:
-            done.why = str(error)
-            self.runs.progress.expect(-self._expected(row))
-            return done
-        except RunError as error:
-            done.failed = [(seed, str(error)) for seed in self.seeds]
+            planned = await self._searched(await self.planner.plan(row, budget), done)
+        except (DoesNotFit, RunError) as error:
+            if isinstance(error, DoesNotFit):
+                done.why = str(error)
+            else:
+                done.failed = [(seed, str(error)) for seed in self.seeds]
             self.runs.progress.expect(-self._expected(row))
             return done
         words, base = self._final_words(planned, done.rate)
@@ -144,44 +175,39 @@ class Study:
                 done.runs.append(result)
         return done
 
-    async def _searched(self, planned: Planned, done: "record.Done") -> Planned:
+    async def _searched(self, planned: Planned, done: record.Done) -> Planned:
         """The plan with the learning rate, and the number of passes, that did best on held-out data."""
         search, row = self.options.search, planned.row
         if search is None:
             return await self.planner.plan(row, planned.budget, row.multiples[-1]) if row.multiples else planned
-        scores = {}
-        for factor in search.factors:  # started together
-            rate = float(f"{factor * self.facts.learning_rate:.6g}")
-            scores[rate] = asyncio.create_task(self._held_out(planned, rate))
-        found = {rate: await task for rate, task in scores.items()}
-        if all(score is None for score in found.values()):
-            raise RunError("no learning rate of the search gave a result")
-        done.rate = max(sorted(rate for rate in found if found[rate] is not None), key=found.get)
-        done.held_out = found[done.rate]
+        rates = [float(f"{factor * self.facts.learning_rate:.6g}") for factor in search.factors]
+        scores = await asyncio.gather(*(self._held_out(planned, rate) for rate in rates))
+        done.tries = dict(zip(rates, scores))
+        done.rate, done.held_out = _best(done.tries, "training diverged with every learning rate of the search")
         if not row.multiples:
             return planned
         plans = [await self.planner.plan(row, planned.budget, multiple) for multiple in row.multiples]
         scores = await asyncio.gather(*(self._held_out(plan, done.rate) for plan in plans))
-        best = max(score for score in scores if score is not None)
+        _, best = _best(dict(enumerate(scores)), "training diverged with every number of passes")
         chosen = next(i for i, score in enumerate(scores) if score is not None and score >= best - CLOSE_ENOUGH)
         done.held_out, done.multiple = scores[chosen], row.multiples[chosen]
         return plans[chosen]
 
     async def _held_out(self, planned: Planned, rate: float) -> float | None:
-        """The mean accuracy on held-out data with a learning rate; None if training failed with it."""
+        """The mean accuracy on held-out data with a learning rate; None if training diverged with it."""
         words, base = self._final_words(planned, rate)
         search = self.options.search
         values = self.scratch | {"dataset.validation": search.validation}
-        found = [self._do(planned, words, base, values | {"seed": seed}) for seed in search.seeds]
-        results = await asyncio.gather(*found, return_exceptions=True)
+        tries = (self._do(planned, words, base, values | {"seed": seed}) for seed in search.seeds)
+        results = await asyncio.gather(*tries, return_exceptions=True)
         for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, RunError):
+            if isinstance(result, BaseException) and not (isinstance(result, RunError) and result.diverged):
                 raise result
         if any(isinstance(result, RunError) for result in results):
             return None
         return statistics.fmean(record.accuracy(content) for _, content in results)
 
-    async def _final(self, planned: Planned, words, base, seed: int) -> "tuple[Path, dict] | RunError":
+    async def _final(self, planned: Planned, words, base, seed: int) -> tuple[Path, dict] | RunError:
         try:
             return await self._do(planned, words, base, {"seed": seed})
         except RunError as error:
@@ -211,7 +237,7 @@ class Study:
         commands = [("run", base), ("merge", merge)]
         return "\n".join(self.configurations.command(command, words, self.seeds) for command, words in commands)
 
-    def _write(self, rows: "list[record.Done]") -> Path:
+    def _write(self, rows: list[record.Done]) -> Path:
         content = record.content(self.options, self.config, self.facts, rows, self.seeds, self.folder, self.command)
         write_json(self.folder / "study.json", content)
         page.write(self.folder, content)

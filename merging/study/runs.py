@@ -14,11 +14,15 @@ from merging.study import worker
 from merging.study.configurations import Configurations, folder_of
 from merging.study.pool import Pool
 
-NEEDED = ("passes", "persistent")  # in results.json
+NEEDED = {"run": ("passes", "persistent", "stage_costs"), "merge": ("passes", "persistent")}  # in results.json
 
 
 class RunError(Exception):
-    """What kept a run from its results, in one line."""
+    """What kept a run from its results, in one line; `diverged`: its training did."""
+
+    def __init__(self, line: str, diverged: bool = False):
+        super().__init__(line)
+        self.diverged = diverged
 
 
 class Progress:
@@ -75,9 +79,9 @@ class Runs:
             try:
                 error = await self.pool.call(worker.execute, kind, config)
             except RuntimeError as crash:
-                error = str(crash)
+                error = str(crash), False
             if error is not None:
-                raise RunError(error)
+                raise RunError(*error)
 
 
 def _read(folder: Path) -> dict:
@@ -86,7 +90,7 @@ def _read(folder: Path) -> dict:
         found = json.loads((folder / "results.json").read_text())
     except ValueError as error:
         raise RunError(f"{folder / 'results.json'} is damaged: remove the folder, and it is made again") from error
-    missing = [key for key in NEEDED if key not in found]
+    missing = [key for key in NEEDED[found["kind"]] if key not in found]
     if missing:
         raise RunError(
             f"{folder / 'results.json'} says nothing of {', '.join(missing)}, it was made by an earlier version: "

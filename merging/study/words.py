@@ -4,6 +4,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from cl.configuration.identity import NOT_IDENTITY, PLACES, ROOT_IS_DATA
+
 SWEEP = ("-m", "--multirun")
 # What the rows of a study set themselves, and what says so.
 DECIDED = {
@@ -41,15 +43,17 @@ def is_study(config: DictConfig) -> bool:
     return config.get("study") is not None
 
 
-def of_study(config: DictConfig) -> tuple[dict, list[str], list[str], list[int]]:
-    """The study's options, the words that chose them, the words for all of its rows, and its seeds."""
+def of_study(config: DictConfig) -> tuple[dict, list[str], list[str], list[int], str | None]:
+    """The study's options, the words that chose them, the words for all of its rows, its seeds, and --config-dir."""
     node = OmegaConf.to_container(config.study, resolve=True)
     seeds = node.get("seeds")
     seeds = [config.seed] if seeds is None else seeds if isinstance(seeds, list) else [seeds]
     given = HydraConfig.get().overrides.task
     own = [word for word in given if word.startswith(("study=", "study.")) and not word.startswith("study.seeds=")]
     shared = [word for word in given if not word.startswith(("study=", "study.", "seed="))]
-    return node, own, shared, seeds
+    sources = HydraConfig.get().runtime.config_sources
+    folder = next((source.path for source in sources if source.provider == "command-line"), None)
+    return node, own, shared, seeds, folder
 
 
 def check_words(shared: list[str]) -> None:
@@ -61,6 +65,21 @@ def check_words(shared: list[str]) -> None:
         if key.startswith(("strategy.", "fusion.")):
             name = key.partition(".")[0]
             raise ValueError(f"{word}: not every row has this {name}; set study.words.NAME=[{word}] for those that do")
+        if key == "protocol":
+            raise ValueError(f"{word}: a protocol is for merging alone, and a study trains both schools alike")
         if key in NO_ROWS:
             done = "; remove the folders of what is to be done again" if key == "overwrite" else ""
             raise ValueError(f"{word}: a study trains its own networks and keeps what is finished{done}")
+
+
+def check_seeds(seeds: list[int]) -> None:
+    """Raise ValueError for seeds that make no study."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"a study needs one seed or more, each once, got seed={','.join(map(str, seeds))}")
+
+
+def named(shared: tuple[str, ...]) -> list[str]:
+    """The words that tell one study from another: not where data lie and what is shown."""
+    own_data = any(word == f"dataset={name}" for word in shared for name in ROOT_IS_DATA)
+    without = NOT_IDENTITY | (PLACES - {"dataset.root"} if own_data else PLACES)
+    return sorted(word for word in shared if word.lstrip("+~").partition("=")[0] not in without)

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 
 def start(gpus) -> None:
-    """Prepare a process. `gpus`: a queue of the numbers of GPUs, of which it takes one; None without."""
+    """Prepare a process. `gpus`: a queue of the names of GPUs, of which it takes one; None without."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends its processes itself
     if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpus.get())
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     # A study that is killed must not leave runs behind that the next one starts as well.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -25,15 +25,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def execute(kind: str, config: dict) -> str | None:
-    """Do a job: a `run`, a `merge`, or the `networks` of a merge; returns its error in one line, or None."""
+def execute(kind: str, config: dict) -> tuple[str, bool] | None:
+    """Do a job: a `run`, a `merge`, or the `networks` of a merge.
+
+    Returns its error in one line, and whether that is that training diverged; None if there was none.
+    """
     from cl.run.mistakes import one_line
+    from cl.run.trainer import DivergedError
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the lines of single tasks
             _do(kind, config)
     except Exception as error:
-        return one_line(error, "merge", [])
+        return one_line(error, "merge", []), isinstance(error, DivergedError)
     finally:
         gc.collect()  # a run's data are in cycles; several processes cannot wait until there is enough of them
         gc.freeze()  # what is left is the libraries', and need not be looked at again
@@ -53,10 +57,18 @@ def _do(kind: str, config: dict) -> None:
         experiment.run(OmegaConf.create(config))
 
 
-def facts(config: dict, fusions: dict[str, dict]) -> dict:
-    """What `merging.study.rows.Facts` holds, for a configuration of run.py and those of some fusions."""
+def _gpus(device: str) -> list[str]:
+    """The names of the GPUs that runs are shared out among; none where the user has chosen one."""
     import torch
 
+    if device.startswith("cuda:"):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def facts(config: dict, fusions: dict[str, dict]) -> dict:
+    """What `merging.study.rows.Facts` holds, for a configuration of run.py and those of some fusions."""
     from cl.build import build
     from cl.run.device import SMALL_NETWORK
     from cl.run.plan import make_plan
@@ -81,7 +93,7 @@ def facts(config: dict, fusions: dict[str, dict]) -> dict:
             "batch_norm": has_statistics(session.model),
             "learning_rate": config["optimizer"]["lr"],
             "small_network": sum(weight.numel() for weight in session.model.parameters()) < SMALL_NETWORK,
-            "gpus": torch.cuda.device_count() if session.device.type == "cuda" else 0,
+            "gpus": _gpus(config["device"]) if session.device.type == "cuda" else None,
             "fusions": {
                 name: {
                     "needs_initial": fusion.needs_initial,

@@ -11,7 +11,7 @@ from merging.study import run as study
 from merging.study import worker
 from merging.study.configurations import Configurations
 from merging.study.options import Options
-from merging.study.planning import DoesNotFit, Planner
+from merging.study.planning import DoesNotFit, Planner, Stage
 from merging.study.rows import Facts, rows_of
 from merging.study.runs import Progress, Runs
 
@@ -35,7 +35,8 @@ def planned(tmp_path_factory):
     configurations = Configurations((f"output={output}",))
     names = (*options.fusions, "untrained", "last")
     fusions = {name: configurations.of("merge", (f"fusion={name}",))["fusion"] for name in names}
-    facts = Facts(**worker.facts(configurations.of("run", ()), fusions))
+    memories = dict.fromkeys([*options.strategies, *options.both], True)
+    facts = Facts(**worker.facts(configurations.of("run", ()), fusions), memories=memories)
     runs = Runs(Inline(), configurations, Progress("", 0, False))
     planner = Planner(options, facts, runs, 10, {"output": str(output / ".study"), "seed": 0}, ())
     rows = {row.name: row for row in rows_of(options, facts)}
@@ -57,7 +58,7 @@ def planned(tmp_path_factory):
         words, used = asyncio.run(everything())
         return dict(word.split("=", 1) for word in words), used
 
-    plan.facts = facts
+    plan.facts, plan.planner = facts, planner
     return plan
 
 
@@ -157,6 +158,17 @@ def test_more_memory_than_there_are_samples_stores_them_all(planned):
     assert int(words["buffer.capacity"]) == SAMPLES
 
 
+@pytest.mark.parametrize("steps", [3, 7, 15, 29, 143])
+@pytest.mark.parametrize("budget", [0.5, 1, 1.3, 2, 10])
+def test_whole_steps_do_not_go_over_the_budget(planned, steps, budget):
+    stages = [Stage(steps, 20, -10 if not number else 0) for number in range(5)]
+    passes = budget * 100 * steps
+    epochs = planned.planner._solved(passes, stages, None)
+    used = sum(stage.constant + 20 * max(1, round(epochs * steps)) for stage in stages)
+    # At most the budget, and no more than one step of each task below it.
+    assert passes - 5 * 20 * 1.01 <= used <= passes * 1.002 or max(1, round(epochs * steps)) == 1
+
+
 def test_what_does_not_fit_says_why(planned):
     with pytest.raises(DoesNotFit, match="needs at least 353 kB: networks 352 kB, and 5 samples"):
         planned("avg + fine-tuning", "100 kB", do=False)
@@ -166,7 +178,7 @@ def test_compute_that_a_fusion_needs_alone_is_said():
     with pytest.raises(DoesNotFit, match="needs more than 10 passes before it has trained at all"):
         planner = object.__new__(Planner)
         planner.compute = 10
-        planner._solved(-1.0, 1.0, type("Row", (), {"name": "fisher"}))
+        planner._solved(-1.0, [], type("Row", (), {"name": "fisher"}))
 
 
 def test_a_study_of_other_things_than_labels_is_refused():
@@ -184,6 +196,7 @@ def test_a_study_of_other_things_than_labels_is_refused():
         ("buffer.capacity=100", "its option is study.budgets"),
         ("strategy.replay_batch_size=5", r"study.words.NAME=\[strategy.replay_batch_size=5\]"),
         ("checkpoints=[a.pt]", "a study trains its own networks"),
+        ("protocol=published", "a protocol is for merging alone"),
         ("launcher=torchrun", "launcher=torchrun: merging runs in one process"),
     ],
 )

@@ -26,6 +26,11 @@ def die(_) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def visible(seconds: float) -> str:
+    time.sleep(seconds)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def leave(pid_file: str) -> None:
     Path(pid_file).write_text(str(os.getpid()))
     time.sleep(60)
@@ -44,6 +49,17 @@ def test_jobs_of_processes_that_die_are_tried_once_more_and_the_others_are_not_l
     *doubled, second, dead = asyncio.run(all_jobs())
     assert doubled == [0, 2, 4, 6, 8, 10] and second == "second time"
     assert isinstance(dead, RuntimeError) and "killed twice" in str(dead)
+
+
+def test_more_processes_than_gpus_share_them():
+    async def names():
+        pool = Pool(3, gpus=("4", "7"))
+        try:
+            return await asyncio.gather(*(pool.call(visible, 0.5) for _ in range(6)))
+        finally:
+            pool.close(at_once=False)
+
+    assert set(asyncio.run(names())) <= {"4", "7"}
 
 
 def test_closing_at_once_ends_a_job(tmp_path):

@@ -19,7 +19,8 @@ FUSIONS = {name: WEIGHTS for name in DEFAULTS["fusions"]} | {
     "ensemble": WEIGHTS | {"weights": False},
     **{name: WEIGHTS | {"needs_initial": True} for name in ("task_arithmetic", "ties", "magmax", "opcm")},
 }
-FACTS = Facts(1000, [200] * 5, 80, False, 0.1, True, 0, FUSIONS)
+MEMORIES = dict.fromkeys([*DEFAULTS["strategies"], *DEFAULTS["both"]], True)
+FACTS = Facts(1000, [200] * 5, 80, False, 0.1, True, None, MEMORIES, FUSIONS)
 ROWS = rows_of(Options.read(DEFAULTS), FACTS)
 
 
@@ -57,6 +58,8 @@ def test_any_other_budget_is_an_error_that_says_what_is_valid(value):
         ({"search": {"factors": [], "validation": 0.1, "seeds": [0]}}, "study.search.factors is empty"),
         ({"words": {"regman": []}}, "study.words=regman does not exist .did you mean regmean"),
         ({"jobs": 0}, "study.jobs"),
+        ({"budgets": [50, "50"]}, "study.budgets has one budget twice"),
+        ({"strategies": ["er", "er"]}, "study.strategies has one value twice"),
     ],
 )
 def test_a_mistake_is_named(change, words):
@@ -112,14 +115,14 @@ def test_what_a_fusion_looks_at_task_by_task_is_among_the_stored_samples():
 def test_a_fusion_of_two_networks_is_merged_running_where_there_are_more():
     node = DEFAULTS | {"fusions": ["slerp"], "both": [], "controls": False, "strategies": [], "bounds": []}
     two = {"slerp": WEIGHTS | {"most_models": 2}}
-    facts = [Facts(1000, samples, 80, False, 0.1, True, 0, two) for samples in ([200] * 5, [500] * 2)]
+    facts = [Facts(1000, samples, 80, False, 0.1, True, None, MEMORIES, two) for samples in ([200] * 5, [500] * 2)]
     many, pair = ([row.name for row in rows_of(Options.read(node), each)] for each in facts)
     assert all("running" in name for name in many) and "slerp" in pair
 
 
 def test_batch_norm_is_recalibrated_on_the_stored_samples():
     options = Options.read(DEFAULTS)
-    facts = Facts(1000, [200] * 5, 80, True, 0.1, True, 0, FUSIONS)
+    facts = Facts(1000, [200] * 5, 80, True, 0.1, True, None, MEMORIES, FUSIONS)
     rows = {row.name: row for row in rows_of(options, facts)}
     assert samples_words(rows["avg + fine-tuning"], 53, facts) == ("finetune_samples=50", "batch_norm_samples=53")
     assert samples_words(rows["avg"], 50, facts) == ("batch_norm_samples=50",)
@@ -149,3 +152,47 @@ def test_words_of_merging_alone_are_not_given_to_training():
     assert configurations.command("run", ("strategy=er",), [0, 1]) == "python run.py epochs=2 strategy=er -m seed=0,1"
     merge = configurations.command("merge", ("run=a/seed${seed}",), [0])
     assert merge == ("python merge.py batch_norm_samples=30 protocol=published epochs=2 'run=a/seed${seed}' seed=0")
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 0]])
+def test_seeds_are_some_and_different(seeds):
+    with pytest.raises(ValueError, match="a study needs one seed or more, each once"):
+        words.check_seeds(seeds)
+
+
+def test_a_study_keeps_its_folder_where_only_places_and_pictures_differ():
+    assert words.named(("progress=false", "dataset=mnist", "dataset.root=a")) == words.named(("dataset=mnist",))
+    assert words.named(("batch_size=20",)) != words.named(())
+    pictures = [("dataset=image_folder", f"dataset.root={place}") for place in "ab"]  # other data
+    assert words.named(pictures[0]) != words.named(pictures[1])
+
+
+def test_options_of_the_user_are_found_and_are_in_the_commands(tmp_path):
+    (tmp_path / "strategy").mkdir()
+    text = (ROOT / "conf" / "strategy" / "er.yaml").read_text()
+    (tmp_path / "strategy" / "my_er.yaml").write_text(text.replace("name: er", "name: my_er"))
+    read = Options.read(DEFAULTS | {"strategies": ["er", "my_er"]}, str(tmp_path))
+    assert read.strategies == ["er", "my_er"]
+    configurations = Configurations((), str(tmp_path))
+    assert configurations.of("run", ("strategy=my_er",))["strategy"]["name"] == "my_er"
+    command = configurations.command("run", ("strategy=my_er",), [0])
+    assert command == f"python run.py --config-dir {tmp_path} strategy=my_er seed=0"
+
+
+def test_a_strategy_without_a_memory_is_the_same_under_all_budgets():
+    facts = Facts(1000, [200] * 5, 80, False, 0.1, True, None, MEMORIES | {"ewc": False}, FUSIONS)
+    rows = {row.name: row for row in rows_of(Options.read(DEFAULTS | {"strategies": ["er", "ewc"]}), facts)}
+    assert rows["ewc"].every_budget and not rows["er"].every_budget
+
+
+def test_everything_stored_is_that_of_all_tasks():
+    (row,) = (row for row in ROWS if row.name == "er, everything stored")
+    assert "buffer.capacity=1000" in row.words and row.all_stored
+
+
+def test_averages_of_batch_norm_networks_are_recalibrated_on_as_many_samples():
+    facts = Facts(1000, [200] * 5, 80, True, 0.1, True, None, MEMORIES, FUSIONS)
+    rows = {row.name: row for row in rows_of(Options.read(DEFAULTS), facts)}
+    found = samples_words(rows["er, averaged over tasks"], 30, facts)
+    assert found == ("buffer.capacity=30", "batch_norm_samples=30")
+    assert samples_words(rows["er, averaged over steps"], 30, facts) == ("buffer.capacity=30",)
