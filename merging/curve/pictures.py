@@ -65,8 +65,8 @@ def levels_of(plane: dict) -> list[float]:
     """Losses between which the plane changes its colour, so that its valley is seen.
 
     They are close to each other at the lowest loss, at equal ratios of what is above it, and end at REACH times what
-    curve and straight line reach (the whole plane, where no loss on these is finite). The corners of the plane are often
-    a hundred times as high, and a scale up to them would spend most of its colours there.
+    curve and straight line reach (the whole plane, where no loss on these is finite). The corners of the plane are
+    often a hundred times as high, and a scale up to them would spend most of its colours there.
     """
     import numpy as np
 
