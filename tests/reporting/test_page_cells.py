@@ -70,7 +70,10 @@ def test_the_tries_of_a_row_are_in_its_details_and_files(tmp_path, monkeypatch):
 def test_what_study_json_may_leave_out_is_empty(tmp_path):
     content = synthetic.write_study(tmp_path, seeds=(0,), budgets=synthetic.BUDGETS[:1])
     assert {(each.all_stored, each.tries) for each in read(tmp_path, content).rows} == {(False, ())}
-    content["rows"][0]["all_stored"] = True
+    content["rows"][0] |= {"all_stored": True, "tries": [{"rate": 0.1}]}
+    with pytest.raises(ValueError, match=r"study.json is not a study of remerge \(KeyError: 'held_out'\)"):
+        read(tmp_path, content)
+    content["rows"][0]["tries"] = None
     assert [each.all_stored for each in read(tmp_path, content).rows[:2]] == [True, False]
 
 

@@ -109,7 +109,7 @@ def read(folder: Path, study: dict) -> Study:
                 Row(
                     entry["name"], entry["school"], entry["budget"], _by_seed(entry["name"], paths), **told,
                     failed=tuple(entry.get("failed", ())), all_stored=bool(entry.get("all_stored")),
-                    tries=tuple(entry.get("tries") or ()),
+                    tries=tuple({key: each[key] for key in ("rate", "held_out")} for each in entry.get("tries") or ()),
                 )
             )  # fmt: skip
         about = f"scenario {study['scenario']}, dataset {study['dataset']}, backbone {study['backbone']}"
