@@ -214,7 +214,11 @@ class Merge:
                     context.recalibrate_batch_norm(network, union(source.tasks))
             rows.append(evaluator(network)[0])
         kind = "recalibrated" if self.recalibrates else "own"
-        context.recorded["batch_norm"] = kind if has_statistics(context.network) else None
+        statistics = has_statistics(context.network)
+        context.recorded["batch_norm"] = kind if statistics else None
+        # Fine-tuning goes on from the recalibrated statistics, and changes them.
+        merged = "trained" if self.own["finetune_samples"] else kind
+        context.recorded["merged_batch_norm"] = merged if statistics else None
         return rows
 
     def fuse(
