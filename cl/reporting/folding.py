@@ -13,8 +13,11 @@ def terminal_width() -> int | None:
 
 
 def wrapped(text: str, width: int | None) -> str:
-    """Text in lines of that width."""
-    return text if width is None or not text else textwrap.fill(text, width, break_on_hyphens=False)
+    """Text in lines of that width, broken at spaces; a word that is wider begins a line and is broken at its end."""
+    if width is None:
+        return text
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line[start : start + width] for line in lines for start in range(0, len(line), width))
 
 
 def table(heading: list[str], cells: list[list[str]], names: int, width: int | None = None) -> str:
@@ -22,29 +25,38 @@ def table(heading: list[str], cells: list[list[str]], names: int, width: int | N
 
     Where it is wider than `width`, its columns are shared out among blocks below each other. Each block begins with the
     first `names` columns, which say what a row is; where these leave no room, with the number of the row. A cell that
-    is wider than all this is wrapped.
+    is wider than all this is wrapped, one of a name beside the names before it if its words fit there.
     """
     widths = [max(map(len, column)) for column in zip(heading, *cells)]
     if width is None or sum(widths) + GAP * (len(widths) - 1) <= width:
         return "\n".join(_block([heading, *cells]))
+    words = names
     if sum(widths[:names]) + GAP * names + max(widths[names:], default=0) > width:
         heading, cells = ["#", *heading], [[str(number), *row] for number, row in enumerate(cells, start=1)]
-        names, widths = 1, [max(map(len, ("#", str(len(cells))))), *widths]
+        names, words, widths = 1, names + 1, [max(map(len, ("#", str(len(cells))))), *widths]
     room = max(1, width - sum(widths[:names]) - GAP * names)
-    blocks: list[list[int]] = []
+    blocks: list[dict[int, int]] = []  # columns and their widths
     left = 0
     for column in range(names, len(heading)):
         needed = min(widths[column], room)
+        if needed > left and column < words and _longest_word([row[column] for row in (heading, *cells)]) <= left:
+            needed = left
         if not blocks or needed > left:
-            blocks.append([])
+            blocks.append({})
             left = room
-        blocks[-1].append(column)
+        blocks[-1][column] = needed
         left -= needed + GAP
     parts = []
     for block in blocks:
-        lines = [row[:names] + [wrapped(row[column], room) for column in block] for row in (heading, *cells)]
+        lines = [
+            row[:names] + [wrapped(row[column], size) for column, size in block.items()] for row in (heading, *cells)
+        ]
         parts.append("\n".join(_block(lines)))
     return "\n\n".join(parts)
+
+
+def _longest_word(cells: list[str]) -> int:
+    return max((len(word) for cell in cells for word in cell.split()), default=0)
 
 
 def _block(rows: list[list[str]]) -> list[str]:

@@ -14,6 +14,7 @@ NEEDS = {
     "finetune_epochs": ("finetune_samples", lambda value: value > 0),
     "fusion.held_out": ("fusion.at", "best".__eq__),
 }
+NETWORKS = {"run", "checkpoints"}  # options of merge.py that say which networks are merged
 ABOUT = ("scenario", "dataset", "backbone", "strategy", "buffer")
 
 
@@ -97,7 +98,8 @@ def _models_alone(run: dict, named: Collection[str]) -> list[dict]:
         rows = {name: value for name, value in rows.items() if name in named} | mean
     told = {key: run[key] for key in ("scenario", "dataset", "backbone", "seed", "world_size")}
     measured = ", recalibrated" if run.get("batch_norm") == "recalibrated" else ""
-    told["config"] = {key: value for key, value in run["config"].items() if key not in MERGE_KEYS}
+    of_merge = set(MERGE_KEYS) - NETWORKS
+    told["config"] = {key: value for key, value in run["config"].items() if key not in of_merge}
     return [
         told | {
             "kind": "network", "group": f"{run['models_group']}{name}", "strategy": name + measured,

@@ -32,11 +32,18 @@ COUNTED = (
 )
 COUNTED_BEFORE = (  # what results of earlier versions have in place of these
     Cost("labelled_samples", "labelled samples"),
-    Cost("merge_labelled_samples", "of these to merge"),
+    Cost("merge_labelled_samples", "labelled to merge"),
     Cost("unlabelled_samples", "unlabelled"),
     Cost("gradient_steps", "steps"),
     Cost("buffer_bytes", "stored kB", 1e-3),
 )
+IN_CSV = tuple(  # of each run, in report.csv only
+    Cost(key, key.replace("_", " "))
+    for key in (
+        "forward_passes", "backward_passes", "unlabelled_forward_passes", "unlabelled_backward_passes", "flops",
+        "optimizer_bytes",
+    )
+)  # fmt: skip
 SPREAD = "Mean ± sample standard deviation over seeds."
 
 
@@ -50,12 +57,11 @@ def columns(groups: list[Group], everything: bool = False) -> list[Metric | Cost
     merging = any(run["kind"] == "merge" for run in runs)
     if merging and not everything:
         metrics = [metric for metric in metrics if metric.key in MERGING]
-    costs = (*COUNTED, *COUNTED_BEFORE) if merging else ()
-    if not everything and all("passes" in run for run in runs if run["kind"] != "network"):
-        costs = COUNTED if merging else ()
-    found = [*metrics, *custom.of_runs(runs), *costs, TRAIN_SECONDS]
     if everything:
-        return found
+        return [*metrics, *custom.of_runs(runs), *COUNTED, *IN_CSV, *COUNTED_BEFORE, TRAIN_SECONDS]
+    counted = all("passes" in run for run in runs if run["kind"] != "network")
+    costs = () if not merging else COUNTED if counted else (*COUNTED, *COUNTED_BEFORE)
+    found = [*metrics, *custom.of_runs(runs), *costs, TRAIN_SECONDS]
     values = {column.key: [value for group in groups for value in group.values(column.key)] for column in found}
     return [column for column in found if (any if column in costs else bool)(values[column.key])]
 

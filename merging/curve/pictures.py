@@ -65,8 +65,8 @@ def levels_of(plane: dict) -> list[float]:
     """Losses between which the plane changes its colour, so that its valley is seen.
 
     They are close to each other at the lowest loss, at equal ratios of what is above it, and end at REACH times what
-    curve and straight line reach. The corners of the plane are often a hundred times as high, and a scale up to them
-    would spend most of its colours there.
+    curve and straight line reach (the whole plane, where no loss on these is finite). The corners of the plane are
+    often a hundred times as high, and a scale up to them would spend most of its colours there.
     """
     import numpy as np
 
@@ -74,7 +74,9 @@ def levels_of(plane: dict) -> list[float]:
     first, last = list(plane["points"].values())[:2]
     line = [[a + t * (b - a) for a, b in zip(first, last)] for t in np.linspace(0, 1, len(plane["path"]))]
     there = [loss[np.abs(ys - y).argmin(), np.abs(xs - x).argmin()] for x, y in (*plane["path"], *line)]
-    low, high = np.nanmin(loss), np.nanmax(np.where(np.isfinite(there), there, np.nan))
+    finite = loss[np.isfinite(loss)]
+    reached = [value for value in there if np.isfinite(value)] or finite.tolist()
+    low, high = (finite.min(), max(reached)) if finite.size else (0.0, 0.0)
     reach = max(REACH * (high - low), 1e-6 * max(1, abs(low)))
     return [float(low), *(low + reach * np.geomspace(FLOOR, 1, LEVELS - 1)).tolist()]
 

@@ -45,16 +45,19 @@ def test_the_sentence_says_who_is_better_by_how_much_and_how_surely():
     half = 2.776 * (1.36 / 4 / 5) ** 0.5
     shown, not_shown = main(of)
     assert shown == (
-        f"At 50 samples, er is better than avg by 10.0 points (95 % interval {10 - half:.1f} to {10 + half:.1f}; "
-        "p < 0.001, 5 seeds)."
+        "At 50 samples, er (104.0 kB kept) is better than avg (104.0 kB kept) by 10.0 points (95 % interval "
+        f"{10 - half:.1f} to {10 + half:.1f}; p < 0.001, 5 seeds)."
     )
     assert not_shown.startswith(
-        "At 200 samples, no difference between avg and er could be shown (the first minus the second: +0.0 points, 95 %"
+        "At 200 samples, no difference between avg (116.0 kB kept) and er (116.0 kB kept) could be shown (the first "
+        "minus the second: +0.0 points, 95 %"
     )
     turned = study(
         row("er", "rehearsal", SMALL, 0.80), row("avg", "merging", SMALL, 0.90, noise=OTHER), budgets=(SMALL,)
     )
-    assert main(turned)[0].startswith("At 50 samples, avg is better than er by 10.0 points (95 % interval 9.3 to 10.7")
+    assert main(turned)[0].startswith(
+        "At 50 samples, avg (104.0 kB kept) is better than er (104.0 kB kept) by 10.0 points (95 % interval 9.3 to 10.7"
+    )
 
 
 def test_holm_counts_the_budgets():
@@ -115,7 +118,8 @@ def test_at_equal_bytes_rehearsal_may_store_more():
     assert (first.second.budget, first.second.mean("persistent_bytes")) == ("200 samples", 116_000)
     sentence = answer.sentences(of, says.equal_bytes, at_bytes=True)[0]
     assert sentence.startswith(
-        "At 50 samples, with no more bytes than the 116.0 kB of avg, er (200 samples) is better than avg by 5.0 points"
+        "At 50 samples, with no more bytes than the merge, er (200 samples, 116.0 kB kept) is better than avg (116.0 "
+        "kB kept) by 5.0 points"
     )
     over = study(
         row("er", "rehearsal", SMALL, 0.80), row("avg", "merging", SMALL, 0.85, kept=101_900, noise=OTHER),
@@ -135,7 +139,9 @@ def test_the_controls_and_both():
     says = answer.answer(of)
     assert says.control[0].second.name == "untrained, the same samples"
     assert (says.both[0].first.name, says.both[0].second.name) == ("er, averaged", "er")
-    assert "avg is better than untrained, the same samples by 1.0 points" in answer.sentences(of, says.control)[0]
+    assert answer.sentences(of, says.control)[0].startswith(
+        "At 50 samples, avg (104.0 kB kept) is better than untrained, the same samples (104.0 kB kept) by 1.0 points"
+    )
 
 
 @pytest.mark.parametrize("seeds, noise, why", [
@@ -148,7 +154,8 @@ def test_nothing_is_claimed_without_an_interval(seeds, noise, why):
         row("avg", "merging", SMALL, 0.8, seeds=seeds, noise=noise), budgets=(SMALL,),
     )  # fmt: skip
     assert main(of) == [
-        f"At 50 samples, avg has 80.0 % and er has 90.0 %; no interval can be given ({why}), so nothing is claimed."
+        "At 50 samples, avg (104.0 kB kept) has 80.0 % and er (104.0 kB kept) has 90.0 %; no interval can be given "
+        f"({why}), so nothing is claimed."
     ]
 
 
@@ -160,7 +167,8 @@ def test_every_sentence_that_names_a_winner_has_an_interval():
     says = answer.answer(of)
     sentences = [each for claims in (says.main, says.both, says.control) for each in answer.sentences(of, claims)]
     assert sentences[1] == (
-        "At 200 samples: nothing can be compared, as one side has no finished row within the budget."
+        "At 200 samples: nothing can be compared, as one side has no row that finished within the budget without "
+        "failed seeds."
     )
     assert all(re.search(r"95 % interval .* to .*; p ", each) for each in sentences if "better" in each)
     assert answer.answer(study(row("er", "rehearsal", SMALL, 0.8))).claims == []
@@ -179,7 +187,9 @@ def test_of_errors_the_lower_is_better():
         with_error("er", "rehearsal", 0.2, NOISE), with_error("avg", "merging", 0.3, OTHER),
         with_error("ties", "merging", 0.4, NOISE[2:] + NOISE[:2]), budgets=(SMALL,), measure=error,
     )  # fmt: skip
-    assert main(of)[0].startswith("At 50 samples, er is better than avg by 0.100 (95 % interval 0.093 to 0.107; p")
+    assert main(of)[0].startswith(
+        "At 50 samples, er (104.0 kB kept) is better than avg (104.0 kB kept) by 0.100 (95 % interval 0.093 to 0.107; p"
+    )
     (table,) = comparison.tables(of)
     assert table.best.name == "er" and [line.rank for line in table.lines] == [1, 2, 3]
 

@@ -72,6 +72,26 @@ def test_a_word_that_is_wider_than_the_terminal_is_broken_before_the_terminal_do
     assert max(map(len, text.splitlines())) <= 40 and text.count("x") == 90
 
 
+def test_a_wide_cell_is_broken_at_spaces_first_and_a_long_word_begins_a_line():
+    long = "run=" + "x" * 40
+    text = folding.table(
+        ["strategy", "with"], [["er", f"finetune_epochs=5 {long} running=true"], ["der", "a=1"]], 2, 40
+    )
+    lines = [line[3:].strip() for line in text.splitlines()]
+    assert lines[-5:-1] == ["finetune_epochs=5", long[:37], long[37:], "running=true"]
+    assert folding.wrapped(f"seeds {long}", 30) == f"seeds\n{long[:30]}\n{long[30:]}"
+    assert folding.wrapped("", 30) == "" and folding.wrapped("a  b", None) == "a  b"
+
+
+def test_narrow_names_and_the_wide_one_after_them_share_a_block():
+    (first, rows), *more = blocks(folding.table(HEADING, CELLS, 2, 60))
+    assert first == ["#", "strategy", "with"] and [row[1:] for row in rows] == [row[:2] for row in CELLS]
+    assert [heading[0] for heading, _ in more] == ["#"] * len(more)
+    # Not where its words would have to be broken for it.
+    (first, _), (second, _), *_ = blocks(folding.table(HEADING, CELLS, 2, 45))
+    assert (first, second) == (["#", "strategy"], ["#", "with"])
+
+
 def test_only_a_terminal_has_a_width_and_columns_sets_it(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "57")
     assert folding.terminal_width() is None

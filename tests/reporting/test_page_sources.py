@@ -114,15 +114,6 @@ def test_the_command_writes_a_page_of_real_runs(tmp_path, monkeypatch, capsys, c
     assert "scenario class2, dataset digits, backbone mlp" in found.text and "Results written 20" in found.text
 
 
-def test_schools_of_any_runs_follow_from_what_they_did():
-    def school(kind, strategy, memory):
-        return study._school({"kind": kind, "strategy": strategy, "config": {"strategy": {"memory": memory}}})
-
-    assert school("run", "derpp", True) == "rehearsal" and school("run", "ewc", False) == "regularisation"
-    assert school("run", "joint", False) == "bound"
-    assert school("merge", "independent", False) == "merging" and school("merge", "er", True) == "both"
-
-
 def test_a_picture_has_few_lines_that_differ_in_colour_dash_and_marker(tmp_path):
     content = synthetic.write_study(tmp_path, seeds=(0, 1))
     of = study.read(tmp_path, content)

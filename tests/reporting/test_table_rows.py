@@ -1,5 +1,6 @@
 """What the rows and columns of a table are: what tells rows apart, in which words, and which costs have a column."""
 
+import csv
 import json
 import sys
 
@@ -108,6 +109,36 @@ def test_results_of_earlier_versions_have_their_columns_without_those_that_are_z
     assert costs(tmp_path) == ["labelled samples", "steps", "stored kB"]
     merged(tmp_path, 1, **BEFORE | {"unlabelled_samples": 10}, merge_labelled_samples=0)
     assert costs(tmp_path) == ["labelled samples", "unlabelled", "steps", "stored kB"]
+
+
+def test_no_two_columns_have_one_heading(tmp_path):
+    merged(tmp_path, 0, **COUNTED, merge_passes=1790.0)
+    merged(tmp_path, 1, "ties", **BEFORE, merge_labelled_samples=1437)
+    heading, _ = tables.rows(groups.load([tmp_path]))
+    assert {"of these to merge", "labelled to merge"} <= set(heading) and len(heading) == len(set(heading))
+    titles = [column.title for column in tables.columns(groups.load([tmp_path]), everything=True)]
+    assert len(titles) == len(set(titles))
+
+
+COUNTS = {"forward_passes": 10, "backward_passes": 9, "unlabelled_forward_passes": 8, "unlabelled_backward_passes": 7}
+
+
+@pytest.mark.parametrize("merging", [False, True])
+def test_all_costs_are_in_the_csv_whether_there_are_merges_or_not(tmp_path, merging):
+    costs = COUNTED | COUNTS | {"flops": 6e9, "optimizer_bytes": 5}
+    for seed in (0, 1):
+        write(tmp_path, seed=seed, **costs)
+    if merging:
+        merged(tmp_path, 0, **costs)
+    first, *_ = csv.DictReader(tables.as_csv(groups.load([tmp_path])).splitlines())
+    assert {key: float(first[f"{key}_mean"]) for key in costs} == costs
+
+
+def test_networks_of_different_runs_are_told_apart_by_their_run(tmp_path):
+    for key, value in (("run", "runs/a/seed0"), ("run", "runs/b/seed0"), ("checkpoints", ["a.pt", "b.pt"])):
+        with_config(tmp_path, **{key: value})
+    alone = [row["with"] for row in described(tmp_path) if row["strategy"] != "avg"]
+    assert len(set(alone)) == 3 and "run=runs/a" in alone[0] and 'checkpoints=["a.pt","b.pt"]' in alone[2]
 
 
 def test_what_all_rows_have_in_common_leaves_out_what_they_do_not_have(tmp_path):

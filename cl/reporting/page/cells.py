@@ -1,14 +1,16 @@
 """The columns of a page's tables: of each a number to sort by, the printed text, and a smaller text below it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cl.reporting.metrics import Metric
 from cl.reporting.page import text
 from cl.reporting.page.comparison import Line, Table
-from cl.reporting.page.study import Study
+from cl.reporting.page.study import Budget, Row, Study
 
 PARTS = ("networks", "start", "samples", "statistics")
+EDGE = "*"  # of a rate: the lowest or the highest of the search
 PASSES = (
     ("forward_passes", "forward"),
     ("backward_passes", "backward"),
@@ -79,11 +81,10 @@ def columns(study: Study, table: Table) -> list[Column]:
         _mean("flops", "GFLOPs", lambda value: text.number(value and value / 1e9, 2)),
         _mean("train_seconds", "train s", lambda value: text.number(value, 1)),
         Column("rate", "learning rate", lambda line: line.row.rate,
-               lambda line: text.NONE if line.row.rate is None else f"{line.row.rate:g}",
-               lambda line: _held_out(line, metric)),
+               lambda line: _rate(study, line.row), lambda line: _held_out(line, metric)),
         Column("seeds", "seeds", lambda line: len(line.row.runs), lambda line: str(len(line.row.runs)),
                lambda line: f"{len(line.row.failed)} failed" if line.row.failed else "", ascending=False),
-        Column("within", "within 2 %", _within, _within, _shares),
+        Column("within", "within 2 %", _within, _within, lambda line: _shares(line, table.budget)),
     ]  # fmt: skip
     if table.budget.kind is None:
         found = [column for column in found if column.key not in ("rate", "within")]
@@ -106,21 +107,56 @@ def _passes(line: Line) -> str:
 
 
 def _within(line: Line) -> str:
-    if not line.row.runs or line.row.budget is None:
+    """Of a row that is the same at every budget the passes, which have one budget."""
+    if not line.row.runs:
         return text.NONE
+    if line.row.budget is None:
+        return text.NONE if line.passes_of_budget is None else f"passes {text.share(line.passes_of_budget)}"
     if line.is_within is None:
         return "no" if line.row.why else text.NONE
     return "yes" if line.is_within else "no"
 
 
-def _shares(line: Line) -> str:
+def _shares(line: Line, budget: Budget) -> str:
     """What was taken of the budget, and why that is not all of it."""
-    parts = [("bytes", line.bytes_of_budget), ("passes", line.passes_of_budget)]
+    parts = [("bytes of samples" if budget.kind == "samples" else "bytes", line.bytes_of_budget)]
+    if line.row.budget is not None:
+        parts.append(("passes", line.passes_of_budget))
     taken = ", ".join(f"{name} {text.share(value)}" for name, value in parts if value is not None)
     alike = "the same at every budget" if line.row.budget is None else None
     return "; ".join(part for part in (taken, line.row.why or alike) if part)
 
 
+def at_edge(study: Study, row: Row) -> bool:
+    """Whether a row got the lowest or the highest rate of the search, so that a better one may lie beyond."""
+    rates = (study.search or {}).get("rates", ())
+    if row.rate is None or len(rates) < 2:
+        return False
+    return any(math.isclose(row.rate, end, rel_tol=1e-6) for end in (min(rates), max(rates)))
+
+
+def _rate(study: Study, row: Row) -> str:
+    return text.NONE if row.rate is None else f"{row.rate:g}{EDGE if at_edge(study, row) else ''}"
+
+
+def tries(row: Row, metric: Metric) -> str:
+    """Each rate that was tried with its result on held-out data."""
+    found = ((each["rate"], each["held_out"]) for each in row.tries)
+    return ", ".join(
+        f"{rate:g}: {'training diverged' if value is None else _level(value, metric)}" for rate, value in found
+    )
+
+
+def details(study: Study, table: Table, line: Line) -> list[tuple[str, str]]:
+    """What the page shows of a row when it is opened: headings and texts."""
+    folded = [(column.heading, column.below(line)) for column in columns(study, table) if column.folded]
+    shown = [*folded, ("learning rates, on held-out data", tries(line.row, study.measure))]
+    return [(heading, words) for heading, words in shown if words]
+
+
 def _held_out(line: Line, metric: Metric) -> str:
-    held_out = line.row.held_out
-    return "" if held_out is None else f"held out {text.number(metric.factor * held_out, metric.digits)}{metric.unit}"
+    return "" if line.row.held_out is None else f"held out {_level(line.row.held_out, metric)}"
+
+
+def _level(value: float, metric: Metric) -> str:
+    return text.number(metric.factor * value, metric.digits) + metric.unit

@@ -42,7 +42,7 @@ class Table:
     budget: Budget
     lines: tuple[Line, ...]
     reference: Row | None  # er
-    best: Row | None  # the method with the best mean
+    best: Row | None  # the method with the best mean of those without a failed seed
 
 
 def tables(study: Study) -> list[Table]:
@@ -54,7 +54,8 @@ def _table(study: Study, budget: Budget) -> Table:
     rows, key, higher = study.at(budget), study.measure.key, study.measure.higher_is_better
     values = [row.values(key) for row in rows]
     methods = [row for row in rows if row.is_method and row.values(key)]
-    best = max(methods, key=lambda row: row.mean(key) if higher else -row.mean(key), default=None)
+    may = [row for row in methods if row.may_be_best]
+    best = max(may, key=lambda row: row.mean(key) if higher else -row.mean(key), default=None)
     reference = next((row for row in rows if row.school == "rehearsal" and first_word(row) == REFERENCE), None)
     to_reference, to_best = (_differences(rows, values, row) for row in (reference, best))
     rank = dict(zip(map(id, methods), inference.ranks([row.values(key) for row in methods], higher)))

@@ -57,6 +57,7 @@ def _record(study: Study, table: Table, line: Line) -> dict:
         "train_seconds": row.mean("train_seconds"),
         "rate": row.rate,
         "held_out": row.held_out,
+        "tries": " ".join(f"{each['rate']:g}:{'' if (v := each['held_out']) is None else v}" for each in row.tries),
         "seeds": " ".join(map(str, row.runs)),
         "failed": " ".join(str(failure["seed"]) for failure in row.failed),
         "bytes_of_budget": line.bytes_of_budget,
@@ -72,7 +73,7 @@ def _difference(name: str, found: Difference | None, p: float | None) -> dict:
 
 
 def _markdown(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ").replace("<", "&lt;")
 
 
 def _latex_table(study: Study, table: Table) -> str:

@@ -69,8 +69,10 @@ def _write(folder: Path, of: study.Study) -> Path:
     told = {
         "study": of, "tables": tables, "pictures": drawn, "main": sections[0][1], "more": sections[1:],
         "columns": {table.budget.name: cells.columns(of, table) for table in tables},
+        "details": lambda table, line: cells.details(of, table, line),
+        "tries": lambda row: cells.tries(row, of.measure), "edge": rules.edge(of),
         "failed": [(row, failure) for row in of.rows for failure in row.failed],
-        "spare": rules.spare_networks(tables), "counted": rules.COUNTED, "of_answer": rules.of_answer(of),
+        "spare": rules.spare_networks(tables), "counted": rules.counted(of), "of_answer": rules.of_answer(of),
         "of_statistics": rules.of_statistics(of, tables), "of_search": rules.of_search(of),
         "versions": rules.versions(of),
         "markdown_table": lambda table: files.markdown_table(of, table),
@@ -100,13 +102,14 @@ def _write(folder: Path, of: study.Study) -> Path:
 
 def _sections(of: study.Study, says: answer.Answer) -> list[tuple[str, list[str]]]:
     """Headings of the answer and the sentences below each."""
-    asked = [
-        ("", says.main, False),
-        ("At equal bytes", says.equal_bytes, True),
-        ("Both at once: replay and merge", says.both, False),
-        ("Against an untrained network on the same stored samples", says.control, False),
+    in_bytes = any(budget.kind == "bytes" for budget in of.budgets)  # with fewer networks, more samples
+    same = "with the same bytes" if in_bytes else "on the same stored samples"
+    return [
+        ("", answer.sentences(of, says.main)),
+        ("At equal bytes", answer.sentences(of, says.equal_bytes, at_bytes=True, above=says.main)),
+        ("Both at once: replay and merge", answer.sentences(of, says.both)),
+        (f"Against an untrained network {same}", answer.sentences(of, says.control)),
     ]
-    return [(heading, answer.sentences(of, claims, at_bytes)) for heading, claims, at_bytes in asked]
 
 
 def _draw(of: study.Study, picture: pictures.Picture, found: list, shown: pictures.Series) -> Drawn:
@@ -114,10 +117,11 @@ def _draw(of: study.Study, picture: pictures.Picture, found: list, shown: pictur
     drawn = pictures.figure(of, picture, found, shown)
     content = {form: pictures.render(drawn, form) for form in FORMATS}
     scale = ", logarithmic" if drawn.axes[0].get_xscale() == "log" else ""
+    cut = ", cut at 0 and 100 %" if of.measure.unit else ""
     title = f"{of.measure.heading.capitalize()} against {picture.axis.split(' (')[0]}"
     caption = (
         f"Vertical: {of.measure.heading}{' in %' if of.measure.unit else ''}, mean over seeds. Horizontal: "
-        f"{picture.axis}{scale}. Bands and bars: 95 % interval of the mean. A line joins the budgets of one row; "
+        f"{picture.axis}{scale}. Bands and bars: 95 % interval of the mean{cut}. A line joins the budgets of one row; "
         "coloured rows of the same cost stand side by side, centred on it."
     )
     if beyond := dict.fromkeys(point.row.name for point in pictures.outside(of, found, shown)):

@@ -1,6 +1,7 @@
 """Accuracy against what it costs: points of all rows, lines of a few, and the Pareto front. For matplotlib."""
 
 import io
+import math
 import re
 import textwrap
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from cl.reporting import plots
 from cl.reporting.page import inference, text
 from cl.reporting.page.answer import Answer
 from cl.reporting.page.comparison import Table
-from cl.reporting.page.study import BOUND, Row, Study
+from cl.reporting.page.schools import BOUND
+from cl.reporting.page.study import Row, Study
 
 # Okabe & Ito 2008 without the yellow, which is too pale on white. The last is the ink of the page.
 INK = "#101418"
@@ -59,9 +61,12 @@ def points(study: Study, picture: Picture) -> list[Point]:
 
 
 def front(found: list[Point], higher_is_better: bool) -> list[Point]:
-    """The methods that no other one beats in both, by growing cost (bounds and controls take no part)."""
+    """The methods that no other one beats in both, by growing cost.
+
+    Bounds, controls and rows with a failed seed take no part.
+    """
     sign, best, kept = (1 if higher_is_better else -1), float("-inf"), []
-    methods = [point for point in found if point.row.is_method]
+    methods = [point for point in found if point.row.may_be_best]
     for point in sorted(methods, key=lambda point: (point.x, -sign * point.y)):
         if sign * point.y > best:
             best = sign * point.y
@@ -94,14 +99,27 @@ def series(study: Study, tables: list[Table], answer: Answer, found: list[list[P
     return Series(tuple(sorted(names, key=order.index)), frozenset(row.name for row in main if row is not None))
 
 
+def reach(study: Study) -> tuple[float, float]:
+    """The values that the measure can have, as they are printed: an interval by Student's t knows no such ends."""
+    return 0.0, study.measure.factor if study.measure.unit.strip() == "%" else math.inf
+
+
+def ends(study: Study, point: Point) -> tuple[float, float]:
+    """The 95 % interval of a point, as far as the measure can go; the point itself without one."""
+    least, most = reach(study)
+    half = point.half or 0
+    return max(least, point.y - half), min(most, point.y + half)
+
+
 def limits(study: Study, found: list[Point], shown: Series) -> tuple[float, float]:
     """The vertical axis: the rows that the answer speaks of and all better ones; one bad row does not press it flat."""
     kept = [point for point in found if point.row.name in shown.main] or found
     worst = (min if study.measure.higher_is_better else max)(point.y for point in kept)
     kept = kept + [point for point in found if (point.y > worst) == study.measure.higher_is_better]
-    low, high = (of(point.y + sign * (point.half or 0) for point in kept) for of, sign in ((min, -1), (max, 1)))
+    low, high = min(ends(study, point)[0] for point in kept), max(ends(study, point)[1] for point in kept)
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1
-    return low - margin, high + margin
+    least, most = reach(study)
+    return max(least, low - margin), min(most, high + margin)
 
 
 def outside(study: Study, found: list[Point], shown: Series) -> list[Point]:
@@ -116,7 +134,7 @@ def figure(study: Study, picture: Picture, found: list[Point], shown: Series):
 
     with matplotlib.rc_context():
         drawn, axes = plots.new_figure(WIDTH, HEIGHT)
-        _draw(axes, study, found, shown.names)
+        _draw(axes, study, found, shown)
     spread = max(point.x for point in found) / min(point.x for point in found)
     if picture is MEMORY or spread > 10:
         axes.set_xscale("log")
@@ -142,14 +160,17 @@ def figure(study: Study, picture: Picture, found: list[Point], shown: Series):
     return drawn
 
 
-def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> None:
+def _draw(axes, study: Study, found: list[Point], shown: Series) -> None:
     from matplotlib.transforms import offset_copy
+
+    names, beyond = shown.names, {id(point) for point in outside(study, found, shown)}
 
     numbers = {id(point): number for number, point in enumerate(found)}
     grey = [point for point in found if point.row.name not in names]
     for point in grey:
         filled = {} if point.row.is_method else {"markerfacecolor": "none"}
-        (dot,) = axes.plot([point.x], [point.y], "o", color=GREY, markersize=4, alpha=0.8, **filled)
+        style = {"color": GREY, "markersize": 4, "alpha": 0.8, "clip_on": id(point) in beyond} | filled
+        (dot,) = axes.plot([point.x], [point.y], "o", **style)  # a mark at 100 % is whole
         dot.set_gid(f"p{numbers[id(point)]}")
     best = front(found, study.measure.higher_is_better)
     if len(best) > 1:
@@ -169,15 +190,17 @@ def _draw(axes, study: Study, found: list[Point], names: tuple[str, ...]) -> Non
         label = "\n".join(textwrap.wrap(name + school, plots.LABEL_WIDTH))
         axes.plot([], [], **style, **filled, markersize=6, linewidth=1.5, label=label)
         x, y, half = ([getattr(point, key) for point in of] for key in ("x", "y", "half"))
+        low, high = zip(*(ends(study, point) for point in of))
         if _has_band(of) and None not in half:
-            low, high = ([value + sign * by for value, by in zip(y, half)] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=COLOURS[place], alpha=0.15, linewidth=0)
         elif None not in half:
-            axes.errorbar(x, y, half, ecolor=COLOURS[place], elinewidth=1.2, fmt="none", **move)
+            bars = [[value - end for value, end in zip(y, low)], [end - value for value, end in zip(y, high)]]
+            axes.errorbar(x, y, bars, ecolor=COLOURS[place], elinewidth=1.2, fmt="none", **move)
         if len(of) > 1:
             axes.plot(x, y, **style | {"marker": ""}, linewidth=1.5, **move)
         for point in of:
-            (dot,) = axes.plot(point.x, point.y, **style | {"linestyle": ""}, **filled, markersize=6, zorder=3, **move)
+            marked = style | filled | move | {"linestyle": "", "clip_on": id(point) in beyond}
+            (dot,) = axes.plot(point.x, point.y, markersize=6, zorder=3, **marked)
             dot.set_gid(f"p{numbers[id(point)]}")
     if grey:
         axes.plot([], [], ls="", marker="o", ms=4, color=GREY, label="other rows, see the tables (hollow: no method)")

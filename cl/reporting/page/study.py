@@ -7,11 +7,10 @@ from pathlib import Path
 
 from cl.reporting.groups import ABOUT, Group
 from cl.reporting.metrics import ERROR_METRICS, METRICS, Metric
+from cl.reporting.page.schools import BOUND, CONTROL, school
 from cl.reporting.tables import caption
 
 SCHEMA = "remerge.study/1"
-# Schools whose rows are no methods: they take no part in the answer, the ranking and the Pareto front.
-BOUND, CONTROL = "bound", "control"
 TOLERANCE = 0.02  # of a budget
 
 
@@ -38,10 +37,17 @@ class Row:
     held_out: float | None = None
     why: str | None = None  # it is not within its budget
     failed: tuple[dict, ...] = ()
+    all_stored: bool = False  # it stores all samples, whatever the budget
+    tries: tuple[dict, ...] = ()  # of the search: {"rate", "held_out"}, which is None where training diverged
 
     @property
     def is_method(self) -> bool:
         return self.school not in (BOUND, CONTROL)
+
+    @property
+    def may_be_best(self) -> bool:
+        """Whether it can stand for others: the seeds that survived may be those with luck."""
+        return self.is_method and not self.failed
 
     def values(self, key: str) -> dict[int, float]:
         """Of each seed that has it."""
@@ -102,7 +108,8 @@ def read(folder: Path, study: dict) -> Study:
             rows.append(
                 Row(
                     entry["name"], entry["school"], entry["budget"], _by_seed(entry["name"], paths), **told,
-                    failed=tuple(entry.get("failed", ())),
+                    failed=tuple(entry.get("failed", ())), all_stored=bool(entry.get("all_stored")),
+                    tries=tuple({key: each[key] for key in ("rate", "held_out")} for each in entry.get("tries") or ()),
                 )
             )  # fmt: skip
         about = f"scenario {study['scenario']}, dataset {study['dataset']}, backbone {study['backbone']}"
@@ -126,28 +133,19 @@ def of_groups(groups: list[Group]) -> Study:
     Networks alone are no row: they are parts of the merges.
     """
     groups = [group for group in groups if group.runs[0]["kind"] != "network"]
+    files = [file for group in groups for file in group.files]
     varies = [name for name in (*ABOUT, "with") if len({group.label.get(name) for group in groups}) > 1]
     rows = []
     for group in groups:
         words = [group.label["strategy"], *(f"{name} {group.label[name]}" for name in varies if name in group.label)]
         words = [word for word in words if not word.startswith("strategy ") and word != "buffer -"]
         name = ", ".join(word.removeprefix("with ") for word in words)
-        rows.append(Row(name, _school(group.runs[0]), None, {run["seed"]: run for run in group.runs}))
+        rows.append(Row(name, school(group.runs[0], files), None, {run["seed"]: run for run in group.runs}))
     seeds = sorted({seed for row in rows for seed in row.runs})
-    files = [file for group in groups for file in group.files]
     return Study(
         "comparison of runs", caption(groups), (Budget("all runs"),), tuple(rows), None, tuple(seeds),
         dates=_dates(files), **dict(zip(("measure", "forgetting"), _measures(rows))),
     )  # fmt: skip
-
-
-def _school(run: dict) -> str:
-    replays = run["config"]["strategy"].get("memory")
-    if run["kind"] == "merge":
-        return "both" if replays else "merging"
-    if run["strategy"] in ("finetune", "joint", "scratch", "independent"):
-        return BOUND
-    return "rehearsal" if replays else "regularisation"
 
 
 def _by_seed(name: str, paths: list[Path]) -> dict[int, dict]:

@@ -74,6 +74,26 @@ def test_a_flat_plane_has_levels_as_well():
     assert levels == sorted(set(levels)) and len(levels) == pictures.LEVELS
 
 
+@pytest.mark.parametrize("strange", [float("inf"), float("nan")])
+@pytest.mark.parametrize("where", ["everywhere", "on curve and line"])
+def test_losses_that_are_finite_nowhere_have_a_picture(tmp_path, strange, where):
+    plane = valley(50.0)
+    loss = np.array(plane["loss"])
+    loss[: 30 if where == "on curve and line" else None] = strange
+    plane["loss"] = loss.tolist()
+    levels = pictures.levels_of(plane)
+    assert np.isfinite(levels).all() and levels == sorted(set(levels)) and len(levels) == pictures.LEVELS
+    if where == "on curve and line":
+        finite = loss[np.isfinite(loss)]
+        assert levels[0] == finite.min()
+        assert levels[-1] == pytest.approx(levels[0] + pictures.REACH * (finite.max() - finite.min()))
+    found = along(10.0) | {
+        f"{prefix}{split}_loss": [strange] * 11 for prefix in ("", "line_") for split in ("train", "test")
+    }
+    pictures.draw_curve(tmp_path, found | {"plane": plane}, "", ["png"])
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "curve_plane.png"}
+
+
 def test_the_result_lies_where_its_t_is_on_the_path():
     path = [(t * 60, t**2) for t in np.linspace(0, 1, 61)]
     assert pictures.place_on_path(path, 0.0) == path[0] and pictures.place_on_path(path, 1.0) == path[-1]
