@@ -30,7 +30,8 @@ OTHER_KEYS = (
     "peak_memory_bytes", "gradient_steps", "labelled_samples", "merge_gradient_steps", "merge_labelled_samples",
     "unlabelled_samples", "forward_passes", "backward_passes", "unlabelled_forward_passes",
     "unlabelled_backward_passes", "passes", "flops", "stage_passes", "stage_counts", "stage_costs", "merge_passes",
-    "persistent", "persistent_bytes", "optimizer_bytes", "curve", "batch_norm", "merged_batch_norm", "versions", "config",
+    "persistent", "persistent_bytes", "optimizer_bytes", "curve", "batch_norm", "merged_batch_norm", "versions",
+    "config",
 )  # fmt: skip
 RESERVED = {metric.key for metric in (*METRICS, *ERROR_METRICS)} | set(OTHER_KEYS)
 
