@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 FOLDER, PAGE = "report", "index.html"
 STUDY = "study.json"
 FORMATS = ("png", "svg")
+MOST_NAMED = 6  # rows that a caption names
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _draw(of: study.Study, picture: pictures.Picture, found: list, shown: pictur
         "coloured rows of the same cost stand side by side, centred on it."
     )
     if beyond := dict.fromkeys(point.row.name for point in pictures.outside(of, found, shown)):
-        caption += f" Beyond the vertical axis, see the tables: {'; '.join(beyond)}."
+        names = list(beyond) if len(beyond) <= MOST_NAMED else [f"{len(beyond)} rows"]
+        caption += f" Beyond the vertical axis, see the tables: {'; '.join(names)}."
     labels = [pictures.describe(of, picture, found, point) for point in found]
     svg = pictures.inline(content["svg"], picture.name, title, caption, labels)
     return Drawn(picture, title, caption, Markup(svg), content)

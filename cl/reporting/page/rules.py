@@ -61,7 +61,8 @@ def spare_networks(tables: list[Table]) -> str | None:
     """What the networks of a merge would be worth in stored samples, by the numbers of the rows; None if unknown."""
     for table in tables:
         rows = [line.row for line in table.lines]
-        price = next((found for row in rows if row.school == "rehearsal" and (found := _sample_bytes(row))), None)
+        prices = (_sample_bytes(row) for row in rows if row.school == "rehearsal")
+        price = min(filter(None, prices), default=None)  # some store logits as well
         single = table.reference and table.reference.persistent("networks")
         merges = [row for row in rows if row.school == "merging" and row.persistent("networks")]
         if not price or not single or not merges:
