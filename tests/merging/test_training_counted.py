@@ -58,7 +58,7 @@ def test_a_merge_that_was_interrupted_keeps_the_seconds_of_its_training(results_
     def stopped(*_):
         raise KeyboardInterrupt
 
-    words = ("fusion=curve", "fusion.epochs=30", "fusion.points=2", "fusion.plane=0", "finetune_samples=0")
+    words = ("fusion=curve", "fusion.epochs=5", "fusion.points=2", "fusion.plane=0", "finetune_samples=0")
     with monkeypatch.context() as patch:
         patch.setattr(landscape, "along", stopped)
         with pytest.raises(KeyboardInterrupt):
