@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cl.configuration.identity import words
+from cl.configuration.identity import canonical, words
 from cl.configuration.settings import MERGE_KEYS
 
 # Keys that have no effect with some value of another: shown only where they have one.
@@ -175,7 +175,10 @@ def _settings(run: dict) -> dict:
 
 def _value(run: dict, key: str, setting: dict):
     """A setting of a run, from its configuration where its name leaves it out."""
-    return setting[key] if key in setting else _at(run["config"] | {"ranks": run["world_size"]}, key)
+    if key in setting:
+        return setting[key]
+    value = _at(run["config"] | {"ranks": run["world_size"]}, key)
+    return value if value is UNSET else canonical(value)
 
 
 def _at(config: dict, key: str):

@@ -182,6 +182,7 @@ def _controls(options: Options, facts: Facts) -> Iterator[Row]:
     yield Row("last task's network + fine-tuning", *merge, last, **tuned, share=share, partly=alone)
     if any(about["trains"] for about in facts.fusions.values()):
         words = ("fusion=curve", "strategy.init=shared", "fusion.ends=untrained", "fusion.init=random")
+        words += tuple(options.words.get("curve", ()))
         tuned |= {"stores": "fusion.samples_per_task", "trains": "fusion.epochs"}
         alone = "has the passes of the curve alone"
         yield Row("curve between untrained networks", *merge, words, **tuned, share=share, partly=alone)
