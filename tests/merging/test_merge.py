@@ -140,7 +140,9 @@ def test_each_network_may_start_from_the_merge_of_those_before(config_of, monkey
     curves = [30 * 2, 30 * 3, 30 * 4, 30 * 5]
     merges = curves if running else [sum(curves[: n + 1]) for n in range(4)]
     assert of_run["labelled_samples"] == 1442 + sum(merges[:3])
-    assert content["labelled_samples"] - of_run["labelled_samples"] == sum(curves)
+    # the merges from which the networks started are counted in their training
+    last = curves[-1] if running else sum(curves)
+    assert content["labelled_samples"] - of_run["labelled_samples"] == last
 
     def kept(name, task):
         return torch.load(trained / name / f"task_{task:02d}.pt")["model"]

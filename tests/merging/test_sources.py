@@ -275,7 +275,7 @@ MISTAKES = [
     (["fusion=ensemble", "finetune_samples=10"], "finetune_samples=10 trains merged weights"),
     (["finetune_samples=1"], "finetune_samples must be at least 2, one of each task, or 0 for none, got 1"),
     (["finetune_samples=1.5"], "finetune_samples must be a whole number of at least 0, got 1.5"),
-    (["finetune_epochs=0"], "finetune_epochs must be a number above 0, got 0"),
+    (["finetune_epochs=0"], "finetune_epochs must be a number above 0 and of at most 1000000, got 0"),
     (["batch_norm_samples=1"], "batch_norm_samples must be a whole number of at least 2, got 1"),
     (["initial={a}"], "initial=FILE is for checkpoints"),
     (["weighting=size"], "weighting must be uniform or samples"),
