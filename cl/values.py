@@ -65,6 +65,21 @@ Percentage = Annotated[float, Range(above=0, most=100)]
 Text = Annotated[str, Pattern(r".*\S.*", "text that is not empty")]
 
 
+def convert_each(name: str, values: dict, annotations: dict) -> dict:
+    """The values of an option that has several, each converted to its annotation.
+
+    Raises ValueError for one that is unknown, missing or of a wrong kind.
+    """
+    for key in values:
+        if key not in annotations:
+            hint, valid = did_you_mean(key, annotations), ", ".join(annotations)
+            raise ValueError(f"unknown option {name}.{key}{hint}; valid: {valid}")
+    missing = [key for key in annotations if key not in values]
+    if missing:
+        raise ValueError(f"{name}.{missing[0]} is missing: give {name}.{missing[0]}=...")
+    return {key: convert(f"{name}.{key}", value, annotations[key]) for key, value in values.items()}
+
+
 def convert(name: str, value, annotation):
     """Convert a value to the type of an annotation.
 

@@ -18,6 +18,7 @@ from cl.values import (
     Range,
     Text,
     convert,
+    convert_each,
     did_you_mean,
 )
 
@@ -174,10 +175,4 @@ def _converted(name: str, value, kind):
     if not isinstance(value, dict):
         example = f"{name}.{next(iter(kinds))}=..."
         raise ValueError(f"{name} has several values ({', '.join(kinds)}): set {example}, got {name}={value}")
-    for key in value:
-        if key not in kinds:
-            raise ValueError(f"unknown option {name}.{key}{did_you_mean(key, kinds)}; valid: {', '.join(kinds)}")
-    missing = [key for key in kinds if key not in value]
-    if missing:
-        raise ValueError(f"{name}.{missing[0]} is missing: give {name}.{missing[0]}=...")
-    return {key: convert(f"{name}.{key}", value[key], kinds[key]) for key in value}
+    return convert_each(name, value, kinds)

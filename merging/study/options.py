@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cl.configuration.arguments import options
-from cl.values import Count, InnerFraction, Natural, Positive, Text, convert, did_you_mean
+from cl.values import Count, InnerFraction, Natural, Positive, Text, convert_each, did_you_mean
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 BOUNDS = ("finetune", "joint", "joint_converged", "scratch")
@@ -67,27 +67,23 @@ class Options:
             own = [] if folder is None else [path.stem for path in Path(folder, group).glob("*.yaml")]
             return sorted({*options(group), *own})
 
-        found = _converted("study", node, cls, skip=("budgets", "search", "words"))
-        found["budgets"] = [parse_budget(item) for item in _as_list(node["budgets"])]
+        kinds = typing.get_type_hints(cls, include_extras=True)
+        found = convert_each("study", node, kinds | {"budgets": list, "search": dict | None, "words": dict | None})
+        found["budgets"] = [parse_budget(item) for item in found["budgets"]]
         names = [budget.name for budget in found["budgets"]]
         if len(set(names)) < len(names):
             raise ValueError(f"study.budgets has one budget twice: {', '.join(names)}")
         if not names:
             raise ValueError("study.budgets is empty: give numbers of samples or bytes with a unit, [200,500kB]")
-        search = node["search"]
+        search = found["search"]
         if search is not None:
-            if not isinstance(search, dict):
-                raise ValueError(
-                    f"study.search has several values (factors, validation, seeds) or is null, got {search}"
-                )
-            search = Search(**_converted("study.search", search, Search))
+            kinds = typing.get_type_hints(Search, include_extras=True)
+            found["search"] = search = Search(**convert_each("study.search", search, kinds))
             for name in ("factors", "seeds"):
                 if not getattr(search, name):
                     raise ValueError(f"study.search.{name} is empty: give one or more, or study.search=null")
-        found["search"] = search
-        found["words"] = {
-            name: [str(word) for word in _as_list(words)] for name, words in (node["words"] or {}).items()
-        }
+        words = (found["words"] or {}).items()
+        found["words"] = {name: [str(word) for word in _as_list(given)] for name, given in words}
         read = cls(**found)
         for key in ("strategies", "fusions", "inits", "orders", "finetune", "both", "bounds"):
             values = getattr(read, key)
@@ -118,17 +114,6 @@ def parse_budget(value) -> Budget:
     raise ValueError(
         f"study.budgets must be numbers of samples such as 200, or bytes with a unit such as 500kB, got {value!r}"
     )
-
-
-def _converted(prefix: str, node: dict, kind: type, skip: tuple[str, ...] = ()) -> dict:
-    kinds = typing.get_type_hints(kind, include_extras=True)
-    for key in node:
-        if key not in kinds:
-            raise ValueError(f"unknown option {prefix}.{key}{did_you_mean(key, kinds)}; valid: {', '.join(kinds)}")
-    missing = [key for key in kinds if key not in node]
-    if missing:
-        raise ValueError(f"{prefix}.{missing[0]} is missing: give {prefix}.{missing[0]}=...")
-    return {key: convert(f"{prefix}.{key}", node[key], kinds[key]) for key in kinds if key not in skip}
 
 
 def _check_known(key: str, name: str, known) -> None:

@@ -214,6 +214,7 @@ class Study:
         try:
             return await self._do(planned, words, base, {"seed": seed})
         except RunError as error:
+            self.runs.progress.failed()
             return error
 
     async def _do(self, planned: Planned, words, base, values: dict) -> tuple[Path, dict]:

@@ -29,6 +29,7 @@ class Progress:
     """One line for the whole study: runs that are done, of how many, and the time that is left."""
 
     def __init__(self, name: str, expected: int, show: bool):
+        self.failures = 0
         interval = 0.1 if sys.stderr.isatty() else 10
         self.bar = tqdm(
             total=expected, desc=name, unit="run", disable=not show, mininterval=interval, leave=False,
@@ -42,8 +43,10 @@ class Progress:
     def done(self) -> None:
         self.bar.update()
 
-    def failed(self, count: int) -> None:
-        self.bar.set_postfix_str(f"{count} failed")
+    def failed(self) -> None:
+        """One more run of a row has failed."""
+        self.failures += 1
+        self.bar.set_postfix_str(f"{self.failures} failed")
 
     def close(self) -> None:
         self.bar.close()
