@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cl.reporting.page import inference
 from cl.reporting.page.inference import Difference
+from cl.reporting.page.schools import CONTROL, REHEARSAL
 from cl.reporting.page.study import TOLERANCE, Budget, Row, Study
 
 REFERENCE = "er"
@@ -56,7 +57,7 @@ def _table(study: Study, budget: Budget) -> Table:
     methods = [row for row in rows if row.is_method and row.values(key)]
     may = [row for row in methods if row.may_be_best]
     best = max(may, key=lambda row: row.mean(key) if higher else -row.mean(key), default=None)
-    reference = next((row for row in rows if row.school == "rehearsal" and first_word(row) == REFERENCE), None)
+    reference = next((row for row in rows if row.school == REHEARSAL and first_word(row) == REFERENCE), None)
     to_reference, to_best = (_differences(rows, values, row) for row in (reference, best))
     rank = dict(zip(map(id, methods), inference.ranks([row.values(key) for row in methods], higher)))
     lines = []
@@ -97,6 +98,6 @@ def _differences(rows: list[Row], values: list, other: Row | None) -> list[tuple
 
 
 def _order(line: Line, higher: bool) -> tuple:
-    kind = 0 if line.row.is_method else 1 if line.row.school == "control" else 2
+    kind = 0 if line.row.is_method else 1 if line.row.school == CONTROL else 2
     missing = line.accuracy is None
     return kind, missing, 0 if missing else -line.accuracy if higher else line.accuracy, line.row.name

@@ -4,6 +4,7 @@ from cl.reporting.page import text
 from cl.reporting.page.answer import SCHOOLS, chosen_from
 from cl.reporting.page.cells import EDGE, at_edge
 from cl.reporting.page.comparison import Table
+from cl.reporting.page.schools import REHEARSAL
 from cl.reporting.page.study import Row, Study
 from cl.versions import made_with
 
@@ -61,7 +62,7 @@ def spare_networks(tables: list[Table]) -> str | None:
     """What the networks of a merge would be worth in stored samples, by the numbers of the rows; None if unknown."""
     for table in tables:
         rows = [line.row for line in table.lines]
-        prices = (_sample_bytes(row) for row in rows if row.school == "rehearsal")
+        prices = (_sample_bytes(row) for row in rows if row.school == REHEARSAL)
         price = min(filter(None, prices), default=None)  # some store logits as well
         single = table.reference and table.reference.persistent("networks")
         merges = [row for row in rows if row.school == "merging" and row.persistent("networks")]
