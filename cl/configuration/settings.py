@@ -40,6 +40,12 @@ class Reduce(TypedDict):
     predivide: Positive
 
 
+class Checkpoint(TypedDict):
+    """`checkpoint`: how often the state within a task is saved, a time or a number of steps."""
+
+    every: Count | Annotated[str, Pattern(r"[0-9]+(\.[0-9]+)?(s|min|h)", "a time such as 30s, 10min or 2h")] | None
+
+
 class Launcher(TypedDict):
     """`launcher`: what starts the ranks."""
 
@@ -47,6 +53,7 @@ class Launcher(TypedDict):
     np: Count
     hosts: Text | None
     hostfile: Text | None
+    retries: Natural
 
 
 class Protocol(TypedDict):
@@ -84,6 +91,8 @@ class Run(TypedDict):
     batch_norm: Literal["rank0", "average"]
     reduce: Reduce
     log_interval: Count
+    checkpoint: Checkpoint
+    timeout: Positive
     output: Text
     overwrite: bool
     pictures: list[Literal["png", "pdf", "svg"]]
@@ -92,6 +101,7 @@ class Run(TypedDict):
     debug: bool
     metrics: dict
     callbacks: dict
+    trust: list[Text]
     launcher: Launcher
 
 
