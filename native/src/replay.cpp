@@ -14,6 +14,10 @@ struct rb_buffer {
     std::vector<std::byte> address;
 };
 
+struct rb_copy {
+    replay::Saved saved;
+};
+
 namespace {
 
 thread_local char last_error[1024] = "no error";
@@ -171,13 +175,22 @@ int rb_get_stats(rb_buffer *buffer, rb_stats *stats) {
     });
 }
 
-int rb_save(rb_buffer *buffer, const char *path) {
+int rb_take_copy(rb_buffer *buffer, rb_copy **copy) {
     return guarded([&] {
         check_buffer(buffer);
-        if (!path) replay::fail(RB_INVALID, "path is NULL");
-        buffer->buffer.save(path);
+        if (!copy) replay::fail(RB_INVALID, "copy is NULL");
+        *copy = new rb_copy{buffer->buffer.copy()};
     });
 }
+
+int rb_write_copy(const rb_copy *copy, const char *path) {
+    return guarded([&] {
+        if (!copy || !path) replay::fail(RB_INVALID, "copy or path is NULL");
+        replay::write_saved(path, copy->saved);
+    });
+}
+
+void rb_free_copy(rb_copy *copy) { delete copy; }
 
 int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uint64_t *pending_sizes,
             uint32_t max_pending, uint32_t *num_pending) {
