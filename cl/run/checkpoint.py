@@ -154,7 +154,7 @@ class Checkpoints:
             try:
                 content = weights.load(self._file(position))
                 self._check_tasks(position)
-            except weights.DamagedError as error:
+            except ValueError as error:
                 content, damaged = None, str(error)
         content = self.comm.broadcast(content)
         if content is not None:
@@ -163,7 +163,7 @@ class Checkpoints:
             position = Position(position.stage, position.step, content["steps"], len(content["own"]))
             try:
                 there = all([self._check_stored(name, position) for name in self.tree.stored])
-            except weights.DamagedError as error:
+            except ValueError as error:
                 damaged = str(error)
         told = self.comm.gather({"damaged": damaged, "there": there})
         damage = [each["damaged"] for each in told if each["damaged"]]
@@ -175,7 +175,7 @@ class Checkpoints:
         for number in range(position.stage):
             file = task_file(self.folder, number)
             if not file.is_file():
-                raise weights.DamagedError(f"{file} is missing, and the run cannot go on without it")
+                raise ValueError(f"{file} is missing, and the run cannot go on without it")
             weights.load(file)
 
     def _check_stored(self, name: str, position: Position) -> bool:

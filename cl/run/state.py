@@ -30,7 +30,7 @@ class Copied(Protocol):
 class Stored(Protocol):
     """What writes its state of each rank into a file, and reads the files of all ranks that wrote one.
 
-    `check` raises `cl.networks.weights.DamagedError` for files that `load` could not take, and changes nothing.
+    `check` raises ValueError for files that `load` could not take, and changes nothing.
     """
 
     def copy(self) -> Copied: ...
