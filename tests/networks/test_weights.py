@@ -16,6 +16,7 @@ from cl.networks.backbones import timm_model
 from cl.run import experiment
 from cl.run.folder import plain
 from cl.run.plan import make_plan
+from cl.run.saving import Saver
 from cl.run.session import Session
 from merging.sources import Reader
 
@@ -194,7 +195,7 @@ WRONG = {
     "a path": ({"state_dict": STATE, "output": Path("x")}, r"holds pathlib\S*, expected tensors"),
     "a page": (b"<html>404 Not Found</html>", "cannot be read as weights: expected a file of torch.save or"),
     "nothing at all": (b"", "cannot be read as weights"),
-    "half a file": ("half", "cannot be read as weights"),
+    "half a file": ("half", r"is damaged \(it is torn or changed\): put a whole copy"),
     "half safetensors": (b"\x10\0\0\0\0\0\0\0{" + b" " * 40, "cannot be read as weights"),
 }  # fmt: skip
 
@@ -256,5 +257,5 @@ def test_a_resumed_run_names_a_damaged_file(tmp_path, compose_config):
     file.write_bytes(whole)
     (resume,) = file.parent.glob("resume_*.pt")
     resume.write_bytes(resume.read_bytes()[:500])
-    with pytest.raises(ValueError, match="resume_01_000000.pt .*overwrite=true"):
+    with pytest.raises(ValueError, match=r"resume_01_000000.pt is damaged \(it is torn.*overwrite=true"):
         experiment.run(config)

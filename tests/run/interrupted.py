@@ -1,4 +1,4 @@
-"""A run that dies within a stage, some steps after its state was saved, and is started again; for one rank or several."""
+"""A run that dies within a stage, some steps after its state was saved, and is started again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ class Died(Exception):
 
 
 def dying(at: Callable[[int, int], bool]):
-    """A context in which a run dies after the step of a stage for which `at` is true; what it began to write is whole."""
+    """A context in which a run dies after the step of a stage for which `at` is true."""
     within = Saver.within
 
     def doomed(self, stage: int, steps: int):
