@@ -5,13 +5,21 @@ same order.
 """
 
 import contextlib
+import hashlib
 import math
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
 
 import torch
 from torch import nn
 
 NO_CONTEXT = contextlib.nullcontext()
-START_SECONDS = 60  # how long ranks wait for each other at the start
+TOKEN = "REMERGE_TOKEN"  # the secret of a run's ranks in the environment, if their launcher made one
+# An engine waits this much longer than remerge: what it says at the end of its own time names no rank.
+ENGINE_SECONDS = 15
 REDUCE_OPERATIONS = ("average", "adasum")
 
 
@@ -21,11 +29,33 @@ class Comm:
     engine = "none"
     rank = local_rank = 0
     size = local_size = 1
+    token = bytes(16)  # which only the ranks of this run know; of one process, which talks to nobody, zeros
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all ranks are on this machine."""
+        return self.local_size == self.size
 
     @property
     def is_main(self) -> bool:
         """Whether this rank writes files and prints."""
         return self.rank == 0
+
+    def introduce(self) -> None:
+        """Agree on `token`, and find `local_rank` and `local_size` where the engine does not know them.
+
+        The first call after connecting. Raises ValueError for a REMERGE_TOKEN that is malformed, or not that of all.
+        """
+        given = _given_token()
+        own = [None if given is None else hashlib.sha256(given).hexdigest(), self.local_size > 0, _machine()]
+        everybody = self.gather(own)
+        if any(digest != own[0] for digest, *_ in everybody):
+            raise ValueError(f"the ranks were started with different {TOKEN}: set one for all of them, or none")
+        self.token = given or self.broadcast(secrets.token_bytes(16) if self.is_main else None)
+        if not all(known for _, known, _ in everybody):
+            machines = [machine for *_, machine in everybody]
+            self.local_size = machines.count(own[2])
+            self.local_rank = machines[: self.rank].count(own[2])
 
     def distribute(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, accumulation_steps: int, options: "ReduceOptions"
@@ -109,3 +139,23 @@ class ReduceOptions:
             raise ValueError("reduce.operation=adasum steps before fp16's loss scaling is undone: use precision=bf16")
         if self.operation == "adasum" and changes_gradients:
             raise ValueError("reduce.operation=adasum has no gradient that this strategy could change: use average")
+
+
+def _given_token() -> bytes | None:
+    """The token in the environment."""
+    text = os.environ.get(TOKEN)
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9a-fA-F]{32}", text):
+        raise ValueError(
+            f"{TOKEN} must have 32 hex digits, got {len(text)} characters: leave it out, and rank 0 makes one"
+        )
+    return bytes.fromhex(text)
+
+
+def _machine() -> str:
+    """A text that is equal for two processes if they share a machine and its network."""
+    name, boot, network = socket.gethostname(), Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
+    if not boot.exists():  # not Linux
+        return name
+    return f"{name} {boot.read_text().strip()} {os.readlink(network)}"

@@ -10,23 +10,28 @@ from cl.distributed.comm import Comm
 _comm: Comm | None = None
 
 
-def connect(engine: str | None) -> Comm:
-    """The group of this process, created once and shared by the jobs of a sweep; `engine`: horovod, torch or None."""
+def connect(engine: str | None, timeout: float) -> Comm:
+    """The group of this process, created once and shared by the jobs of a sweep.
+
+    `engine`: horovod, torch or None. `timeout`: seconds that a rank waits for another, here and in every exchange.
+    """
     global _comm
     if _comm is None:
-        _comm = _made(engine)
+        _comm = _made(engine, timeout)
+        if engine is not None:
+            _comm.introduce()
     return _comm
 
 
-def _made(engine: str | None) -> Comm:
+def _made(engine: str | None, timeout: float) -> Comm:
     if engine == "horovod":
         from cl.distributed.horovod_comm import HorovodComm
 
-        return HorovodComm()
+        return HorovodComm(timeout)
     if engine == "torch":
         from cl.distributed.torch_comm import TorchComm
 
-        return TorchComm()
+        return TorchComm(timeout)
     return Comm()
 
 

@@ -1,10 +1,11 @@
 """Ranks connected by Horovod; only this file and the rendezvous import Horovod."""
 
+import math
 import os
 
 import torch
 
-from cl.distributed.comm import NO_CONTEXT, START_SECONDS, Comm
+from cl.distributed.comm import ENGINE_SECONDS, NO_CONTEXT, Comm
 from cl.distributed.ranks import started
 from cl.distributed.rendezvous import no_horovod
 
@@ -14,12 +15,13 @@ class HorovodComm(Comm):
 
     engine = "horovod"
 
-    def __init__(self):
+    def __init__(self, timeout: float):
         try:
             import horovod.torch as hvd
         except ImportError as error:
             raise no_horovod(error) from error
-        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(START_SECONDS))
+        for name in ("HOROVOD_GLOO_TIMEOUT_SECONDS", "HOROVOD_STALL_CHECK_TIME_SECONDS"):
+            os.environ[name] = str(math.ceil(timeout) + ENGINE_SECONDS)
         hvd.init()
         self.hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
