@@ -16,10 +16,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cl.distributed.encoding import decode, encode
+
 NO_CONTEXT = contextlib.nullcontext()
 TOKEN = "REMERGE_TOKEN"  # the secret of a run's ranks in the environment, if their launcher made one
 # An engine waits this much longer than remerge: what it says at the end of its own time names no rank.
 ENGINE_SECONDS = 15
+LARGEST_MESSAGE = 1 << 38  # bytes
 REDUCE_OPERATIONS = ("average", "adasum")
 
 
@@ -90,12 +93,36 @@ class Comm:
         return [part.view_as(value) for value, part in zip(values, flat.split([value.numel() for value in values]))]
 
     def broadcast(self, content):
-        """Rank 0's object on every rank; it must be possible to pickle it."""
-        return content
+        """Rank 0's value on every rank: tensors and plain values, see `cl.distributed.encoding`.
+
+        Raises ValueError for other types, and for bytes from rank 0 that are no value.
+        """
+        if self.size == 1:
+            return content
+        data = encode(content) if self.is_main else bytearray()
+        size = self._from_first(torch.tensor([len(data)]))
+        received = self._from_first(_as_tensor(data) if self.is_main else _empty(0, int(size)))
+        return content if self.is_main else _as_value(0, received)
 
     def gather(self, content) -> list:
-        """The objects of all ranks, in the order of ranks."""
-        return [content]
+        """The values of all ranks, in the order of ranks; as with `broadcast`."""
+        if self.size == 1:
+            return [content]
+        data = encode(content)
+        sizes = [int(size) for size in self._from_all(torch.tensor([len(data)]))]
+        # In messages of one length: what ranks send one another differs little.
+        message = max((_empty(rank, size) for rank, size in enumerate(sizes)), key=len)
+        message[: len(data)] = _as_tensor(data)
+        received = self._from_all(message)
+        return [_as_value(rank, part[:size]) for rank, (part, size) in enumerate(zip(received, sizes))]
+
+    def _from_first(self, message: torch.Tensor) -> torch.Tensor:
+        """Rank 0's tensor on every rank, where `message` has its shape; may write into `message`."""
+        raise NotImplementedError
+
+    def _from_all(self, message: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all ranks, which have one shape."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Leave the group; a second call does nothing."""
@@ -139,6 +166,24 @@ class ReduceOptions:
             raise ValueError("reduce.operation=adasum steps before fp16's loss scaling is undone: use precision=bf16")
         if self.operation == "adasum" and changes_gradients:
             raise ValueError("reduce.operation=adasum has no gradient that this strategy could change: use average")
+
+
+def _as_tensor(data: bytearray) -> torch.Tensor:
+    return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _as_value(rank: int, data: torch.Tensor):
+    try:
+        return decode(data.numpy())
+    except ValueError as error:
+        raise ValueError(f"rank {rank} sent {len(data)} bytes that are no value ({error})") from error
+
+
+def _empty(rank: int, size: int) -> torch.Tensor:
+    """Room for the message of a rank; raises ValueError for a size that no message has."""
+    if not 0 < size <= LARGEST_MESSAGE:
+        raise ValueError(f"rank {rank} sent {size} as the length of a message, expected 1 to {LARGEST_MESSAGE} bytes")
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def _given_token() -> bytes | None:

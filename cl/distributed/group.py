@@ -1,11 +1,11 @@
 """The group of ranks of this process, and checks that all ranks have the same network."""
 
 import hashlib
-import pickle
 
 from torch import nn
 
 from cl.distributed.comm import Comm
+from cl.distributed.encoding import encode
 
 _comm: Comm | None = None
 
@@ -48,8 +48,8 @@ def check_equal(comm: Comm, model: nn.Module) -> None:
     if comm.size == 1:
         return
     digest = hashlib.sha256()
-    for value in model.state_dict().values():
-        digest.update(pickle.dumps(value.detach().cpu().numpy()))
+    for name, value in model.state_dict().items():
+        digest.update(encode([name, value.contiguous()]))
     digests = comm.gather(digest.hexdigest())
     odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if odd:

@@ -74,12 +74,11 @@ class HorovodComm(Comm):
     def sum(self, values):
         return self.hvd.allreduce(values, op=self.hvd.Sum)
 
-    def broadcast(self, content):
-        # With a name: Horovod's default is the object's type, and ranks with different types would wait forever.
-        return self.hvd.broadcast_object(content, root_rank=0, name="content")
+    def _from_first(self, message):
+        return self.hvd.broadcast_(message, root_rank=0, name="value")
 
-    def gather(self, content):
-        return self.hvd.allgather_object(content, name="content")
+    def _from_all(self, message):
+        return list(self.hvd.allgather(message, name="values").chunk(self.size))
 
     def close(self):
         self.hvd.shutdown()

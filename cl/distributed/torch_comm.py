@@ -52,15 +52,14 @@ class TorchComm(Comm):
         self.dist.all_reduce(values)
         return values
 
-    def broadcast(self, content):
-        box = [content]
-        self.dist.broadcast_object_list(box, src=0)
-        return box[0]
+    def _from_first(self, message):
+        self.dist.broadcast(message, src=0)
+        return message
 
-    def gather(self, content):
-        box = [None] * self.size
-        self.dist.all_gather_object(box, content)
-        return box
+    def _from_all(self, message):
+        messages = [torch.empty_like(message) for _ in range(self.size)]
+        self.dist.all_gather(messages, message)
+        return messages
 
     def close(self):
         if self.dist.is_initialized():
