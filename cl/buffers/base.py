@@ -137,6 +137,10 @@ class ReplayBuffer(ABC):
         self.copy().write(path)
 
     @abstractmethod
+    def check(self, *paths: Path) -> None:
+        """Raise ValueError for files that `load` could not take; changes nothing."""
+
+    @abstractmethod
     def load(self, *paths: Path) -> None:
         """Go on as if nothing had happened since `save`, from the files of all ranks that saved, in order of rank.
 

@@ -201,6 +201,10 @@ class NativeBuffer(ReplayBuffer):
         _check(lib.rb_take_copy(self._buffer, made))
         return NativeCopy(made[0])
 
+    def check(self, *paths: Path) -> None:
+        names = [ffi.new("char[]", os.fsencode(path)) for path in paths]
+        _check(lib.rb_check(self._buffer, ffi.new("char *[]", names), len(names)))
+
     def load(self, *paths: Path) -> None:
         names = [ffi.new("char[]", os.fsencode(path)) for path in paths]
         sizes, count = ffi.new("uint64_t[]", MAX_PENDING), ffi.new("uint32_t *")

@@ -134,7 +134,10 @@ class ReferenceBuffer(ReplayBuffer):
             }
         )
 
-    def load(self, *paths: Path) -> None:
+    def check(self, *paths: Path) -> None:
+        self._read(*paths)
+
+    def _read(self, *paths: Path) -> dict:
         if len(paths) != 1:
             raise ValueError(f"buffer=reference serves one process, but {len(paths)} saved shards were given")
         (path,) = paths
@@ -145,6 +148,10 @@ class ReferenceBuffer(ReplayBuffer):
             raise ValueError(f"{path} is not a replay buffer that was saved, or is damaged") from error
         if about != self._about():
             raise ValueError(f"{path} holds another buffer: expected {self._about()}, got {about}")
+        return state
+
+    def load(self, *paths: Path) -> None:
+        state = self._read(*paths)
         self.insertion.restore(state["insertion"])
         self.uniforms.restore(state["draw"])
         self.columns = state["columns"]

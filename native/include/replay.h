@@ -184,6 +184,9 @@ RB_API void rb_free_copy(rb_copy *copy);
 RB_API int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uint64_t *pending_sizes,
                    uint32_t max_pending, uint32_t *num_pending);
 
+/* Read saved shards as rb_load would, and change nothing. RB_INVALID and RB_SYSTEM as there. */
+RB_API int rb_check(rb_buffer *buffer, const char *const *paths, uint32_t num_paths);
+
 /* Leave, collectively: serves the draws of the others until every rank has called this. Idempotent. Waits as long as
    the others are alive; one that is silent for timeout_seconds is RB_PEER. Afterwards only rb_get_stats, rb_release,
    rb_close and rb_destroy are allowed. */

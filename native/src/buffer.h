@@ -66,6 +66,7 @@ class Buffer {
     void receive(rb_records &records);
     void statistics(rb_stats &stats) const;
     Saved copy();
+    void check(const std::vector<std::string> &paths) const { read_files(paths); }
     std::vector<uint64_t> load(const std::vector<std::string> &paths);
     void close();
 

@@ -97,6 +97,13 @@ replay::Options read_options(const rb_options *given) {
     return options;
 }
 
+std::vector<std::string> paths_of(const char *const *paths, uint32_t num_paths) {
+    if (!paths || !num_paths) replay::fail(RB_INVALID, "paths is NULL, or there are none");
+    for (uint32_t i = 0; i < num_paths; ++i)
+        if (!paths[i]) replay::fail(RB_INVALID, "path ", i, " is NULL");
+    return {paths, paths + num_paths};
+}
+
 }  // namespace
 
 const char *rb_error(void) { return last_error; }
@@ -201,13 +208,18 @@ int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uin
             uint32_t max_pending, uint32_t *num_pending) {
     return guarded([&] {
         check_buffer(buffer);
-        if (!paths || !num_paths || !num_pending || (max_pending && !pending_sizes))
-            replay::fail(RB_INVALID, "paths, pending_sizes or num_pending are NULL, or there are no paths");
-        for (uint32_t i = 0; i < num_paths; ++i)
-            if (!paths[i]) replay::fail(RB_INVALID, "path ", i, " is NULL");
-        const std::vector<uint64_t> sizes = buffer->buffer.load(std::vector<std::string>(paths, paths + num_paths));
+        if (!num_pending || (max_pending && !pending_sizes))
+            replay::fail(RB_INVALID, "pending_sizes or num_pending are NULL");
+        const std::vector<uint64_t> sizes = buffer->buffer.load(paths_of(paths, num_paths));
         *num_pending = static_cast<uint32_t>(sizes.size());
         for (uint32_t i = 0; i < max_pending && i < sizes.size(); ++i) pending_sizes[i] = sizes[i];
+    });
+}
+
+int rb_check(rb_buffer *buffer, const char *const *paths, uint32_t num_paths) {
+    return guarded([&] {
+        check_buffer(buffer);
+        buffer->buffer.check(paths_of(paths, num_paths));
     });
 }
 
