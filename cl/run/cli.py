@@ -8,7 +8,6 @@ Hydra gives composition, sweeps, launchers and completion; four things are added
 - After the last job the runs of this command are summed up in one table (mean +- std over seeds).
 """
 
-import json
 import os
 import signal
 import sys
@@ -26,6 +25,7 @@ from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
 from cl.distributed import ranks
 from cl.distributed.launch import LAUNCHED, start_ranks
+from cl.reporting.reading import read_results
 from cl.run.checks import check
 from cl.run.mistakes import one_line
 from cl.values import WORDS
@@ -165,7 +165,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
     if not folders:  # a study prints its own tables
         return None
     _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
-    content = json.loads((folders[-1] / "results.json").read_text())
+    content = read_results(folders[-1] / "results.json")
     return content.get("average_accuracy", content.get("average_error"))
 
 
