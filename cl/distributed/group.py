@@ -5,6 +5,7 @@ import pickle
 
 from torch import nn
 
+from cl.distributed import report
 from cl.distributed.comm import Comm
 
 _comm: Comm | None = None
@@ -14,7 +15,9 @@ def connect(engine: str | None) -> Comm:
     """The group of this process, created once and shared by the jobs of a sweep; `engine`: horovod, torch or None."""
     global _comm
     if _comm is None:
+        report.tell("arrived")
         _comm = _made(engine)
+        report.tell("connected")
     return _comm
 
 
