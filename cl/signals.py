@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class Stopped(KeyboardInterrupt):
     """A signal has ended the command, whose exit status is 128 + `number`; `line` says what was saved."""
 
-    def __init__(self, number: int, line: str = ""):
+    def __init__(self, number: int, line: str):
         super().__init__(line)
         self.number, self.line = signal.Signals(number), line
 
@@ -38,8 +38,8 @@ def asked() -> signal.Signals | None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Within this block a signal is remembered only, for `asked`; at its end it raises `Stopped`."""
+def deferred(done: str) -> Iterator[None]:
+    """Within this block a signal is remembered only, for `asked`; at its end it raises `Stopped`, which says `done`."""
     global _deferring
     _deferring += 1
     try:
@@ -47,7 +47,7 @@ def deferred() -> Iterator[None]:
     finally:
         _deferring -= 1
     if _asked is not None and not _deferring:
-        raise Stopped(_asked)
+        raise Stopped(_asked, done)
 
 
 def _take(number: int, frame) -> None:
@@ -57,4 +57,4 @@ def _take(number: int, frame) -> None:
         os.kill(os.getpid(), number)
     _asked = signal.Signals(number)
     if not _deferring:
-        raise Stopped(number)
+        raise Stopped(number, "nothing was to be saved, and the same command goes on")

@@ -3,7 +3,7 @@
 import signal
 from dataclasses import dataclass, field
 
-from cl.distributed.report import LOST
+from cl.distributed.reports import LOST
 
 
 class RanksFailed(ChildProcessError):

@@ -46,6 +46,8 @@ def start_ranks(launcher: dict, overrides: list[str], timeout: float | None = No
             team = Team(launcher["name"], command, timeout, signals)
             ending = team.run(hosts, ranks)
             if signals.taken:
+                for who, line, _ in ending.error().errors:
+                    print(f"{who}error: {line}", file=sys.stderr)
                 raise Stopped(signals.taken[0], team.unwilling)
             if not ending.failed:
                 return

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 
-from cl.distributed import report
+from cl.distributed import reports
 
 LIBRARY = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
@@ -41,7 +41,7 @@ class Processes:
             try:
                 process = subprocess.Popen(
                     command,
-                    env={**environment, report.PIPE: str(writer)},
+                    env={**environment, reports.PIPE: str(writer)},
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=stream,

@@ -21,6 +21,7 @@ FOREIGN = {
     "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT",
     "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_PROCID",
 }  # fmt: skip
+TOKEN = "REMERGE_TOKEN"  # the secret of a run's ranks in the environment, if their launcher made one
 RENDEZVOUS = "REMERGE_RENDEZVOUS"  # the file where ranks that remerge itself has started meet in torch.distributed
 
 

@@ -21,9 +21,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from cl import signals
 from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
-from cl.distributed import ranks, report
+from cl.distributed import ranks, reports
 from cl.distributed.environments import LAUNCHED
 from cl.distributed.failures import RanksFailed
 from cl.distributed.launch import start_ranks
@@ -39,7 +40,7 @@ _process: int | None = None  # the process that `launch` runs in
 
 
 def launch(main, command: str, prepare: Callable | None = None) -> None:
-    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 130 (interrupted).
+    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 128 + signal.
 
     `command`: the name of its configuration, run or merge. `prepare`: changes settings and flags before.
     """
@@ -54,7 +55,8 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded by cl.run.mistakes
     OmegaConf.register_new_resolver("published", published, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
-    interrupted = False
+    stopped = None
+    signals.listen()
     try:
         ranks.started()  # raises for variables of launchers that contradict one another
         overrides, flags = arguments.ordered(words)
@@ -65,10 +67,10 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
             overrides = _for_each_job(overrides)
         sys.argv[1:] = overrides + flags
         main()
-    except KeyboardInterrupt:
-        if LAUNCHED not in os.environ:
-            print("\ninterrupted: the same command resumes after the last finished task", file=sys.stderr)
-        interrupted = True
+    except signals.Stopped as stop:
+        stopped = stop
+        if stop.line and ranks.rank() == 0:
+            print(f"\n{stop.number.name}: {stop.line}", file=sys.stderr)
     except BrokenPipeError:  # what read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -81,9 +83,9 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         from cl.reporting import folding, report
 
         print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
-    status = 130 if interrupted else 1 if _reported else 0
+    status = 128 + stopped.number if stopped is not None else 1 if _reported else 0
     if _is_rank():
-        _leave(report.LOST if _lost else status)
+        _leave(reports.LOST if _lost and stopped is None else status)
     sys.exit(status)
 
 
@@ -208,9 +210,9 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
         return
     _reported.add(line)
     _lost = _lost or is_loss(error)
-    if report.is_read():
+    if reports.is_read():
         trace = "".join(traceback.format_exception(error)) if debug else ""
-        report.tell("error", line=job + line, trace=trace, lost=is_loss(error))
+        reports.tell("error", line=job + line, trace=trace, lost=is_loss(error))
         return
     if debug:
         traceback.print_exception(error)
