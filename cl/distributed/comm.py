@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cl.distributed.encoding import decode, encode
+from cl.distributed.ranks import TOKEN
 
 NO_CONTEXT = contextlib.nullcontext()
 # An engine waits this much longer than remerge: what it says at the end of its own time names no rank.
