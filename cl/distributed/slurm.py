@@ -87,7 +87,7 @@ def tasks_per_node(text: str) -> list[int]:
 
 def _split(text: str) -> list[str]:
     """The parts between the commas outside brackets."""
-    return [part for part in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text) if part]
+    return [part for part in re.findall(r"(?:\[[^\]]*\]?|[^,\[])+", text) if part]
 
 
 def _expanded(part: str) -> list[str]:
