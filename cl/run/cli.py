@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 
 from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
+from cl.configuration.trust import check_given
 from cl.distributed import ranks
 from cl.distributed.launch import LAUNCHED, start_ranks
 from cl.run.checks import check
@@ -151,6 +152,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
     once: a sweep goes on with its other jobs.
     """
     try:
+        check_given(config, HydraConfig.get().overrides.task)
         folders = run(config) if run is not None else [_run_or_find(config)]
     except Exception as error:
         if _process != os.getpid():  # Hydra launchers that start processes learn of it by the exception
