@@ -122,7 +122,7 @@ def main() -> None:
     arguments, _ = parser.parse_known_args()
     models = arguments.models.split(",")
     if ranks.started():
-        comm = connect(ranks.started()[0])
+        comm = connect(ranks.started()[0], timeout=300)
         found = measure(comm, models, arguments.rounds, arguments.steps)
         if comm.is_main:
             Path(arguments.out).write_text(json.dumps(found))

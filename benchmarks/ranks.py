@@ -182,7 +182,7 @@ def main() -> None:
     if unknown := set(models) - MODELS.keys():
         parser.error(f"--models has unknown names {', '.join(sorted(unknown))}; valid: {', '.join(MODELS)}")
     if ranks.started():
-        comm, folder = connect(ranks.started()[0]), Path(arguments.folder)
+        comm, folder = connect(ranks.started()[0], timeout=300), Path(arguments.folder)
         found = measure(comm, models, arguments.rounds, arguments.steps, folder)
         if comm.is_main:
             (folder / "found.json").write_text(json.dumps(found))

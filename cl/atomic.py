@@ -7,6 +7,8 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from cl import checksums
+
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb"):
@@ -56,7 +58,9 @@ def save_tensors(path: Path, content: dict) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file atomically."""
+    """Write a JSON file atomically, with the checksum that `cl.checksums.read_json` compares."""
+    told = {key: value for key, value in content.items() if key != checksums.ENTRY}
+    told = json.loads(json.dumps(told))  # as it will be read: names are text, tuples are lists
     with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=1)
+        json.dump(told | {checksums.ENTRY: checksums.of_json(told)}, file, indent=1)
         file.write("\n")

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -60,6 +61,16 @@ class Records(Rows):
     def part(self, which: Selection, loss_weight: float = 1.0) -> "Records":
         columns = {name: column[which] for name, column in self.columns.items()}
         return Records(columns, lambda: self.weight[which], lambda: self.ids[which], loss_weight)
+
+
+class Copy(Protocol):
+    """The state of a buffer at the time of the copy, in memory of its own."""
+
+    def write(self, path: Path) -> None:
+        """Write it to a file for `ReplayBuffer.load`, whole or not at all, and free its memory: it is written once.
+
+        May be called in any thread, also while the buffer is used or closed. Raises OSError.
+        """
 
 
 class ReplayBuffer(ABC):
@@ -115,8 +126,19 @@ class ReplayBuffer(ABC):
         """Bytes of this rank's records at full capacity."""
 
     @abstractmethod
+    def copy(self) -> Copy:
+        """Everything of this rank as it is now: records, insertion state, generators and pending draws.
+
+        Waits for draws that are on their way, so all ranks have to come here after the same requests.
+        """
+
     def save(self, path: Path) -> None:
-        """Write everything of this rank: records, insertion state, generators and pending draws."""
+        """Write everything of this rank as it is now."""
+        self.copy().write(path)
+
+    @abstractmethod
+    def check(self, *paths: Path) -> None:
+        """Raise ValueError for files that `load` could not take; changes nothing."""
 
     @abstractmethod
     def load(self, *paths: Path) -> None:

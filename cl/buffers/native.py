@@ -4,6 +4,7 @@ This file turns tensors into pointers and errors into exceptions. Draws are hand
 memory, which goes back to it when the last of them is gone.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -195,12 +196,17 @@ class NativeBuffer(ReplayBuffer):
         _check(lib.rb_get_stats(self._buffer, stats))
         return stats
 
-    def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _check(lib.rb_save(self._buffer, str(path).encode()))
+    def copy(self) -> "NativeCopy":
+        made = ffi.new("rb_copy **")
+        _check(lib.rb_take_copy(self._buffer, made))
+        return NativeCopy(made[0])
+
+    def check(self, *paths: Path) -> None:
+        names = [ffi.new("char[]", os.fsencode(path)) for path in paths]
+        _check(lib.rb_check(self._buffer, ffi.new("char *[]", names), len(names)))
 
     def load(self, *paths: Path) -> None:
-        names = [ffi.new("char[]", str(path).encode()) for path in paths]
+        names = [ffi.new("char[]", os.fsencode(path)) for path in paths]
         sizes, count = ffi.new("uint64_t[]", MAX_PENDING), ffi.new("uint32_t *")
         pointers = ffi.new("char *[]", names)
         _check(lib.rb_load(self._buffer, pointers, len(names), sizes, MAX_PENDING, count))
@@ -216,6 +222,22 @@ class NativeBuffer(ReplayBuffer):
         buffer, self._buffer = self._buffer, ffi.NULL  # the library refuses calls with that
         if buffer:
             ffi.release(buffer)
+
+
+class NativeCopy:
+    """A shard as it was when it was copied, in memory of the library."""
+
+    def __init__(self, copy):
+        self._copy = ffi.gc(copy, lib.rb_free_copy)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _check(lib.rb_write_copy(self._copy, os.fsencode(path)))  # cffi gives the lock of the interpreter away
+        finally:
+            copy, self._copy = self._copy, ffi.NULL  # the library refuses another call with that
+            if copy:
+                ffi.release(copy)
 
 
 def native_policies(name_at: Callable) -> list[str]:

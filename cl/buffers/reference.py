@@ -119,20 +119,25 @@ class ReferenceBuffer(ReplayBuffer):
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self.columns.values())
 
-    def save(self, path: Path) -> None:
-        state = {
-            "about": self._about(),
-            "insertion": self.insertion.state(),
-            "draw": self.uniforms.state(),
-            "columns": self.columns,
-            "ids": self.ids,
-            "offered": self.offered,
-            "pending": [(records.columns, records.weight, records.ids) for records in self.queue],
-            "wait_seconds": self.wait_seconds,
-        }
-        save_tensors(path, state)
+    def copy(self) -> "ReferenceCopy":
+        return ReferenceCopy(
+            {
+                "about": self._about(),
+                "insertion": self.insertion.state(),
+                "draw": self.uniforms.state(),
+                "columns": on_host(self.columns),
+                "ids": list(self.ids),
+                "offered": self.offered,
+                # Clones: who receives a draw may change it.
+                "pending": [(on_host(draw.columns), draw.weight.cpu(), draw.ids.clone()) for draw in self.queue],
+                "wait_seconds": self.wait_seconds,
+            }
+        )
 
-    def load(self, *paths: Path) -> None:
+    def check(self, *paths: Path) -> None:
+        self._read(*paths)
+
+    def _read(self, *paths: Path) -> dict:
         if len(paths) != 1:
             raise ValueError(f"buffer=reference serves one process, but {len(paths)} saved shards were given")
         (path,) = paths
@@ -143,6 +148,10 @@ class ReferenceBuffer(ReplayBuffer):
             raise ValueError(f"{path} is not a replay buffer that was saved, or is damaged") from error
         if about != self._about():
             raise ValueError(f"{path} holds another buffer: expected {self._about()}, got {about}")
+        return state
+
+    def load(self, *paths: Path) -> None:
+        state = self._read(*paths)
         self.insertion.restore(state["insertion"])
         self.uniforms.restore(state["draw"])
         self.columns = state["columns"]
@@ -170,3 +179,19 @@ class ReferenceBuffer(ReplayBuffer):
         if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
             raise ValueError(f"labels must lie in [0, {self.num_classes}), got {min(labels)} to {max(labels)}")
         return labels
+
+
+class ReferenceCopy:
+    """The state of a buffer as it was when it was copied."""
+
+    def __init__(self, state: dict):
+        self.state = state
+
+    def write(self, path: Path) -> None:
+        state, self.state = self.state, None
+        save_tensors(path, state)
+
+
+def on_host(columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of tensors in the memory of the host."""
+    return {name: column.to("cpu", copy=True) for name, column in columns.items()}

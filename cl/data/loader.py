@@ -11,9 +11,19 @@ GATHER_BYTES = 2**20
 
 
 def epoch_batches(
-    rows: Rows, batch_size: int, seed: int, task_id: int, epoch: int, rank: int = 0, ranks: int = 1, fewest: int = 1
+    rows: Rows,
+    batch_size: int,
+    seed: int,
+    task_id: int,
+    epoch: int,
+    rank: int = 0,
+    ranks: int = 1,
+    fewest: int = 1,
+    first: int = 0,
 ) -> Iterator[Rows]:
     """This rank's part of each step of `ranks * batch_size` rows in random order; the last step has the remainder.
+
+    `first`: number of the step to begin with.
 
     The order is the same on every rank, and so is the number of steps. No batch has less than `fewest` rows: a
     remainder is shared among as many ranks as can have that many, and joins the step before where no rank can. A rank
@@ -40,7 +50,7 @@ def epoch_batches(
         taken = rest[rank::takers] if rank < takers else rest[:0]
         weights.append(ranks * len(taken) / len(rest))
         chosen.append(torch.from_numpy(taken if len(taken) else rest[:fewest]).to(device))
-    for batch, weight in zip(_gathered(rows, chosen), weights):
+    for batch, weight in zip(_gathered(rows, chosen[first:]), weights[first:]):
         batch.loss_weight = weight
         yield batch
 

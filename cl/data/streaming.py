@@ -69,9 +69,11 @@ class Workers:
             context = torch.multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["cl.data.decoding"])
             options = {"prefetch_factor": self.prefetch, "persistent_workers": True, "multiprocessing_context": context}
+        # With a generator of its own: it draws seeds for its workers, which need none, when a stream begins. From the
+        # process's generator that would change what a run draws, and so would a resume within an epoch.
         return torch.utils.data.DataLoader(
             _Decoded(), batch_sampler=_Requests(self), num_workers=self.workers, collate_fn=_unchanged,
-            pin_memory=self.device.type == "cuda", **options,
+            pin_memory=self.device.type == "cuda", generator=torch.Generator(), **options,
         )  # fmt: skip
 
 

@@ -5,13 +5,24 @@ same order.
 """
 
 import contextlib
+import hashlib
 import math
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from cl.distributed.encoding import decode, encode
+
 NO_CONTEXT = contextlib.nullcontext()
-START_SECONDS = 60  # how long ranks wait for each other at the start
+TOKEN = "REMERGE_TOKEN"  # the secret of a run's ranks in the environment, if their launcher made one
+# An engine waits this much longer than remerge: what it says at the end of its own time names no rank.
+ENGINE_SECONDS = 15
+LARGEST_MESSAGE = 1 << 38  # bytes
 REDUCE_OPERATIONS = ("average", "adasum")
 
 
@@ -21,11 +32,33 @@ class Comm:
     engine = "none"
     rank = local_rank = 0
     size = local_size = 1
+    token = bytes(16)  # which only the ranks of this run know; of one process, which talks to nobody, zeros
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all ranks are on this machine."""
+        return self.local_size == self.size
 
     @property
     def is_main(self) -> bool:
         """Whether this rank writes files and prints."""
         return self.rank == 0
+
+    def introduce(self) -> None:
+        """Agree on `token`, and find `local_rank` and `local_size` where the engine does not know them.
+
+        The first call after connecting. Raises ValueError for a REMERGE_TOKEN that is malformed, or not that of all.
+        """
+        given = _given_token()
+        own = [None if given is None else hashlib.sha256(given).hexdigest(), self.local_size > 0, _machine()]
+        everybody = self.gather(own)
+        if any(digest != own[0] for digest, *_ in everybody):
+            raise ValueError(f"the ranks were started with different {TOKEN}: set one for all of them, or none")
+        self.token = given or self.broadcast(secrets.token_bytes(16) if self.is_main else None)
+        if not all(known for _, known, _ in everybody):
+            machines = [machine for *_, machine in everybody]
+            self.local_size = machines.count(own[2])
+            self.local_rank = machines[: self.rank].count(own[2])
 
     def distribute(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, accumulation_steps: int, options: "ReduceOptions"
@@ -60,12 +93,36 @@ class Comm:
         return [part.view_as(value) for value, part in zip(values, flat.split([value.numel() for value in values]))]
 
     def broadcast(self, content):
-        """Rank 0's object on every rank; it must be possible to pickle it."""
-        return content
+        """Rank 0's value on every rank: tensors and plain values, see `cl.distributed.encoding`.
+
+        Raises ValueError for other types, and for bytes from rank 0 that are no value.
+        """
+        if self.size == 1:
+            return content
+        data = encode(content) if self.is_main else bytearray()
+        size = self._from_first(torch.tensor([len(data)]))
+        received = self._from_first(_as_tensor(data) if self.is_main else _empty(0, int(size)))
+        return content if self.is_main else _as_value(0, received)
 
     def gather(self, content) -> list:
-        """The objects of all ranks, in the order of ranks."""
-        return [content]
+        """The values of all ranks, in the order of ranks; as with `broadcast`."""
+        if self.size == 1:
+            return [content]
+        data = encode(content)
+        sizes = [int(size) for size in self._from_all(torch.tensor([len(data)]))]
+        # In messages of one length: what ranks send one another differs little.
+        message = max((_empty(rank, size) for rank, size in enumerate(sizes)), key=len)
+        message[: len(data)] = _as_tensor(data)
+        received = self._from_all(message)
+        return [_as_value(rank, part[:size]) for rank, (part, size) in enumerate(zip(received, sizes))]
+
+    def _from_first(self, message: torch.Tensor) -> torch.Tensor:
+        """Rank 0's tensor on every rank, where `message` has its shape; may write into `message`."""
+        raise NotImplementedError
+
+    def _from_all(self, message: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all ranks, which have one shape."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Leave the group; a second call does nothing."""
@@ -109,3 +166,41 @@ class ReduceOptions:
             raise ValueError("reduce.operation=adasum steps before fp16's loss scaling is undone: use precision=bf16")
         if self.operation == "adasum" and changes_gradients:
             raise ValueError("reduce.operation=adasum has no gradient that this strategy could change: use average")
+
+
+def _as_tensor(data: bytearray) -> torch.Tensor:
+    return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _as_value(rank: int, data: torch.Tensor):
+    try:
+        return decode(data.numpy())
+    except ValueError as error:
+        raise ValueError(f"rank {rank} sent {len(data)} bytes that are no value ({error})") from error
+
+
+def _empty(rank: int, size: int) -> torch.Tensor:
+    """Room for the message of a rank; raises ValueError for a size that no message has."""
+    if not 0 < size <= LARGEST_MESSAGE:
+        raise ValueError(f"rank {rank} sent {size} as the length of a message, expected 1 to {LARGEST_MESSAGE} bytes")
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _given_token() -> bytes | None:
+    """The token in the environment."""
+    text = os.environ.get(TOKEN)
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9a-fA-F]{32}", text):
+        raise ValueError(
+            f"{TOKEN} must have 32 hex digits, got {len(text)} characters: leave it out, and rank 0 makes one"
+        )
+    return bytes.fromhex(text)
+
+
+def _machine() -> str:
+    """A text that is equal for two processes if they share a machine and its network."""
+    name, boot, network = socket.gethostname(), Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
+    if not boot.exists():  # not Linux
+        return name
+    return f"{name} {boot.read_text().strip()} {os.readlink(network)}"

@@ -1,32 +1,37 @@
 """The group of ranks of this process, and checks that all ranks have the same network."""
 
 import hashlib
-import pickle
 
 from torch import nn
 
 from cl.distributed.comm import Comm
+from cl.distributed.encoding import encode
 
 _comm: Comm | None = None
 
 
-def connect(engine: str | None) -> Comm:
-    """The group of this process, created once and shared by the jobs of a sweep; `engine`: horovod, torch or None."""
+def connect(engine: str | None, timeout: float) -> Comm:
+    """The group of this process, created once and shared by the jobs of a sweep.
+
+    `engine`: horovod, torch or None. `timeout`: seconds that a rank waits for another, here and in every exchange.
+    """
     global _comm
     if _comm is None:
-        _comm = _made(engine)
+        _comm = _made(engine, timeout)
+        if engine is not None:
+            _comm.introduce()
     return _comm
 
 
-def _made(engine: str | None) -> Comm:
+def _made(engine: str | None, timeout: float) -> Comm:
     if engine == "horovod":
         from cl.distributed.horovod_comm import HorovodComm
 
-        return HorovodComm()
+        return HorovodComm(timeout)
     if engine == "torch":
         from cl.distributed.torch_comm import TorchComm
 
-        return TorchComm()
+        return TorchComm(timeout)
     return Comm()
 
 
@@ -43,8 +48,8 @@ def check_equal(comm: Comm, model: nn.Module) -> None:
     if comm.size == 1:
         return
     digest = hashlib.sha256()
-    for value in model.state_dict().values():
-        digest.update(pickle.dumps(value.detach().cpu().numpy()))
+    for name, value in model.state_dict().items():
+        digest.update(encode([name, value.contiguous()]))
     digests = comm.gather(digest.hexdigest())
     odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if odd:

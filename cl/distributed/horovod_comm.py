@@ -1,10 +1,11 @@
 """Ranks connected by Horovod; only this file and the rendezvous import Horovod."""
 
+import math
 import os
 
 import torch
 
-from cl.distributed.comm import NO_CONTEXT, START_SECONDS, Comm
+from cl.distributed.comm import ENGINE_SECONDS, NO_CONTEXT, Comm
 from cl.distributed.ranks import started
 from cl.distributed.rendezvous import no_horovod
 
@@ -14,12 +15,13 @@ class HorovodComm(Comm):
 
     engine = "horovod"
 
-    def __init__(self):
+    def __init__(self, timeout: float):
         try:
             import horovod.torch as hvd
         except ImportError as error:
             raise no_horovod(error) from error
-        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(START_SECONDS))
+        for name in ("HOROVOD_GLOO_TIMEOUT_SECONDS", "HOROVOD_STALL_CHECK_TIME_SECONDS"):
+            os.environ[name] = str(math.ceil(timeout) + ENGINE_SECONDS)
         hvd.init()
         self.hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
@@ -72,12 +74,11 @@ class HorovodComm(Comm):
     def sum(self, values):
         return self.hvd.allreduce(values, op=self.hvd.Sum)
 
-    def broadcast(self, content):
-        # With a name: Horovod's default is the object's type, and ranks with different types would wait forever.
-        return self.hvd.broadcast_object(content, root_rank=0, name="content")
+    def _from_first(self, message):
+        return self.hvd.broadcast_(message, root_rank=0, name="value")
 
-    def gather(self, content):
-        return self.hvd.allgather_object(content, name="content")
+    def _from_all(self, message):
+        return list(self.hvd.allgather(message, name="values").chunk(self.size))
 
     def close(self):
         self.hvd.shutdown()

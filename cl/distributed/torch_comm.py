@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cl.distributed.comm import START_SECONDS, Comm
+from cl.distributed.comm import ENGINE_SECONDS, Comm
 from cl.distributed.ranks import RENDEZVOUS, started
 
 
@@ -15,20 +15,22 @@ class TorchComm(Comm):
 
     engine = "torch"
 
-    def __init__(self):
+    def __init__(self, timeout: float):
         import torch.distributed as dist
 
         self.dist = dist
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            timeout = timedelta(seconds=START_SECONDS)
+            timeout = timedelta(seconds=timeout + ENGINE_SECONDS)  # Gloo's and NCCL's
             if RENDEZVOUS in os.environ:
                 place, (rank, size) = Path(os.environ[RENDEZVOUS]), started()[1:]
                 dist.init_process_group(backend, place.as_uri(), timeout=timeout, rank=rank, world_size=size)
             else:  # torchrun and the like say where in the environment
                 dist.init_process_group(backend, timeout=timeout)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        # Some launchers say only RANK and WORLD_SIZE; then `introduce` counts.
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
 
     def distribute(self, optimizer, model, accumulation_steps, options):
         if not options.plain:
@@ -50,15 +52,14 @@ class TorchComm(Comm):
         self.dist.all_reduce(values)
         return values
 
-    def broadcast(self, content):
-        box = [content]
-        self.dist.broadcast_object_list(box, src=0)
-        return box[0]
+    def _from_first(self, message):
+        self.dist.broadcast(message, src=0)
+        return message
 
-    def gather(self, content):
-        box = [None] * self.size
-        self.dist.all_gather_object(box, content)
-        return box
+    def _from_all(self, message):
+        messages = [torch.empty_like(message) for _ in range(self.size)]
+        self.dist.all_gather(messages, message)
+        return messages
 
     def close(self):
         if self.dist.is_initialized():

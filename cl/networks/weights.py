@@ -1,7 +1,8 @@
 """The reader for files of weights, whether remerge or another program wrote them.
 
 It reads files of `torch.save` and of safetensors that hold a state dict, or have one under one of the usual keys. Names
-may have a prefix, as wrappers add it. No code in a file is ever executed.
+may have a prefix, as wrappers add it. No code in a file is ever executed. Files of `torch.save` are zip archives with a
+checksum of each entry, which torch does not compare: here they are. Its files of before 2020 and safetensors have none.
 """
 
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from cl.checksums import DamagedError, check_archive
+
 # Keys under which training programs keep a state dict; if a file has several, the first one in this order is used.
 KEYS = (
     "state_dict", "model_state_dict", "model", "module", "network", "net", "params", "state_dict_ema", "model_ema",
@@ -21,10 +24,11 @@ COUNTER = "num_batches_tracked"  # batch-norm's counter, which old and converted
 State = dict[str, torch.Tensor]
 
 
-def load(path: Path, what: str | None = None):
-    """The content of a file of tensors and plain Python values; `what` names it in errors.
+def load(path: Path, what: str | None = None, device: torch.device | str = "cpu"):
+    """The content of a file of tensors and plain Python values, on a device; `what` names the file in errors.
 
-    Raises FileNotFoundError, OSError for a file that cannot be read, and ValueError for other kinds of files.
+    Raises FileNotFoundError, OSError for a file that cannot be read, DamagedError for one that is not what was written,
+    or none of weights, and ValueError for one with other content.
     """
     what = what or str(path)
     if not path.exists():
@@ -32,11 +36,14 @@ def load(path: Path, what: str | None = None):
     if not path.is_file():
         raise FileNotFoundError(f"{what} is not a file")
     try:
+        check_archive(path, what)
         if _is_safetensors(path):
             from safetensors.torch import load_file
 
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path, device=str(device))
+        return torch.load(path, map_location=device, weights_only=True)
+    except DamagedError:
+        raise
     except OSError as error:
         raise OSError(f"{what} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # torch and safetensors raise many types for files of another kind
@@ -49,9 +56,9 @@ def load(path: Path, what: str | None = None):
                 f"{what} holds {kind}, expected tensors and plain values, because reading anything else would run code "
                 "from the file: save the state dict alone, torch.save(network.state_dict(), PATH)"
             ) from error
-        raise ValueError(
+        raise DamagedError(
             f"{what} cannot be read as weights: expected a file of torch.save or safetensors, this is another kind or "
-            "damaged"
+            "damaged: put a whole copy in its place, or give another file"
         ) from error
 
 

@@ -39,6 +39,7 @@ class WandbLogger(NoLogger):
         self.options = {"project": project, "entity": entity, "mode": mode, "tags": tags}
         self.run = None
         self.run_id: str | None = None  # of a run that is resumed
+        self.step = 0  # of wandb's own count: what a resumed run logs again has the same number, and is passed over
 
     def start(self, folder: Path, config: dict) -> None:
         import wandb
@@ -55,7 +56,8 @@ class WandbLogger(NoLogger):
         self.run_id = self.run.id
 
     def log(self, values: dict) -> None:
-        self.run.log(values)
+        self.run.log(values, step=self.step)
+        self.step += 1
 
     def finish(self, results: dict) -> None:
         numbers = {key: value for key, value in results.items() if isinstance(value, (int, float))}
@@ -68,10 +70,10 @@ class WandbLogger(NoLogger):
             self._end(exit_code=1)
 
     def state_dict(self) -> dict:
-        return {"run_id": self.run_id}
+        return {"run_id": self.run_id, "step": self.step}
 
     def load_state_dict(self, state: dict) -> None:
-        self.run_id = state.get("run_id")
+        self.run_id, self.step = state.get("run_id"), state.get("step", 0)
 
     def _end(self, exit_code: int) -> None:
         self.run.finish(exit_code)

@@ -33,6 +33,7 @@ class RunContext:
     ranks: int
     stages: list[list[int]]  # the tasks of each stage of training
     first_stage: int  # where training begins; above 0 in a run that is resumed
+    first_step: int = 0  # of that stage, how many steps are done; above 0 in a run that is resumed within it
 
 
 class Callback:
@@ -47,7 +48,10 @@ class Callback:
         """Called once in each process, before training; after `load_state_dict` where the run is resumed."""
 
     def on_stage_start(self, stage: int, num_samples: int, steps: int) -> None:
-        """Called before the first step of a stage, with its number of training samples and of optimizer steps."""
+        """Called before the first step of a stage, with its number of training samples and of optimizer steps.
+
+        Not in a run that is resumed within the stage: there it was called before, and the state holds what came of it.
+        """
 
     def on_step(self, step: int, loss: torch.Tensor) -> None:
         """Called after each optimizer step with its number in the stage, from 1, and this rank's loss on the device.

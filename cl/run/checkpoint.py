@@ -1,15 +1,17 @@
-"""Checkpoints: the network after each task, and what it takes to go on from there.
+"""The files of a run that is under way, apart from its results.
 
-    task_00.pt ...         weights and what they are, kept: merging and later analysis start from these
-    resume.pt              the state of all parts (`cl.run.state`), only while the run is unfinished
-    buffer_00_rank_0.pt    each rank's part of the replay memory that belongs to it, only while the run is unfinished
+    task_00.pt ...                 weights and what they are, kept: merging and later analysis start from these
+    resume_02_000150.pt            the state of all parts (`cl.run.state`) after two stages and 150 steps of the next
+    buffer_02_000150_rank_0.pt     each rank's part of the replay memory that belongs to it
 
-Every file is written whole or not at all, and resume.pt last: a run that is killed at any moment goes on after the last
-task whose files are complete, with the same numbers as if it had not been killed.
+The last two are there only while the run is unfinished. Every file is written whole or not at all: a run that is killed
+at any moment goes on from the newest checkpoint whose files are complete, with the same numbers as if it had not been
+killed.
 """
 
 import re
-import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -17,7 +19,9 @@ from torch import nn
 from cl.atomic import save_tensors
 from cl.distributed.comm import Comm
 from cl.networks import weights
-from cl.run.state import StateTree
+from cl.run.state import Copied, StateTree, copied
+
+_OTHER_VERSION = "{} was written by another version of remerge: overwrite=true trains the run again"
 
 
 def task_file(folder: Path, stage: int) -> Path:
@@ -37,54 +41,9 @@ def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
     save_tensors(task_file(folder, stage), {"model": state, "stage": stage, **about})
 
 
-def save_resume(folder: Path, stage: int, tree: StateTree, comm: Comm) -> None:
-    """What a run needs to go on after `stage`; every rank calls this."""
-    for name, part in tree.stored.items():
-        part.save(_stored_file(folder, name, stage, comm.rank))
-    own = comm.gather(tree.own_state())  # resume.pt says that the files of all ranks are there
-    if comm.is_main:
-        save_tensors(folder / "resume.pt", {"stage": stage, "shared": tree.shared_state(), "own": own})
-    if tree.stored and stage:
-        comm.gather(None)  # the files of the stage before are needed until resume.pt names this one
-        for name in tree.stored:
-            _stored_file(folder, name, stage - 1, comm.rank).unlink(missing_ok=True)
-
-
-def load_resume(folder: Path, tree: StateTree, comm: Comm) -> int | None:
-    """Set all parts to where an unfinished run stands; the stage that was finished last, or None if there is no run.
-
-    Rank 0 reads and tells the others, whose disks need not hold the file. Raises ValueError for a file that is damaged
-    or of another version.
-    """
-    found, file = None, folder / "resume.pt"
-    if comm.is_main and file.is_file():
-        found = weights.load(file)
-    found = comm.broadcast(found)
-    if found is None:
-        return None
-    if not {"stage", "shared", "own"} <= found.keys():
-        raise ValueError(f"{file} was written by another version of remerge: overwrite=true trains the run again")
-    if comm.is_main:
-        _check_task_files(folder, found["stage"])
-    ranks = len(found["own"])
-    tree.load(found["shared"], found["own"][comm.rank] if ranks == comm.size else None)
-    for name, part in tree.stored.items():
-        part.load(*(_stored_file(folder, name, found["stage"], rank) for rank in range(ranks)))
-    return found["stage"]
-
-
-def _check_task_files(folder: Path, stage: int) -> None:
-    """Raise ValueError unless the networks of all stages so far are there and whole, as far as their ends tell."""
-    for number in range(stage + 1):
-        file = task_file(folder, number)
-        if not zipfile.is_zipfile(file):
-            what = "is damaged" if file.is_file() else "is missing"
-            raise ValueError(f"{file} {what}, and the run cannot go on without it: overwrite=true trains it again")
-
-
 def clear(folder: Path, everything: bool) -> None:
     """Remove what only an unfinished run needs, or with `everything` also the results of a finished one."""
-    patterns = ["resume.pt", "buffer_*.pt"]
+    patterns = ["resume.pt", "resume_*.pt", "buffer_*.pt"]
     if everything:
         # results.json first: without it the run counts as unfinished, whatever happens next
         tables = ["results.json", "metrics.csv", "strategy_metrics.csv", "config.yaml"]
@@ -94,5 +53,171 @@ def clear(folder: Path, everything: bool) -> None:
             file.unlink()
 
 
-def _stored_file(folder: Path, name: str, stage: int, rank: int) -> Path:
-    return folder / f"{name}_{stage:02d}_rank_{rank}.pt"
+@dataclass(frozen=True, order=True)
+class Position:
+    """Where a run stands: `stage` stages are finished, and `step` of the `steps` optimizer steps of the next.
+
+    `ranks`: with how many it came there.
+    """
+
+    stage: int
+    step: int = 0
+    steps: int = 0
+    ranks: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.stage:02d}_{self.step:06d}"
+
+
+class Checkpoints:
+    """The checkpoints of one run in its folder; every rank has one, and calls its methods in the same order.
+
+    A checkpoint is complete when the files of all ranks are there. The newest complete one stays until the next but one
+    is written, in case that one is damaged later.
+    """
+
+    def __init__(self, folder: Path, tree: StateTree, comm: Comm):
+        self.folder, self.tree, self.comm = folder, tree, comm
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future | None = None
+        self._newest: Position | None = None  # that this rank has written, or begun to write
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing; raises OSError where it could not."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        return self._writing is not None
+
+    def save(self, position: Position) -> None:
+        """Copy the state of all parts, and write it in the background once the one before is written.
+
+        Raises OSError where the one before could not be written.
+        """
+        self.wait()
+        # This also tells that the checkpoint before is complete on all ranks, so older ones are not needed.
+        own = self.comm.gather(copied(self.tree.own_state()))
+        self._remove_all_but(self._newest)
+        content = None
+        if self.comm.is_main:
+            where = {"stage": position.stage, "step": position.step, "steps": position.steps}
+            content = where | {"own": own, "shared": copied(self.tree.shared_state())}
+        copies = {name: part.copy() for name, part in self.tree.stored.items()}
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._newest = position
+        self._writing = self._writer.submit(self._write, position, content, copies)
+
+    def wait(self) -> None:
+        """Until this rank has written what it was given; raises OSError where it could not."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def close(self) -> None:
+        """End the thread, after what it has begun."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    def load(self) -> Position | None:
+        """Set all parts to where an unfinished run stands; None if there is none.
+
+        Rank 0 reads and tells the others, whose disks need not hold its file. A damaged checkpoint is named, and the
+        one before it is taken. Raises ValueError where none can be read, and for files of another version.
+        """
+        old = self.folder / "resume.pt"
+        found, of_old = self.comm.broadcast((self._found(), old.is_file()) if self.comm.is_main else None)
+        if of_old:
+            raise ValueError(_OTHER_VERSION.format(old))
+        damage: list[str] = []
+        for stage, step in found:
+            position, content, what = self._read(Position(stage, step))
+            damage += what
+            if content is not None:
+                if damage and self.comm.is_main:
+                    print(f"{damage[0]}: the run goes on from the checkpoint before it, {self._file(position).name}")
+                self._take(position, content)
+                return position
+        if damage:
+            raise ValueError(f"{damage[0]}, and there is no other checkpoint: overwrite=true trains the run again")
+        return None
+
+    def _found(self) -> list[tuple[int, int]]:
+        """Stage and step of the checkpoints in the folder, the newest first."""
+        names = (re.fullmatch(r"resume_(\d+)_(\d+)", path.stem) for path in self.folder.glob("resume_*.pt"))
+        return sorted(((int(name[1]), int(name[2])) for name in names if name is not None), reverse=True)
+
+    def _read(self, position: Position) -> tuple[Position, dict | None, list[str]]:
+        """The content of resume_*.pt if the files of all ranks are there and whole; and what is damaged, if any is."""
+        content, damaged, there = None, None, True
+        if self.comm.is_main:
+            try:
+                content = weights.load(self._file(position))
+                self._check_tasks(position)
+            except ValueError as error:
+                content, damaged = None, str(error)
+        content = self.comm.broadcast(content)
+        if content is not None:
+            if not {"stage", "step", "steps", "shared", "own"} <= content.keys():
+                raise ValueError(_OTHER_VERSION.format(self._file(position)))
+            position = Position(position.stage, position.step, content["steps"], len(content["own"]))
+            try:
+                there = all([self._check_stored(name, position) for name in self.tree.stored])
+            except ValueError as error:
+                damaged = str(error)
+        told = self.comm.gather({"damaged": damaged, "there": there})
+        damage = [each["damaged"] for each in told if each["damaged"]]
+        usable = not damage and all(each["there"] for each in told)
+        return position, content if usable else None, damage
+
+    def _check_tasks(self, position: Position) -> None:
+        """Raise ValueError unless the networks of all stages so far are there and whole."""
+        for number in range(position.stage):
+            file = task_file(self.folder, number)
+            if not file.is_file():
+                raise ValueError(f"{file} is missing, and the run cannot go on without it")
+            weights.load(file)
+
+    def _check_stored(self, name: str, position: Position) -> bool:
+        """Whether the files of a part are there, of this rank or, from other ranks, of all; raises ValueError."""
+        files = self._stored_files(name, position)
+        if not all(file.is_file() for file in (files if len(files) != self.comm.size else [files[self.comm.rank]])):
+            return False
+        self.tree.stored[name].check(*files)
+        return True
+
+    def _take(self, position: Position, content: dict) -> None:
+        self.tree.load(content["shared"], content["own"][self.comm.rank] if position.ranks == self.comm.size else None)
+        for name, part in self.tree.stored.items():
+            part.load(*self._stored_files(name, position))
+        self._newest = position
+        self._remove_all_but(position)
+
+    def _write(self, position: Position, content: dict | None, copies: dict[str, Copied]) -> None:
+        for name, copy in copies.items():
+            copy.write(self._stored_file(name, position, self.comm.rank))
+        if content is not None:
+            save_tensors(self._file(position), content)
+
+    def _remove_all_but(self, kept: Position | None) -> None:
+        """Remove the files of other checkpoints: each rank its own, rank 0 also those of ranks that are no more."""
+        for file in self.folder.glob("*_rank_*.pt"):
+            match = re.fullmatch(r".*_(\d+_\d+)_rank_(\d+)", file.stem)
+            if match is None or match[1] == str(kept):
+                continue
+            rank = int(match[2])
+            if rank == self.comm.rank or self.comm.is_main and rank >= self.comm.size:
+                file.unlink(missing_ok=True)
+        if self.comm.is_main:
+            for stage, step in self._found():
+                if str(Position(stage, step)) != str(kept):
+                    self._file(Position(stage, step)).unlink(missing_ok=True)
+
+    def _file(self, position: Position) -> Path:
+        return self.folder / f"resume_{position}.pt"
+
+    def _stored_file(self, name: str, position: Position, rank: int) -> Path:
+        return self.folder / f"{name}_{position}_rank_{rank}.pt"
+
+    def _stored_files(self, name: str, position: Position) -> list[Path]:
+        return [self._stored_file(name, position, rank) for rank in range(position.ranks)]

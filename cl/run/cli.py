@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from cl import signals
 from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
 from cl.configuration.trust import check_given
@@ -37,7 +38,7 @@ _process: int | None = None  # the process that `launch` runs in
 
 
 def launch(main, command: str, prepare: Callable | None = None) -> None:
-    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 130 (interrupted).
+    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 128 + signal.
 
     `command`: the name of its configuration, run or merge. `prepare`: changes settings and flags before.
     """
@@ -52,7 +53,8 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded by cl.run.mistakes
     OmegaConf.register_new_resolver("published", published, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
-    interrupted = False
+    stopped = None
+    signals.listen()
     try:
         overrides, flags = arguments.ordered(words)
         arguments.check_overrides(overrides, command)
@@ -62,10 +64,10 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
             overrides = _for_each_job(overrides)
         sys.argv[1:] = overrides + flags
         main()
-    except KeyboardInterrupt:
-        if LAUNCHED not in os.environ:
-            print("\ninterrupted: the same command resumes after the last finished task", file=sys.stderr)
-        interrupted = True
+    except signals.Stopped as stop:
+        stopped = stop
+        if ranks.rank() == 0:
+            print(f"\n{stop.number.name}: {stop.line}", file=sys.stderr)
     except BrokenPipeError:  # what read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -78,7 +80,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         from cl.reporting import folding, report
 
         print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
-    status = 130 if interrupted else 1 if _reported else 0
+    status = 128 + stopped.number if stopped is not None else 1 if _reported else 0
     if ranks.started():
         _leave(status)
     sys.exit(status)

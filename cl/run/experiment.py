@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from cl import signals
 from cl.buffers.base import ReplayBuffer
 from cl.distributed.comm import Comm
 from cl.reporting import custom, plots, results
@@ -47,25 +48,37 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
             checkpoint.clear(folder, everything=True)
         start = make_start(session, tasks) if strategy.needs_start else None
         training = Training(session, tasks, buffer, evaluator, start)
-        history, parts = training.run(), training.tree.shared
-        memory, buffer_bytes = _memory(strategy, buffer, capacity, comm)
-        if comm.is_main:
-            networks = [parts[name] for name in costs.NETWORKS if name in parts]
-            if strategy.starts_anew or plan.config["model_state"] == "reset":  # no stage needs the raw weights again
-                networks = networks[-1:]
-            memory |= costs.of_run(session, networks, tasks, buffer_bytes)
-        content = _results(session, memory, history) if comm.is_main else None
-        if comm.is_main:
-            results.write_json(folder / "results.json", content)
-            checkpoint.clear(folder, everything=False)
-            try:
-                content |= custom.add(folder, plan.config["metrics"])
-                session.logger.finish(content)
-            finally:  # an error in a metric of the user leaves no run without pictures
-                _draw(session, training.tested, evaluator, content)
-        if plan.callbacks.all:
-            plan.callbacks.run_end(comm.broadcast(content))
+        with signals.deferred(f"the run is finished: {folder}"):
+            history = training.run()
+            memory, buffer_bytes = _memory(strategy, buffer, capacity, comm)
+            content = None
+            if comm.is_main:
+                memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes)
+                content = _finish(training, evaluator, _results(session, memory, history))
+            if plan.callbacks.all:
+                plan.callbacks.run_end(comm.broadcast(content))
     return folder
+
+
+def _kept_networks(training: Training) -> list[torch.nn.Module]:
+    """The networks that would have to be kept after the last stage if another one came."""
+    parts = training.tree.shared
+    networks = [parts[name] for name in costs.NETWORKS if name in parts]
+    anew = training.strategy.starts_anew or training.config["model_state"] == "reset"
+    return networks[-1:] if anew else networks  # then no stage needs the raw weights again
+
+
+def _finish(training: Training, evaluator: Evaluator, content: dict) -> dict:
+    """Write the results of a run, with the metrics of the user, which are added to what is returned."""
+    folder, session = training.folder, training.session
+    results.write_json(folder / "results.json", content)
+    checkpoint.clear(folder, everything=False)
+    try:
+        content |= custom.add(folder, session.config["metrics"])
+        session.logger.finish(content)
+    finally:  # an error in a metric of the user leaves no run without pictures
+        _draw(session, training.tested, evaluator, content)
+    return content
 
 
 def equip(session: Session, buffer: ReplayBuffer | None, capacity: int | None) -> None:

@@ -47,7 +47,7 @@ class Session:
     def _open(self) -> None:
         config, dataset = self.config, self.plan.dataset
         started = ranks.started()
-        self.comm = connect(started[0] if started else None)
+        self.comm = connect(started[0] if started else None, config["timeout"])
         self.device = devices.choose_device(config["device"], self.comm.local_rank)
         if config["compile"]:
             devices.check_compiler(self.device)

@@ -21,10 +21,21 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict) -> None: ...
 
 
-class Stored(Protocol):
-    """What writes its state of each rank into a file, and reads the files of all ranks that wrote one."""
+class Copied(Protocol):
+    """A state in memory, which `write` may write into a file in another thread while its part goes on."""
 
-    def save(self, path: Path) -> None: ...
+    def write(self, path: Path) -> None: ...
+
+
+class Stored(Protocol):
+    """What writes its state of each rank into a file, and reads the files of all ranks that wrote one.
+
+    `check` raises ValueError for files that `load` could not take, and changes nothing.
+    """
+
+    def copy(self) -> Copied: ...
+
+    def check(self, *paths: Path) -> None: ...
 
     def load(self, *paths: Path) -> None: ...
 
@@ -73,6 +84,17 @@ class StateTree:
 
     def _check_new(self, name: str) -> None:
         assert name not in {*self.shared, *self.own, *self.stored}, f"{name} is registered twice"
+
+
+def copied(state):
+    """A state with copies of its tensors, on the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(copied, state))
+    return state
 
 
 class Statistics:

@@ -23,7 +23,8 @@ class Trainer:
     """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
 
     `each_epoch`: called before each epoch; `each_step`: after each step; `on_step`: after that, with its number in the
-    stage and its loss. Its state is the place within a stage, so training can go on in the middle.
+    stage and its loss; `after_step`: last, with its number, when a state may be saved. Its own state is the place
+    within a stage, so training can go on in the middle.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Trainer:
         self.recorder, self.history, self.each_epoch = recorder, recorder.history, each_epoch
         self.each_step: Callable[[], None] | None = None
         self.on_step: Callable[[int, torch.Tensor], None] | None = None
+        self.after_step: Callable[[int], None] | None = None
         self.comm, self.device = strategy.updater.comm, strategy.updater.device
         self.meter = Meter(self.device)
         self.stage: int | None = None
@@ -56,19 +58,19 @@ class Trainer:
         weights are not, before the first step or after the last.
         """
         if self.stage != stage:
-            self._start(stage)
+            self.start(stage)
         self._started = time.perf_counter()
         self.meter.start()
         rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
         batch_size = self.batch_size * self.strategy.updater.accumulation_steps
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
-        each_step, on_step = self.each_step, self.on_step
+        each_step, on_step, after_step = self.each_step, self.on_step, self.after_step
         for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
             done = self.step - epoch * epoch_steps
             if self.each_epoch is not None and not done:
                 self.each_epoch()
-            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest)
-            for batch in itertools.islice(batches, done, done + steps - self.step):
+            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest, done)
+            for batch in itertools.islice(batches, steps - self.step):
                 if not self.schedule.is_constant:
                     self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
                 loss = self.strategy.observe(batch)
@@ -81,13 +83,17 @@ class Trainer:
                 self.recorder.progress.step()
                 if self.step % self.recorder.log_interval == 0 or self.step == steps:
                     self.loss = self._log(stage, epoch, samples)
+                if after_step is not None:
+                    after_step(self.step)
         self._check_weights(f"after the last step of stage {stage + 1}")
         self._count_time()
         self._started = None
         return self.loss
 
-    def _start(self, stage: int) -> None:
-        """Begin a stage, with streams of random numbers that it names: nothing of them has to be saved between stages.
+    def start(self, stage: int, step: int = 0) -> None:
+        """Begin a stage, perhaps after some steps, with streams of random numbers that it names.
+
+        So nothing of them has to be saved between stages.
 
         Each rank has its own streams, so dropout and augmentation differ from rank to rank.
         """
@@ -95,7 +101,7 @@ class Trainer:
         which = (stage, self.comm.rank) if self.comm.rank else (stage,)  # one rank alone draws as the first of several
         torch.manual_seed(seeding.derive(self.seed, "network", *which))
         self.strategy.transform.reseed(seeding.derive(self.seed, "augmentation", *which))
-        self.stage, self.step, self.loss = stage, 0, math.nan
+        self.stage, self.step, self.loss = stage, step, math.nan
         self.meter.reset()
 
     def _count_time(self) -> None:

@@ -16,7 +16,9 @@ from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
 from cl.run.callbacks import RunContext
+from cl.run.checkpoint import Checkpoints, Position
 from cl.run.evaluator import Evaluator
+from cl.run.saving import Saver
 from cl.run.session import Session
 from cl.run.state import Generators, StateTree, Statistics
 from cl.scenarios.base import Tasks
@@ -81,8 +83,9 @@ class Training:
     def run(self) -> History:
         """Train what is not trained yet."""
         session, comm = self.session, self.session.comm
-        finished = checkpoint.load_resume(self.folder, self.tree, comm)
-        if finished is None:
+        checkpoints = Checkpoints(self.folder, self.tree, comm)
+        position = checkpoints.load()
+        if position is None:
             if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
                 weights = {name: value.cpu() for name, value in session.model.state_dict().items()}
                 session.model.load_state_dict(comm.broadcast(weights))
@@ -91,36 +94,50 @@ class Training:
             if comm.is_main:
                 results.write_config(self.folder / "config.yaml", self.config)
             self.history.start(*self.evaluator(session.model))
-        first = 0 if finished is None else finished + 1
+            position = Position(0)
+        first = position.stage
         steps = [self._steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
         show = self.config["progress"] and comm.is_main
-        self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]), show)
+        self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
             self.recorder.metrics = results.MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
         session.logger.start(self.folder, self.config)
-        self._start_callbacks(first)
+        self._start_callbacks(position)
         session.model.train()
+        saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder, len(self.stages))
         try:
             for stage in range(first, len(self.stages)):
+                within = position.step if stage == first else 0
                 samples = self.tasks.training(self.stages[stage]).to(session.device)
-                started = time.perf_counter()
-                self._prepare(stage, samples)
-                self.history.train_seconds += time.perf_counter() - started
+                if not within:
+                    started = time.perf_counter()
+                    self._prepare(stage, samples)
+                    self.history.train_seconds += time.perf_counter() - started
                 training_set = self.strategy.training_set(stage, samples)
                 needed = self._steps(stage, len(training_set))
                 progress.expect(needed - steps[stage])
-                self.plan.callbacks.stage_start(stage, len(training_set), needed)
+                if not within:
+                    self.plan.callbacks.stage_start(stage, len(training_set), needed)
+                elif position.ranks != comm.size:  # steps of these ranks, and streams of theirs
+                    self.trainer.start(stage, within * needed // position.steps)
+                self.trainer.after_step = saver.within(stage, needed)
                 loss = self.trainer.train(training_set, stage, needed)
                 self._finish(stage, samples, loss)
+                saver.end_stage(stage)
+                if comm.is_main:
+                    progress.line(stage_line(self.label, stage, self.stages, loss, self.history))
         finally:
             progress.close()
+            checkpoints.close()
         return self.history
 
-    def _start_callbacks(self, first_stage: int) -> None:
+    def _start_callbacks(self, position: Position) -> None:
         session, config = self.session, copy.deepcopy(self.config)
         rank, ranks = session.comm.rank, session.comm.size
         stages = copy.deepcopy(self.stages)
-        context = RunContext(config, self.folder, session.model, session.device, rank, ranks, stages, first_stage)
+        context = RunContext(
+            config, self.folder, session.model, session.device, rank, ranks, stages, position.stage, position.step
+        )
         self.plan.callbacks.passes = session.passes
         self.plan.callbacks.run_start(context)
         self.trainer.on_step = self.plan.callbacks.step_hook()
@@ -162,9 +179,6 @@ class Training:
         if comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
             checkpoint.save_task(self.folder, stage, self.tested, about)
-        checkpoint.save_resume(self.folder, stage, self.tree, comm)
-        if comm.is_main:
-            self.recorder.progress.line(stage_line(self.label, stage, self.stages, loss, history))
 
     def _steps(self, stage: int, num_samples: int) -> int:
         return self.config["steps"] or self.session.recipe.steps(self.plan.epochs[stage], num_samples)

@@ -11,8 +11,9 @@
  *     and equal numbers of ranks give equal draws to the bit.
  *
  * Threads
- *     All calls on one buffer come from one thread at a time. With several ranks, or for draws of more than
- *     RB_INLINE_BYTES, the buffer has one thread of its own; it sleeps in poll(2) while there is nothing to do.
+ *     All calls on one buffer come from one thread at a time, but rb_release and those on a copy. With several ranks,
+ * or for draws of more than RB_INLINE_BYTES, the buffer has one thread of its own; it sleeps in poll(2) while there is
+ * nothing to do.
  *
  * Errors
  *     Every function that returns int returns RB_OK or one of the codes below, and then `rb_error` has the message:
@@ -113,6 +114,7 @@ typedef struct {
 } rb_stats;
 
 typedef struct rb_buffer rb_buffer;
+typedef struct rb_copy rb_copy;
 
 /* The message of the last failure in the calling thread; valid until its next call. Never NULL. */
 RB_API const char *rb_error(void);
@@ -157,9 +159,16 @@ RB_API void rb_release(void *lease);
 
 RB_API int rb_get_stats(rb_buffer *buffer, rb_stats *stats);
 
-/* Write this rank's shard, its generators and its pending draws to a file, whole or not at all (first to path.part).
-   Waits for pending draws as rb_receive does. */
-RB_API int rb_save(rb_buffer *buffer, const char *path);
+/* A copy of this rank's shard, its generators and its pending draws as they are now, to be written at leisure.
+   Waits for pending draws as rb_receive does. Cost: the bytes of the stored records, copied. Free with rb_free_copy. */
+RB_API int rb_take_copy(rb_buffer *buffer, rb_copy **copy);
+
+/* Write a copy to a file for rb_load, whole or not at all (first to path.part). May be called in any thread, also while
+   the buffer is used or gone; one call at a time for one copy. */
+RB_API int rb_write_copy(const rb_copy *copy, const char *path);
+
+/* NULL does nothing. */
+RB_API void rb_free_copy(rb_copy *copy);
 
 /* Go on from saved shards: `paths` of all ranks that saved, in order of rank. With as many as there are ranks now, each
    reads its own and goes on as if nothing had happened, pending draws included. Otherwise the records of all files are
@@ -171,6 +180,9 @@ RB_API int rb_save(rb_buffer *buffer, const char *path);
    read. The buffer is then as it was. */
 RB_API int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uint64_t *pending_sizes,
                    uint32_t max_pending, uint32_t *num_pending);
+
+/* Read saved shards as rb_load would, and change nothing. RB_INVALID and RB_SYSTEM as there. */
+RB_API int rb_check(rb_buffer *buffer, const char *const *paths, uint32_t num_paths);
 
 /* Leave, collectively: serves the draws of the others until every rank has called this. Idempotent. Waits as long as
    the others are alive; one that is silent for timeout_seconds is RB_PEER. Afterwards only rb_get_stats, rb_release,

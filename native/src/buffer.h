@@ -61,7 +61,8 @@ class Buffer {
     void request(uint64_t n);
     void receive(rb_records &records);
     void statistics(rb_stats &stats) const;
-    void save(const std::string &path);
+    Saved copy();
+    void check(const std::vector<std::string> &paths) const { read_files(paths); }
     std::vector<uint64_t> load(const std::vector<std::string> &paths);
     void close();
 
@@ -133,7 +134,8 @@ class Buffer {
     void ask_for_life(uint32_t rank, Clock::time_point since, const char *what) REQUIRES(mutex_);
 
     // ---- files
-    Saved snapshot() REQUIRES(mutex_);
+    Saved snapshot() const REQUIRES(mutex_);
+    void copy_rows(Saved &saved) const;
     std::vector<Saved> read_files(const std::vector<std::string> &paths) const;
     void load_own(Saved &saved, const std::string &path);
     std::vector<uint64_t> load_others(std::vector<Saved> &all);

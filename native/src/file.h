@@ -33,9 +33,9 @@ class FileWriter {
     void bytes(const void *data, size_t size);
     void number(uint64_t value) { bytes(&value, sizeof value); }
     void text(const std::string &value);
-    template <typename T> void list(const std::vector<T> &values) {
+    template <typename List> void list(const List &values) {
         number(values.size());
-        bytes(values.data(), values.size() * sizeof(T));
+        bytes(values.data(), values.size() * sizeof(typename List::value_type));
     }
     // The file is in place, and stays there through a crash of the system. Throws RB_SYSTEM; if the last step fails,
     // that its folder is on disk, the file is in place all the same.
@@ -54,10 +54,10 @@ class FileReader {
     void bytes(void *data, size_t size);
     uint64_t number();
     std::string text();
-    template <typename T> std::vector<T> list() {
+    template <typename T, typename List = std::vector<T>> List list() {
         const uint64_t size = number();
         check_left(size, sizeof(T));
-        std::vector<T> values(size);
+        List values(size);
         bytes(values.data(), size * sizeof(T));
         return values;
     }

@@ -26,12 +26,17 @@ size_t size_of(uint64_t count, uint64_t bytes) {
     return count * bytes;
 }
 
-Memory::Memory(size_t bytes) : bytes_(bytes) {
-    if (bytes == 0) return;
+void *map_memory(size_t bytes) {
     void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) fail(RB_SYSTEM, "cannot get ", bytes, " bytes of memory: ", std::strerror(errno));
-    data_ = static_cast<std::byte *>(data);
-    want_huge_pages(data_, bytes);
+    want_huge_pages(data, bytes);
+    return data;
+}
+
+void unmap_memory(void *data, size_t bytes) noexcept { munmap(data, bytes); }
+
+Memory::Memory(size_t bytes) : bytes_(bytes) {
+    if (bytes) data_ = static_cast<std::byte *>(map_memory(bytes));
 }
 
 Memory Memory::shared(size_t bytes) {
@@ -56,7 +61,7 @@ Memory Memory::shared(size_t bytes) {
 }
 
 Memory::~Memory() {
-    if (data_) munmap(data_, bytes_);
+    if (data_) unmap_memory(data_, bytes_);
     if (descriptor_ >= 0) close(descriptor_);
 }
 

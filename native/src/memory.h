@@ -4,12 +4,16 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <utility>
+#include <vector>
 
 namespace replay {
 
 // Bytes of `count` things; throws where there cannot be as many.
 size_t size_of(uint64_t count, uint64_t bytes);
+void *map_memory(size_t bytes);
+void unmap_memory(void *data, size_t bytes) noexcept;
 using SharedToken = std::array<uint32_t, 4>;
 
 class Memory {
@@ -40,5 +44,18 @@ class Memory {
     size_t bytes_ = 0;
     int descriptor_ = -1;
 };
+
+// The same for a list that is filled after it is made: its content is not set to 0 once more.
+template <typename T> struct SystemMemory {
+    using value_type = T;
+
+    T *allocate(size_t count) { return static_cast<T *>(map_memory(size_of(count, sizeof(T)))); }
+    void deallocate(T *data, size_t count) noexcept { unmap_memory(data, count * sizeof(T)); }
+    void construct(T *) noexcept {}
+    template <typename... Parts> void construct(T *place, Parts &&...parts) { new (place) T(parts...); }
+    bool operator==(const SystemMemory &) const { return true; }
+    bool operator!=(const SystemMemory &) const { return false; }
+};
+using Rows = std::vector<std::byte, SystemMemory<std::byte>>;
 
 }  // namespace replay

@@ -1,4 +1,4 @@
-// Buffer::save and Buffer::load.
+// Buffer::copy and Buffer::load.
 #include <algorithm>
 #include <cstring>
 #include <sstream>
@@ -44,7 +44,7 @@ struct Adopted {
 
 }  // namespace
 
-void Buffer::save(const std::string &path) {
+Saved Buffer::copy() {
     Saved saved;
     {
         Lock lock(mutex_);
@@ -54,11 +54,12 @@ void Buffer::save(const std::string &path) {
              [&]() REQUIRES(mutex_) { return silent_ranks(served_); });
         saved = snapshot();
     }
-    FileWriter file(path);
-    write_saved(file, saved);
+    copy_rows(saved);  // the shard is the caller's while nothing is unserved
+    return saved;
 }
 
-Saved Buffer::snapshot() {
+// Everything but the rows of the shard.
+Saved Buffer::snapshot() const {
     Saved saved;
     saved.about = {options_.capacity, options_.ranks, options_.rank, options_.seed, policies_of(options_)};
     saved.requested = draws_.requested();
@@ -68,13 +69,6 @@ Saved Buffer::snapshot() {
     saved.stored = slots.stored();
     saved.members = slots.members();
     saved.ids = shard_.ids();
-    for (size_t field = 0; field < options_.fields.size(); ++field) {
-        const uint64_t bytes = options_.fields[field].row_bytes;
-        std::vector<std::byte> column(saved.stored.size() * bytes);
-        for (size_t i = 0; i < saved.stored.size(); ++i)
-            std::memcpy(column.data() + i * bytes, shard_.row(field, saved.stored[i]), bytes);
-        saved.columns.push_back(std::move(column));
-    }
     for (const Draw &draw : draws_.all()) {
         const Staging &staging = *draw.staging;
         SavedDraw copy{draw.n,
@@ -89,6 +83,21 @@ Saved Buffer::snapshot() {
     }
     saved.updates = unseen_;
     return saved;
+}
+
+// In as few pieces as there are: slots are mostly in order.
+void Buffer::copy_rows(Saved &saved) const {
+    const std::vector<Slot> &stored = saved.stored;
+    for (size_t field = 0; field < options_.fields.size(); ++field) {
+        const uint64_t bytes = options_.fields[field].row_bytes;
+        Rows column(stored.size() * bytes);
+        for (size_t first = 0, next; first < stored.size(); first = next) {
+            next = first + 1;
+            while (next < stored.size() && stored[next] == stored[next - 1] + 1) ++next;
+            std::memcpy(column.data() + first * bytes, shard_.row(field, stored[first]), (next - first) * bytes);
+        }
+        saved.columns.push_back(std::move(column));
+    }
 }
 
 std::vector<Saved> Buffer::read_files(const std::vector<std::string> &paths) const {

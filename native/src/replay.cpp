@@ -14,6 +14,10 @@ struct rb_buffer {
     std::vector<std::byte> address;
 };
 
+struct rb_copy {
+    replay::Saved saved;
+};
+
 namespace {
 
 thread_local char last_error[1024] = "no error";
@@ -86,6 +90,13 @@ replay::Options read_options(const rb_options *given) {
     if (o.fields[o.label_field].row_bytes != sizeof(int64_t))
         fail(RB_INVALID, "the label is one int64, got ", o.fields[o.label_field].row_bytes, " bytes");
     return options;
+}
+
+std::vector<std::string> paths_of(const char *const *paths, uint32_t num_paths) {
+    if (!paths || !num_paths) replay::fail(RB_INVALID, "paths is NULL, or there are none");
+    for (uint32_t i = 0; i < num_paths; ++i)
+        if (!paths[i]) replay::fail(RB_INVALID, "path ", i, " is NULL");
+    return {paths, paths + num_paths};
 }
 
 }  // namespace
@@ -171,25 +182,39 @@ int rb_get_stats(rb_buffer *buffer, rb_stats *stats) {
     });
 }
 
-int rb_save(rb_buffer *buffer, const char *path) {
+int rb_take_copy(rb_buffer *buffer, rb_copy **copy) {
     return guarded([&] {
         check_buffer(buffer);
-        if (!path) replay::fail(RB_INVALID, "path is NULL");
-        buffer->buffer.save(path);
+        if (!copy) replay::fail(RB_INVALID, "copy is NULL");
+        *copy = new rb_copy{buffer->buffer.copy()};
     });
 }
+
+int rb_write_copy(const rb_copy *copy, const char *path) {
+    return guarded([&] {
+        if (!copy || !path) replay::fail(RB_INVALID, "copy or path is NULL");
+        replay::write_saved(path, copy->saved);
+    });
+}
+
+void rb_free_copy(rb_copy *copy) { delete copy; }
 
 int rb_load(rb_buffer *buffer, const char *const *paths, uint32_t num_paths, uint64_t *pending_sizes,
             uint32_t max_pending, uint32_t *num_pending) {
     return guarded([&] {
         check_buffer(buffer);
-        if (!paths || !num_paths || !num_pending || (max_pending && !pending_sizes))
-            replay::fail(RB_INVALID, "paths, pending_sizes or num_pending are NULL, or there are no paths");
-        for (uint32_t i = 0; i < num_paths; ++i)
-            if (!paths[i]) replay::fail(RB_INVALID, "path ", i, " is NULL");
-        const std::vector<uint64_t> sizes = buffer->buffer.load(std::vector<std::string>(paths, paths + num_paths));
+        if (!num_pending || (max_pending && !pending_sizes))
+            replay::fail(RB_INVALID, "pending_sizes or num_pending are NULL");
+        const std::vector<uint64_t> sizes = buffer->buffer.load(paths_of(paths, num_paths));
         *num_pending = static_cast<uint32_t>(sizes.size());
         for (uint32_t i = 0; i < max_pending && i < sizes.size(); ++i) pending_sizes[i] = sizes[i];
+    });
+}
+
+int rb_check(rb_buffer *buffer, const char *const *paths, uint32_t num_paths) {
+    return guarded([&] {
+        check_buffer(buffer);
+        buffer->buffer.check(paths_of(paths, num_paths));
     });
 }
 

@@ -142,8 +142,8 @@ class Reader {
         saved_.updates.push_back(std::move(update));
     }
 
-    std::vector<std::byte> column(const FieldInfo &field, uint64_t count) {
-        std::vector<std::byte> rows = file_.list<std::byte>();
+    Rows column(const FieldInfo &field, uint64_t count) {
+        Rows rows = file_.list<std::byte, Rows>();
         check(is_product(rows.size(), count, field.row_bytes), "a field has another size");
         return rows;
     }
@@ -161,7 +161,8 @@ class Reader {
 
 }  // namespace
 
-void write_saved(FileWriter &file, const Saved &saved) {
+void write_saved(const std::string &path, const Saved &saved) {
+    FileWriter file(path);
     file.text(MAGIC);
     const About &about = saved.about;
     for (uint64_t number : {about.capacity, about.ranks, about.rank, about.seed}) file.number(number);

@@ -20,7 +20,7 @@ struct SavedDraw {
     uint64_t n, count;
     std::vector<uint64_t> ids;
     std::vector<float> weights;
-    std::vector<std::vector<std::byte>> columns;
+    std::vector<Rows> columns;  // [fields][count * row_bytes]
 };
 
 // What was replaced since the last request of the rank that asked for it: no draw has seen it, wherever it is stored.
@@ -38,7 +38,7 @@ struct Saved {
     std::vector<Slot> stored;
     std::vector<std::vector<Slot>> members;
     std::vector<uint64_t> ids;
-    std::vector<std::vector<std::byte>> columns;  // [fields][stored * row_bytes], in the order of `stored`
+    std::vector<Rows> columns;  // [fields][stored * row_bytes], in the order of `stored`
     std::vector<SavedDraw> draws;
     std::vector<SavedUpdate> updates;
 };
@@ -50,7 +50,7 @@ struct Expected {
     uint32_t num_classes, label_field;
 };
 
-void write_saved(FileWriter &file, const Saved &saved);
+void write_saved(const std::string &path, const Saved &saved);
 // Throws unless the file is whole and all that it says can be true of a shard of such a buffer: whatever passes may be
 // used without further checks. Of a buffer with other policies only `about` is read.
 Saved read_saved(const std::string &path, const Expected &expected);

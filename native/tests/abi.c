@@ -104,6 +104,7 @@ static int one_rank(void) {
     const char *paths[1];
     uint64_t sizes[4];
     uint32_t pending = 9;
+    rb_copy *copy;
     rb_buffer *buffer = create(0, 1, SMALL, 30), *again = create(0, 1, SMALL, 30);
     snprintf(path, sizeof path, "/tmp/replay-abi-%ld", (long)getpid());
     paths[0] = path;
@@ -115,7 +116,9 @@ static int one_rank(void) {
     }
     CHECK(statistics(buffer).stored == CAPACITY);
     CHECK(statistics(buffer).offered == BATCH * (STEPS + 1));
-    CHECK(rb_save(buffer, path) == RB_OK);
+    CHECK(rb_take_copy(buffer, &copy) == RB_OK);
+    CHECK(rb_write_copy(copy, path) == RB_OK);
+    rb_free_copy(copy);
     CHECK(rb_load(again, paths, 1, sizes, 4, &pending) == RB_OK);
     remove(path);
     CHECK(pending == 0);

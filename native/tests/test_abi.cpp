@@ -205,6 +205,7 @@ TEST(arguments_that_are_missing) {
     rb_stats stats{};
     uint32_t pending;
     uint64_t sizes[1], id = 0;
+    rb_copy *copy;
     const char *const paths[] = {"/nowhere/file"}, *const no_path[] = {nullptr};
     const void *const addresses[] = {&length};
 
@@ -215,10 +216,12 @@ TEST(arguments_that_are_missing) {
     CHECK_INVALID(rb_request(nullptr, 1));
     CHECK_INVALID(rb_receive(nullptr, &records));
     CHECK_INVALID(rb_get_stats(nullptr, &stats));
-    CHECK_INVALID(rb_save(nullptr, "/nowhere/file"));
+    CHECK_INVALID(rb_take_copy(nullptr, &copy));
+    CHECK_INVALID(rb_write_copy(nullptr, "/nowhere/file"));
     CHECK_INVALID(rb_load(nullptr, paths, 1, sizes, 1, &pending));
     CHECK_INVALID(rb_close(nullptr));
     rb_release(nullptr);
+    rb_free_copy(nullptr);
     rb_destroy(nullptr);
 
     CHECK_INVALID(rb_address(b, nullptr, &length));
@@ -236,14 +239,17 @@ TEST(arguments_that_are_missing) {
     CHECK_INVALID(rb_update(b, 1, 1, &id, nullptr));
     CHECK_INVALID(rb_receive(b, nullptr));
     CHECK_INVALID(rb_get_stats(b, nullptr));
-    CHECK_INVALID(rb_save(b, nullptr));
+    CHECK_INVALID(rb_take_copy(b, nullptr));
+    CHECK_EQUAL(rb_take_copy(b, &copy), RB_OK);
+    CHECK_INVALID(rb_write_copy(copy, nullptr));
+    check_invalid(rb_write_copy(copy, paths[0]), "no folder", RB_SYSTEM);
+    rb_free_copy(copy);
     CHECK_INVALID(rb_load(b, nullptr, 1, sizes, 1, &pending));
     CHECK_INVALID(rb_load(b, paths, 0, sizes, 1, &pending));
     CHECK_INVALID(rb_load(b, paths, 1, nullptr, 1, &pending));
     CHECK_INVALID(rb_load(b, paths, 1, sizes, 1, nullptr));
     CHECK_INVALID(rb_load(b, no_path, 1, sizes, 1, &pending));
     check_invalid(rb_load(b, paths, 1, sizes, 1, &pending), "no file", RB_SYSTEM);
-    check_invalid(rb_save(b, paths[0]), "no folder", RB_SYSTEM);
 
     stats.size = sizeof stats - 8;
     CHECK_INVALID(rb_get_stats(b, &stats));
@@ -306,7 +312,8 @@ TEST(calls_out_of_turn) {
     CHECK_INVALID(rb_request(b, 2));
     rb_records more = records;
     CHECK_INVALID(rb_receive(b, &more));
-    CHECK_INVALID(rb_save(b, "/nowhere/file"));
+    rb_copy *copy;
+    CHECK_INVALID(rb_take_copy(b, &copy));
     check_rows(records);  // still there
     rb_release(records.lease);
     const rb_stats stats = statistics(b);

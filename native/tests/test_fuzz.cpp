@@ -37,11 +37,6 @@ Saved read(const std::string &path) {
     return read_saved(path, {read_saved(path, nothing).about.policies, all, SHAPE.num_classes, Y});
 }
 
-void write(const std::string &path, const Saved &saved) {
-    FileWriter file(path);
-    write_saved(file, saved);
-}
-
 std::vector<Options> all_options(uint32_t ranks, const Policies &policies) {
     std::vector<Options> all;
     for (uint32_t rank = 0; rank < ranks; ++rank) {
@@ -63,7 +58,7 @@ void save_two(const Folder &folder, const Policies &policies, uint64_t records) 
         const std::vector<uint64_t> ids{received.id(0), received.id(1)};
         const uint64_t values[] = {5, 6};
         buffer.update(VALUE, 2, ids.data(), reinterpret_cast<const std::byte *>(values));
-        buffer.save(folder / std::to_string(rank));
+        write_saved(folder / std::to_string(rank), buffer.copy());
     });
     job.close();
 }
@@ -95,7 +90,7 @@ void use(Buffer &buffer, std::mt19937_64 &random) {
     }
 }
 
-void put_label(std::vector<std::byte> &rows, size_t place, int64_t label) {
+void put_label(Rows &rows, size_t place, int64_t label) {
     std::memcpy(rows.data() + place * sizeof label, &label, sizeof label);
 }
 
@@ -156,7 +151,7 @@ void change_one(Saved &s, std::mt19937_64 &random) {
         if (!list.empty())
             list[random() % list.size()] = static_cast<typename std::decay_t<decltype(list)>::value_type>(value);
     };
-    const auto bytes = [&](std::vector<std::byte> &rows) {
+    const auto bytes = [&](Rows &rows) {
         if (rows.size() >= 8) std::memcpy(rows.data() + random() % (rows.size() - 7), &value, 8);
     };
     switch (random() % 14) {
@@ -189,7 +184,7 @@ TEST(files_that_say_what_cannot_be_are_refused) {
     for (const auto &mistake : MISTAKES) {
         Saved wrong = right;
         mistake.change(wrong);
-        write(folder / "wrong", wrong);
+        write_saved(folder / "wrong", wrong);
         std::string said = "nothing";
         try {
             buffer.load({folder / "wrong", folder / "1"});
@@ -215,7 +210,7 @@ TEST(files_that_say_what_cannot_be_are_refused) {
 TEST(files_of_another_version_say_so) {
     const Folder folder;
     Buffer buffer(options(0, 1, 30, SHAPE), nullptr);
-    buffer.save(folder / "file");
+    write_saved(folder / "file", buffer.copy());
     std::vector<char> bytes = content(folder / "file");
     const std::string text(bytes.begin(), bytes.end());
     bytes[text.find("replay shard 2") + 13] = '1';
@@ -228,7 +223,7 @@ TEST(any_byte_may_be_any_other) {
     Buffer buffer(options(0, 1, 12, SHAPE), nullptr);
     add(buffer, numbers(0, 0, 9), SHAPE);
     buffer.request(4);
-    buffer.save(folder / "file");
+    write_saved(folder / "file", buffer.copy());
     const std::vector<char> whole = content(folder / "file");
     std::mt19937_64 random(3);
     for (size_t place = 0; place < whole.size(); place += SHORTER) {
@@ -254,12 +249,12 @@ TEST(any_number_may_be_any_other) {
         add(source, numbers(0, 0, 25), SHAPE);
         source.request(5);
         source.request(2);
-        source.save(folder / "file");
+        write_saved(folder / "file", source.copy());
         const Saved right = read(folder / "file");
         for (int round = 0; round < 2000 / SHORTER; ++round) {
             Saved changed = right;
             for (uint64_t changes = 1 + random() % 2; changes > 0; --changes) change_one(changed, random);
-            write(folder / "changed", changed);
+            write_saved(folder / "changed", changed);
             Buffer buffer(o, nullptr);
             try {
                 buffer.load({folder / "changed"});

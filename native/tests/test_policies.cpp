@@ -87,7 +87,7 @@ TEST(over_ranks_and_through_files) {
     };
     job.each([&](uint32_t rank, Buffer &buffer) {
         for (uint64_t number = 0; number < 20; ++number) step(rank, buffer, number);
-        buffer.save(folder / std::to_string(rank));
+        write_saved(folder / std::to_string(rank), buffer.copy());
     });
     again.each([&](uint32_t, Buffer &buffer) { buffer.load({folder / "0", folder / "1", folder / "2"}); });
     std::array<std::vector<uint64_t>, 3> first, second;

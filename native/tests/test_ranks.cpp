@@ -536,7 +536,7 @@ void check_lost(Buffer &buffer, uint32_t rank, const std::function<void()> &call
     CHECK_FAILS(add(buffer, {1}), RB_PEER, "rank " + std::to_string(rank));
     CHECK_FAILS(Received{buffer}, RB_PEER, "rank " + std::to_string(rank));
     CHECK_FAILS(buffer.close(), RB_PEER, "rank " + std::to_string(rank));
-    CHECK_FAILS(buffer.save("/nowhere/file"), RB_PEER, "rank " + std::to_string(rank));
+    CHECK_FAILS(buffer.copy(), RB_PEER, "rank " + std::to_string(rank));
 }
 
 }  // namespace
@@ -642,7 +642,7 @@ namespace {
 std::vector<std::string> save(Job &job, const Folder &folder) {
     std::vector<std::string> paths;
     for (size_t rank = 0; rank < job.buffers.size(); ++rank) paths.push_back(folder / ("shard" + std::to_string(rank)));
-    job.each([&](uint32_t rank, Buffer &buffer) { buffer.save(paths[rank]); });
+    job.each([&](uint32_t rank, Buffer &buffer) { write_saved(paths[rank], buffer.copy()); });
     return paths;
 }
 
@@ -657,8 +657,16 @@ TEST(loaded_on_as_many_ranks_all_goes_on_to_the_bit) {
                 again(all_options(ranks, 30, policies), stormy(2, 300));
             Ledger ledger(ranks, 4 * half);
             train_all(job, ledger, 0, half);
-            const auto paths = save(job, folder);
+            std::vector<Saved> copies(ranks);
+            job.each([&](uint32_t rank, Buffer &buffer) { copies[rank] = buffer.copy(); });
+            // Written while the ranks go on.
+            std::vector<std::string> paths;
+            for (uint32_t rank = 0; rank < ranks; ++rank) paths.push_back(folder / ("copy" + std::to_string(rank)));
+            std::thread writer([&] {
+                for (uint32_t rank = 0; rank < ranks; ++rank) write_saved(paths[rank], copies[rank]);
+            });
             const auto expected = train_all(job, ledger, half, 2 * half);
+            writer.join();
             again.each([&](uint32_t, Buffer &buffer) {
                 CHECK(buffer.load(paths).empty());
                 CHECK_EQUAL(statistics(buffer).pending, 2);

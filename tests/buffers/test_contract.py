@@ -563,14 +563,34 @@ def test_a_loaded_buffer_goes_on_like_one_never_saved(make, tmp_path, insertion,
         live(one, range(steps))
         while one.pending and not pending:
             receive(one)
-    saved.save(tmp_path / "folder" / "buffer")
+    copy = saved.copy()
+    expected = live(twin, range(steps, steps + 12))
+    assert live(saved, range(steps, steps + 12)) == expected  # the copy has no effect on it
+    copy.write(tmp_path / "folder" / "buffer")
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["buffer"]
     loaded.load(tmp_path / "folder" / "buffer")
-    assert len(loaded) == len(twin) == {0: 0, 2: 9, 12: 24}[steps]
-    assert loaded.pending == twin.pending == (2 if pending and steps else 0)
-    expected = live(twin, range(steps, steps + 12))
-    assert live(loaded, range(steps, steps + 12)) == expected
-    assert live(saved, range(steps, steps + 12)) == expected  # and saving had no effect on the saved one
+    assert len(loaded) == {0: 0, 2: 9, 12: 24}[steps]
+    assert loaded.pending == (2 if pending and steps else 0)
+    assert live(loaded, range(steps, steps + 12)) == expected  # nothing that came after the copy is in it
+
+
+def test_a_copy_holds_no_memory_of_the_buffer(make, tmp_path):
+    buffer, loaded = make(), make()
+    live(buffer, range(5))
+    copy = buffer.copy()
+    for records in [buffer.receive() for _ in range(buffer.pending)]:  # who receives a draw may change it,
+        for column in records.columns.values():
+            column.zero_()
+    drawn = draw(buffer, 10)
+    buffer.request(10)
+    records = buffer.receive()
+    buffer.update("amplitude", records.ids, torch.zeros(10, 2, 3))  # and stored records
+    buffer.close()
+    copy.write(tmp_path / "buffer")
+    loaded.load(tmp_path / "buffer")
+    assert [len(receive(loaded).ids) for _ in range(2)] == [7, 3]  # which checks that they are whole
+    assert draw(loaded, 10).ids == drawn.ids
+    assert len(stored(loaded)) == 24
 
 
 @pytest.mark.parametrize("insertion", ["reservoir", "class_balanced"])

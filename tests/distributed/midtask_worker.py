@@ -18,7 +18,7 @@ from interrupted import resumed, stopped, whole  # noqa: E402
 folder = Path(sys.argv[1])
 config = json.loads((folder / "config.json").read_text())
 started = ranks.started()
-comm = connect(started[0])
+comm = connect(started[0], timeout=60)
 expected, history, steps = whole(config | {"output": str(folder / "whole")})
 halfway = stopped(config | {"output": str(folder / "stopped")}, folder / "saved")
 comm.gather(None)  # the states of all ranks are there

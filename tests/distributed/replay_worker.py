@@ -17,6 +17,7 @@ import pickle
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -310,11 +311,14 @@ def go_on(comm, policies, folder):
         path = Path(folder) / f"{insertion}_{sampling}_{comm.size}_{comm.rank}"
         saved, loaded = make(comm, insertion, sampling), make(comm, insertion, sampling)
         Steps(comm, saved).go(range(40))
-        saved.save(path)
-        names = comm.gather(path)
-        loaded.load(*names)
+        assert saved.pending == 2
+        writer = threading.Thread(target=saved.copy().write, args=[path])
+        writer.start()  # while it goes on
+        one = Steps(comm, saved).go(range(40, 80))
+        writer.join()
+        loaded.load(*comm.gather(path))
         assert loaded.pending == saved.pending == 2 and len(loaded) == len(saved)
-        one, other = Steps(comm, saved).go(range(40, 80)), Steps(comm, loaded).go(range(40, 80))
+        other = Steps(comm, loaded).go(range(40, 80))
         digests.append([steps.receive().draws.digest.hexdigest() for steps in (one, other)])
         saved.close()
         loaded.close()

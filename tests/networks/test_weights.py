@@ -13,9 +13,10 @@ from torch import nn
 from cl.configuration.settings import MERGE_KEYS
 from cl.networks import weights
 from cl.networks.backbones import timm_model
-from cl.run import checkpoint, experiment
+from cl.run import experiment
 from cl.run.folder import plain
 from cl.run.plan import make_plan
+from cl.run.saving import Saver
 from cl.run.session import Session
 from merging.sources import Reader
 
@@ -194,7 +195,7 @@ WRONG = {
     "a path": ({"state_dict": STATE, "output": Path("x")}, r"holds pathlib\S*, expected tensors"),
     "a page": (b"<html>404 Not Found</html>", "cannot be read as weights: expected a file of torch.save or"),
     "nothing at all": (b"", "cannot be read as weights"),
-    "half a file": ("half", "cannot be read as weights"),
+    "half a file": ("half", r"is damaged \(it is torn or changed\): put a whole copy"),
     "half safetensors": (b"\x10\0\0\0\0\0\0\0{" + b" " * 40, "cannot be read as weights"),
 }  # fmt: skip
 
@@ -241,20 +242,20 @@ def test_a_resumed_run_names_a_damaged_file(tmp_path, compose_config):
 
     config = compose_config("epochs=1", "backbone.hidden=[8]", "progress=false", "pictures=[]", "buffer.capacity=20")
     with pytest.MonkeyPatch.context() as patch:
-        save = checkpoint.save_resume
-        patch.setattr(checkpoint, "save_resume", lambda *parts: (save(*parts), dying()))
+        save = Saver.end_stage
+        patch.setattr(Saver, "end_stage", lambda *given: (save(*given), dying()))
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config)
     (file,) = Path(config.output).rglob("task_00.pt")
     whole = file.read_bytes()
     file.write_bytes(whole[:500])
-    with pytest.raises(ValueError, match="task_00.pt is damaged, .*overwrite=true"):
+    with pytest.raises(ValueError, match="task_00.pt .*overwrite=true"):
         experiment.run(config)
     file.unlink()
     with pytest.raises(ValueError, match="task_00.pt is missing, .*overwrite=true"):
         experiment.run(config)
     file.write_bytes(whole)
-    resume = file.with_name("resume.pt")
+    (resume,) = file.parent.glob("resume_*.pt")
     resume.write_bytes(resume.read_bytes()[:500])
-    with pytest.raises(ValueError, match="resume.pt cannot be read"):
+    with pytest.raises(ValueError, match=r"resume_01_000000.pt is damaged \(it is torn.*overwrite=true"):
         experiment.run(config)

@@ -169,7 +169,7 @@ def test_a_process_killed_in_mid_training_is_resumed_by_the_same_command(tmp_pat
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL
-    assert list((tmp_path / "killed").rglob("resume.pt"))
+    assert list((tmp_path / "killed").rglob("resume_*.pt"))
     resumed, whole = command(*arguments("killed")), command(*arguments("whole"))
     assert resumed.returncode == whole.returncode == 0
     assert "task  1/5" not in resumed.stdout and "task  5/5" in resumed.stdout

@@ -1,15 +1,23 @@
-"""The state tree holds all that a run needs: stopped within a stage and built anew, it ends with the same bits."""
+"""A checkpoint holds all that a run needs: one that died within a stage ends with the same bits as one that did not."""
 
+import csv
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from interrupted import STEP, resumed, stopped, whole
+from interrupted import STAGE, STEP, dying, interrupted, run
 from PIL import Image
 
-from cl.run.folder import plain
+from cl.run.checkpoint import Checkpoints
+from cl.run.folder import plain, run_folder
 from cl.run.state import StateTree
+
+TIMES = (
+    "train_seconds", "eval_seconds", "replay_wait_seconds", "peak_memory_bytes", "stage_costs", "samples_per_second",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -24,42 +32,95 @@ def words(tmp_path) -> list[str]:
         "dataset=image_folder", f"dataset.root={tmp_path / 'pictures'}", f"dataset.cache={tmp_path / 'cache'}",
         "dataset.size=12", "dataset.augment=[crop,flip]", "scenario=class2", "backbone=mnistnet", "batch_size=4",
         "optimizer=sgd", "optimizer.momentum=0.9", "schedule=cosine", "epochs=2", "buffer.capacity=10",
-        "progress=false", "pictures=[]",
+        "log_interval=2", "progress=false", "pictures=[]",
     ]  # fmt: skip
 
 
 STRATEGIES = {
     "finetune": [],
-    "er": ["strategy.replay_batch_size=2", "mixing.cutmix=1.0"],
+    "er": ["strategy.replay_batch_size=2", "mixing.cutmix=1.0", "ema=0.9"],
     "derpp": ["strategy.replay_batch_size=2", "buffer=reference"],
     "der": ["strategy.replay_batch_size=2", "gradient_accumulation_steps=2", "batch_size=2"],
-    "er_ace": ["strategy.replay_batch_size=2", "buffer.sampling=class_balanced"],
-    "agem": ["strategy.replay_batch_size=4"],
-    "ewc": [],
+    "er_ace": ["strategy.replay_batch_size=2", "buffer.sampling=class_balanced", "optimizer_state=epoch"],
+    "agem": ["strategy.replay_batch_size=4", "dataset.stream=true"],
+    "ewc": ["model_state=reset"],
     "si": [],
     "lwf": ["strategy.warmup_steps=5"],
     "gdumb": [],
     "icarl": [],
     "scratch": [],
     "independent": [],
+    "joint": [],
 }
 
 
+def outcome(folder: Path) -> dict:
+    """All that a run leaves behind, without times."""
+    found = {path.name: torch.load(path)["model"] for path in folder.glob("task_*.pt")}
+    results = json.loads((folder / "results.json").read_text())
+    found["results"] = {key: value for key, value in results.items() if key not in (*TIMES, "config", "checksum")}
+    with open(folder / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    found["rows"] = [{key: row[key] for key in ("stage", "epoch", "step", "loss", "learning_rate")} for row in rows]
+    found["files"] = sorted(path.name for path in folder.iterdir())
+    return found
+
+
+def assert_same(one, other, where: str = "") -> None:
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_run_stopped_within_a_stage_goes_on_with_the_same_bits(
-    compose_config, monkeypatch, tmp_path, words, strategy
-):
+def test_a_run_that_died_within_a_stage_ends_with_the_same_bits(compose_config, monkeypatch, tmp_path, words, strategy):
     config = plain(compose_config(*words, f"strategy={strategy}", *STRATEGIES[strategy]))
-    expected, history, steps = whole(config)
-    assert steps > STEP + 1
-    halfway = stopped(config | {"output": str(tmp_path / "stopped")}, tmp_path / "saved")
-    assert any(not torch.equal(expected[name], value) for name, value in halfway.items())
-    weights, found = resumed(config | {"output": str(tmp_path / "resumed")}, tmp_path / "saved", steps)
-    for name, value in expected.items():
-        assert torch.equal(weights[name], value), name
-    assert found["rows"] == history["rows"]
-    for key in ("gradient_steps", "labelled_samples", "passes"):
-        assert found[key] == history[key]
+    config["checkpoint"] = {"every": None}
+    if strategy == "joint":  # one stage only
+        monkeypatch.setattr("interrupted.STAGE", 0)
+    found = []
+    take = Checkpoints._take
+    monkeypatch.setattr(Checkpoints, "_take", lambda self, at, content: (found.append(at), take(self, at, content)))
+    expected = outcome(run(config | {"output": str(tmp_path / "whole")}))
+    again = outcome(interrupted(config | {"output": str(tmp_path / "died")}))
+    assert [(at.stage, at.step) for at in found] == [(0 if strategy == "joint" else STAGE, STEP)]
+    assert_same(expected, again)
+
+
+def test_a_run_with_dropout_is_the_same_with_streamed_pictures(compose_config, tmp_path, words):
+    config = plain(compose_config(*words, "strategy=finetune", "loader.workers=0"))
+    found = []
+    for stream in (False, True):
+        place = {"output": str(tmp_path / f"{stream}"), "dataset": config["dataset"] | {"stream": stream}}
+        found.append(outcome(run(config | place)))
+
+    assert_same(*found)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(compose_config, capsys, tmp_path, words):
+    config = plain(compose_config(*words, "strategy=er", "checkpoint.every=2"))
+    expected = outcome(run(config | {"output": str(tmp_path / "whole")}))
+    folder = run_folder(config)
+    for victim in ("resume_01_000004.pt", "buffer_01_000004_rank_0.pt"):
+        with dying(lambda stage, step: (stage, step) == (1, 5)), pytest.raises(Exception, match=""):
+            run(config | {"overwrite": True})
+        names = sorted(path.stem for path in folder.glob("*_0*.pt") if not path.stem.startswith("task"))
+        assert names == [
+            f"{kind}_01_00000{step}{of}" for kind, of in (("buffer", "_rank_0"), ("resume", "")) for step in (2, 4)
+        ]
+        content = bytearray((folder / victim).read_bytes())
+        content[len(content) // 2] ^= 4
+        (folder / victim).write_bytes(content)
+        capsys.readouterr()
+        assert run(config) == folder
+        said = capsys.readouterr().out
+        assert victim in said and "goes on from the checkpoint before it, resume_01_000002.pt" in said
+        assert_same(expected, outcome(folder))
 
 
 def test_a_state_of_other_parts_is_refused():

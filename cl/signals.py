@@ -1,0 +1,60 @@
+"""Signals that ask a command to stop: SIGTERM, SIGUSR1 and SIGINT, as schedulers and terminals send them.
+
+The first is remembered while something is under way that can be saved (`deferred`), and raises `Stopped` at once
+elsewhere. A second ends the process as if nobody listened.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the command, whose exit status is 128 + `number`; `line` says what was saved."""
+
+    def __init__(self, number: int, line: str):
+        super().__init__(line)
+        self.number, self.line = signal.Signals(number), line
+
+
+_asked: signal.Signals | None = None
+_deferring = 0
+
+
+def listen() -> None:
+    """Listen to the signals from now on; to be called in the main thread."""
+    global _asked
+    _asked = None
+    for number in SIGNALS:
+        signal.signal(number, _take)
+
+
+def asked() -> signal.Signals | None:
+    """The signal that has come, if any."""
+    return _asked
+
+
+@contextlib.contextmanager
+def deferred(done: str) -> Iterator[None]:
+    """Within this block a signal is remembered only, for `asked`; at its end it raises `Stopped`, which says `done`."""
+    global _deferring
+    _deferring += 1
+    try:
+        yield
+    finally:
+        _deferring -= 1
+    if _asked is not None and not _deferring:
+        raise Stopped(_asked, done)
+
+
+def _take(number: int, frame) -> None:
+    global _asked
+    if _asked is not None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    _asked = signal.Signals(number)
+    if not _deferring:
+        raise Stopped(number, "nothing was to be saved, and the same command goes on")
