@@ -27,8 +27,8 @@ EXPECTED = {
     "packages": rf"rank 1 differs from rank 0 in the packages: expected numpy={re.escape(np.__version__)}, got "
     "numpy=1.0: install the same versions on every host",
     "threads": "rank 1 differs from rank 0 in the device: expected threads=1, got threads=2: .* set device and threads",
-    "number": r"rank 1 differs from rank 0 in the number of samples: expected training=1442, .*, got training=1441, .*; "
-    f"the labels, pixels differ as well: {COPY}",
+    "number": r"rank 1 differs from rank 0 in the number of samples: expected training=1442, .*, got training=1441, .*"
+    f"; the labels, pixels differ as well: {COPY}",
     "labels": f"rank 1 differs from rank 0 in the .*: {COPY}",
     "pixels": r"rank 1 differs from rank 0 in the pixels: expected training=(\w{8}), got training=(\w{8}): " + COPY,
     "streams": "rank 1 differs from rank 0 in the picture files: expected content, training=.*, got content, training="

@@ -67,8 +67,8 @@ def test_all_ranks_that_differ_are_named_with_what_they_have():
     one = {"pixels": {"training": "dd", "test": "bb"}, "labels": {"training": "cc"}}
     other = {"pixels": {"training": "ee", "test": "ff"}, "labels": {"training": "gg"}}
     assert said([equal, one, equal, one, other]) == (
-        "ranks 1, 3 differ from rank 0 in the pixels: expected training=aa, got training=dd; rank 4 differs from rank 0 "
-        "in the pixels: expected training=aa, test=bb, got training=ee, test=ff; the labels differ as well: copy the "
+        "ranks 1, 3 differ from rank 0 in the pixels: expected training=aa, got training=dd; rank 4 differs from rank "
+        "0 in the pixels: expected training=aa, test=bb, got training=ee, test=ff; the labels differ as well: copy the "
         "data set to every host anew"
     )
 
