@@ -104,10 +104,10 @@ class Training:
         session.logger.start(self.folder, self.config)
         self._start_callbacks(position)
         session.model.train()
-        saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder, len(self.stages))
+        saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder)
         try:
             for stage in range(first, len(self.stages)):
-                within = position.step if stage == first else 0
+                within, name = position.step if stage == first else 0, f"task {stage + 1} of {len(self.stages)}"
                 samples = self.tasks.training(self.stages[stage]).to(session.device)
                 if not within:
                     started = time.perf_counter()
@@ -120,10 +120,10 @@ class Training:
                     self.plan.callbacks.stage_start(stage, len(training_set), needed)
                 elif position.ranks != comm.size:  # steps of these ranks, and streams of theirs
                     self.trainer.start(stage, within * needed // position.steps)
-                self.trainer.after_step = saver.within(stage, needed)
+                self.trainer.after_step = saver.within(stage, needed, name)
                 loss = self.trainer.train(training_set, stage, needed)
                 self._finish(stage, samples, loss)
-                saver.end_stage(stage)
+                saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
                     progress.line(stage_line(self.label, stage, self.stages, loss, self.history))
         finally:
