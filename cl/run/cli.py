@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from cl import signals
 from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
+from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.environments import LAUNCHED
 from cl.distributed.failures import RanksFailed
@@ -157,6 +158,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
     once: a sweep goes on with its other jobs.
     """
     try:
+        check_given(config, HydraConfig.get().overrides.task)
         ranks.prepare()
         folders = run(config) if run is not None else [_run_or_find(config)]
     except Exception as error:
