@@ -2,7 +2,7 @@
 
 A thread in each rank sends a heartbeat to all others about once a second: how many exchanges its main thread has
 entered, and where it waits. The main thread only writes attributes (`Waits`). A rank whose wait is over the limit makes
-the verdict (`cl.distributed.verdict`) and sends it to all; the lowest living rank prints it, and all end with status 75.
+the verdict (`cl.distributed.verdict`) and sends it to all; the lowest living rank prints it, and all end with 75.
 
 Time in which this process did not run (it was stopped, or its machine slept) counts for nobody.
 """

@@ -1,6 +1,7 @@
 """Metrics of one's own: functions of (matrix, untrained) that a configuration names, computed from a results.json.
 
-    python run.py +metrics.worst_task._target_=my_metrics.worst_task +metrics.worst_task.first=2
+    python run.py +metrics.worst_task._target_=my_metrics.worst_task +metrics.worst_task.first=2 \
+        trust=[my_metrics]
 
 `matrix` is what the scenario asks for, as `cl.reporting.metrics` describes it (errors where it measures errors), and
 `untrained` the row of the network before training; the result is a number or None. As nothing else is needed, a metric

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from cl import versions
 from cl.configuration.identity import config_hash
 from cl.configuration.settings import checked
+from cl.configuration.trust import check_trust
 from cl.reporting import custom
 from cl.reporting.metrics_file import check_files
 from cl.reporting.reading import read_results
@@ -35,12 +36,15 @@ if TYPE_CHECKING:
 def plain(config) -> dict:
     """The configuration resolved to plain Python, with the keys outside the groups checked and converted.
 
-    Raises ValueError for a value that was left open (`???`) and for what `cl.configuration.settings` refuses.
+    Raises ValueError for a value that was left open (`???`), for what `cl.configuration.settings` refuses, and for code
+    that is not trusted: everything that is built comes through here before it is imported.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given, for example {missing[0]}=...")
-    return checked(OmegaConf.to_container(config, resolve=True))
+    found = checked(OmegaConf.to_container(config, resolve=True))
+    check_trust(found)
+    return found
 
 
 def benchmark_name(config: dict) -> str:
