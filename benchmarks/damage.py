@@ -188,7 +188,7 @@ CASES = (
          ("[012].pt",)),
     Case("resumed merge", lambda f: killed_merge(merge(f, *CURVE)), lambda f: merge(f, *CURVE),
          ("trained_*.pt", "task_*.pt", "results.json", "metrics.csv")),
-    Case("pictures", lambda f: (do(run(f, *pictures(f))), shutil.rmtree(the_run(f))),
+    Case("cache", lambda f: (do(run(f, *pictures(f))), shutil.rmtree(the_run(f))),
          lambda f: run(f, *pictures(f)), ("*.npy",)),
 )  # fmt: skip
 
