@@ -40,7 +40,7 @@ class Trained:
             raise ValueError(f"{file} was written by another version of remerge: remove it to train it again")
         if found["networks"] != self._name():
             raise ValueError(f"{file} is of other networks than those that are merged now: remove it to train it again")
-        tree.load(found["state"], None)
+        tree.load(found["state"], [{}])
         return True
 
     def save(self, number: int, tree: StateTree) -> None:
