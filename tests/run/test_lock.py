@@ -151,7 +151,13 @@ LEFT = (
     ".results.json.12345.tmp", ".metrics.csv.1.tmp", ".task_01.pt.77.tmp", ".accuracy_matrix.png.3.tmp",
     "buffer_01_000000_rank_1.pt.part", "merged/.trained_02_00.pt.9.tmp",
 )  # fmt: skip
-UNFINISHED = ("resume.pt", "resume_04_000000.pt", "buffer_04_000000_rank_0.pt", "merged/trained_02_00.pt")
+UNFINISHED = (
+    "resume.pt",
+    "resume_04_000000.pt",
+    "buffer_04_000000_rank_0.pt",
+    "merged/trained_02_00.pt",
+    ".training_02_01/resume_00_000002.pt",
+)
 OTHERS = (".hidden", "notes.12.tmp", ".report.md.5.tmp", "best.pt", "movie.part", "rank_0.pt")
 
 
@@ -162,6 +168,7 @@ def test_what_a_killed_run_has_left_goes_at_the_next_start_and_nothing_else_does
     experiment.run(config) if finished else run_killed(config, stage=1)
     (folder / "merged").mkdir()
     for name in (*LEFT, *OTHERS, *(UNFINISHED if finished else ()), ".lock"):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     if finished:
         with holder(folder):  # a command that ends just now removes these itself
@@ -170,7 +177,7 @@ def test_what_a_killed_run_has_left_goes_at_the_next_start_and_nothing_else_does
     else:
         experiment.run(config)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    assert not there & {*LEFT, *UNFINISHED, ".lock"} and set(OTHERS) <= there
+    assert not there & {*LEFT, *UNFINISHED, ".lock", ".training_02_01"} and set(OTHERS) <= there
     assert {"results.json", "task_00.pt", "task_01.pt", "metrics.csv", "config.yaml"} <= there
 
 
