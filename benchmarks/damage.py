@@ -220,8 +220,9 @@ def judged(case: Case, folder: Path, file: Path, expected: dict, end: End) -> tu
     if "Traceback" in end.err + end.out or "weights_only" in end.err:
         return False, "traceback or dangerous advice"
     if end.status == 0:
-        if case.same(folder, end) != expected:
-            return False, "another number"
+        if (found := case.same(folder, end)) != expected:
+            wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+            return False, f"another number: {', '.join(wrong)}"
         return True, "same numbers, said" if f"{file}" in end.out + end.err else "same numbers"
     if end.status != 1 or len(said) != 1 or not said[0].startswith("error: "):
         return False, f"status {end.status} and {len(said)} lines"

@@ -29,7 +29,7 @@ import cl.reporting.page.page  # noqa: E402, F401
 import merging.run  # noqa: E402, F401
 
 SECONDS = 120  # after which a command counts as one that hangs
-TIMES = re.compile(r"seconds|per_second|peak_memory|^checksum$|^files$|stage_costs")
+TIMES = re.compile(r"seconds|per_second|peak_memory|^checksum$|^files$|stage_costs|^versions$")
 COLUMNS = ("samples_per_second", "replay_wait_seconds")
 
 
