@@ -1,13 +1,16 @@
 """Ranks of test_watch.py: train a little network with a replay memory, until one of them is struck.
 
 The standard input has one group a line, as JSON: `engine`, `timeout`, `struck` (a rank), `where`, `how`, `environments`
-(one for each rank) and `folder`, for what the ranks print and for `result.json`. The rank is struck at `compute` (before
-it comes to an exchange), `exchange` (in one, in which it waits for another rank), `replay` (where the others wait for
-records of it) or `nowhere`. `how`: a signal that it sends to itself, `pause` (SIGSTOP, and SIGCONT after half the
-timeout), `sleep` (it computes for a minute) or `error`. Groups, and their ranks, are forked from one process that has
-imported everything.
+of the ranks, and `folder`, for what they print and for `result.json`. Where the rank is struck:
+
+    compute    before it comes to an exchange        exchange    in one, in which it waits for another rank
+    replay     where others wait for its records     nowhere     not at all
+
+`how`: a signal that it sends to itself, `pause` (SIGSTOP, and SIGCONT after half the timeout), `sleep` (it computes for a
+minute) or `error`. Groups, and their ranks, are forked from one process that has imported everything.
 """
 
+import importlib.util
 import json
 import os
 import signal
@@ -136,10 +139,12 @@ def group_main(group: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    import torch._dynamo  # which the first step of an optimizer does
+    import torch.distributed.distributed_c10d
+
+    if importlib.util.find_spec("horovod") is not None:
         import horovod.torch  # noqa: F401
-    except ImportError:
-        pass
+    torch.set_num_threads(1)
     running = 0
     for line in sys.stdin:
         if running == MOST_GROUPS:
