@@ -14,6 +14,10 @@ def state(rank, entered=5, place="sums", waited=20.0, **more):
     return State(rank, f"host{rank}", 100 + rank, entered, place, waited, **more)
 
 
+# A thread of these tests ends by SystemExit where a rank would end.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
 @pytest.mark.parametrize(
     "own, others, line",
     [

@@ -6,8 +6,8 @@ of the ranks, and `folder`, for what they print and for `result.json`. Where the
     compute    before it comes to an exchange        exchange    in one, in which it waits for another rank
     replay     where others wait for its records     nowhere     not at all
 
-`how`: a signal that it sends to itself, `pause` (SIGSTOP, and SIGCONT after half the timeout), `sleep` (it computes for a
-minute) or `error`. Groups, and their ranks, are forked from one process that has imported everything.
+`how`: a signal that it sends to itself, `pause` (SIGSTOP, and SIGCONT after half the timeout), `sleep` (it computes
+for a minute) or `error`. Groups, and their ranks, are forked from one process that has imported everything.
 """
 
 import importlib.util
