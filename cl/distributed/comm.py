@@ -18,10 +18,10 @@ from torch import nn
 
 from cl.distributed import links
 from cl.distributed.encoding import decode, encode
+from cl.distributed.ranks import TOKEN
 from cl.distributed.watch import Exchange, Waits, Watch
 
 NO_CONTEXT = contextlib.nullcontext()
-TOKEN = "REMERGE_TOKEN"  # the secret of a run's ranks in the environment, if their launcher made one
 # An engine waits this much longer than remerge: what it says at the end of its own time names no rank.
 ENGINE_SECONDS = 15
 LARGEST_MESSAGE = 1 << 38  # bytes

@@ -2,7 +2,7 @@
 
 A thread in each rank sends a heartbeat to all others about once a second: how many exchanges its main thread has
 entered, and where it waits. The main thread only writes attributes (`Waits`). A rank whose wait is over the limit makes
-the verdict (`cl.distributed.verdict`) and sends it to all. The lowest living rank prints it; all end with status 75.
+the verdict (`cl.distributed.verdict`) and sends it to all; the lowest living rank prints it, and all end with 75.
 
 Time in which this process did not run (it was stopped, or its machine slept) counts for nobody.
 """
@@ -248,8 +248,6 @@ class Watch:
     def _end(self, line: str, speaks: bool) -> None:
         if speaks:
             say(self.own.rank, line)
-        # Engines complain of ranks that end a moment before their own, and of nothing else now.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         # A main thread that is stuck in writing holds the lock of the stream.
         flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
         flushing.start()
