@@ -14,6 +14,8 @@ import socket
 import struct
 import time
 
+from cl.distributed import network
+
 LOOPBACK = "127.0.0.1"
 NONCE, PROOF = 16, 32  # bytes
 HELLO = struct.Struct(f"<I{NONCE}s{PROOF}s")  # rank, nonce and proof of the caller
@@ -30,10 +32,7 @@ def own_address(hosts: list[str]) -> str:
     given = [os.environ[name] for name in ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "MASTER_ADDR") if name in os.environ]
     for host in (*given, *hosts):
         try:
-            family, _, _, _, place = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect(place)
-                address = probe.getsockname()[0]
+            address = network.own_address_towards(network.address_of(host))
         except OSError:  # an unknown name, or no route: perhaps the next has one
             continue
         if not ipaddress.ip_address(address).is_loopback:

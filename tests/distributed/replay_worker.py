@@ -29,6 +29,7 @@ import torch
 
 from cl.buffers.base import Field
 from cl.buffers.native import NativeBuffer, PeerError
+from cl.distributed.watch import Waits
 
 CLASSES = 6
 FIELDS = [
@@ -48,6 +49,7 @@ class Files:
 
     def __init__(self, folder: Path, rank: int, size: int):
         self.folder, self.rank, self.size, self.calls = folder, rank, size, 0
+        self.waits = Waits()
 
     def gather(self, content) -> list:
         self.calls += 1

@@ -141,20 +141,6 @@ def test_an_own_address_is_one_with_which_others_can_connect(monkeypatch):
         ConnectionError, match="no address of this machine .* 127.0.0.1, no.such.host.invalid; set MASTER"
     ):
         links.own_address(["no.such.host.invalid"])
-    monkeypatch.setattr(links.socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 0, 0, "", ("192.0.2.1", 9))])
-
-    class Probe:
-        def __init__(self, *_):
-            pass
-
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda self, *_: None  # noqa: E731
-
-        def connect(self, place):
-            assert place == ("192.0.2.1", 9)
-
-        def getsockname(self):
-            return "10.1.2.3", 40000
-
-    monkeypatch.setattr(links.socket, "socket", Probe)
+    monkeypatch.setattr(links.network, "address_of", lambda name: {"other": "192.0.2.1"}.get(name, name))
+    monkeypatch.setattr(links.network, "own_address_towards", {"192.0.2.1": "10.1.2.3", "127.0.0.1": "127.0.0.1"}.get)
     assert links.own_address(["other"]) == "10.1.2.3"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-from cl.distributed import launch
+from cl.distributed import environments
 
 WORKER = Path(__file__).with_name("watch_worker.py")
 TIMEOUT = 3.0
@@ -31,7 +31,7 @@ CASES = [
     ("torch", 0, "exchange", "SIGSTOP", SILENT + IN_EXCHANGE),
     ("torch", 1, "compute", "SIGSTOP", SILENT + IN_EXCHANGE),
     ("torch", 2, "replay", "SIGSTOP", SILENT + IN_BUFFER),
-    ("torch", 1, "compute", "sleep", NAMED + r" is alive but 3 s late, .* was 29; ranks {}, {} wait for it"),
+    ("torch", 1, "compute", "sleep", NAMED + r" is alive but 3 s late, the last exchange was 28; ranks {}, {} wait for it"),
     ("torch", 2, "compute", "error", NAMED + " has left the others"),
     ("torch", 0, "nowhere", "none", None),
     ("torch", 1, "compute", "pause", None),
@@ -50,7 +50,7 @@ class Group:
 def groups(tmp_path_factory):
     """A function that returns a group once it has ended; all of them mostly wait, side by side."""
     has_horovod = importlib.util.find_spec("horovod") is not None
-    environments = {"horovod": launch._horovod_environments, "torch": launch._torch_environments}
+    made = {"horovod": environments.horovod, "torch": environments.torchrun}
     folders, lines = {}, []
     with ExitStack() as opened:
         for engine, struck, where, how, _ in CASES:
@@ -58,7 +58,7 @@ def groups(tmp_path_factory):
                 folder = folders[engine, struck, where, how] = tmp_path_factory.mktemp("group")
                 lines.append({
                     "engine": engine, "timeout": TIMEOUT, "struck": struck, "where": where, "how": how,
-                    "environments": opened.enter_context(environments[engine](3)), "folder": str(folder),
+                    "environments": opened.enter_context(made[engine](3)), "folder": str(folder),
                 })  # fmt: skip
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         worker = subprocess.Popen([sys.executable, WORKER], stdin=subprocess.PIPE, text=True, env=env, cwd=ROOT)
