@@ -31,7 +31,7 @@ CASES = [
     ("torch", 0, "exchange", "SIGSTOP", SILENT + IN_EXCHANGE),
     ("torch", 1, "compute", "SIGSTOP", SILENT + IN_EXCHANGE),
     ("torch", 2, "replay", "SIGSTOP", SILENT + IN_BUFFER),
-    ("torch", 1, "compute", "sleep", NAMED + r" is alive but 3 s late, the last exchange was 28; ranks {}, {} wait"),
+    ("torch", 1, "compute", "sleep", NAMED + r" is alive but 3 s late, the last exchange was 30; ranks {}, {} wait"),
     ("torch", 2, "compute", "error", NAMED + " has left the others"),
     ("torch", 0, "nowhere", "none", None),
     ("torch", 1, "compute", "pause", None),

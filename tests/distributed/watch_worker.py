@@ -13,6 +13,7 @@ for a minute) or `error`. Groups, and their ranks, are forked from one process t
 import importlib.util
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ class Rank:
 
     def __init__(self, engine: str, timeout: float, struck: int, where: str, how: str):
         self.how, self.where = how, where
+        refuse_pickle()
         torch.set_num_threads(1)
         self.comm = connect(ranks.started()[0], timeout)
         assert self.comm.engine == engine and self.comm.watch is not None
@@ -80,6 +82,9 @@ class Rank:
         with self.comm.applying(self.optimizer):
             self.optimizer.step()
         self.comm.sum(torch.tensor(float(len(y))))
+        if step == 0:
+            assert self.comm.gather((step, {"rank": self.comm.rank})) == [(0, {"rank": rank}) for rank in range(3)]
+            assert self.comm.broadcast([self.comm.rank]) == [0]
 
     def strike(self) -> None:
         if self.how == "sleep":
@@ -88,6 +93,17 @@ class Rank:
             raise OSError("a mistake of one rank alone")
         else:
             os.kill(os.getpid(), signal.SIGSTOP if self.how == "pause" else getattr(signal, self.how))
+
+
+def refuse_pickle() -> None:
+    """From here on it is an error to unpickle anything: neither remerge nor the engines do, in any exchange."""
+
+    def refuse(*arguments):
+        raise AssertionError("something was unpickled")
+
+    for module in filter(None, map(sys.modules.get, ("pickle", "cloudpickle", "cloudpickle.cloudpickle"))):
+        module.load = module.loads = refuse
+    pickle.Unpickler = torch.distributed.distributed_c10d._unpickler = refuse
 
 
 def rank_main(group: dict, number: int) -> None:
