@@ -22,6 +22,8 @@ def connect(engine: str | None, timeout: float) -> Comm:
         _comm = _made(engine, timeout)
         if engine is not None:
             _comm.introduce()
+        if _comm.size > 1:
+            _comm.guard(timeout)
         reports.tell("connected")
     return _comm
 

@@ -8,7 +8,6 @@ Hydra gives composition, sweeps, launchers and completion; four things are added
 - After the last job the runs of this command are summed up in one table (mean +- std over seeds).
 """
 
-import json
 import os
 import signal
 import sys
@@ -24,10 +23,12 @@ from omegaconf import OmegaConf
 from cl import signals
 from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
+from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.environments import LAUNCHED
 from cl.distributed.failures import RanksFailed
 from cl.distributed.launch import start_ranks
+from cl.reporting.reading import read_results
 from cl.run.checks import check
 from cl.run.mistakes import is_loss, one_line
 from cl.values import WORDS
@@ -157,6 +158,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
     once: a sweep goes on with its other jobs.
     """
     try:
+        check_given(config, HydraConfig.get().overrides.task)
         ranks.prepare()
         folders = run(config) if run is not None else [_run_or_find(config)]
     except Exception as error:
@@ -170,7 +172,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
     if not folders:  # a study prints its own tables
         return None
     _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
-    content = json.loads((folders[-1] / "results.json").read_text())
+    content = read_results(folders[-1] / "results.json")
     return content.get("average_accuracy", content.get("average_error"))
 
 

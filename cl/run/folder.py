@@ -8,7 +8,6 @@ So runs that can be compared lie side by side, the seeds of one configuration li
 finds what it has finished, and all ranks of a run agree. This file needs no torch: a finished run answers at once.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -19,18 +18,23 @@ from omegaconf import OmegaConf
 from cl import versions
 from cl.configuration.identity import config_hash
 from cl.configuration.settings import checked
+from cl.configuration.trust import check_trust
 from cl.reporting import custom
+from cl.reporting.reading import read_results
 
 
 def plain(config) -> dict:
     """The configuration resolved to plain Python, with the keys outside the groups checked and converted.
 
-    Raises ValueError for a value that was left open (`???`) and for what `cl.configuration.settings` refuses.
+    Raises ValueError for a value that was left open (`???`), for what `cl.configuration.settings` refuses, and for code
+    that is not trusted: everything that is built comes through here before it is imported.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given, for example {missing[0]}=...")
-    return checked(OmegaConf.to_container(config, resolve=True))
+    found = checked(OmegaConf.to_container(config, resolve=True))
+    check_trust(found)
+    return found
 
 
 def benchmark_name(config: dict) -> str:
@@ -62,7 +66,7 @@ def finished_run(config) -> Path | None:
 
 def other_version(folder: Path) -> str:
     """What made the results in a folder, where that is not this version or commit; else nothing."""
-    made = json.loads((folder / "results.json").read_text())["versions"]
+    made = read_results(folder / "results.json")["versions"]
     here = versions.this()
     if all(made.get(key) == here[key] for key in here):
         return ""

@@ -25,15 +25,15 @@ class Saver:
     Every rank calls all methods in the same order.
     """
 
-    def __init__(self, checkpoints: Checkpoints, comm: Comm, every: int | str | None, folder: Path, stages: int):
-        self.checkpoints, self.comm, self.folder, self.stages = checkpoints, comm, folder, stages
+    def __init__(self, checkpoints: Checkpoints, comm: Comm, every: int | str | None, folder: Path):
+        self.checkpoints, self.comm, self.folder = checkpoints, comm, folder
         self.every_steps = every if isinstance(every, int) else None
         self.every_seconds = _seconds(every) if isinstance(every, str) else None
         self.saved = self.asked = time.monotonic()
         self.steps = self.ask_at = self.asked_at = 0
 
-    def within(self, stage: int, steps: int) -> Callable[[int], None]:
-        """What is to be called after each of the `steps` steps of a stage, with its number."""
+    def within(self, stage: int, steps: int, name: str) -> Callable[[int], None]:
+        """What is to be called after each of the `steps` steps of a stage, with its number; `name`: for messages."""
 
         def after_step(step: int) -> None:
             self.steps += 1
@@ -48,17 +48,17 @@ class Saver:
             if due or number is not None:
                 self._save(Position(stage, step, steps, self.comm.size))
             if number is not None:
-                self._stop(number, f"step {step} of {steps} of task {stage + 1} of {self.stages}")
+                self._stop(number, f"step {step} of {steps} of {name}")
 
         return after_step
 
-    def end_stage(self, stage: int) -> None:
-        """Save the state after a stage, and stop where a signal has asked for it."""
+    def end_stage(self, stage: int, name: str, last: bool) -> None:
+        """Save the state after a stage, and stop where a signal has asked for it and it was not the last."""
         self._save(Position(stage + 1, ranks=self.comm.size))
         self.checkpoints.wait()
         number = signals.asked() if self.comm.size == 1 else self._ask()[1]
-        if number is not None and stage + 1 < self.stages:
-            self._stop(number, f"task {stage + 1} of {self.stages}")
+        if number is not None and not last:
+            self._stop(number, name)
 
     def _save(self, position: Position) -> None:
         self.checkpoints.save(position)

@@ -12,6 +12,7 @@ from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import results
 from cl.reporting.history import History
+from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
@@ -60,6 +61,7 @@ class Training:
         tree.register("updater", session.updater)
         tree.register("strategy", self.strategy)
         tree.register("history", self.history)
+        tree.register("recorder", self.recorder)
         tree.register("trainer", self.trainer, own=True)
         tree.register("logged", self.strategy.logged, own=True)
         tree.register("statistics", Statistics(session.model), own=True)
@@ -100,14 +102,14 @@ class Training:
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
-            self.recorder.metrics = results.MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
+            self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
         session.logger.start(self.folder, self.config)
         self._start_callbacks(position)
         session.model.train()
-        saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder, len(self.stages))
+        saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder)
         try:
             for stage in range(first, len(self.stages)):
-                within = position.step if stage == first else 0
+                within, name = position.step if stage == first else 0, f"task {stage + 1} of {len(self.stages)}"
                 samples = self.tasks.training(self.stages[stage]).to(session.device)
                 if not within:
                     started = time.perf_counter()
@@ -120,10 +122,10 @@ class Training:
                     self.plan.callbacks.stage_start(stage, len(training_set), needed)
                 elif position.ranks != comm.size:  # steps of these ranks, and streams of theirs
                     self.trainer.start(stage, within * needed // position.steps)
-                self.trainer.after_step = saver.within(stage, needed)
+                self.trainer.after_step = saver.within(stage, needed, name)
                 loss = self.trainer.train(training_set, stage, needed)
                 self._finish(stage, samples, loss)
-                saver.end_stage(stage)
+                saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
                     progress.line(stage_line(self.label, stage, self.stages, loss, self.history))
         finally:

@@ -1,28 +1,23 @@
-"""One rank of test_midtask_ranks.py: a whole run, one that is stopped within a stage, and one that goes on from there.
+"""One rank of test_midtask_ranks.py: a whole run, and one that dies within a stage and is started again.
 
-Prints nothing; the configuration is a JSON file, and what was found goes into a file for each rank.
+Prints nothing; the configuration is a JSON file, and rank 0 writes the folders of both runs.
 """
 
 import json
 import sys
 from pathlib import Path
 
-import torch
-
 from cl.distributed import ranks
 from cl.distributed.group import connect, disconnect
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "run"))
-from interrupted import resumed, stopped, whole  # noqa: E402
+from interrupted import interrupted, run  # noqa: E402
 
 folder = Path(sys.argv[1])
 config = json.loads((folder / "config.json").read_text())
-started = ranks.started()
-comm = connect(started[0], timeout=60)
-expected, history, steps = whole(config | {"output": str(folder / "whole")})
-halfway = stopped(config | {"output": str(folder / "stopped")}, folder / "saved")
-comm.gather(None)  # the states of all ranks are there
-weights, found = resumed(config | {"output": str(folder / "resumed")}, folder / "saved", steps)
-result = {"expected": expected, "halfway": halfway, "weights": weights, "rows": [history["rows"], found["rows"]]}
-torch.save(result, folder / f"result_{comm.rank}.pt")
+comm = connect(ranks.started()[0], config["timeout"])
+whole = run(config | {"output": str(folder / "whole")})
+again = interrupted(config | {"output": str(folder / "died")})
+if comm.is_main:
+    (folder / "folders.json").write_text(json.dumps([str(whole), str(again)]))
 disconnect()

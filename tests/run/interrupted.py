@@ -22,8 +22,8 @@ def dying(at: Callable[[int, int], bool]):
     """A context in which a run dies after the step of a stage for which `at` is true."""
     within = Saver.within
 
-    def doomed(self, stage: int, steps: int):
-        after_step = within(self, stage, steps)
+    def doomed(self, stage: int, steps: int, name: str):
+        after_step = within(self, stage, steps, name)
 
         def die(step: int) -> None:
             after_step(step)

@@ -1,23 +1,16 @@
 """A checkpoint holds all that a run needs: one that died within a stage ends with the same bits as one that did not."""
 
-import csv
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from interrupted import STAGE, STEP, dying, interrupted, run
+from interrupted import STAGE, STEP, Died, dying, interrupted, run
+from outcomes import assert_same, outcome
 from PIL import Image
 
 from cl.run.checkpoint import Checkpoints
 from cl.run.folder import plain, run_folder
 from cl.run.state import StateTree
-
-TIMES = (
-    "train_seconds", "eval_seconds", "replay_wait_seconds", "peak_memory_bytes", "stage_costs", "samples_per_second",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -54,29 +47,6 @@ STRATEGIES = {
 }
 
 
-def outcome(folder: Path) -> dict:
-    """All that a run leaves behind, without times."""
-    found = {path.name: torch.load(path)["model"] for path in folder.glob("task_*.pt")}
-    results = json.loads((folder / "results.json").read_text())
-    found["results"] = {key: value for key, value in results.items() if key not in (*TIMES, "config", "checksum")}
-    with open(folder / "metrics.csv") as file:
-        rows = list(csv.DictReader(file))
-    found["rows"] = [{key: row[key] for key in ("stage", "epoch", "step", "loss", "learning_rate")} for row in rows]
-    found["files"] = sorted(path.name for path in folder.iterdir())
-    return found
-
-
-def assert_same(one, other, where: str = "") -> None:
-    if isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_run_that_died_within_a_stage_ends_with_the_same_bits(compose_config, monkeypatch, tmp_path, words, strategy):
     config = plain(compose_config(*words, f"strategy={strategy}", *STRATEGIES[strategy]))
@@ -107,7 +77,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(compose_confi
     expected = outcome(run(config | {"output": str(tmp_path / "whole")}))
     folder = run_folder(config)
     for victim in ("resume_01_000004.pt", "buffer_01_000004_rank_0.pt"):
-        with dying(lambda stage, step: (stage, step) == (1, 5)), pytest.raises(Exception, match=""):
+        with dying(lambda stage, step: (stage, step) == (1, 5)), pytest.raises(Died):
             run(config | {"overwrite": True})
         names = sorted(path.stem for path in folder.glob("*_0*.pt") if not path.stem.startswith("task"))
         assert names == [
