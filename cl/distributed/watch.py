@@ -17,9 +17,9 @@ import threading
 import time
 
 from cl.distributed.encoding import decode, encode
+from cl.distributed.reports import LOST
 from cl.distributed.verdict import State, describe_ended, describe_silent, verdict
 
-LOST = 75  # exit status of a rank that has lost another (EX_TEMPFAIL): the run may be started again
 LENGTH = struct.Struct("<H")
 MOST_BYTES = 1 << 15  # of a message
 MOST_UNSENT = 1 << 16  # bytes that a rank which does not read is sent later
