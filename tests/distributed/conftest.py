@@ -15,7 +15,8 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("LAUNCHED_FOLDER", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
-    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.5)
+    for name in ("GRACE_SECONDS", "LOST_SECONDS"):
+        monkeypatch.setattr(launch, name, 0.5)
 
     def run(*words, timeout=None, **options):
         launch.start_ranks(OPTIONS | options, list(words), timeout)
