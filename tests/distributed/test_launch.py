@@ -1,5 +1,6 @@
 """Launchers: how ranks are started, told to stop, followed to their ends, and tried again; with ranks without torch."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,9 @@ import time
 import pytest
 from launching import OPTIONS, SCRIPT, all_gone, failure, forget, gone, notes, send_later, wait_for_ranks
 
-from cl.distributed import ranks
+from cl.distributed import ranks, reports
 from cl.distributed.failures import merged, numbers
+from cl.run import cli, mistakes
 from cl.signals import Stopped
 
 # ---- What ranks find ---------------------------------------------------------------------------------------------
@@ -84,6 +86,45 @@ def test_equal_lines_are_one_and_lines_about_a_lost_rank_too():
     )
 
 
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, KeyError, RuntimeError, AssertionError, MemoryError])
+def test_every_rank_says_every_error(kind, monkeypatch, capsys):
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "_reported", set())
+    cli._report(kind("here"), "what it says", debug=False)  # started by torchrun or srun
+    assert capsys.readouterr().err == "rank 2: error: what it says\n"
+    reader, writer = os.pipe()
+    monkeypatch.setenv(reports.PIPE, str(writer))
+    cli._report(kind("there"), "what else it says", debug=True)  # started by our launcher, which says it
+    assert capsys.readouterr().err == ""
+    told = json.loads(os.read(reader, 1 << 16))
+    assert told["line"] == "what else it says" and told["lost"] is False
+    assert told["trace"].splitlines()[-1].startswith(kind.__name__)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (RuntimeError("[pair.cc:545] Read error [10.0.0.2]:26803: Connection reset by peer"), True),
+        (RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (type("PeerError", (RuntimeError,), {})("rank 1"), True),
+        (type("HorovodInternalError", (RuntimeError,), {})("shut down"), True),
+        (type("DistBackendError", (RuntimeError,), {})("NCCL"), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("no data: Connection closed"), False),
+        (KeyError("three"), False),
+    ],
+)
+def test_which_errors_are_a_lost_rank(error, expected, monkeypatch):
+    assert not mistakes.is_loss(error)  # one process has none to lose
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert mistakes.is_loss(error) is expected
+
+
 def test_a_rank_that_hangs_in_its_start_is_named_after_the_timeout(start, tmp_path):
     began = time.monotonic()
     error = failure(start, "0=work", "1=work:late", timeout=2.0)
@@ -106,7 +147,7 @@ def test_a_signal_goes_to_every_rank_once_and_the_launcher_waits_for_them(start,
 
 
 def test_a_second_signal_kills_at_once_and_a_stubborn_rank_has_the_timeout(start, tmp_path):
-    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=0.3)
+    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=0.5)
     began = time.monotonic()
     with pytest.raises(Stopped) as caught:
         start("0=work:stubborn", "1=work", timeout=30.0)
@@ -117,6 +158,15 @@ def test_a_second_signal_kills_at_once_and_a_stubborn_rank_has_the_timeout(start
     with pytest.raises(Stopped) as caught:
         start("0=work", "1=work:stubborn", timeout=1.0)
     assert caught.value.line == "rank 1 had to be killed" and all_gone(tmp_path)
+
+
+def test_a_signal_that_comes_by_two_ways_is_one(start, tmp_path):
+    # a scheduler signals every process of a job, and the launcher passes it on
+    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=0.02)
+    with pytest.raises(Stopped) as caught:
+        start("0=work", "1=work")
+    assert caught.value.line == ""
+    assert [note["received"] for note in notes(tmp_path).values()] == [[signal.SIGTERM]] * 2
 
 
 def test_ctrl_c_reaches_the_launcher_alone(start, tmp_path):
