@@ -1,8 +1,8 @@
 """Signals that ask a command to stop: SIGTERM, SIGUSR1 and SIGINT, as schedulers and terminals send them.
 
 The first is remembered while something is under way that can be saved (`deferred`), and raises `Stopped` at once
-elsewhere. A second ends the process as if nobody listened; but schedulers signal a launcher and its ranks, and the
-launcher passes it on, so that the same signal within a moment is the first one again.
+elsewhere. A second ends the process as if nobody listened, unless it follows at once: a terminal and a launcher may
+both pass on the same Ctrl-C.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SAME = 1.0  # seconds within which several signals are one
 
 
 class Stopped(KeyboardInterrupt):
@@ -26,9 +27,8 @@ def _raise(number: signal.Signals) -> None:
     raise Stopped(number, "the same command goes on from what is saved")
 
 
-MOMENT_SECONDS = 0.3
 _asked: signal.Signals | None = None
-_asked_at = 0.0
+_since = 0.0  # when it came
 _deferring = 0
 _outside = _raise
 
@@ -42,11 +42,6 @@ def listen(outside: Callable[[signal.Signals], None] = _raise) -> None:
     _asked, _outside = None, outside
     for number in SIGNALS:
         signal.signal(number, _take)
-
-
-def is_again(number: int, before: int | None, moment: float) -> bool:
-    """Whether a signal is one that came at `moment` and has come by a second way."""
-    return number == before and time.monotonic() - moment < MOMENT_SECONDS
 
 
 def asked() -> signal.Signals | None:
@@ -68,12 +63,13 @@ def deferred(done: str) -> Iterator[None]:
 
 
 def _take(number: int, frame) -> None:
-    global _asked, _asked_at
-    if is_again(number, _asked, _asked_at):
-        return
+    global _asked, _since
+    now = time.monotonic()
     if _asked is not None:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    _asked, _asked_at = signal.Signals(number), time.monotonic()
+        if now - _since > SAME:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        return
+    _asked, _since = signal.Signals(number), now
     if not _deferring:
         _outside(_asked)

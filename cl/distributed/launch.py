@@ -18,7 +18,7 @@ from cl.distributed.hosts import Host, Place, hosts_of, places
 from cl.distributed.processes import Processes
 from cl.distributed.remote import Remote, Unreachable
 from cl.distributed.reports import LOST
-from cl.signals import SIGNALS, Stopped, is_again
+from cl.signals import SAME, SIGNALS, Stopped
 
 GRACE_SECONDS = 20  # after one rank has failed, the time for the others to report their errors
 LOST_SECONDS = 5  # the same after one that has lost another: all others have waited as long as it has
@@ -85,9 +85,10 @@ class Signals:
             signal.signal(number, handler)
 
     def _take(self, number: int, frame) -> None:
-        if self.taken and is_again(number, self.taken[-1], self.taken_at):
+        now = time.monotonic()
+        if self.taken and now - self.taken_at <= SAME:
             return
-        self.taken_at = time.monotonic()
+        self.taken_at = now
         self.taken.append(number)
         self.tell(("signal", number, None))
 
