@@ -177,7 +177,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
 
 
 def _run_or_find(config) -> Path:
-    from cl.run.folder import finished_run, plain, run_folder
+    from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
 
     launcher = config.launcher.name
     if ranks.started():
@@ -188,6 +188,8 @@ def _run_or_find(config) -> Path:
         if folder is not None:
             return folder
         check(plain(config))
+        if hint := begun_elsewhere(plain(config)):
+            print(hint)
         if launcher != "none":
             overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
             config = plain(config)

@@ -87,6 +87,17 @@ class Training:
         session, comm = self.session, self.session.comm
         checkpoints = Checkpoints(self.folder, self.tree, comm)
         position = checkpoints.load()
+        begun = self.config["checkpoint"]["ranks"]
+        if position is None and begun not in (None, comm.size):
+            raise ValueError(
+                f"checkpoint.ranks={begun}, but {self.folder} has no unfinished run that {begun} ranks have begun: "
+                "leave it out"
+            )
+        if position is not None and position.ranks != comm.size and comm.is_main:
+            print(
+                f"this run stands where {position.ranks} ranks have left it and goes on with {comm.size}: its numbers "
+                "differ from now on from those of a run with one number of ranks"
+            )
         if position is None:
             if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
                 weights = {name: value.cpu() for name, value in session.model.state_dict().items()}
