@@ -7,7 +7,7 @@ elsewhere. A second ends the process as if nobody listened.
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -20,14 +20,22 @@ class Stopped(KeyboardInterrupt):
         self.number, self.line = signal.Signals(number), line
 
 
+def _raise(number: signal.Signals) -> None:
+    raise Stopped(number, "the same command goes on from what is saved")
+
+
 _asked: signal.Signals | None = None
 _deferring = 0
+_outside = _raise
 
 
-def listen() -> None:
-    """Listen to the signals from now on; to be called in the main thread."""
-    global _asked
-    _asked = None
+def listen(outside: Callable[[signal.Signals], None] = _raise) -> None:
+    """Listen to the signals from now on; to be called in the main thread.
+
+    `outside`: what is called for one that comes where nothing is deferred, instead of raising `Stopped`.
+    """
+    global _asked, _outside
+    _asked, _outside = None, outside
     for number in SIGNALS:
         signal.signal(number, _take)
 
@@ -57,4 +65,4 @@ def _take(number: int, frame) -> None:
         os.kill(os.getpid(), number)
     _asked = signal.Signals(number)
     if not _deferring:
-        raise Stopped(number, "nothing was to be saved, and the same command goes on")
+        _outside(_asked)

@@ -14,9 +14,10 @@ from cl import seeding
 from cl.data.loader import in_order
 from cl.data.rows import Rows
 from cl.reporting.history import History
+from cl.reporting.metrics_file import MetricsFile
+from cl.reporting.metrics_file import State as Files
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
-from cl.reporting.results import MetricsFile
 from cl.run import costs
 from cl.run.session import Session
 from cl.run.state import StateTree
@@ -57,6 +58,8 @@ class MergeContext:
         self.trained, self.finished = 0, Trained(folder, networks)
         self.unlabelled_samples = 0  # used so far
         self.passes, self.kept, self.optimizer_bytes = session.passes, Kept(), 0
+        self.metrics: MetricsFile | None = None  # once something is trained
+        self.kept_rows: Files | None = None  # of what was trained before this merge was interrupted
         self.restored_seconds = 0.0  # of training that was done before this merge was interrupted
         self.batch_norm_samples = batch_norm_samples
         self.recorded: dict[str, dict | str | None] = {}  # entries of results.json
@@ -154,8 +157,7 @@ class MergeContext:
         )
         steps = recipe.steps(epochs, len(samples))
         progress = Progress("merging", steps, 0, self.config["progress"])
-        metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
-        recorder = Recorder(self.history, progress, metrics, session.logger, self.config["log_interval"])
+        recorder = Recorder(self.history, progress, self._metrics(), session.logger, self.config["log_interval"])
         try:
             trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
             with self.passes.labelled():
@@ -166,14 +168,27 @@ class MergeContext:
 
     def state_dict(self) -> dict:
         """What training adds beside history and passes."""
-        return {"optimizer_bytes": self.optimizer_bytes}
+        return {"optimizer_bytes": self.optimizer_bytes, "files": self.files}
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what `state_dict` returned."""
-        self.optimizer_bytes = state["optimizer_bytes"]
+        self.optimizer_bytes, self.kept_rows = state["optimizer_bytes"], state["files"]
+
+    @property
+    def files(self) -> Files:
+        """The files of rows so far, with their checksums."""
+        nothing = self.metrics is None and self.kept_rows is None
+        return {} if nothing else self._metrics().state_dict()
+
+    def _metrics(self) -> MetricsFile:
+        """The rows of this merge, after those that it goes on after."""
+        if self.metrics is None:
+            self.metrics = MetricsFile(self.folder / "metrics.csv", self.kept_rows)
+        return self.metrics
 
     def forget_costs(self) -> None:
-        """Leave out what the merges so far have cost."""
+        """Leave out what the merges so far have cost, and their rows."""
+        self.metrics = self.kept_rows = None
         self.passes.take(self.session.comm)
         self.history.gradient_steps = self.history.labelled_samples = self.unlabelled_samples = 0
         self.restored_seconds = 0.0

@@ -6,7 +6,6 @@ A file is written whole or not at all, as soon as the training is over: before a
 """
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,9 +32,7 @@ class Trained:
         file = self._file(number)
         if not file.exists():
             return False
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{file} is damaged: remove it, and the same command trains it again")
-        found = weights.load(file)
+        found = weights.load(file, remedy="remove it, and the same command trains it again")
         if not isinstance(found, dict) or found.keys() != {"networks", "state"}:
             raise ValueError(f"{file} was written by another version of remerge: remove it to train it again")
         if found["networks"] != self._name():

@@ -158,11 +158,15 @@ class Merge:
                 source.num_samples.append(tasks.num_training(about["tasks"]))
             context = self.context(session, tasks, history, kept, source)
             before, carried = None, {}
-            if self.own["running"] and stage > 1:
-                before, about = reader.read(checkpoint.task_file(kept, stage - 2))
-                before, carried = moved(before, session.device), about["carried"]
+            if stage > 1:
+                last, about = reader.read(checkpoint.task_file(kept, stage - 2))
+                context.kept_rows = about.get("files")
+                if self.own["running"]:
+                    before, carried = moved(last, session.device), about["carried"]
             merged = self.fuse(source.to(session.device), stage - 1, before, carried, context)
-            checkpoint.save_task(kept, stage - 1, merged, {"config": self.base | self.own, "carried": carried})
+            checkpoint.save_task(
+                kept, stage - 1, merged, {"config": self.base | self.own, "carried": carried, "files": context.files}
+            )
             resume.clear(kept)
             return merged.state_dict()
 

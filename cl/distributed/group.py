@@ -4,6 +4,7 @@ import hashlib
 
 from torch import nn
 
+from cl.distributed import reports
 from cl.distributed.comm import Comm
 from cl.distributed.encoding import encode
 
@@ -17,9 +18,13 @@ def connect(engine: str | None, timeout: float) -> Comm:
     """
     global _comm
     if _comm is None:
+        reports.tell("arrived")
         _comm = _made(engine, timeout)
         if engine is not None:
             _comm.introduce()
+        if _comm.size > 1:
+            _comm.guard(timeout)
+        reports.tell("connected")
     return _comm
 
 

@@ -10,7 +10,6 @@ is no part of what names a run: a finished run that lacks one gets it without tr
 
 import copy
 import inspect
-import json
 import math
 import numbers
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from cl.atomic import write_json
 from cl.build import LABELS, checked_options, locate
 from cl.reporting.metrics import ERROR_METRICS, METRICS, Matrix, Metric, Row, measured
+from cl.reporting.reading import read_results
 
 # Keys of results.json that are no metric of ours; a metric of a user must have another name.
 OTHER_KEYS = (
@@ -32,7 +32,7 @@ OTHER_KEYS = (
     "unlabelled_samples", "forward_passes", "backward_passes", "unlabelled_forward_passes",
     "unlabelled_backward_passes", "passes", "flops", "stage_passes", "stage_counts", "stage_costs", "merge_passes",
     "persistent", "persistent_bytes", "optimizer_bytes", "curve", "batch_norm", "merged_batch_norm", "versions",
-    "config",
+    "files", "config", "checksum",
 )  # fmt: skip
 RESERVED = {metric.key for metric in (*METRICS, *ERROR_METRICS)} | set(OTHER_KEYS)
 
@@ -83,7 +83,7 @@ def add(folder: Path, nodes: dict) -> dict:
     if not nodes:
         return {}
     path = folder / "results.json"
-    content = json.loads(path.read_text())
+    content = read_results(path)
     recorded = content["config"].get("metrics", {})
     missing = {name: node for name, node in nodes.items() if name not in content or recorded.get(name) != node}
     if not missing:

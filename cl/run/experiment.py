@@ -10,6 +10,7 @@ from cl.buffers.base import ReplayBuffer
 from cl.distributed.comm import Comm
 from cl.reporting import custom, plots, results
 from cl.reporting.history import History
+from cl.reporting.metrics_file import State
 from cl.run import checkpoint, costs, reconstructions
 from cl.run.evaluator import Evaluator
 from cl.run.folder import check_writable, finished_run, plain
@@ -54,7 +55,7 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
             content = None
             if comm.is_main:
                 memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes)
-                content = _finish(training, evaluator, _results(session, memory, history))
+                content = _finish(training, evaluator, _results(session, memory, history, training.recorder.files))
             if plan.callbacks.all:
                 plan.callbacks.run_end(comm.broadcast(content))
     return folder
@@ -137,7 +138,7 @@ def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | Non
     return named, int(sums[2])
 
 
-def _results(session: Session, memory: dict, history: History) -> dict:
+def _results(session: Session, memory: dict, history: History, files: State) -> dict:
     """The content of results.json."""
     config, plan = session.config, session.plan
     return {
@@ -157,6 +158,7 @@ def _results(session: Session, memory: dict, history: History) -> dict:
         "stage_passes": [costs.training_passes(counts) for counts in history.passes],
         "stage_counts": history.passes,
         "stage_costs": history.stages,
+        "files": files,
         "versions": results.versions(),
         "config": config,
     }

@@ -8,7 +8,6 @@ So runs that can be compared lie side by side, the seeds of one configuration li
 finds what it has finished, and all ranks of a run agree. This file needs no torch: a finished run answers at once.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -21,6 +20,7 @@ from cl.configuration.identity import config_hash
 from cl.configuration.settings import checked
 from cl.configuration.trust import check_trust
 from cl.reporting import custom
+from cl.reporting.reading import read_results
 
 
 def plain(config) -> dict:
@@ -66,7 +66,7 @@ def finished_run(config) -> Path | None:
 
 def other_version(folder: Path) -> str:
     """What made the results in a folder, where that is not this version or commit; else nothing."""
-    made = json.loads((folder / "results.json").read_text())["versions"]
+    made = read_results(folder / "results.json")["versions"]
     here = versions.this()
     if all(made.get(key) == here[key] for key in here):
         return ""

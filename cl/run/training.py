@@ -12,6 +12,7 @@ from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import results
 from cl.reporting.history import History
+from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
@@ -60,6 +61,7 @@ class Training:
         tree.register("updater", session.updater)
         tree.register("strategy", self.strategy)
         tree.register("history", self.history)
+        tree.register("recorder", self.recorder)
         tree.register("trainer", self.trainer, own=True)
         tree.register("logged", self.strategy.logged, own=True)
         tree.register("statistics", Statistics(session.model), own=True)
@@ -100,7 +102,7 @@ class Training:
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
-            self.recorder.metrics = results.MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
+            self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
         session.logger.start(self.folder, self.config)
         self._start_callbacks(position)
         session.model.train()

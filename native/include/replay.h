@@ -82,6 +82,8 @@ typedef struct {
     uint32_t num_fields;
     uint32_t label_field;   /* the field that names the class: one int64 per row, in [0, num_classes) */
     double timeout_seconds; /* how long a call waits for other ranks, above 0 */
+    uint8_t token[16];      /* the same on every rank and known to nobody else: messages without it are dropped */
+    uint32_t local;         /* 1: all ranks are on this host, and the buffer listens there alone; else 0 */
 } rb_options;
 
 /* A draw. The memory belongs to the buffer and stays as it is until `rb_release(lease)`, also after rb_close; the draw
@@ -110,6 +112,7 @@ typedef struct {
     double thread_cpu_seconds; /* CPU time of the buffer's own thread */
     uint64_t messages_sent, messages_received;
     uint64_t bytes_sent, bytes_received; /* contents of the messages, without what the transport adds */
+    uint64_t messages_refused;           /* dropped, because they came from no rank of this job: see `token` */
     int32_t transport;                   /* 1 if the library was built with UCX, else 0: then it serves one rank */
 } rb_stats;
 

@@ -30,9 +30,10 @@ Buffer::Buffer(const Options &options, const MakeTransport &make)
     for (const FieldInfo &field : options.fields) row_bytes_ += field.row_bytes;
     for (uint32_t rank = 0; rank < options.ranks; ++rank) streams_.emplace_back(options.seed, rank, Purpose::draw);
     if (options.ranks > 1)
-        transport_ = make(options.rank, options.ranks,
-                          {[this](auto... parts) { on_message(parts...); },
-                           [this](uint32_t rank, const std::string &reason) { on_lost(rank, reason); }});
+        transport_ =
+            make(options.rank, options.ranks, options.local,
+                 {[this](auto... parts) { on_message(parts...); }, [this](auto... parts) { return expects(parts...); },
+                  [this](uint32_t rank, const std::string &reason) { on_lost(rank, reason); }});
 }
 
 Buffer::~Buffer() {
@@ -40,10 +41,11 @@ Buffer::~Buffer() {
     transport_.reset();  // before what its events and messages refer to
 }
 
-// Where the columns of the shard are to be found, and after it the transport's address.
+// The capacity of the shard, where its columns are to be found, and the transport's address.
 std::vector<std::byte> Buffer::address() const {
     if (!transport_) fail(RB_INVALID, "a buffer of one rank has no address");
-    std::vector<std::byte> address;
+    std::vector<std::byte> address(sizeof options_.capacity);
+    std::memcpy(address.data(), &options_.capacity, sizeof options_.capacity);
     for (size_t field = 0; field < options_.fields.size(); ++field) {
         const MappingAddress column = mapping_address(shard_.column(field));
         const auto *bytes = reinterpret_cast<const std::byte *>(&column);
@@ -54,11 +56,24 @@ std::vector<std::byte> Buffer::address() const {
     return address;
 }
 
-void Buffer::map_shard_of(uint32_t rank, const std::byte *addresses) {
+// Of what comes before the transport's address.
+size_t Buffer::address_bytes() const {
+    return sizeof options_.capacity + options_.fields.size() * sizeof(MappingAddress);
+}
+
+void Buffer::meet(uint32_t rank, const std::byte *address) {
+    uint64_t capacity;
+    std::memcpy(&capacity, address, sizeof capacity);
+    {
+        Lock lock(mutex_);
+        peers_[rank].capacity = capacity;
+        peers_[rank].heard = Clock::now();
+    }
+    if (rank == options_.rank || !transport_->shares_memory()) return;
     for (size_t field = 0; field < options_.fields.size(); ++field) {
-        MappingAddress address;
-        std::memcpy(&address, addresses + field * sizeof address, sizeof address);
-        Memory column = map_other(address);
+        MappingAddress place;
+        std::memcpy(&place, address + sizeof capacity + field * sizeof place, sizeof place);
+        Memory column = map_other(place, size_of(capacity, options_.fields[field].row_bytes));
         if (!column.data()) return mapped_shards_[rank].clear();  // then it sends its records
         mapped_shards_[rank].push_back(std::move(column));
     }
@@ -69,17 +84,14 @@ void Buffer::connect(const std::vector<std::vector<std::byte>> &addresses) {
     {
         Lock lock(mutex_);
         if (connected_) fail(RB_INVALID, "the buffer is connected already");
-        for (uint32_t rank = 0; rank < options_.ranks; ++rank) peers_[rank].heard = Clock::now();
     }
-    const size_t columns = options_.fields.size() * sizeof(MappingAddress);
     std::vector<std::vector<std::byte>> rest;
     for (const auto &address : addresses) {
-        if (address.size() < columns) fail(RB_INVALID, "an address is of another version of this library");
-        rest.emplace_back(address.begin() + static_cast<ptrdiff_t>(columns), address.end());
+        if (address.size() < address_bytes()) fail(RB_INVALID, "an address is of another version of this library");
+        rest.emplace_back(address.begin() + static_cast<ptrdiff_t>(address_bytes()), address.end());
     }
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) meet(rank, addresses[rank].data());
     transport_->connect(rest);
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (rank != options_.rank && transport_->shares_memory()) map_shard_of(rank, addresses[rank].data());
     {
         Lock lock(mutex_);
         connected_ = true;
@@ -124,28 +136,33 @@ Buffer::Messages Buffer::update_messages(uint32_t field, uint64_t n, const uint6
     const uint64_t row_bytes = options_.fields[field].row_bytes;
     std::vector<std::vector<uint64_t>> of_rank(options_.ranks);
     for (uint64_t i = 0; i < n; ++i) of_rank[RecordId::rank(ids[i])].push_back(i);
-    Messages messages(options_.ranks);
+    const uint64_t most = records_per_message(sizeof *ids + row_bytes);
+    Messages messages;
     for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-        if (rank == options_.rank || of_rank[rank].empty()) continue;
-        Header header{Kind::update, options_.rank, peers_[rank].updates_sent + 1, of_rank[rank].size()};
-        header.field = field;
-        messages[rank] = update_message(header, names_and_rows(of_rank[rank], ids, rows, row_bytes));
+        if (rank == options_.rank) continue;
+        for (uint64_t first = 0; first < of_rank[rank].size(); first += most) {
+            const uint64_t count = std::min<uint64_t>(most, of_rank[rank].size() - first);
+            Header head = header(Kind::update, peers_[rank].updates_sent + 1 + first / most, count);
+            head.field = field;
+            auto content = names_and_rows(of_rank[rank].data() + first, count, ids, rows, row_bytes);
+            messages.push_back({rank, update_message(head, std::move(content))});
+        }
     }
     Peer &own = peers_[options_.rank];
     const std::vector<uint64_t> &mine = of_rank[options_.rank];
     unseen_.push_back({field, {ids, ids + n}, {rows, rows + n * row_bytes}});
     if (!mine.empty()) {  // comes after those of lower ranks, which are not here yet
         try {
-            own.updates.emplace(own.updates_received + 1,
-                                Update{field, names_and_rows(mine, ids, rows, row_bytes), mine.size()});
+            own.updates.emplace(
+                own.updates_received + 1,
+                Update{field, names_and_rows(mine.data(), mine.size(), ids, rows, row_bytes), mine.size()});
         } catch (...) {
             unseen_.pop_back();
             throw;
         }
         ++own.updates_received;
     }
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (messages[rank]) ++peers_[rank].updates_sent;
+    for (const Addressed &addressed : messages) ++peers_[addressed.rank].updates_sent;
     return messages;
 }
 
@@ -197,14 +214,20 @@ void Buffer::request(uint64_t n) {
 }
 
 Buffer::Messages Buffer::request_messages(Kind kind, uint64_t n, const std::vector<ClassCount> &counts) {
-    Messages messages(options_.ranks);
+    Messages messages;
     for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
         if (rank == options_.rank) continue;
-        Header header{kind, options_.rank, draws_.requested(), n, peers_[rank].updates_sent, shard_.size()};
-        header.reads = !mapped_shards_[rank].empty();
-        messages[rank] = request_message(header, counts);
+        Header head = header(kind, draws_.requested(), n);
+        head.updates = peers_[rank].updates_sent;
+        head.stored = shard_.size();
+        head.reads = !mapped_shards_[rank].empty();
+        messages.push_back({rank, request_message(head, counts)});
     }
     return messages;
+}
+
+Header Buffer::header(Kind kind, uint64_t sequence, uint64_t n) const {
+    return {options_.token, kind, options_.rank, sequence, n};
 }
 
 std::vector<ClassCount> Buffer::changed_counts() const {
@@ -228,8 +251,7 @@ void Buffer::receive(rb_records &records) {
     const uint64_t sequence = draws_.first();
     if (!draws_.front().complete()) {
         const auto started = Clock::now();
-        wait([&]() REQUIRES(mutex_) { return draws_.front().complete(); },
-             [&]() REQUIRES(mutex_) { return silent_ranks(sequence); });
+        wait([&]() REQUIRES(mutex_) { return draws_.front().complete(); });
         wait_seconds_ += std::chrono::duration<double>(Clock::now() - started).count();
     }
     const uint64_t count = draws_.front().expected;
@@ -260,6 +282,7 @@ void Buffer::statistics(rb_stats &stats) const {
     }
     stats.messages_sent = traffic_.sent;
     stats.messages_received = traffic_.received;
+    stats.messages_refused = traffic_.refused;
     stats.bytes_sent = traffic_.bytes_sent;
     stats.bytes_received = traffic_.bytes_received;
     stats.transport = has_transport;

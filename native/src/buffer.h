@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -40,9 +41,12 @@ struct Options {
     PolicyOptions policy_options;  // just those that the two policies declare
     std::vector<FieldInfo> fields;
     double timeout_seconds;
+    Token token{};       // of the job
+    bool local = false;  // whether all ranks are on this host
 };
 
-using MakeTransport = std::function<std::unique_ptr<Transport>(uint32_t rank, uint32_t ranks, Transport::Events)>;
+using MakeTransport =
+    std::function<std::unique_ptr<Transport>(uint32_t rank, uint32_t ranks, bool local, Transport::Events)>;
 
 std::unique_ptr<InsertionPolicy> insertion_of(const Options &options);
 
@@ -68,7 +72,11 @@ class Buffer {
 
   private:
     using Clock = std::chrono::steady_clock;
-    using Messages = std::vector<std::unique_ptr<Message>>;  // [ranks], null for those that get none
+    struct Addressed {
+        uint32_t rank;
+        std::unique_ptr<Message> message;
+    };
+    using Messages = std::vector<Addressed>;
 
     // What one rank has to copy for one draw of one requester.
     struct Part {
@@ -79,12 +87,14 @@ class Buffer {
         std::vector<Slot> slots;
     };
     struct Traffic {
-        uint64_t sent = 0, received = 0, bytes_sent = 0, bytes_received = 0;
+        uint64_t sent = 0, received = 0, refused = 0, bytes_sent = 0, bytes_received = 0;
     };
 
     // ---- what the caller does
     uint64_t rows_for(uint64_t n) const;
-    void map_shard_of(uint32_t rank, const std::byte *addresses);
+    void meet(uint32_t rank, const std::byte *address) EXCLUDES(mutex_);
+    size_t address_bytes() const;
+    Header header(Kind kind, uint64_t sequence = 0, uint64_t n = 0) const;
     Messages update_messages(uint32_t field, uint64_t n, const uint64_t *ids, const std::byte *rows) REQUIRES(mutex_);
     Messages request_messages(Kind kind, uint64_t n, const std::vector<ClassCount> &counts) REQUIRES(mutex_);
     std::vector<ClassCount> changed_counts() const REQUIRES(mutex_);
@@ -111,27 +121,35 @@ class Buffer {
     void run_alone() EXCLUDES(mutex_);
     void run_with_transport() EXCLUDES(mutex_);
     void on_message(const std::byte *header, size_t header_bytes, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
+    bool expects(const std::byte *header, size_t header_bytes, size_t bytes) EXCLUDES(mutex_);
+    std::optional<Header> open(const std::byte *header, size_t bytes) EXCLUDES(mutex_);
+    uint64_t updated_bytes(const Header &header) const;
+    Draw &target_of(const Header &header) REQUIRES(mutex_);
     void on_lost(uint32_t rank, const std::string &reason) EXCLUDES(mutex_);
     void take_request(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
     void take_update(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
     void take_records(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
     void store_records(const Header &header, const RecordsBody &records, const Staging &staging);
+    void take_failed(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
     void tell(uint32_t rank, const Header &header) EXCLUDES(mutex_);
+    void tell_failure() noexcept EXCLUDES(mutex_);
     void send_all(Messages &&messages) EXCLUDES(mutex_);
 
     // ---- waiting and failing
     bool quiet() const REQUIRES(mutex_) { return served_ == draws_.requested() && unsent_parts_ == 0; }
     void wait_until_quiet() REQUIRES(mutex_);
-    void wait(const std::function<bool()> &ready, const std::function<std::string()> &missing) REQUIRES(mutex_);
+    void wait(const std::function<bool()> &ready) REQUIRES(mutex_);
     void help(const std::function<bool()> &ready) EXCLUDES(mutex_);
-    std::string silent_ranks(uint64_t sequence) const REQUIRES(mutex_);
+    void ask_for_life(const std::function<bool(const Peer &)> &done) REQUIRES(mutex_);
+    std::string who_is_missing() const REQUIRES(mutex_);
+    std::string refused() const REQUIRES(mutex_);
+    void lose(uint32_t rank, const std::string &why) REQUIRES(mutex_);
     void fail_with(int status, const std::string &message) REQUIRES(mutex_);
     void fail_with_current_exception() noexcept REQUIRES(mutex_);
 
     // ---- closing
     void leave() REQUIRES(mutex_);
     void wait_for_others(const std::function<bool(const Peer &)> &condition, const char *what) REQUIRES(mutex_);
-    void ask_for_life(uint32_t rank, Clock::time_point since, const char *what) REQUIRES(mutex_);
 
     // ---- files
     Saved snapshot() const REQUIRES(mutex_);
@@ -165,6 +183,7 @@ class Buffer {
     std::vector<uint64_t> told_ GUARDED_BY(mutex_);  // [num_classes] counts that the others know of this shard
     int failure_ GUARDED_BY(mutex_) = RB_OK;
     std::string failure_message_ GUARDED_BY(mutex_);
+    bool failure_told_ GUARDED_BY(mutex_) = false;  // or nobody needs to hear it
     bool finished_ GUARDED_BY(mutex_) = false, closed_ GUARDED_BY(mutex_) = false, stopping_ GUARDED_BY(mutex_) = false;
     double wait_seconds_ GUARDED_BY(mutex_) = 0;
     Traffic traffic_ GUARDED_BY(mutex_);

@@ -4,13 +4,9 @@
 
 #include "buffer.h"
 #include "error.h"
+#include "patience.h"
 
 namespace replay {
-namespace {
-
-constexpr std::chrono::duration<double> PING_EVERY{0.5};
-
-}  // namespace
 
 void Buffer::close() {
     {
@@ -46,35 +42,31 @@ void Buffer::leave() {
     {
         Unlock unlocked(mutex_);
         for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-            if (rank != options_.rank) tell(rank, {Kind::left, options_.rank});
+            if (rank != options_.rank) tell(rank, header(Kind::left));
     }
     wait_for_others([](const Peer &peer) { return peer.left || peer.lost; }, "after it had closed its buffer");
 }
 
-// Ask everybody who is still expected to say something whether they live, and wait for that.
+// Whether those live from whom something is expected still is asked all the time: they may take long.
 void Buffer::wait_for_others(const std::function<bool(const Peer &)> &condition, const char *what) {
-    const auto since = Clock::now();  // nobody was asked for a sign of life before
-    const std::chrono::duration<double> pause =
-        std::min(PING_EVERY, std::chrono::duration<double>(options_.timeout_seconds / 4));
+    Patience patience(options_.timeout_seconds);
+    auto since = Clock::now();  // nobody was asked before
     while (!peers_.others(condition)) {
         check_failure();
-        for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-            if (rank != options_.rank && !condition(peers_[rank])) ask_for_life(rank, since, what);
-        const auto limit = Clock::now() + std::chrono::duration_cast<Clock::duration>(pause);
-        while (!failure_ && !peers_.others(condition) && changed_.wait_until(mutex_, limit)) {
+        for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+            const std::chrono::duration<double> silence = Clock::now() - std::max(since, peers_[rank].heard);
+            if (rank == options_.rank || condition(peers_[rank]) || silence.count() <= options_.timeout_seconds)
+                continue;
+            fail_with(RB_PEER, "rank " + std::to_string(rank) + " has been silent for " + text_of(silence) + ", " +
+                                   what + refused());
+            check_failure();
         }
+        ask_for_life(condition);
+        const auto due = Clock::now() + patience.pause();
+        while (!failure_ && !peers_.others(condition) && changed_.wait_until(mutex_, due)) {
+        }
+        if (patience.overslept(due)) since = Clock::now();
     }
-}
-
-void Buffer::ask_for_life(uint32_t rank, Clock::time_point since, const char *what) {
-    const std::chrono::duration<double> silent = Clock::now() - std::max(since, peers_[rank].heard);
-    if (silent.count() > options_.timeout_seconds) {
-        fail_with(RB_PEER, "rank " + std::to_string(rank) + " was silent for " +
-                               std::to_string(silent.count()).substr(0, 5) + " s, " + what);
-        check_failure();
-    }
-    Unlock unlocked(mutex_);
-    tell(rank, {Kind::ping, options_.rank});
 }
 
 }  // namespace replay

@@ -38,12 +38,4 @@ void Draws::restart(uint64_t requested, std::deque<Draw> &&draws, StagingPool &p
     requested_ = requested;
 }
 
-std::string Draws::missing_ranks(uint64_t sequence) const {
-    std::string ranks;
-    const std::vector<int64_t> &missing = at(sequence).missing;
-    for (uint32_t rank = 0; rank < missing.size(); ++rank)
-        if (missing[rank] > 0) ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
-    return ranks;
-}
-
 }  // namespace replay

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "staging.h"
@@ -43,9 +42,6 @@ class Draws {
     // Take over draws that were saved, of which the last is number `requested` - 1; the old ones go to `pool`.
     void restart(uint64_t requested, std::deque<Draw> &&draws, StagingPool &pool) noexcept;
     void clear(StagingPool &pool) noexcept;
-
-    // The ranks whose records have not all come, with commas.
-    std::string missing_ranks(uint64_t sequence) const;
 
   private:
     std::deque<Draw> draws_;

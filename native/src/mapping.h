@@ -16,13 +16,13 @@ namespace replay {
 // system shows open files under /proc, and gives them to processes of the same user.
 struct MappingAddress {
     int32_t process = 0, descriptor = -1;
-    uint64_t bytes = 0;
     SharedToken token{};  // stands behind the memory: on another host another file may have the same number
 };
 
 MappingAddress mapping_address(const Memory &memory);
 
-// Somebody else's memory, to read; without data where it cannot be had: another host, another user, no /proc.
-Memory map_other(const MappingAddress &address);
+// Somebody else's memory, to read: `bytes` and the token behind them. Without data where it cannot be had: another
+// host, another user, no /proc.
+Memory map_other(const MappingAddress &address, uint64_t bytes);
 
 }  // namespace replay

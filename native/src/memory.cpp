@@ -1,6 +1,8 @@
 #include "memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -42,9 +44,11 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
 Memory Memory::shared(size_t bytes) {
 #ifdef MFD_CLOEXEC
     bytes += sizeof(SharedToken);
-    const int descriptor = memfd_create("replay", MFD_CLOEXEC);
+    const int descriptor = memfd_create(SHARED_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (descriptor >= 0) {
-        if (ftruncate(descriptor, static_cast<off_t>(bytes)) == 0) {
+        // Who reads it may rely on its length: reading beyond the end of a file that has become shorter is fatal.
+        if (fchmod(descriptor, S_IRUSR | S_IWUSR) == 0 && ftruncate(descriptor, static_cast<off_t>(bytes)) == 0 &&
+            fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
             void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
             if (data != MAP_FAILED) {
                 want_huge_pages(data, bytes);

@@ -15,6 +15,7 @@ size_t size_of(uint64_t count, uint64_t bytes);
 void *map_memory(size_t bytes);
 void unmap_memory(void *data, size_t bytes) noexcept;
 using SharedToken = std::array<uint32_t, 4>;
+constexpr char SHARED_NAME[] = "replay";  // in the list of a process's files
 
 class Memory {
   public:
@@ -22,7 +23,8 @@ class Memory {
     explicit Memory(size_t bytes);
     Memory(void *mapped, size_t bytes, int descriptor)
         : data_(static_cast<std::byte *>(mapped)), bytes_(bytes), descriptor_(descriptor) {}
-    // What other processes may map as well, if the system has such, and random bytes to know it by; else as above.
+    // What other processes of this user may map as well, if the system has such, of a length that never changes, and
+    // random bytes behind it to know it by; else as above.
     static Memory shared(size_t bytes);
     Memory(Memory &&other) noexcept
         : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)),

@@ -1,5 +1,6 @@
 #include "messages.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -9,15 +10,36 @@
 namespace replay {
 namespace {
 
+constexpr uint64_t MESSAGE_BYTES = 240 << 10;  // with its header below the transport's segments
+constexpr uint64_t REASON_BYTES = 400;
+
 // Of the rows' numbers: filled up, so that the names that follow are aligned in the sender's memory.
 size_t rows_bytes(uint64_t n) { return (n * sizeof(uint32_t) + 7) / 8 * 8; }
 
+// Takes the same time wherever they differ, so that it cannot be guessed byte by byte.
+bool equal(const Token &one, const Token &other) {
+    volatile uint8_t difference = 0;
+    for (size_t i = 0; i < one.size(); ++i) difference = difference | (one[i] ^ other[i]);
+    return difference == 0;
+}
+
 }  // namespace
+
+uint64_t records_per_message(uint64_t bytes) { return std::max<uint64_t>(1, MESSAGE_BYTES / bytes); }
 
 std::unique_ptr<Message> header_message(const Header &header) {
     auto message = std::make_unique<Message>();
     const auto *bytes = reinterpret_cast<const std::byte *>(&header);
     message->header.assign(bytes, bytes + sizeof header);
+    return message;
+}
+
+std::unique_ptr<Message> failed_message(Header header, const std::string &reason) {
+    header.n = std::min<uint64_t>(reason.size(), REASON_BYTES);
+    auto message = header_message(header);
+    const auto *text = reinterpret_cast<const std::byte *>(reason.data());
+    message->owned.assign(text, text + header.n);
+    message->body = {{message->owned.data(), message->owned.size()}};
     return message;
 }
 
@@ -29,11 +51,11 @@ std::unique_ptr<Message> request_message(const Header &header, const std::vector
     return message;
 }
 
-std::vector<std::byte> names_and_rows(const std::vector<uint64_t> &chosen, const uint64_t *ids, const std::byte *rows,
+std::vector<std::byte> names_and_rows(const uint64_t *chosen, uint64_t n, const uint64_t *ids, const std::byte *rows,
                                       uint64_t row_bytes) {
-    std::vector<std::byte> content(chosen.size() * (sizeof *ids + row_bytes));
-    std::byte *names = content.data(), *values = names + chosen.size() * sizeof *ids;
-    for (size_t i = 0; i < chosen.size(); ++i) {
+    std::vector<std::byte> content(n * (sizeof *ids + row_bytes));
+    std::byte *names = content.data(), *values = names + n * sizeof *ids;
+    for (size_t i = 0; i < n; ++i) {
         std::memcpy(names + i * sizeof *ids, &ids[chosen[i]], sizeof *ids);
         std::memcpy(values + i * row_bytes, rows + chosen[i] * row_bytes, row_bytes);
     }
@@ -56,18 +78,51 @@ std::unique_ptr<Message> records_message(const Header &header, const uint32_t *r
     return message;
 }
 
-Header read_header(const std::byte *header, size_t bytes, uint32_t rank, uint32_t ranks) {
+std::optional<Header> read_header(const std::byte *header, size_t bytes, const Token &token, uint32_t rank,
+                                  uint32_t ranks) {
     Header head;
-    if (bytes != sizeof head) fail(RB_PEER, "a message of another version of this library arrived");
+    if (bytes != sizeof head) return {};
     std::memcpy(&head, header, sizeof head);
-    if (head.source >= ranks || head.source == rank)
-        fail(RB_PEER, "a message came from rank ", head.source, " of ", ranks);
+    if (!equal(head.token, token) || head.source >= ranks || head.source == rank) return {};
     return head;
 }
 
-Request read_request(const Header &header, const std::byte *body, size_t bytes, uint32_t num_classes) {
-    if (bytes % sizeof(ClassCount) != 0 || header.n > std::numeric_limits<uint32_t>::max())
+void check_request(const Header &header, size_t bytes, uint32_t num_classes, uint64_t capacity) {
+    if (bytes % sizeof(ClassCount) != 0 || bytes / sizeof(ClassCount) > num_classes ||
+        header.n > std::numeric_limits<uint32_t>::max())
         fail(RB_PEER, "rank ", header.source, " asked for a draw of ", header.n, " with ", bytes, " bytes of counts");
+    if (header.stored > capacity)
+        fail(RB_PEER, "rank ", header.source, " stores ", header.stored, " records with a capacity of ", capacity);
+}
+
+void check_update(const Header &header, size_t bytes, uint64_t row_bytes) {
+    const uint64_t each = sizeof(uint64_t) + row_bytes;
+    if (bytes % each != 0 || header.n != bytes / each || header.n > records_per_message(each))
+        fail(RB_PEER, "rank ", header.source, " sent an update that does not fit field ", header.field);
+}
+
+void check_records(const Header &header, size_t bytes, uint64_t content_bytes, uint64_t room) {
+    // No more than there is room for, so the product does not wrap around.
+    if (header.n == 0 || header.n > room ||
+        bytes != rows_bytes(header.n) + header.n * (sizeof(uint64_t) + content_bytes))
+        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes for ", header.n, " records of draw ",
+             header.sequence, ", which has room for ", room);
+}
+
+void check_failed(const Header &header, size_t bytes) {
+    if (bytes != header.n || bytes > REASON_BYTES)
+        fail(RB_PEER, "rank ", header.source, " failed and sent ", bytes, " bytes of ", header.n, " to say why");
+}
+
+void check_empty(const Header &header, size_t bytes) {
+    if (bytes != 0)
+        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes with a message of kind ",
+             static_cast<uint32_t>(header.kind), ", which has none");
+}
+
+Request read_request(const Header &header, const std::byte *body, size_t bytes, uint32_t num_classes,
+                     uint64_t capacity) {
+    check_request(header, bytes, num_classes, capacity);
     Request request{header.n, header.updates, header.stored, std::vector<ClassCount>(bytes / sizeof(ClassCount))};
     if (bytes) std::memcpy(request.counts.data(), body, bytes);
     for (const ClassCount &count : request.counts)
@@ -75,22 +130,27 @@ Request read_request(const Header &header, const std::byte *body, size_t bytes, 
     return request;
 }
 
+std::string read_failed(const Header &header, const std::byte *body, size_t bytes) {
+    check_failed(header, bytes);
+    std::string reason(bytes, '\0');
+    for (size_t i = 0; i < bytes; ++i) {
+        const char letter = static_cast<char>(body[i]);
+        reason[i] = letter >= ' ' && letter <= '~' ? letter : '?';  // for a terminal
+    }
+    return reason;
+}
+
 Update read_update(const Header &header, const std::byte *body, size_t bytes, uint64_t row_bytes) {
-    const uint64_t each = sizeof(uint64_t) + row_bytes;
-    if (bytes % each != 0 || header.n != bytes / each)
-        fail(RB_PEER, "rank ", header.source, " sent an update that does not fit field ", header.field);
+    check_update(header, bytes, row_bytes);
     return {header.field, {body, body + bytes}, header.n};
 }
 
 RecordsBody read_records(const Header &header, const std::byte *body, size_t bytes, uint64_t content_bytes,
                          uint64_t room) {
-    // No more than there is room for, so the product does not wrap around.
-    if (header.n > room || bytes != rows_bytes(header.n) + header.n * (sizeof(uint64_t) + content_bytes))
-        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes for ", header.n, " records of draw ",
-             header.sequence, ", which has room for ", room);
+    check_records(header, bytes, content_bytes, room);
     RecordsBody read{std::vector<uint32_t>(header.n), body + rows_bytes(header.n), nullptr};
     read.content = read.names + header.n * sizeof(uint64_t);
-    if (header.n) std::memcpy(read.rows.data(), body, header.n * sizeof(uint32_t));
+    std::memcpy(read.rows.data(), body, header.n * sizeof(uint32_t));
     for (uint32_t row : read.rows)
         if (row >= room) fail(RB_PEER, "rank ", header.source, " sent row ", row, " of a draw of ", room);
     return read;

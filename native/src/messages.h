@@ -1,10 +1,13 @@
 // The messages of wire.h, put together and taken apart. What arrives is checked here: nothing that a peer says is used
-// as a length or a place before.
+// as a length or a place before. Who does not know the token of the job is not listened to; a rank that says what
+// cannot be is an error.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "peers.h"
@@ -14,19 +17,37 @@
 namespace replay {
 
 std::unique_ptr<Message> header_message(const Header &header);
+std::unique_ptr<Message> failed_message(Header header, const std::string &reason);
 std::unique_ptr<Message> request_message(const Header &header, const std::vector<ClassCount> &counts);
 
-// Of the records `chosen` among `ids` and `rows`.
-std::vector<std::byte> names_and_rows(const std::vector<uint64_t> &chosen, const uint64_t *ids, const std::byte *rows,
+// How many records of so many bytes go into one message: it is long enough to be carried well, and short enough for the
+// receiver to copy one while the next is on its way.
+uint64_t records_per_message(uint64_t bytes);
+
+// Of `n` records, `chosen` among `ids` and `rows`.
+std::vector<std::byte> names_and_rows(const uint64_t *chosen, uint64_t n, const uint64_t *ids, const std::byte *rows,
                                       uint64_t row_bytes);
 std::unique_ptr<Message> update_message(const Header &header, std::vector<std::byte> &&content);
 
 // Rows in the draw and names of `header.n` records, without their content.
 std::unique_ptr<Message> records_message(const Header &header, const uint32_t *rows, const uint64_t *ids);
 
-// All of these throw RB_PEER for a message that cannot be what it says.
-Header read_header(const std::byte *header, size_t bytes, uint32_t rank, uint32_t ranks);
-Request read_request(const Header &header, const std::byte *body, size_t bytes, uint32_t num_classes);
+// None for a message that is not of another rank of this job.
+std::optional<Header> read_header(const std::byte *header, size_t bytes, const Token &token, uint32_t rank,
+                                  uint32_t ranks);
+
+// All of these throw RB_PEER for a message that cannot be what it says. Those of the lengths come first where a body is
+// yet to be fetched: no memory is taken for one that cannot be.
+void check_request(const Header &header, size_t bytes, uint32_t num_classes, uint64_t capacity);
+void check_update(const Header &header, size_t bytes, uint64_t row_bytes);
+void check_records(const Header &header, size_t bytes, uint64_t content_bytes, uint64_t room);
+void check_failed(const Header &header, size_t bytes);
+void check_empty(const Header &header, size_t bytes);
+
+// `capacity`: of the shard of the source.
+Request read_request(const Header &header, const std::byte *body, size_t bytes, uint32_t num_classes,
+                     uint64_t capacity);
+std::string read_failed(const Header &header, const std::byte *body, size_t bytes);
 Update read_update(const Header &header, const std::byte *body, size_t bytes, uint64_t row_bytes);
 
 struct RecordsBody {

@@ -30,13 +30,6 @@ bool Peers::others(const std::function<bool(const Peer &)> &condition) const {
     return true;
 }
 
-std::string Peers::silent_ranks(uint64_t sequence) const {
-    std::string silent;
-    for (uint32_t rank = 0; rank < peers_.size(); ++rank)
-        if (rank != rank_ && !has_asked(rank, sequence)) silent += (silent.empty() ? "" : ", ") + std::to_string(rank);
-    return silent;
-}
-
 void Peers::take_request(uint32_t rank, uint64_t sequence, Request &&request, uint64_t served) {
     if (sequence < served || !peers_[rank].requests.emplace(sequence, std::move(request)).second)
         fail(RB_PEER, "rank ", rank, " asked for draw ", sequence, " twice");

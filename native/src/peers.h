@@ -32,7 +32,9 @@ struct Peer {
     std::optional<uint64_t> finished_after;  // number of requests it made in all
     Request last;                            // in place of those that it does not make any more
     bool left = false, lost = false;
-    bool reads = false;  // whether it reads this rank's shard itself
+    bool reads = false;     // whether it reads this rank's shard itself
+    uint64_t reading = 0;   // messages `places` that it has not answered
+    uint64_t capacity = 0;  // of its shard
     std::chrono::steady_clock::time_point heard;
 };
 
@@ -51,9 +53,6 @@ class Peers {
     // What it asked for; of a rank that has finished an empty draw.
     const Request &request(uint32_t rank, uint64_t sequence) const;
     bool others(const std::function<bool(const Peer &)> &condition) const;
-    // The ranks that have not asked for a draw, with commas.
-    std::string silent_ranks(uint64_t sequence) const;
-
     // Throws RB_PEER for a draw that was asked for before, or made (`served` are).
     void take_request(uint32_t rank, uint64_t sequence, Request &&request, uint64_t served);
     void take_update(uint32_t rank, uint64_t number, Update &&update);

@@ -50,8 +50,7 @@ Saved Buffer::copy() {
         Lock lock(mutex_);
         check_usable();
         wait_until_quiet();
-        wait([&]() REQUIRES(mutex_) { return draws_.all_complete(); },
-             [&]() REQUIRES(mutex_) { return silent_ranks(served_); });
+        wait([&]() REQUIRES(mutex_) { return draws_.all_complete(); });
         saved = snapshot();
     }
     copy_rows(saved);  // the shard is the caller's while nothing is unserved

@@ -1,9 +1,11 @@
 // The C functions: arguments checked, exceptions turned into a status and a message.
 #include "../include/replay.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <new>
 
 #include "buffer.h"
@@ -78,8 +80,11 @@ replay::Options read_options(const rb_options *given) {
     if (!o.fields || o.num_fields < 1) fail(RB_INVALID, "a record needs at least one field");
     if (!(o.timeout_seconds > 0) || !std::isfinite(o.timeout_seconds) || o.timeout_seconds > 1e8)
         fail(RB_INVALID, "timeout_seconds must be above 0 and below 1e8, got ", o.timeout_seconds);
-    replay::Options options{o.capacity,  o.seed,     o.num_classes,      o.rank, o.ranks,          o.label_field,
-                            o.insertion, o.sampling, std::move(numbers), {},     o.timeout_seconds};
+    if (o.local > 1) fail(RB_INVALID, "local must be 0 or 1, got ", o.local);
+    replay::Options options{o.capacity,  o.seed,     o.num_classes,      o.rank, o.ranks,           o.label_field,
+                            o.insertion, o.sampling, std::move(numbers), {},     o.timeout_seconds, {},
+                            o.local == 1};
+    std::copy(std::begin(o.token), std::end(o.token), options.token.begin());
     for (uint32_t i = 0; i < o.num_fields; ++i) {
         check_size(&o.fields[i], "field");
         if (!o.fields[i].name || !*o.fields[i].name) fail(RB_INVALID, "field ", i, " has no name");

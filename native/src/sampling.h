@@ -21,21 +21,23 @@ namespace replay {
 // How many records each rank holds, in all and per class.
 struct Census {
     Census(uint32_t ranks, uint32_t num_classes)
-        : ranks(ranks), num_classes(num_classes), stored(ranks), of_class(num_classes),
+        : ranks(ranks), num_classes(num_classes), stored(ranks), in_classes(ranks), of_class(num_classes),
           shares(static_cast<size_t>(num_classes) * ranks) {}
 
     void set_class(uint32_t rank, uint32_t label, uint64_t count) {
         uint64_t &share = shares[static_cast<size_t>(label) * ranks + rank];
         of_class[label] += count - share;
+        in_classes[rank] += count - share;
         share = count;
     }
     uint64_t class_on(uint32_t rank, uint32_t label) const { return shares[static_cast<size_t>(label) * ranks + rank]; }
     uint64_t total() const;
 
     uint32_t ranks, num_classes;
-    std::vector<uint64_t> stored;    // [ranks]
-    std::vector<uint64_t> of_class;  // [num_classes], over all ranks; only for a policy that looks at classes
-    std::vector<uint64_t> shares;    // [num_classes][ranks]
+    std::vector<uint64_t> stored;      // [ranks]
+    std::vector<uint64_t> in_classes;  // [ranks], the sum over the classes that were told
+    std::vector<uint64_t> of_class;    // [num_classes], over all ranks; only for a policy that looks at classes
+    std::vector<uint64_t> shares;      // [num_classes][ranks]
 };
 
 constexpr uint32_t ANY_CLASS = UINT32_MAX;

@@ -9,9 +9,6 @@
 namespace replay {
 namespace {
 
-// Records of one part are sent in messages of about this size: long enough to be carried well, short enough for the
-// receiver to copy one while the next is on its way.
-constexpr uint64_t MESSAGE_BYTES = 240 << 10;  // with its header below the transport's segments
 // Parts of at least this size are read by their receiver where they lie, if it can: the answer that it has done so
 // costs about as much as carrying this much.
 constexpr uint64_t DIRECT_BYTES = 64 << 10;
@@ -109,6 +106,9 @@ void Buffer::take_census() {
         apply_updates(rank, request.updates);
         census_.stored[rank] = request.stored;
         for (const ClassCount &count : request.counts) census_.set_class(rank, count.label, count.count);
+        if (sampling_->looks_at_classes() && census_.in_classes[rank] != request.stored)
+            fail(RB_PEER, "rank ", rank, " stores ", request.stored, " records, and ", census_.in_classes[rank],
+                 " in its classes");
         peers_[rank].requests.erase(served_);
     }
 }
@@ -117,6 +117,9 @@ void Buffer::expect(const std::vector<Pick> &picks) {
     Draw &own = draws_.at(served_);
     own.expected = picks.size();
     for (const Pick &pick : picks) ++own.missing[pick.rank];
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (own.missing[rank] < 0)
+            fail(RB_PEER, "rank ", rank, " sent ", -own.missing[rank], " records too many of draw ", served_);
     for (uint32_t row = 0; row < picks.size(); ++row) own.staging->weights[row] = picks[row].weight;
 }
 
@@ -158,13 +161,14 @@ void Buffer::copy_own(const Part &part, const Staging &staging) {
 }
 
 void Buffer::send_part(const Part &part) {
-    const size_t step = part.direct ? part.rows.size() : std::max<uint64_t>(1, MESSAGE_BYTES / row_bytes_);
+    const size_t step = part.direct ? part.rows.size() : records_per_message(row_bytes_);
     for (size_t first = 0; first < part.rows.size(); first += step) {
         const size_t n = std::min(step, part.rows.size() - first);
         auto message = part_message(part, first, n);
         {
             Lock lock(mutex_);
             ++unsent_parts_;
+            if (part.direct) ++peers_[part.requester].reading;
             ++traffic_.sent;
             traffic_.bytes_sent += sizeof(Header) + message->owned.size() + (part.direct ? 0 : n * row_bytes_);
         }
@@ -176,7 +180,7 @@ std::unique_ptr<Message> Buffer::part_message(const Part &part, size_t first, si
     std::vector<uint64_t> ids(n);
     for (size_t i = 0; i < n; ++i) ids[i] = shard_.id(part.slots[first + i]);
     const Kind kind = part.direct ? Kind::places : Kind::records;
-    auto message = records_message({kind, options_.rank, part.sequence, n}, part.rows.data() + first, ids.data());
+    auto message = records_message(header(kind, part.sequence, n), part.rows.data() + first, ids.data());
     if (part.direct) return message;
     for (size_t field = 0; field < options_.fields.size(); ++field)
         for (size_t i = 0; i < n; ++i)

@@ -29,6 +29,8 @@ class Transport {
     struct Events {
         std::function<void(const std::byte *header, size_t header_bytes, const std::byte *body, size_t body_bytes)>
             message;
+        // Whether a message whose body is not here yet may come; before memory is taken for it.
+        std::function<bool(const std::byte *header, size_t header_bytes, size_t body_bytes)> expected;
         std::function<void(uint32_t peer, const std::string &reason)> lost;
     };
 
@@ -50,8 +52,8 @@ class Transport {
     virtual size_t unsent() const = 0;
 };
 
-// Between processes, by UCX. Throws where the library was built without it.
-std::unique_ptr<Transport> make_transport(uint32_t rank, uint32_t ranks, Transport::Events events);
+// Between processes, by UCX; `local`: of one host. Throws where the library was built without it.
+std::unique_ptr<Transport> make_transport(uint32_t rank, uint32_t ranks, bool local, Transport::Events events);
 extern const bool has_transport;
 
 }  // namespace replay

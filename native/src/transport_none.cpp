@@ -6,7 +6,7 @@ namespace replay {
 
 const bool has_transport = false;
 
-std::unique_ptr<Transport> make_transport(uint32_t, uint32_t ranks, Transport::Events) {
+std::unique_ptr<Transport> make_transport(uint32_t, uint32_t ranks, bool, Transport::Events) {
     fail(RB_INVALID, ranks,
          " ranks need UCX, and this library was built without it: install libucx-cu12 (pip) or "
          "libucx-dev (Linux only) and build it again");

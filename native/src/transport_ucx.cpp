@@ -30,8 +30,8 @@ constexpr size_t MOST_PIECES = 60;  // beside the headers
 
 class UcxTransport final : public Transport {
   public:
-    UcxTransport(uint32_t rank, uint32_t ranks, Events events)
-        : rank_(rank), endpoints_(ranks), events_(std::move(events)) {
+    UcxTransport(uint32_t rank, uint32_t ranks, bool local, Events events)
+        : rank_(rank), endpoints_(ranks), events_(std::move(events)), worker_(local) {
         worker_.receive(AM_ID, on_message, this);
     }
 
@@ -212,6 +212,7 @@ class UcxTransport final : public Transport {
 
     ucs_status_t fetch(const std::byte *header, size_t header_bytes, void *descriptor, size_t bytes) {
         mutex_.held();
+        if (!events_.expected(header, header_bytes, bytes)) return UCS_OK;
         auto receipt = std::make_unique<Receipt>(
             Receipt{this, {header, header + header_bytes}, std::vector<std::byte>(bytes), nullptr, nullptr});
         ucp_request_param_t receive{};
@@ -268,8 +269,8 @@ class UcxTransport final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> make_transport(uint32_t rank, uint32_t ranks, Transport::Events events) {
-    return std::make_unique<UcxTransport>(rank, ranks, std::move(events));
+std::unique_ptr<Transport> make_transport(uint32_t rank, uint32_t ranks, bool local, Transport::Events events) {
+    return std::make_unique<UcxTransport>(rank, ranks, local, std::move(events));
 }
 
 }  // namespace replay

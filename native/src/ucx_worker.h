@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,13 +32,17 @@ inline constexpr Setting SETTINGS[] = {
     {"ZCOPY_THRESH", "64k"},
     {"TCP_MAX_IOV", "64"},
 };
+// Where all ranks are on one host: nobody else can reach them.
+inline constexpr Setting LOOPBACK = {"NET_DEVICES", "lo"};
 
 class UcxWorker {
   public:
-    UcxWorker() {
+    explicit UcxWorker(bool local) {
         ucp_config_t *config;
         check_ucx(ucp_config_read(nullptr, nullptr, &config), "cannot read the configuration");
-        for (const Setting &setting : SETTINGS)
+        std::vector<Setting> settings(std::begin(SETTINGS), std::end(SETTINGS));
+        if (local) settings.push_back(LOOPBACK);
+        for (const Setting &setting : settings)
             if (!std::getenv((std::string("UCX_") + setting.name).c_str()))
                 ucp_config_modify(config, setting.name, setting.value);
         ucp_params_t params{};

@@ -3,9 +3,11 @@
 #include <exception>
 #include <limits>
 #include <new>
+#include <sstream>
 
 #include "buffer.h"
 #include "error.h"
+#include "patience.h"
 
 namespace replay {
 namespace {
@@ -13,7 +15,21 @@ namespace {
 constexpr auto HELP_FOR = std::chrono::microseconds(200);
 constexpr uint32_t MOST_USELESS_HELP = 127;  // calls
 
+// "rank 1" or "ranks 1, 3"
+std::string names(const std::vector<uint32_t> &ranks) {
+    std::string list = ranks.size() == 1 ? "rank " : "ranks ";
+    for (size_t i = 0; i < ranks.size(); ++i) list += (i ? ", " : "") + std::to_string(ranks[i]);
+    return list;
+}
+
 }  // namespace
+
+std::string text_of(Patience::Seconds time) {
+    std::ostringstream text;
+    text.precision(1);
+    text << std::fixed << time.count() << " s";
+    return text.str();
+}
 
 void Buffer::check_usable() const {
     check_failure();
@@ -28,6 +44,14 @@ void Buffer::check_failure() const {
 void Buffer::fail_with(int status, const std::string &message) {
     if (!failure_) failure_message_ = message;
     if (!failure_) failure_ = status;
+    changed_.notify_all();
+    if (transport_) transport_->wake();  // the others are told
+}
+
+// In between a rank that has finished has to serve.
+void Buffer::lose(uint32_t rank, const std::string &why) {
+    peers_[rank].lost = true;
+    if (!(peers_[rank].finished_after && finished_) && !closed_) fail_with(RB_PEER, why);
     changed_.notify_all();
 }
 
@@ -78,34 +102,71 @@ void Buffer::help(const std::function<bool()> &ready) {
     }
 }
 
-void Buffer::wait(const std::function<bool()> &ready, const std::function<std::string()> &missing) {
+void Buffer::wait(const std::function<bool()> &ready) {
     {
         Unlock unlocked(mutex_);
         help(ready);
     }
-    const std::chrono::duration<double> timeout(options_.timeout_seconds);
-    const auto limit = Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout);
-    while (!failure_ && !ready())
-        if (!changed_.wait_until(mutex_, limit) && !failure_ && !ready())
-            fail_with(RB_PEER, missing() + " for " + std::to_string(options_.timeout_seconds).substr(0, 5) + " s");
+    const auto began = Clock::now();
+    Patience patience(options_.timeout_seconds);
+    auto ask = patience.half();  // from then on the others are asked whether they live
+    while (!failure_ && !ready()) {
+        const auto due = std::min(ask, patience.end());
+        if (changed_.wait_until(mutex_, due) || failure_ || ready()) continue;
+        patience.overslept(due);
+        if (patience.over()) {
+            fail_with(RB_PEER, "waited " + text_of(Clock::now() - began) + " for " + who_is_missing() + refused());
+        } else {
+            ask_for_life([](const Peer &) { return false; });
+            ask = Clock::now() + patience.pause();
+        }
+    }
     if (!ready()) check_failure();
+}
+
+// Ask those from whom something is expected still.
+void Buffer::ask_for_life(const std::function<bool(const Peer &)> &done) {
+    std::vector<uint32_t> asked;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (rank != options_.rank && !peers_[rank].lost && !done(peers_[rank])) asked.push_back(rank);
+    Unlock unlocked(mutex_);
+    for (uint32_t rank : asked) tell(rank, header(Kind::ping));
 }
 
 void Buffer::wait_until_quiet() {
     if (quiet()) return;
     const auto started = Clock::now();
-    wait([&]() REQUIRES(mutex_) { return quiet(); }, [&]() REQUIRES(mutex_) { return silent_ranks(served_); });
+    wait([&]() REQUIRES(mutex_) { return quiet(); });
     wait_seconds_ += std::chrono::duration<double>(Clock::now() - started).count();
 }
 
-std::string Buffer::silent_ranks(uint64_t sequence) const {
-    const std::string draw = "draw " + std::to_string(sequence);
-    if (sequence >= served_ && sequence < draws_.requested()) {
-        const std::string silent = peers_.silent_ranks(sequence);
-        if (!silent.empty()) return draw + " was not requested by rank " + silent;
+// Of the oldest draw that is not complete: who is silent, and who answers but has not done its part.
+std::string Buffer::who_is_missing() const {
+    uint64_t sequence = draws_.first();
+    while (sequence < draws_.requested() && draws_.at(sequence).complete()) ++sequence;
+    if (sequence == draws_.requested()) return "messages to be sent";
+    std::string parts;
+    const auto say = [&](const std::string &part) { parts += (parts.empty() ? ": " : "; ") + part; };
+    std::vector<uint32_t> late;
+    const auto answered = Clock::now() - 2 * Patience(options_.timeout_seconds).pause();
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        if (rank == options_.rank) continue;
+        const auto heard = peers_[rank].heard;
+        if (heard < answered)
+            say("rank " + std::to_string(rank) + " has been silent for " + text_of(Clock::now() - heard));
+        else if (sequence < served_ ? draws_.at(sequence).missing[rank] > 0 : !peers_.has_asked(rank, sequence))
+            late.push_back(rank);
     }
-    if (!draws_.holds(sequence)) return "messages to other ranks were not sent";
-    return "records of " + draw + " did not come from rank " + draws_.missing_ranks(sequence);
+    const char *what = sequence < served_ ? " and has not sent its records" : " and has not asked for it";
+    if (!late.empty()) say(names(late) + (late.size() == 1 ? " answers" : " answer") + what);
+    return "draw " + std::to_string(sequence) + parts;
+}
+
+// A hint, where something is wrong anyway.
+std::string Buffer::refused() const {
+    if (!traffic_.refused) return "";
+    return "; " + std::to_string(traffic_.refused) +
+           " messages were dropped, because they came from no rank of this job";
 }
 
 }  // namespace replay

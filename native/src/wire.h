@@ -1,9 +1,12 @@
 // What ranks say to each other. All ranks are of the same byte order and the same build.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 namespace replay {
+
+using Token = std::array<uint8_t, 16>;  // which only the ranks of one job know
 
 enum class Kind : uint32_t {
     request,  // sequence: of the draw; n: its size; updates: sent to this peer so far; stored: records of the shard;
@@ -17,9 +20,11 @@ enum class Kind : uint32_t {
     left,      // has heard `finished` from everybody
     ping,
     pong,
+    failed,  // n: bytes of the body: what went wrong, in words; the source will make no more draws
 };
 
 struct Header {
+    Token token;
     Kind kind;
     uint32_t source;
     uint64_t sequence = 0, n = 0, updates = 0, stored = 0;

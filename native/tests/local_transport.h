@@ -56,7 +56,7 @@ class Network {
     }
 
     MakeTransport transports() {
-        return [this](uint32_t rank, uint32_t, Transport::Events events) {
+        return [this](uint32_t rank, uint32_t, bool, Transport::Events events) {
             return std::make_unique<LocalTransport>(*this, rank, std::move(events));
         };
     }

@@ -47,8 +47,10 @@ inline std::vector<FieldInfo> fields(const Shape &shape) {
     return {{"y", 8}, {"number", 8}, {"odd", 5}, {"wide", shape.wide_bytes}, {"value", 8}};
 }
 
+constexpr Token TOKEN{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+
 inline Options options(uint32_t rank, uint32_t ranks, uint64_t capacity, const Shape &shape = {}) {
-    return {capacity, 42, shape.num_classes, rank, ranks, Y, "reservoir", "uniform", {}, fields(shape), 30.0};
+    return {capacity, 42, shape.num_classes, rank, ranks, Y, "reservoir", "uniform", {}, fields(shape), 30.0, TOKEN};
 }
 
 inline void fill_odd(uint64_t number, std::byte *odd) {

@@ -187,12 +187,12 @@ TEST(an_error_is_told_without_memory) {
 TEST(lengths_of_messages_are_checked) {
     constexpr uint64_t HUGE_N = uint64_t{1} << 61;  // times 8 it is 0
     const std::vector<std::byte> body(64);
-    const auto header = [](Kind kind, uint64_t n) { return Header{kind, 1, 0, n}; };
+    const auto header = [](Kind kind, uint64_t n) { return Header{TOKEN, kind, 1, 0, n}; };
     const auto records = [&](uint64_t n, size_t bytes, uint64_t content, uint64_t room) {
         return read_records(header(Kind::records, n), body.data(), bytes, content, room).rows.size();
     };
     CHECK_EQUAL(records(2, 8 + 2 * (8 + 20), 20, 2), 2u);
-    CHECK_EQUAL(records(0, 0, 20, 2), 0u);
+    CHECK_FAILS(records(0, 0, 20, 2), RB_PEER, "0 records");
     CHECK_FAILS(records(2, 8 + 2 * (8 + 20), 20, 1), RB_PEER, "room for 1");
     CHECK_FAILS(records(2, 8 + 2 * (8 + 20) - 1, 20, 2), RB_PEER, "rank 1 sent 63 bytes for 2 records");
     CHECK_FAILS(records(HUGE_N, 0, 0, 10), RB_PEER, "room for 10");
@@ -207,21 +207,53 @@ TEST(lengths_of_messages_are_checked) {
     CHECK_FAILS(update(3, 64, 8), RB_PEER, "does not fit");
     CHECK_FAILS(update(HUGE_N, 0, 8), RB_PEER, "does not fit");
     CHECK_FAILS(update(4, 63, 8), RB_PEER, "does not fit");
+    // As many as a rank puts into one message, and no more: that is what may have to be allocated.
+    const uint64_t most = records_per_message(16);
+    check_update(header(Kind::update, most), 16 * most, 8);
+    CHECK_FAILS(check_update(header(Kind::update, most + 1), 16 * (most + 1), 8), RB_PEER, "does not fit");
 
     const auto request = [&](uint64_t n, size_t bytes) {
-        return read_request(header(Kind::request, n), body.data(), bytes, 1).counts.size();
+        return read_request(header(Kind::request, n), body.data(), bytes, 2, 10).counts.size();
     };
     CHECK_EQUAL(request(5, 16), 2u);
+    CHECK_FAILS(request(5, 24), RB_PEER, "24 bytes of counts");  // for 2 classes
     CHECK_FAILS(request(5, 12), RB_PEER, "12 bytes of counts");
     CHECK_FAILS(request(HUGE_N, 0), RB_PEER, "asked for a draw");
     const ClassCount unknown{1, 5};
-    CHECK_FAILS(read_request(header(Kind::request, 5), reinterpret_cast<const std::byte *>(&unknown), 8, 1), RB_PEER,
-                "counts class 1");
+    CHECK_FAILS(read_request(header(Kind::request, 5), reinterpret_cast<const std::byte *>(&unknown), 8, 1, 10),
+                RB_PEER, "counts class 1");
+    Header many = header(Kind::request, 5);
+    many.stored = 11;
+    CHECK_FAILS(read_request(many, nullptr, 0, 1, 10), RB_PEER, "stores 11 records with a capacity of 10");
 
-    CHECK_FAILS(read_header(body.data(), 8, 0, 2), RB_PEER, "another version");
-    const Header own{Kind::ping, 0}, stranger{Kind::ping, 2};
-    for (const Header *head : {&own, &stranger})
-        CHECK_FAILS(read_header(reinterpret_cast<const std::byte *>(head), sizeof *head, 0, 2), RB_PEER, "came from");
+    const std::string reason = "rank 2\nis \x1b[31m";
+    const auto failed = failed_message(header(Kind::failed, 0), reason);
+    Header head;
+    std::memcpy(&head, failed->header.data(), sizeof head);
+    CHECK_EQUAL(read_failed(head, failed->owned.data(), failed->owned.size()), "rank 2?is ?[31m");
+    CHECK_FAILS(check_failed(head, head.n - 1), RB_PEER, "failed and sent");
+    CHECK_FAILS(check_failed(header(Kind::failed, 1 << 20), 1 << 20), RB_PEER, "failed and sent");
+    CHECK_EQUAL(failed_message(header(Kind::failed, 0), std::string(5000, 'a'))->owned.size(), 400u);
+    CHECK_FAILS(check_empty(header(Kind::ping, 0), 1), RB_PEER, "1 bytes");
+}
+
+TEST(who_does_not_know_the_token_is_not_heard) {
+    const auto heard = [](const Header &header, size_t bytes = sizeof(Header)) {
+        return read_header(reinterpret_cast<const std::byte *>(&header), bytes, TOKEN, 0, 2).has_value();
+    };
+    const Header right{TOKEN, Kind::ping, 1};
+    CHECK(heard(right));
+    CHECK(!heard(right, sizeof right - 1));
+    for (size_t bit = 0; bit < 8 * sizeof(Token); ++bit) {
+        Header wrong = right;
+        wrong.token[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+        CHECK(!heard(wrong));
+    }
+    for (uint32_t source : {0u, 2u, UINT32_MAX}) {
+        Header wrong = right;
+        wrong.source = source;
+        CHECK(!heard(wrong));
+    }
 }
 
 TEST(what_a_peer_says_twice_is_refused) {
@@ -245,11 +277,12 @@ TEST(a_message_without_memory_for_its_body_is_an_error_of_progress) {
     uint64_t arrived = 0;
     std::vector<std::unique_ptr<Transport>> both;
     for (uint32_t rank = 0; rank < 2; ++rank)
-        both.push_back(make_transport(rank, 2,
+        both.push_back(make_transport(rank, 2, true,
                                       {[&](const std::byte *, size_t, const std::byte *, size_t bytes) {
                                            if (bytes == 7) throw std::runtime_error("refused by the handler");
                                            arrived += bytes;
                                        },
+                                       [](const std::byte *, size_t, size_t bytes) { return bytes != 9; },
                                        [](uint32_t, const std::string &) {}}));
     unsetenv("UCX_RNDV_THRESH");
     for (const auto &one : both) one->connect({both[0]->address(), both[1]->address()});
@@ -271,6 +304,7 @@ TEST(a_message_without_memory_for_its_body_is_an_error_of_progress) {
         }
         return false;
     };
+    send(9);  // not expected: dropped
     send(BYTES);
     CHECK(!carry(BYTES));
     CHECK_EQUAL(arrived, BYTES);

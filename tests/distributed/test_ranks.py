@@ -15,7 +15,7 @@ import pytest
 import torch
 from support import QUICK, ROOT
 
-from cl.distributed import launch
+from cl.distributed import environments as launchers
 
 ENGINES = ["horovod", "torchrun"]
 
@@ -69,8 +69,7 @@ def run_ranks(engine: str, ranks: int, folder: Path, *overrides) -> dict:
 
 def train_ranks(engine: str, ranks: int, *overrides, timeout: float = 600) -> None:
     """Run the command as ranks of an engine that another launcher has started, to its end."""
-    environments = {"horovod": launch._horovod_environments, "torchrun": launch._torch_environments}[engine]
-    with environments(ranks) as extra:
+    with getattr(launchers, engine)(ranks) as extra:
         processes = [start(*overrides, env=env) for env in extra]
         try:
             ends = [finish(process, timeout) for process in processes]

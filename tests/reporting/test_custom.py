@@ -4,7 +4,6 @@ The right values are computed here from the matrices, or are those of a run with
 """
 
 import csv
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ from support import QUICK, ROOT
 
 from cl.configuration import identity
 from cl.reporting import custom, groups, metrics, report, results, tables
+from cl.reporting.reading import read_results
 from cl.run import experiment
 from cl.run.folder import finished_run, plain, run_folder
 from cl.run.plan import make_plan
@@ -60,7 +60,7 @@ def no_training(monkeypatch):
 
 
 def content_of(folder) -> dict:
-    return json.loads((folder / "results.json").read_text())
+    return read_results(folder / "results.json")
 
 
 def test_a_metric_is_in_the_results_and_in_all_tables(compose_config):
