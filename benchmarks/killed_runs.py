@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import random
@@ -47,7 +48,7 @@ class Steps(Callback):
         os.write(self.file, (" ".join(map(str, words)) + "\\n").encode())
 '''
 # Of results.json and metrics.csv, what depends on the clock or on the process.
-TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum")
+TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum", "git_commit")
 
 
 @dataclass
@@ -197,14 +198,17 @@ def differences(whole: Path, killed: Path) -> list[str]:
     wrong += [f"{name} is missing" for name in sorted(expected - got)]
     for name in sorted(expected & got):
         one, other = whole / name, killed / name
+        where = ""
         if name.suffix == ".json":
-            same = _timeless(json.loads(one.read_text())) == _timeless(json.loads(other.read_text()))
+            one, other = (_timeless(json.loads(path.read_text())) for path in (one, other))
+            where = ", ".join(key for key in {**one, **other} if one.get(key) != other.get(key))
         elif name.name == "metrics.csv":
-            same = _rows(one) == _rows(other)
-        else:
-            same = one.read_bytes() == other.read_bytes()
-        if not same:
-            wrong.append(f"{name} differs from {one}")
+            rows = enumerate(itertools.zip_longest(_rows(one), _rows(other)))
+            where = ", ".join(f"row {number}" for number, (row, killed) in rows if row != killed)
+        elif one.read_bytes() != other.read_bytes():
+            where = "its bytes"
+        if where:
+            wrong.append(f"{name} differs: {where}")
     return wrong
 
 

@@ -187,7 +187,8 @@ class Campaign:
             return []
         if status != 128 + self.signal:
             return [f"after {name} it ended with status {status}: {error}"]
-        return [] if error.count("\n") == 1 and name in error else [f"after {name} it wrote not one line: {error!r}"]
+        lines = [line for line in error.splitlines() if line]
+        return [] if len(lines) == 1 and name in lines[0] else [f"after {name} it wrote not one line: {error!r}"]
 
     def report(self) -> bool:
         """Print the table; whether all is right."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cl import seeding
+from cl import seeding, signals
 from cl.data.loader import in_order
 from cl.data.rows import Rows
 from cl.reporting.history import History
@@ -19,8 +19,9 @@ from cl.reporting.metrics_file import State as Files
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import costs
+from cl.run.saving import Saver
 from cl.run.session import Session
-from cl.run.state import StateTree
+from cl.run.state import Generators, StateTree
 from cl.scenarios.base import Tasks
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
@@ -136,17 +137,22 @@ class MergeContext:
         `schedule`: the learning rate schedule, None for the run's.
         """
         number, self.trained = self.trained, self.trained + 1
+        module.to(self.device)
+        before = self.history.train_seconds
+        if self.finished.load(number, self._tree(module)):
+            self.restored_seconds += self.history.train_seconds - before
+        else:
+            with signals.deferred(f"training {number + 1} of this merge is saved, and the same command goes on"):
+                self._train(module.train(), samples, epochs, schedule, number)
+                self.finished.save(number, self._tree(module))
+        module.eval()
+
+    def _tree(self, module: nn.Module) -> StateTree:
+        """What is changed by a training."""
         tree = StateTree()
         for name, part in (("module", module), ("history", self.history), ("passes", self.passes), ("costs", self)):
             tree.register(name, part)
-        module.to(self.device)
-        before = self.history.train_seconds
-        if self.finished.load(number, tree):
-            self.restored_seconds += self.history.train_seconds - before
-        else:
-            self._train(module.train(), samples, epochs, schedule, number)
-            self.finished.save(number, tree)
-        module.eval()
+        return tree
 
     def _train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None, number: int) -> None:
         recipe, session = self.session.recipe, self.session
@@ -156,14 +162,29 @@ class MergeContext:
             StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest, passes=self.passes)
         )
         steps = recipe.steps(epochs, len(samples))
-        progress = Progress("merging", steps, 0, self.config["progress"])
-        recorder = Recorder(self.history, progress, self._metrics(), session.logger, self.config["log_interval"])
+        recorder = Recorder(self.history, logger=session.logger, log_interval=self.config["log_interval"])
+        trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
+        tree = self._tree(module)
+        for name, part in (("networks", self.finished), ("updater", updater), ("strategy", strategy)):
+            tree.register(name, part)
+        own = {"trainer": trainer, "transform": session.transform, "generators": Generators(self.device)}
+        for name, part in own.items():
+            tree.register(name, part, own=True)
+        checkpoints, before = self.finished.within(number, tree, session.comm), self.history.train_seconds
+        position = checkpoints.load()
+        if position is not None:
+            self.metrics = None  # its rows are those of the checkpoint
+            self.restored_seconds += self.history.train_seconds - before
+        recorder.metrics = self._metrics()
+        recorder.progress = Progress("merging", steps, position.step if position else 0, self.config["progress"])
+        saver = Saver(checkpoints, session.comm, self.config["checkpoint"]["every"], self.folder)
+        trainer.after_step = saver.within(0, steps, f"training {number + 1} of the merge")
         try:
-            trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
             with self.passes.labelled():
                 trainer.train(samples, FIRST_STAGE + number, steps)
         finally:
-            progress.close()
+            recorder.progress.close()
+            checkpoints.close()
         self.optimizer_bytes = max(self.optimizer_bytes, costs.size(updater.state_dict()))
 
     def state_dict(self) -> dict:

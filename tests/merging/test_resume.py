@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import QUICK
 
+from cl.run.saving import Saver
 from cl.run.trainer import Trainer
 from merging import run
 from merging.curve import landscape
@@ -124,3 +125,37 @@ def test_what_is_damaged_or_of_other_networks_is_an_error_and_overwriting_begins
     trainings["stop_at"] = None
     results_of(config_of("stopped", "overwrite=true"))
     assert trainings["made"] == [0, 1, 2, 3] and not file.exists()
+
+
+@pytest.mark.parametrize("options, at", [((), 2), (TUNED, 5)])
+def test_it_goes_on_within_a_training(config_of, monkeypatch, trainings, options, at):
+    class Died(Exception):
+        pass
+
+    within = Saver.within
+
+    def doomed(self, stage, steps, name):
+        after_step = within(self, stage, steps, name)
+
+        def die(step: int) -> None:
+            after_step(step)
+            if name == f"training {at + 1} of the merge" and step == 2:
+                raise Died
+
+        return die
+
+    expected, whole = results_of(config_of("whole", *options))
+    config = config_of("stopped", *options, "checkpoint.every=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "within", doomed)
+        with pytest.raises(Died):
+            run.run(config)
+    assert "resume_00_000002.pt" in {file.name for file in Path(config.output).rglob("resume_*.pt")}
+    trainings["made"].clear()
+    found, folder = results_of(config)
+    assert trainings["made"][0] == at
+    same(expected, found)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
+    for file in whole.glob("*.pt"):
+        theirs, ours = (torch.load(place / file.name)["model"] for place in (folder, whole))
+        assert all(torch.equal(theirs[name], value) for name, value in ours.items())

@@ -13,7 +13,7 @@ import pytest
 from outcomes import assert_same, outcome
 from support import ROOT, command
 
-from cl.distributed.launch import _torch_environments
+from cl.distributed import environments as launchers
 
 WORDS = (
     "strategy=er", "scenario=class2", "steps=400", "backbone.hidden=[16]", "log_interval=1", "buffer.capacity=30",
@@ -75,7 +75,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 def test_a_signal_for_one_rank_stops_all_after_the_same_step(tmp_path):
     words = [sys.executable, "run.py", *WORDS, f"output={tmp_path / 'stopped'}"]
-    with _torch_environments(2) as environments:
+    with launchers.torchrun(2) as environments:
         ranks = [
             subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env)
             for env in ({**os.environ, **own} for own in environments)
