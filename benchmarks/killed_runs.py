@@ -47,8 +47,8 @@ class Steps(Callback):
     def write(self, *words):
         os.write(self.file, (" ".join(map(str, words)) + "\\n").encode())
 '''
-# Of results.json and metrics.csv, what depends on the clock or on the process.
-TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum", "git_commit")
+# Of results.json and metrics.csv, what depends on the clock or on the process (of the first, the sum of the second).
+TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum", "git_commit", "metrics.csv")
 
 
 @dataclass
