@@ -1,15 +1,18 @@
 """Signals that ask a command to stop: SIGTERM, SIGUSR1 and SIGINT, as schedulers and terminals send them.
 
 The first is remembered while something is under way that can be saved (`deferred`), and raises `Stopped` at once
-elsewhere. A second ends the process as if nobody listened.
+elsewhere. A second ends the process as if nobody listened, unless it follows at once: a terminal and a launcher may
+both pass on the same Ctrl-C.
 """
 
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SAME = 1.0  # seconds within which several signals are one
 
 
 class Stopped(KeyboardInterrupt):
@@ -25,6 +28,7 @@ def _raise(number: signal.Signals) -> None:
 
 
 _asked: signal.Signals | None = None
+_since = 0.0  # when it came
 _deferring = 0
 _outside = _raise
 
@@ -68,10 +72,13 @@ def deferred(done: str) -> Iterator[None]:
 
 
 def _take(number: int, frame) -> None:
-    global _asked
+    global _asked, _since
+    now = time.monotonic()
     if _asked is not None:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    _asked = signal.Signals(number)
+        if now - _since > SAME:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        return
+    _asked, _since = signal.Signals(number), now
     if not _deferring:
         _outside(_asked)
