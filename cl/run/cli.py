@@ -80,6 +80,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
+    signals.ignore()
     if _finished_runs and LAUNCHED not in os.environ:
         from cl.reporting import folding, report
 
