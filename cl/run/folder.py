@@ -66,7 +66,8 @@ def run_folder(config: dict) -> Path:
 def begun_elsewhere(config: dict) -> str | None:
     """Which unfinished run differs from this one in the number of ranks alone, in words; None if this one has begun."""
     folder, ranks = run_folder(config), config["checkpoint"]["ranks"] or world_size(config)
-    if folder.exists():
+    unfinished = folder.parent.parent.glob(f"*/{folder.name}/resume_*.pt")  # the names of 256 folders take 0.1 s
+    if folder.exists() or not any(unfinished):
         return None
     for number in range(1, MOST_RANKS):
         other = run_folder(config | {"checkpoint": config["checkpoint"] | {"ranks": number}})
