@@ -33,9 +33,9 @@ from cl.distributed.group import connect, disconnect
 from cl.distributed.launch import start_ranks
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
+from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
-from cl.reporting.results import MetricsFile
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
@@ -88,7 +88,7 @@ def remerge(name: str, data: Rows, batch_size: int, comm: Comm, folder: Path) ->
     transform = BatchTransform([], None, None, data.x.shape[1], CPU)
     strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES)))
     progress = Progress("", len(data) // (batch_size * comm.size), 0, comm.is_main)
-    metrics = MetricsFile(folder / "metrics.csv", 0) if comm.is_main else None
+    metrics = MetricsFile(folder / "metrics.csv") if comm.is_main else None
     history = History([], None)
     trainer = Trainer(strategy, Constant(), batch_size, 0, Recorder(history, progress, metrics))
     comm.sum(torch.zeros(1))  # so that all ranks begin at the same time

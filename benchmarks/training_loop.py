@@ -31,9 +31,9 @@ from cl.data.transforms import BatchTransform
 from cl.distributed.comm import Comm, ReduceOptions
 from cl.networks.backbones import mlp
 from cl.reporting.history import History
+from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
-from cl.reporting.results import MetricsFile
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
@@ -96,7 +96,7 @@ def remerge(strategy, new: Rows, batch_size: int, folder: Path) -> float:
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions())
     strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=buffer))
     progress = Progress("", len(new) // batch_size, 0, True)
-    metrics = MetricsFile(folder / "metrics.csv", 0)
+    metrics = MetricsFile(folder / "metrics.csv")
     history = History([], None)
     trainer = Trainer(strategy, Constant(), batch_size, 0, Recorder(history, progress, metrics))
     started = time.perf_counter()

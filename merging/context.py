@@ -10,16 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cl import seeding
+from cl import seeding, signals
 from cl.data.loader import in_order
 from cl.data.rows import Rows
 from cl.reporting.history import History
+from cl.reporting.metrics_file import MetricsFile
+from cl.reporting.metrics_file import State as Files
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
-from cl.reporting.results import MetricsFile
 from cl.run import costs
+from cl.run.saving import Saver
 from cl.run.session import Session
-from cl.run.state import StateTree
+from cl.run.state import Generators, StateTree
 from cl.scenarios.base import Tasks
 from cl.step.schedules import Schedule
 from cl.step.updater import Updater
@@ -57,6 +59,8 @@ class MergeContext:
         self.trained, self.finished = 0, Trained(folder, networks)
         self.unlabelled_samples = 0  # used so far
         self.passes, self.kept, self.optimizer_bytes = session.passes, Kept(), 0
+        self.metrics: MetricsFile | None = None  # once something is trained
+        self.kept_rows: Files | None = None  # of what was trained before this merge was interrupted
         self.restored_seconds = 0.0  # of training that was done before this merge was interrupted
         self.batch_norm_samples = batch_norm_samples
         self.recorded: dict[str, dict | str | None] = {}  # entries of results.json
@@ -133,17 +137,22 @@ class MergeContext:
         `schedule`: the learning rate schedule, None for the run's.
         """
         number, self.trained = self.trained, self.trained + 1
+        module.to(self.device)
+        before = self.history.train_seconds
+        if self.finished.load(number, self._tree(module)):
+            self.restored_seconds += self.history.train_seconds - before
+        else:
+            with signals.deferred(f"training {number + 1} of this merge is saved, and the same command goes on"):
+                self._train(module.train(), samples, epochs, schedule, number)
+                self.finished.save(number, self._tree(module))
+        module.eval()
+
+    def _tree(self, module: nn.Module) -> StateTree:
+        """What is changed by a training."""
         tree = StateTree()
         for name, part in (("module", module), ("history", self.history), ("passes", self.passes), ("costs", self)):
             tree.register(name, part)
-        module.to(self.device)
-        before = self.history.train_seconds
-        if self.finished.load(number, tree):
-            self.restored_seconds += self.history.train_seconds - before
-        else:
-            self._train(module.train(), samples, epochs, schedule, number)
-            self.finished.save(number, tree)
-        module.eval()
+        return tree
 
     def _train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None, number: int) -> None:
         recipe, session = self.session.recipe, self.session
@@ -153,27 +162,54 @@ class MergeContext:
             StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest, passes=self.passes)
         )
         steps = recipe.steps(epochs, len(samples))
-        progress = Progress("merging", steps, 0, self.config["progress"])
-        metrics = MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
-        recorder = Recorder(self.history, progress, metrics, session.logger, self.config["log_interval"])
+        recorder = Recorder(self.history, logger=session.logger, log_interval=self.config["log_interval"])
+        trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
+        tree = self._tree(module)
+        for name, part in (("networks", self.finished), ("updater", updater), ("strategy", strategy)):
+            tree.register(name, part)
+        own = {"trainer": trainer, "transform": session.transform, "generators": Generators(self.device)}
+        for name, part in own.items():
+            tree.register(name, part, own=True)
+        checkpoints, before = self.finished.within(number, tree, session.comm), self.history.train_seconds
+        position = checkpoints.load()
+        if position is not None:
+            self.metrics = None  # its rows are those of the checkpoint
+            self.restored_seconds += self.history.train_seconds - before
+        recorder.metrics = self._metrics()
+        recorder.progress = Progress("merging", steps, position.step if position else 0, self.config["progress"])
+        saver = Saver(checkpoints, session.comm, self.config["checkpoint"]["every"], self.folder)
+        trainer.after_step = saver.within(0, steps, f"training {number + 1} of the merge")
         try:
-            trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
             with self.passes.labelled():
                 trainer.train(samples, FIRST_STAGE + number, steps)
         finally:
-            progress.close()
+            recorder.progress.close()
+            checkpoints.close()
         self.optimizer_bytes = max(self.optimizer_bytes, costs.size(updater.state_dict()))
 
     def state_dict(self) -> dict:
         """What training adds beside history and passes."""
-        return {"optimizer_bytes": self.optimizer_bytes}
+        return {"optimizer_bytes": self.optimizer_bytes, "files": self.files}
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what `state_dict` returned."""
-        self.optimizer_bytes = state["optimizer_bytes"]
+        self.optimizer_bytes, self.kept_rows = state["optimizer_bytes"], state["files"]
+
+    @property
+    def files(self) -> Files:
+        """The files of rows so far, with their checksums."""
+        nothing = self.metrics is None and self.kept_rows is None
+        return {} if nothing else self._metrics().state_dict()
+
+    def _metrics(self) -> MetricsFile:
+        """The rows of this merge, after those that it goes on after."""
+        if self.metrics is None:
+            self.metrics = MetricsFile(self.folder / "metrics.csv", self.kept_rows)
+        return self.metrics
 
     def forget_costs(self) -> None:
-        """Leave out what the merges so far have cost."""
+        """Leave out what the merges so far have cost, and their rows."""
+        self.metrics = self.kept_rows = None
         self.passes.take(self.session.comm)
         self.history.gradient_steps = self.history.labelled_samples = self.unlabelled_samples = 0
         self.restored_seconds = 0.0

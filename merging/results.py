@@ -48,6 +48,7 @@ def merge_results(
         "unlabelled_samples": context.unlabelled_samples,
         **spent,
         **context.recorded,
+        "files": context.files,
         "versions": results.versions(),
         "config": base | own,
     }

@@ -1,19 +1,21 @@
 """What a merge has trained so far, in its folder: an interrupted merge goes on after the last of it.
 
     trained_02_00.pt    the first curve or network that was trained in merging two networks, only while unfinished
+    .training_02_01/    checkpoints within the training of the second one
 
 A file is written whole or not at all, as soon as the training is over: before anything is measured.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from cl.atomic import save_tensors
+from cl.distributed.comm import Comm
 from cl.networks import weights
+from cl.run.checkpoint import Checkpoints
 from cl.run.state import StateTree
 from merging.fusion import State
 
@@ -33,19 +35,38 @@ class Trained:
         file = self._file(number)
         if not file.exists():
             return False
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{file} is damaged: remove it, and the same command trains it again")
-        found = weights.load(file)
+        found = weights.load(file, remedy="remove it, and the same command trains it again")
         if not isinstance(found, dict) or found.keys() != {"networks", "state"}:
             raise ValueError(f"{file} was written by another version of remerge: remove it to train it again")
         if found["networks"] != self._name():
             raise ValueError(f"{file} is of other networks than those that are merged now: remove it to train it again")
-        tree.load(found["state"], None)
+        tree.load(found["state"], [{}])
         return True
 
     def save(self, number: int, tree: StateTree) -> None:
         """The state of all parts after a training."""
         save_tensors(self._file(number), {"networks": self._name(), "state": tree.shared_state()})
+
+        _remove(self._place(number))
+
+    def within(self, number: int, tree: StateTree, comm: Comm) -> Checkpoints:
+        """The checkpoints within a training, which has this among its parts."""
+        return Checkpoints(self._place(number), tree, comm)
+
+    def state_dict(self) -> dict:
+        """Of which networks a checkpoint is."""
+        return {"networks": self._name()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError for a checkpoint of other networks."""
+        if state != self.state_dict():
+            raise ValueError(
+                f"a training in {self.folder} is of other networks than those that are merged now: overwrite=true "
+                "merges again"
+            )
+
+    def _place(self, number: int) -> Path:
+        return self.folder / f".training_{len(self.networks):02d}_{number:02d}"
 
     def _file(self, number: int) -> Path:
         return self.folder / f"trained_{len(self.networks):02d}_{number:02d}.pt"
@@ -66,3 +87,12 @@ def clear(folder: Path) -> None:
     """Remove the files of a merge that is finished, or begins again."""
     for file in folder.glob("trained_*.pt"):
         file.unlink()
+    for place in folder.glob(".training_*"):
+        _remove(place)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        for file in place.iterdir():
+            file.unlink()
+        place.rmdir()

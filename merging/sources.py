@@ -1,12 +1,13 @@
 """The networks to merge: read from the folder of a run, or from files."""
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from cl.checksums import DamagedError
 from cl.networks import weights
+from cl.reporting.reading import read_results
 from cl.run import checkpoint
 from cl.run.session import Session
 from cl.scenarios.classes import ClassIncremental
@@ -103,13 +104,15 @@ class Reader:
         if not (folder / "results.json").is_file():
             raise FileNotFoundError(f"run={folder} is not the folder of a finished run: there is no results.json in it")
         try:
-            results = json.loads((folder / "results.json").read_text())
+            results = read_results(folder / "results.json", f"run={folder}: results.json")
             kind, trained = results["kind"], results["config"]
             if not _is_ours(results):
                 raise TypeError(trained)
-        except (ValueError, KeyError, TypeError) as error:
+        except DamagedError:
+            raise
+        except (KeyError, TypeError) as error:
             raise ValueError(
-                f"run={folder}: results.json is not a result of remerge, or damaged: give the folder of another run"
+                f"run={folder}: results.json is not a result of remerge: give the folder of another run"
             ) from error
         if kind != "run":
             raise ValueError(

@@ -8,6 +8,7 @@ import torch
 
 TIMES = (
     "train_seconds", "eval_seconds", "replay_wait_seconds", "peak_memory_bytes", "stage_costs", "samples_per_second",
+    "files",
 )  # fmt: skip
 
 

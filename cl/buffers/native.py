@@ -4,7 +4,9 @@ This file turns tensors into pointers. Draws are handed out as tensors over the 
 memory, which goes back to it when the last of them is gone.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies
 from cl.buffers.transfers import Transfers
 from cl.distributed.comm import Comm
+from cl.distributed.verdict import REPLAY
 from cl.seeding import derive
 
 
@@ -123,8 +126,12 @@ class NativeBuffer(ReplayBuffer):
         self._pending += 1
 
     def receive(self) -> Records:
-        records = self._records
-        if status := lib.rb_receive(self._buffer, records):
+        records, waits = self._records, self.comm.waits
+        waits.received += 1
+        waits.place = REPLAY
+        status = lib.rb_receive(self._buffer, records)
+        waits.place = None
+        if status:
             raise_error(status)
         self._pending -= 1
         # The buffer keeps the lease, and the tensors keep the buffer.
@@ -178,7 +185,8 @@ class NativeBuffer(ReplayBuffer):
 
     def copy(self) -> "NativeCopy":
         made = ffi.new("rb_copy **")
-        check(lib.rb_take_copy(self._buffer, made))
+        with self._waiting():
+            check(lib.rb_take_copy(self._buffer, made))
         return NativeCopy(made[0])
 
     def check(self, *paths: Path) -> None:
@@ -196,7 +204,19 @@ class NativeBuffer(ReplayBuffer):
 
     def close(self) -> None:
         if self._buffer:
-            check(lib.rb_close(self._buffer))
+            with self._waiting():
+                check(lib.rb_close(self._buffer))
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Where other ranks may keep this one waiting; `receive` writes the same without the cost of a context."""
+        waits = self.comm.waits
+        waits.received += 1
+        waits.place = REPLAY
+        try:
+            yield
+        finally:
+            waits.place = None
 
     def abandon(self) -> None:
         buffer, self._buffer = self._buffer, ffi.NULL  # the library refuses calls with that

@@ -43,7 +43,7 @@ def ordered(arguments: list[str]) -> tuple[list[str], list[str]]:
     while pending is not None:
         argument, pending = pending, next(rest, None)
         if not argument.startswith("-"):
-            overrides.append(argument)
+            overrides.append(_hosts_as_text(argument))
             continue
         flag, equals, value = argument.partition("=")
         if flag not in FLAGS:
@@ -58,6 +58,13 @@ def ordered(arguments: list[str]) -> tuple[list[str], list[str]]:
         if flag in ("--cfg", "-c") and value not in SHOWN:
             raise ValueError(f"{flag} must be {one_of(SHOWN)}, got {value!r}{did_you_mean(value, SHOWN)}")
     return overrides, flags
+
+
+def _hosts_as_text(override: str) -> str:
+    """Hosts in quotes: Hydra would sweep over `launcher.hosts=a:4,b:4`, and take `[fd00::1]:4` for a list."""
+    key, _, value = override.partition("=")
+    plain = value.strip() and not value.startswith(("'", '"')) and value != "null"
+    return f"{key}='{value}'" if key.lstrip("+") == "launcher.hosts" and plain else override
 
 
 def options(group: str) -> list[str]:

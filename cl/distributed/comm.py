@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cl.distributed import links
 from cl.distributed.encoding import decode, encode
+from cl.distributed.ranks import TOKEN
+from cl.distributed.watch import Exchange, Waits, Watch
 
 NO_CONTEXT = contextlib.nullcontext()
-TOKEN = "REMERGE_TOKEN"  # the secret of a run's ranks in the environment, if their launcher made one
 # An engine waits this much longer than remerge: what it says at the end of its own time names no rank.
 ENGINE_SECONDS = 15
 LARGEST_MESSAGE = 1 << 38  # bytes
@@ -33,6 +35,13 @@ class Comm:
     rank = local_rank = 0
     size = local_size = 1
     token = bytes(16)  # which only the ranks of this run know; of one process, which talks to nobody, zeros
+    watch: Watch | None = None
+
+    def __init__(self) -> None:
+        self.waits = Waits()
+        self._gradients, self._sums, self._values = (
+            Exchange(self.waits, name) for name in ("gradients", "sums", "values")
+        )
 
     @property
     def is_local(self) -> bool:
@@ -60,6 +69,29 @@ class Comm:
             self.local_size = machines.count(own[2])
             self.local_rank = machines[: self.rank].count(own[2])
 
+    def guard(self, timeout: float) -> None:
+        """Begin to watch the other ranks, so that one for which this rank waits longer than `timeout` seconds is named.
+
+        Raises ConnectionError for a rank that cannot be reached.
+        """
+        own = [socket.gethostname(), os.getpid()]
+        names = [(host, process) for host, process in self.gather(own)]
+        if self.is_local:
+            address = links.LOOPBACK
+        else:
+            address = links.own_address([host for host, _ in names if host != own[0]])
+        listener = links.listen(address)
+        addresses = [(host, port) for host, port in self.gather([address, listener.getsockname()[1]])]
+        found, strangers = links.meet(listener, addresses, self.rank, self.token, timeout)
+        self.watch = Watch(self.rank, self.waits, timeout, found, names, strangers)
+
+    def lost(self) -> str | None:
+        """After an error of the engine or the buffer: the rank that is gone or silent, or None if none is known to be.
+
+        Takes up to 1.5 seconds.
+        """
+        return None if self.watch is None else self.watch.lost()
+
     def distribute(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, accumulation_steps: int, options: "ReduceOptions"
     ) -> torch.optim.Optimizer:
@@ -76,6 +108,9 @@ class Comm:
 
     def reduce(self, optimizer: torch.optim.Optimizer) -> None:
         """Replace the gradients by their mean over the ranks."""
+        if self.engine != "none":
+            with self._gradients:
+                self._reduce(optimizer)
 
     def applying(self, optimizer: torch.optim.Optimizer):
         """A context in which the optimizer may step after its gradients were reduced."""
@@ -83,13 +118,20 @@ class Comm:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over ranks of a tensor that has the same shape on each."""
-        return values
+        if self.engine == "none":
+            return values
+        with self._sums:
+            return self._sum(values)
 
     def mean(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
         """The mean over ranks of each tensor, sent in one message; all must have one dtype."""
         if self.size == 1:
             return values
-        flat = self.sum(torch.cat([value.reshape(-1) for value in values])) / self.size
+        with self._sums:
+            return self._mean(values)
+
+    def _mean(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        flat = self._sum(torch.cat([value.reshape(-1) for value in values])) / self.size
         return [part.view_as(value) for value, part in zip(values, flat.split([value.numel() for value in values]))]
 
     def broadcast(self, content):
@@ -100,8 +142,9 @@ class Comm:
         if self.size == 1:
             return content
         data = encode(content) if self.is_main else bytearray()
-        size = self._from_first(torch.tensor([len(data)]))
-        received = self._from_first(_as_tensor(data) if self.is_main else _empty(0, int(size)))
+        with self._values:
+            size = self._from_first(torch.tensor([len(data)]))
+            received = self._from_first(_as_tensor(data) if self.is_main else _empty(0, int(size)))
         return content if self.is_main else _as_value(0, received)
 
     def gather(self, content) -> list:
@@ -109,12 +152,19 @@ class Comm:
         if self.size == 1:
             return [content]
         data = encode(content)
-        sizes = [int(size) for size in self._from_all(torch.tensor([len(data)]))]
-        # In messages of one length: what ranks send one another differs little.
-        message = max((_empty(rank, size) for rank, size in enumerate(sizes)), key=len)
-        message[: len(data)] = _as_tensor(data)
-        received = self._from_all(message)
+        with self._values:
+            sizes = [int(size) for size in self._from_all(torch.tensor([len(data)]))]
+            # In messages of one length: what ranks send one another differs little.
+            message = max((_empty(rank, size) for rank, size in enumerate(sizes)), key=len)
+            message[: len(data)] = _as_tensor(data)
+            received = self._from_all(message)
         return [_as_value(rank, part[:size]) for rank, (part, size) in enumerate(zip(received, sizes))]
+
+    def _reduce(self, optimizer: torch.optim.Optimizer) -> None:
+        raise NotImplementedError
+
+    def _sum(self, values: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def _from_first(self, message: torch.Tensor) -> torch.Tensor:
         """Rank 0's tensor on every rank, where `message` has its shape; may write into `message`."""
@@ -126,6 +176,8 @@ class Comm:
 
     def close(self) -> None:
         """Leave the group; a second call does nothing."""
+        if self.watch is not None:
+            self.watch.close()
 
 
 class ReduceOptions:

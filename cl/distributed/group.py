@@ -4,6 +4,7 @@ import hashlib
 
 from torch import nn
 
+from cl.distributed import reports
 from cl.distributed.comm import Comm
 from cl.distributed.encoding import encode
 
@@ -17,9 +18,13 @@ def connect(engine: str | None, timeout: float) -> Comm:
     """
     global _comm
     if _comm is None:
+        reports.tell("arrived")
         _comm = _made(engine, timeout)
         if engine is not None:
             _comm.introduce()
+        if _comm.size > 1:
+            _comm.guard(timeout)
+        reports.tell("connected")
     return _comm
 
 
@@ -33,6 +38,14 @@ def _made(engine: str | None, timeout: float) -> Comm:
 
         return TorchComm(timeout)
     return Comm()
+
+
+def lost() -> str | None:
+    """After an error of the engine or the buffer: the rank that is gone or silent, or None if none is known to be.
+
+    Takes up to 1.5 seconds.
+    """
+    return None if _comm is None else _comm.lost()
 
 
 def disconnect() -> None:

@@ -16,6 +16,7 @@ class HorovodComm(Comm):
     engine = "horovod"
 
     def __init__(self, timeout: float):
+        super().__init__()
         try:
             import horovod.torch as hvd
         except ImportError as error:
@@ -65,13 +66,13 @@ class HorovodComm(Comm):
             what = "hosts" if hosts else "ranks"
             raise ValueError(f"reduce.operation=adasum needs 2, 4, 8, 16 ... {what}, got {count}")
 
-    def reduce(self, optimizer):
+    def _reduce(self, optimizer):
         optimizer.synchronize()  # raises HorovodInternalError within a second when a rank is gone
 
     def applying(self, optimizer):
         return NO_CONTEXT if self.adasum else optimizer.skip_synchronize()
 
-    def sum(self, values):
+    def _sum(self, values):
         return self.hvd.allreduce(values, op=self.hvd.Sum)
 
     def _from_first(self, message):
@@ -81,4 +82,5 @@ class HorovodComm(Comm):
         return list(self.hvd.allgather(message, name="values").chunk(self.size))
 
     def close(self):
+        super().close()
         self.hvd.shutdown()

@@ -1,144 +1,265 @@
-"""Starts a job again as several ranks, waits for them, and ends them together.
+"""Starts a job again as several ranks on this machine and others, waits for them, and ends them together.
 
 Each rank runs the same command with `launcher=none` and finds its engine in the environment. Ranks on this machine are
-started here, because horovodrun would put the whole environment, secret keys included, on command lines that every user
-can read, and would prefix each line of output. Ranks on several hosts are started by horovodrun.
+started here, those on other hosts by an agent there (`cl.distributed.agent`). horovodrun would put the whole
+environment, secret keys included, on command lines that every user can read.
 """
 
-import contextlib
-import ctypes
 import os
 import queue
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 
-from cl.distributed.ranks import RENDEZVOUS
+from cl.distributed import environments, network
+from cl.distributed.failures import Ending, RanksFailed, numbers
+from cl.distributed.hosts import Host, Place, hosts_of, places
+from cl.distributed.processes import Processes
+from cl.distributed.remote import Remote, Unreachable
+from cl.distributed.reports import LOST
+from cl.signals import SAME, SIGNALS, Stopped
 
 GRACE_SECONDS = 20  # after one rank has failed, the time for the others to report their errors
-LAUNCHED = "REMERGE_LAUNCHED"  # set in ranks started here, whose parent process prints the table of results
+LOST_SECONDS = 5  # the same after one that has lost another: all others have waited as long as it has
+HELLO_SECONDS = 30  # for ssh and an agent to start
+CONNECT_SECONDS = 60  # after `timeout`, within which the engine itself should have given up to connect
+TICK_SECONDS = 1.0  # between two signs of life for the agents
+WAIT_SECONDS = 300.0  # for ranks that were asked to stop, where the caller gives no timeout
 
 
-def start_ranks(launcher: dict, overrides: list[str]) -> None:
-    """Run `sys.argv[0]` with these overrides as `launcher.np` ranks.
+def start_ranks(launcher: dict, overrides: list[str], timeout: float | None = None) -> None:
+    """Run `sys.argv[0]` with these overrides as `launcher.np` ranks; lost ranks again, `launcher.retries` times.
 
-    Raises ValueError for contradicting options, and ChildProcessError, which names the rank that failed first.
+    `timeout`: seconds in which ranks have to begin to connect, and to end when they are asked to; None: ranks that
+    connect whenever they like. Raises ValueError for contradicting options, RanksFailed, whose message names what
+    failed first, and Stopped after a signal, which the ranks were sent too.
     """
-    name, np, hosts, hostfile = (launcher[key] for key in ("name", "np", "hosts", "hostfile"))
-    if not isinstance(np, int) or np < 1:
-        raise ValueError(f"launcher.np must be a whole number of at least 1, got {np}")
-    if hosts and hostfile:
-        raise ValueError("give launcher.hosts or launcher.hostfile, not both")
-    if name == "torchrun" and (hosts or hostfile):
-        raise ValueError(
-            "launcher=torchrun starts ranks on this machine only: for several hosts, start torchrun on each of them "
-            "with launcher=none"
-        )
+    ranks, retries = launcher["np"], launcher.get("retries", 0)
+    if not isinstance(ranks, int) or ranks < 1:
+        raise ValueError(f"launcher.np must be a whole number of at least 1, got {ranks}")
+    hosts = hosts_of(launcher)
+    places(hosts, ranks)
     command = [sys.executable, sys.argv[0], *overrides, "launcher=none"]
-    if hosts or hostfile:
-        where = ["-H", hosts] if hosts else ["--hostfile", hostfile]
-        commands = [[_horovodrun(), "-np", str(np), *where, "--gloo", *command]]
-        environments = contextlib.nullcontext([{}])
-    else:
-        commands = [command] * np
-        environments = _horovod_environments(np) if name == "horovod" else _torch_environments(np)
-    with environments as extra:
-        ranks = []
+    with Signals() as signals:
+        for attempt in range(1, retries + 2):
+            if signals.taken:
+                raise Stopped(signals.taken[0])
+            team = Team(launcher["name"], command, timeout, signals)
+            ending = team.run(hosts, ranks)
+            if signals.taken:
+                for who, line, _ in ending.error().errors:
+                    print(f"{who}error: {line}", file=sys.stderr)
+                raise Stopped(signals.taken[0], team.unwilling)
+            if not ending.failed:
+                return
+            hosts = [host for host in team.hosts if host.name not in ending.lost_hosts]
+            if attempt > retries or not ending.is_loss:
+                raise ending.error()
+            if (slots := sum(host.slots for host in hosts)) < ranks:
+                raise RanksFailed(f"{ending.cause()}, and the other hosts have {slots} slots for {ranks} ranks", [])
+            print(
+                f"{ending.cause()}: all ranks start again from the last checkpoint (try {attempt + 1} of "
+                f"{retries + 1})",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class Signals:
+    """A context in which signals to stop are collected in `taken` and put into the queue that `tell` is set to."""
+
+    def __init__(self):
+        self.taken: list[int] = []
+        self.taken_at = 0.0
+        self.tell = lambda event: None
+        self.before: dict = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame) -> None:
+        now = time.monotonic()
+        if self.taken and now - self.taken_at <= SAME:
+            return
+        self.taken_at = now
+        self.taken.append(number)
+        self.tell(("signal", number, None))
+
+
+class Team:
+    """One start of all ranks."""
+
+    def __init__(self, name: str, command: list[str], timeout: float | None, signals: Signals):
+        self.name, self.command, self.timeout, self.signals = name, command, timeout, signals
+        self.events: queue.SimpleQueue = queue.SimpleQueue()
+        signals.tell = self.events.put  # may be called in the middle of `get`
+        self.local = Processes(self._tell, piped=False, death=signal.SIGTERM)
+        self.remotes: dict[str, Remote] = {}
+        self.heard: dict[str, float] = {}
+        self.beat = 0.0  # when the agents hear of this process next
+        self.hosts: list[Host] = []
+        self.unwilling = ""  # what is said of ranks that did not stop when they were asked to
+
+    def _tell(self, *event) -> None:
+        self.events.put(event)
+
+    def run(self, hosts: list[Host], ranks: int) -> Ending:
+        """Start the ranks, and wait for all of them."""
         try:
-            for own, words in zip(extra, commands):
-                env = {**os.environ, **own, LAUNCHED: "1"}
-                ranks.append(subprocess.Popen(words, env=env, preexec_fn=_die_with_parent))
-            _wait(ranks)
+            where = self._reach(hosts, ranks)
+            port = None
+            if self.remotes:
+                first = where[0].host
+                port = network.free_port() if first.here else self.remotes[first.name].hello["port"]
+            with environments.of_ranks(self.name, where, port) as words:
+                if self.signals.taken:
+                    return Ending(ranks)
+                self._start(where, words)
+                return self._wait(where)
         finally:
-            _end(ranks)
+            self._end()
 
+    def _reach(self, hosts: list[Host], ranks: int) -> list[Place]:
+        """The places of the ranks on hosts that can be reached, with their addresses."""
+        self.hosts = list(hosts)
+        while True:
+            where = places(self.hosts, ranks)
+            new = [host for host in _used(where) if not host.here and host.name not in self.remotes]
+            self.remotes |= {host.name: Remote(host, self._tell) for host in new}
+            deadline, gone = time.monotonic() + HELLO_SECONDS, []
+            for host in new:
+                try:
+                    found = self.remotes[host.name].wait_for_hello(max(0.1, deadline - time.monotonic()))
+                    self.hosts[self.hosts.index(host)] = found
+                except Unreachable as error:
+                    gone.append(error)
+                    self.hosts.remove(host)
+                    del self.remotes[host.name]
+            if not gone:
+                break
+            reason, left = "; ".join(map(str, gone)), ", ".join(f"{host.name}:{host.slots}" for host in self.hosts)
+            if sum(host.slots for host in self.hosts) < ranks:
+                raise OSError(f"{reason}; {f'{left} has' if left else 'there are'} too few slots for {ranks} ranks")
+            print(f"{reason}: going on with {left}", file=sys.stderr, flush=True)
+        where = places(self.hosts, ranks)
+        for name in self.remotes.keys() - {place.host.name for place in where}:
+            self.remotes.pop(name).close()
+        away = [host for host in _used(where) if not host.here]
+        if away:  # others see this machine under the address with which it reaches them
+            own = network.own_address_towards(away[0].address)
+            own_hosts = {host: Host(host.name, host.slots, own) for host in self.hosts if host.here}
+            where = places([own_hosts.get(host, host) for host in self.hosts], ranks)
+        return where
 
-def _wait(ranks: list[subprocess.Popen]) -> None:
-    """Wait until all ranks have ended, or until GRACE_SECONDS after the first failure."""
-    # One thread per rank, to learn which one failed first: the others fail soon after it.
-    ended = queue.SimpleQueue()
-    for number, rank in enumerate(ranks):
-        threading.Thread(target=_tell_end, args=(number, rank, ended), daemon=True).start()
-    failed, deadline = None, None
-    for _ in ranks:
+    def _start(self, where: list[Place], words: list[dict[str, str]]) -> None:
+        used = _used(where)
+        for host in used:
+            own = {place.rank: words[place.rank] for place in where if place.host == host}
+            peer = next((other.address for other in used if other != host), None)
+            if host.here:
+                base = environments.here()
+                if peer is not None:
+                    base.setdefault("GLOO_SOCKET_IFNAME", network.interface_towards(peer))
+                    base.setdefault("HOROVOD_GLOO_IFACE", base["GLOO_SOCKET_IFNAME"])
+                self.local.start(self.command, {rank: base | more for rank, more in own.items()})
+            else:
+                self.heard[host.name] = time.monotonic()
+                peer = peer or network.own_address_towards(host.address)
+                self.remotes[host.name].start(
+                    self.command, os.getcwd(), environments.elsewhere(), own, self.timeout or WAIT_SECONDS, peer
+                )
+
+    def _wait(self, where: list[Place]) -> Ending:
+        """Until all ranks have ended, or have had their time."""
+        ending, began = Ending(len(where)), time.monotonic()
+        running, came, connected = {place.rank for place in where}, set(), set()
+        deadline = asked = None
+        while running:
+            event, who, content = self._next(deadline)
+            now = time.monotonic()
+            if event == "report":
+                {"arrived": came, "connected": connected}.get(content["kind"], set()).add(who)
+                if content["kind"] == "error":
+                    ending.errors.setdefault(who, content)
+            elif event == "ended":
+                running.discard(who)
+                ending.ended[who] = content
+            elif event == "output":
+                stream = (sys.stdout, sys.stderr)[content[0] - 1]
+                stream.write(content[1])
+                stream.flush()
+            elif event == "signal":
+                if asked is not None:
+                    break
+                asked, deadline = who, now + (self.timeout or WAIT_SECONDS)
+                self._send(who)
+            elif event == "heard":
+                self.heard[who.host.name] = now
+            elif event == "lost":
+                ending.lost_hosts[who.host.name] = content
+                running -= who.running
+            for name, heard in self.heard.items():
+                if now - heard > (self.timeout or WAIT_SECONDS) and self.remotes[name].running:
+                    ending.lost_hosts.setdefault(name, f"nothing heard for {now - heard:.0f} s")
+                    running -= self.remotes[name].running
+            if self.timeout is not None and asked is None and not ending.failed:
+                ending.late = self._late(now - began, running, came, connected)
+                if ending.late:
+                    break
+            if ending.failed and deadline is None:
+                lost = all(status in (0, LOST) for status in ending.ended.values())
+                deadline = now + (LOST_SECONDS if lost else GRACE_SECONDS)
+            if deadline is not None and now >= deadline:
+                break
+        ending.killed = sorted(running)
+        if asked is not None and running:
+            self.unwilling = f"{numbers(ending.killed)} had to be killed"
+        return ending
+
+    def _next(self, deadline: float | None) -> tuple:
+        """The next event; None three times when it is time to look at the clock."""
+        if time.monotonic() >= self.beat:
+            self.beat = time.monotonic() + TICK_SECONDS
+            for remote in self.remotes.values():
+                remote.beat()
+        left = TICK_SECONDS if deadline is None else max(0.0, min(TICK_SECONDS, deadline - time.monotonic()))
         try:
-            number = ended.get(timeout=deadline and max(0, deadline - time.monotonic()))
+            return self.events.get(timeout=left)
         except queue.Empty:
-            break
-        if failed is None and ranks[number].returncode:
-            failed, deadline = number, time.monotonic() + GRACE_SECONDS
-    if failed is not None:
-        code = ranks[failed].returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        raise ChildProcessError(f"rank {failed} of {len(ranks)} {how}, so all ranks were ended")
+            return None, None, None
+
+    def _late(self, seconds: float, running: set[int], came: set[int], connected: set[int]) -> str:
+        """What is said of ranks that hang before they have met."""
+        if seconds > self.timeout and (missing := running - came):
+            return f"{numbers(list(missing))} of {len(running)} did not come within {self.timeout:g} s"
+        if seconds > self.timeout + CONNECT_SECONDS and (missing := running - connected):
+            return f"{numbers(list(missing))} of {len(running)} did not connect within {seconds:.0f} s"
+        return ""
+
+    def _send(self, number: int) -> None:
+        self.local.send(number)
+        for remote in self.remotes.values():
+            remote.send(number)
+
+    def _end(self) -> None:
+        """Leave no process, here and elsewhere."""
+        self.local.kill()
+        for remote in self.remotes.values():
+            remote.kill()
+        deadline = time.monotonic() + 10
+        while self.local.running and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for remote in self.remotes.values():
+            remote.close()
 
 
-def _tell_end(number: int, rank: subprocess.Popen, ended: queue.SimpleQueue) -> None:
-    rank.wait()
-    ended.put(number)
-
-
-def _end(ranks: list[subprocess.Popen]) -> None:
-    """End all ranks that still run."""
-    for step in (signal.SIGTERM, signal.SIGKILL):
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.send_signal(step)
-        deadline = time.monotonic() + 5
-        while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this rank when its parent process ends; called in the rank before it starts."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-@contextlib.contextmanager
-def _horovod_environments(np: int):
-    """What Horovod's Gloo controller wants in the environment of each rank; the ranks meet at a server of Horovod's."""
-    from cl.distributed.rendezvous import horovod_rendezvous  # imports Horovod
-
-    with horovod_rendezvous(np) as port:
-        yield [
-            {
-                **_names("HOROVOD_", RANK=rank, SIZE=np, LOCAL_RANK=rank, LOCAL_SIZE=np, CROSS_RANK=0, CROSS_SIZE=1),
-                "HOROVOD_HOSTNAME": "localhost",
-                "HOROVOD_CONTROLLER": "gloo",
-                "HOROVOD_CPU_OPERATIONS": "gloo",
-                "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
-                "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-                "HOROVOD_GLOO_IFACE": "lo0" if sys.platform == "darwin" else "lo",
-            }
-            for rank in range(np)
-        ]
-
-
-@contextlib.contextmanager
-def _torch_environments(np: int):
-    """What torch.distributed wants in the environment of each rank; the ranks meet at a file.
-
-    A port would have to be chosen here and opened by rank 0, and another process can take it in between.
-    """
-    with tempfile.TemporaryDirectory(prefix="remerge-ranks-") as folder:
-        yield [
-            _names("", RANK=rank, WORLD_SIZE=np, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=np)
-            | {RENDEZVOUS: str(Path(folder) / "store")}
-            for rank in range(np)
-        ]
-
-
-def _names(prefix: str, **values: int) -> dict[str, str]:
-    return {prefix + name: str(value) for name, value in values.items()}
-
-
-def _horovodrun() -> str:
-    path = Path(sys.executable).with_name("horovodrun")
-    if not path.is_file():
-        raise ValueError("launcher=horovod needs Horovod, which is not installed; `make horovod` builds it")
-    return str(path)
+def _used(where: list[Place]) -> list[Host]:
+    """The hosts of the places, each once, in their order."""
+    return list(dict.fromkeys(place.host for place in where))

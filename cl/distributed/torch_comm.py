@@ -16,6 +16,7 @@ class TorchComm(Comm):
     engine = "torch"
 
     def __init__(self, timeout: float):
+        super().__init__()
         import torch.distributed as dist
 
         self.dist = dist
@@ -38,18 +39,19 @@ class TorchComm(Comm):
         self.weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         return optimizer
 
-    def reduce(self, optimizer):
+    def _reduce(self, optimizer):
         # One message for all gradients, because each message has a latency and a network has many small tensors.
         for weight in self.weights:
             if weight.grad is None:  # not used on this rank, but perhaps on another
                 weight.grad = torch.zeros_like(weight)
         grads = [weight.grad for weight in self.weights]
-        for grad, mean in zip(grads, self.mean(grads)):
+        for grad, mean in zip(grads, self._mean(grads)):
             grad.copy_(mean)
 
-    def sum(self, values):
+    def _sum(self, values):
         values = values.clone()
         self.dist.all_reduce(values)
+        self.waits.pending = values.is_cuda  # NCCL returns at once
         return values
 
     def _from_first(self, message):
@@ -62,5 +64,6 @@ class TorchComm(Comm):
         return messages
 
     def close(self):
+        super().close()
         if self.dist.is_initialized():
             self.dist.destroy_process_group()

@@ -99,7 +99,7 @@ def _timm(sample_shape: tuple[int, int, int], num_outputs: int, model: str, opti
         names = timm.list_models()
         close = difflib.get_close_matches(model, names, n=5) or names[:5]
         raise ValueError(f"timm has no model {model!r}; valid names are {', '.join(close)} and others")
-    taken = {"pretrained", "in_chans", "num_classes"} & options.keys()
+    taken = {"pretrained", "checkpoint_path", "in_chans", "num_classes"} & options.keys()
     if taken:
         raise ValueError(
             f"backbone.options must not have {', '.join(sorted(taken))}: channels and classes follow the data set, and "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from cl.checksums import DamagedError, check_archive
+from cl.checksums import AGAIN, DamagedError, check_archive
 
 # Keys under which training programs keep a state dict; if a file has several, the first one in this order is used.
 KEYS = (
@@ -24,8 +24,10 @@ COUNTER = "num_batches_tracked"  # batch-norm's counter, which old and converted
 State = dict[str, torch.Tensor]
 
 
-def load(path: Path, what: str | None = None, device: torch.device | str = "cpu"):
-    """The content of a file of tensors and plain Python values, on a device; `what` names the file in errors.
+def load(path: Path, what: str | None = None, device: torch.device | str = "cpu", remedy: str = AGAIN):
+    """The content of a file of tensors and plain Python values, on a device.
+
+    `what` names the file in errors, `remedy` says what to do about a damaged one.
 
     Raises FileNotFoundError, OSError for a file that cannot be read, DamagedError for one that is not what was written,
     or none of weights, and ValueError for one with other content.
@@ -36,7 +38,7 @@ def load(path: Path, what: str | None = None, device: torch.device | str = "cpu"
     if not path.is_file():
         raise FileNotFoundError(f"{what} is not a file")
     try:
-        check_archive(path, what)
+        check_archive(path, what, remedy)
         if _is_safetensors(path):
             from safetensors.torch import load_file
 
@@ -57,8 +59,8 @@ def load(path: Path, what: str | None = None, device: torch.device | str = "cpu"
                 "from the file: save the state dict alone, torch.save(network.state_dict(), PATH)"
             ) from error
         raise DamagedError(
-            f"{what} cannot be read as weights: expected a file of torch.save or safetensors, this is another kind or "
-            "damaged: put a whole copy in its place, or give another file"
+            f"{what} cannot be read as weights (expected a file of torch.save or safetensors, this is another kind or "
+            f"damaged): {remedy}"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """Metrics of one's own: functions of (matrix, untrained) that a configuration names, computed from a results.json.
 
-    python run.py +metrics.worst_task._target_=my_metrics.worst_task +metrics.worst_task.first=2
+    python run.py +metrics.worst_task._target_=my_metrics.worst_task +metrics.worst_task.first=2 \
+        trust=[my_metrics]
 
 `matrix` is what the scenario asks for, as `cl.reporting.metrics` describes it (errors where it measures errors), and
 `untrained` the row of the network before training; the result is a number or None. As nothing else is needed, a metric
@@ -9,7 +10,6 @@ is no part of what names a run: a finished run that lacks one gets it without tr
 
 import copy
 import inspect
-import json
 import math
 import numbers
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from pathlib import Path
 from cl.atomic import write_json
 from cl.build import LABELS, checked_options, locate
 from cl.reporting.metrics import ERROR_METRICS, METRICS, Matrix, Metric, Row, measured
+from cl.reporting.reading import read_results
 
 # Keys of results.json that are no metric of ours; a metric of a user must have another name.
 OTHER_KEYS = (
@@ -31,7 +32,7 @@ OTHER_KEYS = (
     "unlabelled_samples", "forward_passes", "backward_passes", "unlabelled_forward_passes",
     "unlabelled_backward_passes", "passes", "flops", "stage_passes", "stage_counts", "stage_costs", "merge_passes",
     "persistent", "persistent_bytes", "optimizer_bytes", "curve", "batch_norm", "merged_batch_norm", "versions",
-    "config",
+    "files", "config", "checksum",
 )  # fmt: skip
 RESERVED = {metric.key for metric in (*METRICS, *ERROR_METRICS)} | set(OTHER_KEYS)
 
@@ -74,6 +75,12 @@ def evaluate(name: str, node: dict, matrix: Matrix, untrained: Row) -> float | N
     return float(value)
 
 
+def missing(content: dict, nodes: dict) -> dict:
+    """Those of the metrics that a results.json lacks, or has of another function or other options."""
+    recorded = content["config"].get("metrics", {}) if nodes else {}
+    return {name: node for name, node in nodes.items() if name not in content or recorded.get(name) != node}
+
+
 def add(folder: Path, nodes: dict) -> dict:
     """Compute what a finished run lacks of these metrics from its matrices, and add it to its results.json.
 
@@ -82,20 +89,19 @@ def add(folder: Path, nodes: dict) -> dict:
     if not nodes:
         return {}
     path = folder / "results.json"
-    content = json.loads(path.read_text())
-    recorded = content["config"].get("metrics", {})
-    missing = {name: node for name, node in nodes.items() if name not in content or recorded.get(name) != node}
-    if not missing:
+    content = read_results(path)
+    lacking = missing(content, nodes)
+    if not lacking:
         return {}
-    check(missing)
+    check(lacking)
     matrix, untrained = measured(content)
     try:
-        added = {name: evaluate(name, node, matrix, untrained) for name, node in missing.items()}
+        added = {name: evaluate(name, node, matrix, untrained) for name, node in lacking.items()}
     except ValueError as error:
         raise ValueError(
             f"{error} (all else is in {path}, and the same command adds the metric without training)"
         ) from error
-    content["config"]["metrics"] = recorded | missing
+    content["config"]["metrics"] = content["config"].get("metrics", {}) | lacking
     write_json(path, content | added)
     return added
 

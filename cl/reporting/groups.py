@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cl.checksums import DamagedError
 from cl.configuration.identity import canonical, words
 from cl.configuration.settings import MERGE_KEYS
+from cl.reporting.reading import read_results
 
 # Keys that have no effect with some value of another: shown only where they have one.
 NEEDS = {
@@ -47,7 +49,7 @@ def load(paths: list[Path], networks: Collection[str] = ()) -> list[Group]:
     by_group: dict[str, dict[int, tuple[dict, Path]]] = {}  # of each seed the run, and where it was found first
     for file in files:
         try:
-            run = json.loads(file.read_text())
+            run = read_results(file)
             for each in (*_models_alone(run, networks), run):
                 found, where = by_group.setdefault(each["kind"] + each["group"], {}).setdefault(
                     each["seed"], (each, file)
@@ -57,7 +59,7 @@ def load(paths: list[Path], networks: Collection[str] = ()) -> list[Group]:
                         f"{where} and {file} are the same run (seed {each['seed']} of the same configuration) with "
                         "different numbers: give the folder of the one that is to be counted"
                     )
-        except TwoResults:
+        except (DamagedError, TwoResults):
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error

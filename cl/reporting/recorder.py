@@ -2,8 +2,8 @@
 
 from cl.reporting.history import History
 from cl.reporting.loggers import NoLogger
+from cl.reporting.metrics_file import MetricsFile, State
 from cl.reporting.progress import Progress
-from cl.reporting.results import MetricsFile
 
 
 class Recorder:
@@ -20,6 +20,20 @@ class Recorder:
         self.history, self.metrics = history, metrics
         self.progress = progress or Progress("", 0, 0, False)
         self.logger, self.log_interval = logger or NoLogger(), log_interval
+        self.kept: State | None = None  # rows of an earlier process that this one goes on after
+
+    @property
+    def files(self) -> State:
+        """The files of rows so far, with their checksums."""
+        return {} if self.metrics is None else self.metrics.state_dict()
+
+    def state_dict(self) -> dict:
+        """The rows so far, by their checksums."""
+        return {"files": self.files}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Note what `state_dict` returned, for the metrics file of this process."""
+        self.kept = state["files"]
 
     def row(self, row: dict, logged: dict[str, float] | None = None) -> None:
         """One interval of training, with the columns of metrics.csv, and the numbers that the strategy has logged."""

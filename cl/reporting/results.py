@@ -1,11 +1,8 @@
-"""What a run leaves behind, in one schema: results.json, metrics.csv, config.yaml. Tables and plots are made of it."""
+"""What a run leaves behind, in one schema: results.json and config.yaml. Tables and plots are made of it."""
 
-import csv
-import io
 import platform
 import resource
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -16,20 +13,18 @@ from cl import versions as versions_of_remerge
 from cl.atomic import atomic_write
 from cl.atomic import write_json as write_json  # for those who write results
 from cl.configuration.identity import as_text, config_hash, words
+from cl.distributed.ranks import world_size
 from cl.reporting import metrics
 from cl.reporting.history import History
 
 SCHEMA = "remerge.results/2"
-METRIC_COLUMNS = (
-    "stage", "epoch", "step", "loss", "learning_rate", "samples_per_second", "replay_wait_seconds", "buffer_records",
-)  # fmt: skip
-STRATEGY_COLUMNS = ("stage", "epoch", "step", "name", "value")
 
 
 def described(config: dict, kind: str) -> dict:
     """The entries of results.json that say what was run: names, seed, and the words that name the configuration."""
     names = {group: config[group]["name"] for group in ("strategy", "scenario", "dataset", "backbone")}
-    hashed = {"group": config_hash(config), "identity": as_text(words(config))}
+    ranks = world_size(config)  # also of a run that another number of ranks began, in the folder of that number
+    hashed = {"group": config_hash(config, ranks), "identity": as_text(words(config, ranks))}
     return {"schema": SCHEMA, "kind": kind, **names, "seed": config["seed"], **hashed}
 
 
@@ -63,62 +58,12 @@ def write_config(path: Path, config: dict) -> None:
         file.write(OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
-class MetricsFile:
-    """metrics.csv, a row per interval, appended as training goes; a failed write leaves whole rows only.
-
-    What a strategy logs goes to strategy_metrics.csv beside it, a row per name, if it logs anything.
-    """
-
-    def __init__(self, path: Path, keep_steps: int):
-        """Continues files after their rows up to step `keep_steps` (0 starts again): a resumed run repeats the rest."""
-        self.path, self.strategy_path = path, path.with_name(f"strategy_{path.name}")
-        _shorten(path, METRIC_COLUMNS, keep_steps)
-        if self.strategy_path.is_file():
-            _shorten(self.strategy_path, STRATEGY_COLUMNS, keep_steps)
-
-    def append(self, row: dict) -> None:
-        assert tuple(row) == METRIC_COLUMNS, tuple(row)
-        _append(self.path, [row.values()])
-
-    def append_logged(self, row: dict, logged: dict[str, float]) -> None:
-        """What the strategy has logged in the interval of `row`."""
-        if not logged:
-            return
-        if not self.strategy_path.is_file():
-            _shorten(self.strategy_path, STRATEGY_COLUMNS, 0)
-        place = [row[name] for name in STRATEGY_COLUMNS[:3]]
-        _append(self.strategy_path, [[*place, name, value] for name, value in logged.items()])
-
-
-def _shorten(path: Path, columns: tuple[str, ...], keep_steps: int) -> None:
-    """Leave a heading and the rows up to a step."""
-    lines = path.read_text().splitlines()[1:] if keep_steps and path.is_file() else []
-    lines = [line for line in lines if int(line.split(",")[columns.index("step")]) <= keep_steps]
-    with atomic_write(path, "w") as file:
-        file.write("\n".join([",".join(columns), *lines]) + "\n")
-
-
-def _append(path: Path, rows: Iterable[Iterable]) -> None:
-    """Some rows, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
-    with open(path, "a") as file:
-        end = file.tell()
-        try:
-            file.write(text.getvalue())
-            file.flush()
-        except OSError as error:
-            file.truncate(end)
-            raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def versions() -> dict:
     """What the numbers were made with."""
     return {
         **versions_of_remerge.this(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a type of its own, which ranks do not exchange
         "horovod": next((found.version for found in metadata.distributions(name="horovod")), None),
     }
 

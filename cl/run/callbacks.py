@@ -1,6 +1,6 @@
 """Callbacks: a user's own code at fixed places of a run, named in the configuration.
 
-    python run.py +callbacks.timer._target_=my_callbacks.Timer +callbacks.timer.every=10
+    python run.py +callbacks.timer._target_=my_callbacks.Timer +callbacks.timer.every=10 trust=[my_callbacks]
 
 A callback is a class derived from `Callback`; its options are the arguments of its constructor. It overrides the hooks
 that it needs. Callbacks do not know each other and are called in the order of the configuration. They may change the

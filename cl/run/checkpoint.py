@@ -187,7 +187,7 @@ class Checkpoints:
         return True
 
     def _take(self, position: Position, content: dict) -> None:
-        self.tree.load(content["shared"], content["own"][self.comm.rank] if position.ranks == self.comm.size else None)
+        self.tree.load(content["shared"], content["own"], self.comm.rank, self.comm.size)
         for name, part in self.tree.stored.items():
             part.load(*self._stored_files(name, position))
         self._newest = position

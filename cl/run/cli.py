@@ -8,7 +8,6 @@ Hydra gives composition, sweeps, launchers and completion; four things are added
 - After the last job the runs of this command are summed up in one table (mean +- std over seeds).
 """
 
-import json
 import os
 import signal
 import sys
@@ -24,15 +23,20 @@ from omegaconf import OmegaConf
 from cl import signals
 from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
-from cl.distributed import ranks
-from cl.distributed.launch import LAUNCHED, start_ranks
+from cl.configuration.trust import check_given
+from cl.distributed import ranks, reports
+from cl.distributed.environments import LAUNCHED
+from cl.distributed.failures import RanksFailed
+from cl.distributed.launch import start_ranks
+from cl.reporting.reading import read_results
 from cl.run.checks import check
-from cl.run.mistakes import one_line
+from cl.run.mistakes import is_loss, one_line
 from cl.values import WORDS
 
 _finished_runs: list[Path] = []  # folders of the runs that this process finished or found finished
 _reported: set[str] = set()  # errors already printed: the jobs of a sweep share most of their mistakes
 _swept: set[str] = set()  # keys that this command sweeps over
+_lost = False  # whether another rank was lost, rather than something wrong here
 _process: int | None = None  # the process that `launch` runs in
 
 
@@ -41,8 +45,8 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
 
     `command`: the name of its configuration, run or merge. `prepare`: changes settings and flags before.
     """
-    global _process
-    _process = os.getpid()
+    global _process, _lost
+    _process, _lost = os.getpid(), False
     _finished_runs.clear()
     _reported.clear()
     _swept.clear()
@@ -55,6 +59,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     stopped = None
     signals.listen()
     try:
+        ranks.started()  # raises for variables of launchers that contradict one another
         overrides, flags = arguments.ordered(words)
         arguments.check_overrides(overrides, command)
         if prepare is not None:
@@ -65,7 +70,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         main()
     except signals.Stopped as stop:
         stopped = stop
-        if ranks.rank() == 0:
+        if stop.line and ranks.rank() == 0:
             print(f"\n{stop.number.name}: {stop.line}", file=sys.stderr)
     except BrokenPipeError:  # what read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,13 +80,14 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
+    signals.ignore()
     if _finished_runs and LAUNCHED not in os.environ:
         from cl.reporting import folding, report
 
         print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
     status = 128 + stopped.number if stopped is not None else 1 if _reported else 0
-    if ranks.started():
-        _leave(status)
+    if _is_rank():
+        _leave(reports.LOST if _lost and stopped is None else status)
     sys.exit(status)
 
 
@@ -153,6 +159,8 @@ def run_job(config, run: Callable | None = None) -> float | None:
     once: a sweep goes on with its other jobs.
     """
     try:
+        check_given(config, HydraConfig.get().overrides.task)
+        ranks.prepare()
         folders = run(config) if run is not None else [_run_or_find(config)]
     except Exception as error:
         if _process != os.getpid():  # Hydra launchers that start processes learn of it by the exception
@@ -165,12 +173,12 @@ def run_job(config, run: Callable | None = None) -> float | None:
     if not folders:  # a study prints its own tables
         return None
     _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
-    content = json.loads((folders[-1] / "results.json").read_text())
+    content = read_results(folders[-1] / "results.json")
     return content.get("average_accuracy", content.get("average_error"))
 
 
 def _run_or_find(config) -> Path:
-    from cl.run.folder import finished_run, plain, run_folder
+    from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
 
     launcher = config.launcher.name
     if ranks.started():
@@ -181,26 +189,58 @@ def _run_or_find(config) -> Path:
         if folder is not None:
             return folder
         check(plain(config))
+        if hint := begun_elsewhere(plain(config)):
+            print(hint)
         if launcher != "none":
             overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
-            start_ranks(OmegaConf.to_container(config.launcher), overrides)
-            return run_folder(plain(config))
+            config = plain(config)
+            start_ranks(config["launcher"], overrides, config["timeout"])
+            return run_folder(config)
     from cl.run.experiment import run  # imports torch
 
     return run(config)
 
 
 def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
+    """Say what went wrong: a rank of our launcher tells the launcher, which says the same of several ranks once."""
+    global _lost
+    if isinstance(error, RanksFailed):
+        for who, text, trace in error.errors:
+            if text not in _reported:
+                _reported.add(text)
+                print(f"{trace}{who}error: {job}{text}", file=sys.stderr)
+        if not line:
+            return
     if line in _reported:
         return
     _reported.add(line)
+    if is_loss(error):
+        _lost, line = True, _lost_rank() or line
+    if reports.is_read():
+        trace = "".join(traceback.format_exception(error)) if debug else ""
+        reports.tell("error", line=job + line, trace=trace, lost=is_loss(error))
+        return
     if debug:
         traceback.print_exception(error)
-    # What is wrong with a command is wrong on every rank; what broke on one of them is said with its number.
-    if ranks.rank() > 0 and not isinstance(error, RuntimeError):
-        return
-    where = f"rank {ranks.rank()}: " if ranks.started() else ""
+    where = f"rank {ranks.rank()}: " if _is_rank() else ""
     print(f"{where}error: {job}{line}", file=sys.stderr)
+
+
+def _lost_rank() -> str | None:
+    """Which rank the others have lost, as far as they know."""
+    if "cl.distributed.group" not in sys.modules:  # not imported where the command failed before
+        return None
+    from cl.distributed.group import lost
+
+    return lost()
+
+
+def _is_rank() -> bool:
+    """Whether this process is one rank of several; not, where the variables that would tell are the mistake."""
+    try:
+        return ranks.started() is not None
+    except ValueError:
+        return False
 
 
 def _job() -> str:

@@ -10,9 +10,10 @@ from cl.buffers.base import ReplayBuffer
 from cl.distributed.comm import Comm
 from cl.reporting import custom, plots, results
 from cl.reporting.history import History
+from cl.reporting.metrics_file import State
 from cl.run import checkpoint, costs, reconstructions
 from cl.run.evaluator import Evaluator
-from cl.run.folder import check_writable, finished_run, plain
+from cl.run.folder import alone, finished_run, plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.run.training import Start, Training
@@ -32,14 +33,12 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     folder, strategy = plan.folder, plan.strategy
     if strategy.needs_start and make_start is None:
         raise ValueError(strategy.needs_start)
-    with Session(plan) as session:
+    with Session(plan) as session, alone(folder, session.comm):
         comm = session.comm
-        if comm.size > 1:  # rank 0 decides for all: their disks need not be one
-            finished = comm.broadcast(finished_run(config) if comm.is_main else None)
-            if finished is not None:
-                return finished
-        if comm.is_main:
-            check_writable(folder)
+        # Rank 0 decides for all: their disks need not be one. Another process may have finished the run meanwhile.
+        finished = comm.broadcast(finished_run(config) if comm.is_main else None)
+        if finished is not None:
+            return finished
         tasks, num_training = session.load_tasks()
         buffer, capacity = session.make_buffer(num_training)
         equip(session, buffer, capacity)
@@ -54,7 +53,7 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
             content = None
             if comm.is_main:
                 memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes)
-                content = _finish(training, evaluator, _results(session, memory, history))
+                content = _finish(training, evaluator, _results(session, memory, history, training.recorder.files))
             if plan.callbacks.all:
                 plan.callbacks.run_end(comm.broadcast(content))
     return folder
@@ -137,7 +136,7 @@ def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | Non
     return named, int(sums[2])
 
 
-def _results(session: Session, memory: dict, history: History) -> dict:
+def _results(session: Session, memory: dict, history: History, files: State) -> dict:
     """The content of results.json."""
     config, plan = session.config, session.plan
     return {
@@ -157,6 +156,7 @@ def _results(session: Session, memory: dict, history: History) -> dict:
         "stage_passes": [costs.training_passes(counts) for counts in history.passes],
         "stage_counts": history.passes,
         "stage_costs": history.stages,
+        "files": files,
         "versions": results.versions(),
         "config": config,
     }

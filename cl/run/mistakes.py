@@ -20,7 +20,9 @@ from cl.values import did_you_mean
 
 # What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer;
 # by name and words, because this file imports none of them.
-PEER_ERRORS = re.compile("HorovodInternalError|PeerError|DistBackendError|DistNetworkError|Connection (closed|reset)")
+PEER_ERRORS = re.compile(
+    "HorovodInternalError|PeerError|DistBackendError|DistNetworkError|DistStoreError|Connection (closed|reset)"
+)
 
 
 def one_line(error: Exception, command: str, overrides: list[str], searchpath: str | None = None) -> str:
@@ -42,9 +44,16 @@ def one_line(error: Exception, command: str, overrides: list[str], searchpath: s
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, (ValueError, OSError)):
         return " ".join(str(error).split())
-    if ranks.started() and PEER_ERRORS.search(f"{type(error).__name__}: {error}"):
+    if is_loss(error):
         return f"lost another rank of this run, see what the launcher says of it ({_first_line(error)})"
     return f"{type(error).__name__}: {' '.join(str(error).split())} (debug=true shows where)"
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error of a rank says that it has lost another one."""
+    if isinstance(error, (ValueError, OSError)) and not isinstance(error, ConnectionError):
+        return False
+    return bool(PEER_ERRORS.search(f"{type(error).__name__}: {error}")) and ranks.started() is not None
 
 
 def _missing_option(error: MissingConfigException) -> str:

@@ -11,6 +11,7 @@ from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.group import connect
 from cl.reporting.loggers import NoLogger
+from cl.run import agreement
 from cl.run import device as devices
 from cl.run.compiler import defer_compiler
 from cl.run.network import build_network, check_network
@@ -48,6 +49,7 @@ class Session:
         started = ranks.started()
         self.comm = connect(started[0] if started else None, config["timeout"])
         self.device = devices.choose_device(config["device"], self.comm.local_rank)
+        devices.check_own_gpu(config["device"], self.device, self.comm)
         if config["compile"]:
             devices.check_compiler(self.device)
         self._opened.enter_context(devices.repeatable(self.device))
@@ -61,6 +63,7 @@ class Session:
         if config["channels_last"] and self.comm.engine != "horovod":
             self.model = self.model.to(memory_format=torch.channels_last)
         self._opened.enter_context(devices.threads(config["threads"], self.model, self.comm.local_size))
+        agreement.check_program(self.comm, config, self.device)
         fewest = check_network(self.plan, self.model, self.transform, self.device)
         self.passes = Passes()
         self.passes.watch(self.model)
@@ -79,7 +82,9 @@ class Session:
         """The tasks of the data, and the number of all training samples."""
         seed = self.config["seed"]
         train, test = self.plan.dataset.load(seed, self.loader)
-        return self.plan.scenario.split(train, test, seed), len(train)
+        tasks = self.plan.scenario.split(train, test, seed)
+        agreement.check_data(self.comm, train, test, tasks, seed)
+        return tasks, len(train)
 
     def make_buffer(self, num_training: int) -> tuple[ReplayBuffer | None, int | None]:
         """The replay memory, and how many samples may be stored on all ranks together; None for a strategy without.

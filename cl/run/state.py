@@ -66,24 +66,33 @@ class StateTree:
         """The states of this rank."""
         return {name: part.state_dict() for name, part in self.own.items()}
 
-    def load(self, shared: dict, own: dict | None) -> None:
-        """Give every part its state; `own` None: the ranks were others, and each part of a rank begins again.
+    def load(self, shared: dict, own: list[dict], rank: int = 0, ranks: int = 1) -> None:
+        """Give every part its state; `own`: those of the ranks that saved, in order of rank.
 
-        Raises ValueError for names that are not those of the parts.
+        If these were not as many as there are now, a part of a rank begins again; one that counts something (`adopt`)
+        is given what all of them had. Raises ValueError for names that are not those of the parts.
         """
-        for parts, state in ((self.shared, shared), (self.own, own)):
-            if state is None:
-                continue
-            if state.keys() != parts.keys():
-                raise ValueError(
-                    f"the checkpoint holds the state of {', '.join(state) or 'nothing'}, and this run has "
-                    f"{', '.join(parts) or 'nothing'}: it was written by another version, overwrite=true begins again"
-                )
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
+        _check_names(shared, self.shared)
+        for name, part in self.shared.items():
+            part.load_state_dict(shared[name])
+        for state in own:
+            _check_names(state, self.own)
+        for name, part in self.own.items():
+            if len(own) == ranks:
+                part.load_state_dict(own[rank][name])
+            elif hasattr(part, "adopt"):
+                part.adopt([state[name] for state in own], rank)
 
     def _check_new(self, name: str) -> None:
         assert name not in {*self.shared, *self.own, *self.stored}, f"{name} is registered twice"
+
+
+def _check_names(state: dict, parts: dict) -> None:
+    if state.keys() != parts.keys():
+        raise ValueError(
+            f"the checkpoint holds the state of {', '.join(state) or 'nothing'}, and this run has "
+            f"{', '.join(parts) or 'nothing'}: it was written by another version, overwrite=true begins again"
+        )
 
 
 def copied(state):

@@ -120,6 +120,13 @@ class Trainer:
         self.stage, self.step, self.loss = state["stage"], state["step"], state["loss"]
         self.meter.load_state_dict(state["meter"])
 
+    def adopt(self, states: list[dict], rank: int) -> None:
+        """Add what other ranks, not as many as these, had done since their last row."""
+        steps = states[0]["meter"]["steps"]
+        replayed = self.strategy.take_replayed() * len(states)
+        self.history.gradient_steps += steps
+        self.history.labelled_samples += sum(state["meter"]["samples"] for state in states) + replayed
+
     def _set_rate(self, progress: float, epochs: float, steps: int) -> None:
         factor = self.schedule.factor(progress, epochs, steps)
         for group, rate in zip(self._groups, self.strategy.updater.base_rates):

@@ -12,6 +12,7 @@ from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import results
 from cl.reporting.history import History
+from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
@@ -57,9 +58,11 @@ class Training:
         """Everything that a checkpoint holds."""
         tree, session = StateTree(), self.session
         tree.register("network", session.model)
-        tree.register("updater", session.updater)
+        # With Adasum each rank's optimizer has taken its own gradients.
+        tree.register("updater", session.updater, own=self.config["reduce"]["operation"] == "adasum")
         tree.register("strategy", self.strategy)
         tree.register("history", self.history)
+        tree.register("recorder", self.recorder)
         tree.register("trainer", self.trainer, own=True)
         tree.register("logged", self.strategy.logged, own=True)
         tree.register("statistics", Statistics(session.model), own=True)
@@ -85,6 +88,17 @@ class Training:
         session, comm = self.session, self.session.comm
         checkpoints = Checkpoints(self.folder, self.tree, comm)
         position = checkpoints.load()
+        begun = self.config["checkpoint"]["ranks"]
+        if position is None and begun not in (None, comm.size):
+            raise ValueError(
+                f"checkpoint.ranks={begun}, but {self.folder} has no unfinished run that {begun} ranks have begun: "
+                "leave it out"
+            )
+        if position is not None and position.ranks != comm.size and comm.is_main:
+            print(
+                f"this run stands where {position.ranks} ranks have left it and goes on with {comm.size}: its numbers "
+                "differ from now on from those of a run with one number of ranks"
+            )
         if position is None:
             if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
                 weights = {name: value.cpu() for name, value in session.model.state_dict().items()}
@@ -100,7 +114,7 @@ class Training:
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
-            self.recorder.metrics = results.MetricsFile(self.folder / "metrics.csv", self.history.gradient_steps)
+            self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
         session.logger.start(self.folder, self.config)
         self._start_callbacks(position)
         session.model.train()

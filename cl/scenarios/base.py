@@ -34,25 +34,25 @@ class Tasks:
 
     def __init__(self, train: Split, test: Split, train_parts: list[Part], test_parts: list[Part], transforms: list):
         self._train, self._test = train, test
-        self._train_parts, self._test_parts, self._transforms = train_parts, test_parts, transforms
+        self.train_parts, self.test_parts, self._transforms = train_parts, test_parts, transforms
         self.testing = lru_cache(maxsize=None)(self._testing)  # cached: all tasks are tested after each task
 
     def __len__(self) -> int:
-        return len(self._train_parts)
+        return len(self.train_parts)
 
     def training(self, task_ids: list[int]) -> "Rows":
         """The training samples of the tasks together."""
         from cl.data.rows import Rows
 
-        return Rows.cat([self._gather(self._train, self._train_parts[i], i) for i in task_ids])
+        return Rows.cat([self._gather(self._train, self.train_parts[i], i) for i in task_ids])
 
     def num_training(self, task_ids: list[int]) -> int:
         """The number of training samples of the tasks."""
-        return sum(len(self._train_parts[i].indices) for i in task_ids)
+        return sum(len(self.train_parts[i].indices) for i in task_ids)
 
     def _testing(self, task_id: int, device: "torch.device") -> "Rows":
         """The test samples of one task on a device."""
-        return self._gather(self._test, self._test_parts[task_id], task_id).to(device)
+        return self._gather(self._test, self.test_parts[task_id], task_id).to(device)
 
     def testing_once(self, task_ids: Sequence[int], device: "torch.device", by_task: bool = False) -> "Rows":
         """The test samples of several tasks together on a device, each once where tasks share it.
@@ -66,7 +66,7 @@ class Tasks:
 
         found, parts = set(), []
         for task_id in task_ids:
-            part, samples = self._test_parts[task_id], self.testing(task_id, device)
+            part, samples = self.test_parts[task_id], self.testing(task_id, device)
             shared = id(self._transforms[task_id]), task_id if by_task else None
             keys = [(*shared, *pair) for pair in zip(part.indices.tolist(), part.labels.tolist())]
             new = [place for place, key in enumerate(keys) if key not in found]

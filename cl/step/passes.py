@@ -94,6 +94,10 @@ class Passes:
         self.counts = dict.fromkeys(COLUMNS, 0)
         return dict(zip(COLUMNS, map(int, sums.tolist())))
 
+    def adopt(self, states: list[dict], rank: int) -> None:
+        """Take the counts of ranks that were not as many: rank 0 takes all of them."""
+        self.counts = {name: 0 if rank else sum(state[name] for state in states) for name in COLUMNS}
+
     def state_dict(self) -> dict:
         """The counts as they are."""
         return dict(self.counts)

@@ -1,4 +1,7 @@
-"""A callback of one's own: python run.py +callbacks.losses._target_=my_callbacks.Losses (docs/callbacks.md)."""
+"""A callback of one's own (docs/callbacks.md).
+
+python run.py +callbacks.losses._target_=my_callbacks.Losses trust=[my_callbacks]
+"""
 
 import json
 

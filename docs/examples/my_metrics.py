@@ -1,4 +1,7 @@
-"""A metric of one's own: python run.py +metrics.worst_task._target_=my_metrics.worst_task (docs/metrics.md)."""
+"""A metric of one's own (docs/metrics.md).
+
+python run.py +metrics.worst_task._target_=my_metrics.worst_task trust=[my_metrics]
+"""
 
 
 def worst_task(matrix: list[list[float]], untrained: list[float], first: int = 1) -> float | None:

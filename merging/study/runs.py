@@ -1,13 +1,13 @@
 """The runs of a study: each is done once, in its ordinary folder, and what is finished is not done again."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from cl.checksums import DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
 from cl.run.folder import run_folder
 from merging.study import worker
@@ -90,9 +90,9 @@ class Runs:
 def _read(folder: Path) -> dict:
     """The results of a finished run."""
     try:
-        found = json.loads((folder / "results.json").read_text())
-    except ValueError as error:
-        raise RunError(f"{folder / 'results.json'} is damaged: remove the folder, and it is made again") from error
+        found = read_json(folder / "results.json", remedy="remove the folder, and it is made again")
+    except DamagedError as error:
+        raise RunError(str(error)) from error
     missing = [key for key in NEEDED[found["kind"]] if key not in found]
     if missing:
         raise RunError(

@@ -9,11 +9,16 @@ import threading
 from multiprocessing import connection, parent_process
 
 from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from cl import signals
 
 
 def start(gpus) -> None:
     """Prepare a process. `gpus`: a queue of the names of GPUs, of which it takes one; None without."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends its processes itself
+    signals.listen(outside=lambda number: os._exit(128 + number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends its processes itself, by SIGTERM: a run is saved then
+    tqdm.set_lock(threading.RLock())  # its own is one between processes, which would be left behind
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     # A study that is killed must not leave runs behind that the next one starts as well.
@@ -36,6 +41,8 @@ def execute(kind: str, config: dict) -> tuple[str, bool] | None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the lines of single tasks
             _do(kind, config)
+    except signals.Stopped as stopped:  # by the study, which is ending
+        os._exit(128 + stopped.number)
     except Exception as error:
         return one_line(error, "merge", []), isinstance(error, DivergedError)
     finally:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cl import versions
-from cl.configuration import identity
+from cl.configuration import identity, trust
 from cl.run import cli
 from cl.run.folder import finished_run, plain, run_folder
 
@@ -71,7 +71,7 @@ def test_one_run_in_two_spellings(config_of, one, other):
     ("epochs=[1,1,1,1,2]", "epochs=[1,1,1,2,1]"),
     ("backbone=timm backbone.model=resnet18 +backbone.options.drop_rate=0.1", "backbone=timm backbone.model=resnet18"),
     ("backbone=efficientnetv2 ~backbone.options.drop_rate", "backbone=efficientnetv2"),
-    ("strategy._target_=mine.Er", "strategy._target_=cl.strategies.er.Er"),
+    ("strategy._target_=mine.Er trust=[mine]", "strategy._target_=cl.strategies.er.Er"),
 ])  # fmt: skip
 def test_two_runs(config_of, one, other):
     assert identity.config_hash(config_of(f"run.py {one}")) != identity.config_hash(config_of(f"run.py {other}"))
@@ -100,13 +100,14 @@ def changed_conf(tmp_path, monkeypatch):
             text, count = re.subn(pattern, replacement, file.read_text(), flags=re.MULTILINE)
             file.write_text(text)
             changed += count
-        monkeypatch.setattr(identity, "CONF", copy)
-        for cached in (identity._raw, identity._file, identity._neutral_keys):
+        for module in (identity, trust):
+            monkeypatch.setattr(module, "CONF", copy)
+        for cached in (identity._raw, identity._file, identity._neutral_keys, trust.ours):
             cached.cache_clear()
         return changed
 
     yield change
-    for cached in (identity._raw, identity._file, identity._neutral_keys):
+    for cached in (identity._raw, identity._file, identity._neutral_keys, trust.ours):
         cached.cache_clear()
 
 

@@ -30,6 +30,7 @@ import torch
 from cl.buffers.base import Field
 from cl.buffers.library import PeerError
 from cl.buffers.native import NativeBuffer
+from cl.distributed.watch import Waits
 
 CLASSES = 6
 FIELDS = [
@@ -52,6 +53,7 @@ class Files:
     def __init__(self, folder: Path, rank: int, size: int):
         self.folder, self.rank, self.size, self.calls = folder, rank, size, 0
         self.token = hashlib.sha256(str(folder).encode()).digest()[:16]
+        self.waits = Waits()
 
     def gather(self, content) -> list:
         self.calls += 1

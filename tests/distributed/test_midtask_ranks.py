@@ -9,7 +9,7 @@ from pathlib import Path
 from outcomes import assert_same, outcome
 from support import ROOT
 
-from cl.distributed.launch import _torch_environments
+from cl.distributed import environments as launchers
 from cl.run.folder import plain
 
 WORKER = Path(__file__).with_name("midtask_worker.py")
@@ -24,7 +24,7 @@ def test_two_ranks_that_died_within_a_stage_end_with_the_same_bits(compose_confi
     )  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(plain(compose_config(*words))))
     line = [sys.executable, str(WORKER), str(tmp_path)]
-    with _torch_environments(2) as environments:
+    with launchers.torchrun(2) as environments:
         processes = [
             subprocess.Popen(line, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
             for environment in environments

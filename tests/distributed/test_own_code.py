@@ -55,7 +55,7 @@ def run(tmp_path):
 
     def command(*overrides: str) -> subprocess.CompletedProcess:
         line = [sys.executable, str(ROOT / "run.py"), "strategy=er", "scenario=class2", "launcher=torchrun",
-                "launcher.np=2", "output=out", "log_interval=20", *QUICK, *overrides]  # fmt: skip
+                "launcher.np=2", "output=out", "log_interval=20", "trust=[own_code]", *QUICK, *overrides]  # fmt: skip
         return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ)
 
     return command

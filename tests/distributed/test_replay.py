@@ -25,6 +25,7 @@ from scipy import stats
 from support import ROOT
 from test_ranks import assert_same_weights, finish, start, train_ranks
 
+from cl.buffers import settings  # noqa: F401, imports all policies
 from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import import_policies

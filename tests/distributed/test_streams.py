@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-from cl.distributed.launch import _torch_environments
+from cl.distributed import environments as launchers
 
 WORKER = Path(__file__).with_name("streams_worker.py")
 
@@ -23,7 +23,7 @@ def start(folder: Path, name: str, environment: dict) -> subprocess.Popen:
 def seen(tmp_path_factory) -> dict:
     """By process, what it saw in the first step of each of two stages; of two ranks, and of one process alone."""
     folder = tmp_path_factory.mktemp("streams")
-    with _torch_environments(2) as environments:
+    with launchers.torchrun(2) as environments:
         named = [*zip(("rank 0", "rank 1"), environments), ("alone", {})]
         processes = [start(folder, name, environment) for name, environment in named]
         assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]

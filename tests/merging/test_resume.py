@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import QUICK
 
+from cl.run.saving import Saver
 from cl.run.trainer import Trainer
 from merging import run
 from merging.curve import landscape
@@ -16,7 +17,7 @@ WORDS = (
     "fusion.points=3", "fusion.plane=2", "log_interval=1", "optimizer.momentum=0.9",
 )  # fmt: skip
 TUNED = ("running=true", "finetune_samples=20", "fusion.at=best")
-SECONDS = ("seconds", "per_second", "peak_memory", "versions", "config")
+SECONDS = ("seconds", "per_second", "peak_memory", "versions", "config", "checksum", "files")
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_what_is_damaged_or_of_other_networks_is_an_error_and_overwriting_begins
     file = interrupted(config)
     whole, content = file.read_bytes(), torch.load(file)
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=f"{file} is damaged: remove it"):
+    with pytest.raises(ValueError, match=f"{file} is damaged .*: remove it"):
         run.run(config)
     for wrong, words in (
         (content | {"networks": "0" * 64}, "is of other networks than those that are merged now: remove it"),
@@ -124,3 +125,37 @@ def test_what_is_damaged_or_of_other_networks_is_an_error_and_overwriting_begins
     trainings["stop_at"] = None
     results_of(config_of("stopped", "overwrite=true"))
     assert trainings["made"] == [0, 1, 2, 3] and not file.exists()
+
+
+@pytest.mark.parametrize("options, at", [((), 2), (TUNED, 5)])
+def test_it_goes_on_within_a_training(config_of, monkeypatch, trainings, options, at):
+    class Died(Exception):
+        pass
+
+    within = Saver.within
+
+    def doomed(self, stage, steps, name):
+        after_step = within(self, stage, steps, name)
+
+        def die(step: int) -> None:
+            after_step(step)
+            if name == f"training {at + 1} of the merge" and step == 2:
+                raise Died
+
+        return die
+
+    expected, whole = results_of(config_of("whole", *options))
+    config = config_of("stopped", *options, "checkpoint.every=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "within", doomed)
+        with pytest.raises(Died):
+            run.run(config)
+    assert "resume_00_000002.pt" in {file.name for file in Path(config.output).rglob("resume_*.pt")}
+    trainings["made"].clear()
+    found, folder = results_of(config)
+    assert trainings["made"][0] == at
+    same(expected, found)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
+    for file in whole.glob("*.pt"):
+        theirs, ours = (torch.load(place / file.name)["model"] for place in (folder, whole))
+        assert all(torch.equal(theirs[name], value) for name, value in ours.items())

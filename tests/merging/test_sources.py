@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from support import ROOT
 
+from cl.atomic import write_json
 from cl.build import build
 from cl.configuration.settings import MERGE_KEYS
 from cl.datasets.base import Dataset
@@ -316,7 +317,7 @@ def places(trained, tmp_path_factory) -> dict[str, str]:
         (folder / name).mkdir()
         for file in keep:
             shutil.copyfile(trained / file, folder / name / file)
-        (folder / name / "results.json").write_text(json.dumps(results | changes))
+        write_json(folder / name / "results.json", results | changes)
         return folder / name
 
     config = results["config"]

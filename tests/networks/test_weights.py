@@ -193,7 +193,7 @@ WRONG = {
     "options beside": ({"state_dict": STATE, "args": argparse.Namespace(lr=1)}, "holds argparse.Namespace, expected"),
     "a whole network": (nn.Linear(2, 2), "holds torch.nn.modules.linear.Linear, expected"),
     "a path": ({"state_dict": STATE, "output": Path("x")}, r"holds pathlib\S*, expected tensors"),
-    "a page": (b"<html>404 Not Found</html>", "cannot be read as weights: expected a file of torch.save or"),
+    "a page": (b"<html>404 Not Found</html>", "cannot be read as weights .expected a file of torch.save or"),
     "nothing at all": (b"", "cannot be read as weights"),
     "half a file": ("half", r"is damaged \(it is torn or changed\): put a whole copy"),
     "half safetensors": (b"\x10\0\0\0\0\0\0\0{" + b" " * 40, "cannot be read as weights"),

@@ -4,7 +4,6 @@ The right values are computed here from the matrices, or are those of a run with
 """
 
 import csv
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ from support import QUICK, ROOT
 
 from cl.configuration import identity
 from cl.reporting import custom, groups, metrics, report, results, tables
+from cl.reporting.reading import read_results
 from cl.run import experiment
 from cl.run.folder import finished_run, plain, run_folder
 from cl.run.plan import make_plan
@@ -21,7 +21,8 @@ from cl.run.trainer import Trainer
 
 EXAMPLES = ROOT / "docs" / "examples"
 WORST = "+metrics.worst_task._target_=my_metrics.worst_task"
-SMALL = ("strategy=finetune", "scenario=class2", *QUICK)
+TRUST = "trust=[my_metrics,odd_metrics]"
+SMALL = ("strategy=finetune", "scenario=class2", TRUST, *QUICK)
 
 MODULE = """
 import numpy, torch
@@ -59,7 +60,7 @@ def no_training(monkeypatch):
 
 
 def content_of(folder) -> dict:
-    return json.loads((folder / "results.json").read_text())
+    return read_results(folder / "results.json")
 
 
 def test_a_metric_is_in_the_results_and_in_all_tables(compose_config):
@@ -97,13 +98,13 @@ def test_a_finished_run_gets_a_metric_without_training(compose_config, no_traini
 
 
 def test_a_metric_names_no_run(compose_config):
-    assert identity.words(plain(compose_config(WORST))) == identity.words(plain(compose_config()))
+    assert identity.words(plain(compose_config(WORST, TRUST))) == identity.words(plain(compose_config()))
 
 
 @pytest.mark.parametrize(
     "options, told",
     [
-        ("+metrics.m._target_=nowhere.f", r"metrics.m._target_=nowhere.f cannot be imported \(ModuleNotFoundError"),
+        ("+metrics.m._target_=my_metrics.nowhere.f", r"=my_metrics.nowhere.f cannot be imported \(ModuleNotFoundError"),
         ("+metrics.m._target_=odd_metrics.f", r"cannot be imported \(AttributeError.*in the current folder"),
         ("+metrics.m._target_=odd_metrics.value", "metrics.m._target_=odd_metrics.value is not a class or function"),
         ("+metrics.m._target_=odd_metrics.text", r"metrics.m \(odd_metrics.text\) must return .* or None, got '0.5'"),
@@ -147,7 +148,7 @@ def test_a_metric_that_fails_in_the_end_leaves_complete_results(compose_config):
 def test_a_merge_and_its_baselines_have_the_metric(compose_config):
     from merging import run
 
-    options = ("baselines=[finetune]", "scenario=class2", WORST, *QUICK)
+    options = ("baselines=[finetune]", "scenario=class2", WORST, TRUST, *QUICK)
     folders = run.run(compose_config(*options, name="merge"))
     assert len(folders) == 2
     for folder in folders:
@@ -194,7 +195,8 @@ def test_one_name_with_two_meanings_makes_no_table():
 
 def test_the_command_finds_modules_where_the_user_is(tmp_path):
     (tmp_path / "near_metrics.py").write_text("def first(matrix, untrained):\n    return matrix[-1][0]\n")
-    line = [sys.executable, str(ROOT / "run.py"), "+metrics.first._target_=near_metrics.first", "output=out", *SMALL]
+    line = [sys.executable, str(ROOT / "run.py"), "+metrics.first._target_=near_metrics.first", "output=out", *SMALL,
+            "trust=[near_metrics]"]  # fmt: skip
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.rglob("results.json")

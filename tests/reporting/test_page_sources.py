@@ -75,7 +75,7 @@ def test_results_that_are_not_there_or_broken_are_named(tmp_path):
     with pytest.raises(ValueError, match="row 'er' in study.json names two results of seed 0; the second is"):
         page.write(tmp_path, content | {"rows": [content["rows"][0] | {"runs": [content["rows"][0]["runs"][0]] * 2}]})
     path.write_text("[1]")
-    with pytest.raises(ValueError, match=f"{path} is not a result of remerge"):
+    with pytest.raises(ValueError, match=f"{path} is damaged .expected a JSON object, got list"):
         page.write(tmp_path, content)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{path}, a run of row 'er' in study.json, is not there"):
@@ -92,7 +92,7 @@ def test_the_command_writes_the_page_of_a_study(tmp_path, monkeypatch, capsys, n
         (tmp_path / "report" / "index.html").unlink()
     assert not (tmp_path / "report.md").exists()  # that is the table of runs without a study
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(SystemExit, match="^error: .*study.json is no JSON"):
+    with pytest.raises(SystemExit, match="^error: .*study.json is damaged .it is no JSON.*: run the study again"):
         report.main()
 
 

@@ -53,7 +53,7 @@ def test_the_merge_of_a_run_is_of_the_school_of_that_run(tmp_path):
     assert school(merge(of=gone)) == "unknown"
     assert school(merge(of=gone), [replay / "results.json"]) == "both"  # the folder has been moved
     (replay / "results.json").write_text("[]")
-    with pytest.raises(ValueError, match="results.json is not a result of remerge"):
+    with pytest.raises(ValueError, match="results.json is damaged .expected a JSON object"):
         school(merge(of=str(replay)))
 
 

@@ -21,6 +21,7 @@ WORDS = (
 NETWORK = 4 * (64 * 8 + 8 + 8 * 10 + 10)
 ROW = 64 + 8 + 8  # pixels, label, task
 ALL = 723 + 719
+TRUST = f"trust=[{__name__}]"
 NEW = 2 * 3 * 10  # samples in the steps
 # One draw per step but the first, for which nothing was asked yet; A-GEM fills its memory after the first task.
 DRAWN, AGEM = 5 * 4, 3 * 4
@@ -170,12 +171,12 @@ class KeepsSamples(Strategy):
 
 
 def test_what_callbacks_ask_is_not_counted(results_of):
-    content = results_of("strategy=finetune", f"+callbacks.asks._target_={__name__}.Asks")
+    content = results_of("strategy=finetune", f"+callbacks.asks._target_={__name__}.Asks", TRUST)
     assert (content["forward_passes"], content["backward_passes"]) == (NEW, NEW)
 
 
 def test_a_strategy_of_a_user_is_counted_by_what_it_does_and_keeps(results_of):
-    content = results_of("strategy=finetune", f"strategy._target_={__name__}.KeepsSamples")
+    content = results_of("strategy=finetune", f"strategy._target_={__name__}.KeepsSamples", TRUST)
     assert (content["forward_passes"], content["backward_passes"]) == (NEW + 6, NEW + 6)
     assert content["persistent"]["samples"] == 6 * ROW and content["persistent"]["statistics"] == 2 * 64 * 8
 

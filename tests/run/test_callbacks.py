@@ -17,9 +17,10 @@ from cl.run.folder import plain, run_folder
 from cl.run.plan import make_plan
 from cl.run.trainer import Trainer
 
+TRUST = "trust=[watching,my_callbacks]"
 SMALL = ("strategy=er", "buffer.capacity=20", "scenario.num_tasks=3", "scenario.initial_increment=4",
-         "scenario.increment=3", "steps=4", "log_interval=3", *QUICK)  # fmt: skip
-LOSSES = ("+callbacks.losses._target_=my_callbacks.Losses", "+callbacks.losses.every=1")
+         "scenario.increment=3", "steps=4", "log_interval=3", TRUST, *QUICK)  # fmt: skip
+LOSSES = ("+callbacks.losses._target_=my_callbacks.Losses", "+callbacks.losses.every=1", TRUST)
 
 
 class Watch(Callback):
@@ -137,15 +138,15 @@ def test_callbacks_name_the_run(compose_config):
     words = identity.words(plain(compose_config(*LOSSES)))
     added = words.items() - identity.words(plain(compose_config())).items()
     assert added == {("callbacks.losses._target_", "my_callbacks.Losses"), ("callbacks.losses.every", 1)}
-    same = plain(compose_config(LOSSES[0], "+callbacks.losses.every='1'"))
+    same = plain(compose_config(*LOSSES[::2], "+callbacks.losses.every='1'"))
     assert identity.config_hash(same) == identity.config_hash(plain(compose_config(*LOSSES)))
 
 
 @pytest.mark.parametrize(
     "options, told",
     [
-        (["+callbacks.x._target_=nowhere.X"], "callbacks.x._target_=nowhere.X cannot be imported"),
-        (["+callbacks.x._target_=json.dumps"], "callbacks.x._target_=json.dumps must be a class derived from cl.run"),
+        (["+callbacks.x._target_=watching.nowhere.X"], "x._target_=watching.nowhere.X cannot be imported"),
+        (["+callbacks.x._target_=watching.plain"], "watching.plain must be a class derived from cl.run"),
         (
             ["+callbacks.x._target_=watching.Typo"],
             r"there is no hook on_epoch_end \(did you mean on_st.*valid: on_",

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from support import QUICK, ROOT, run_killed
 
-from cl.reporting.results import METRIC_COLUMNS
+from cl.reporting.metrics_file import METRIC_COLUMNS
 from cl.run import experiment
 from cl.run.device import check_compiler
 from cl.run.folder import finished_run, plain, run_folder
@@ -36,7 +36,8 @@ SCHEMA_KEYS = {
     "forward_transfer", "train_seconds", "eval_seconds", "samples_per_second", "replay_wait_seconds", "buffer_bytes",
     "peak_memory_bytes", "gradient_steps", "labelled_samples", "unlabelled_samples", "forward_passes",
     "backward_passes", "unlabelled_forward_passes", "unlabelled_backward_passes", "passes", "flops", "stage_passes",
-    "stage_counts", "stage_costs", "persistent", "persistent_bytes", "optimizer_bytes", "versions", "config",
+    "stage_counts", "stage_costs", "persistent", "persistent_bytes", "optimizer_bytes", "files", "versions", "config",
+    "checksum",
 }  # fmt: skip
 
 

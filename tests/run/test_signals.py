@@ -13,7 +13,7 @@ import pytest
 from outcomes import assert_same, outcome
 from support import ROOT, command
 
-from cl.distributed.launch import _torch_environments
+from cl.distributed import environments as launchers
 
 WORDS = (
     "strategy=er", "scenario=class2", "steps=400", "backbone.hidden=[16]", "log_interval=1", "buffer.capacity=30",
@@ -60,22 +60,30 @@ def test_a_signal_in_a_sweep_leaves_out_the_jobs_that_follow(tmp_path):
     assert not list(tmp_path.rglob("seed1"))
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
-    # within the test of the untrained network nothing can be saved yet, so the first signal waits
-    line = [ROOT / "run.py", *WORDS, f"output={tmp_path}", "steps=100000"]
-    process = forkserver.start(line, cwd=ROOT)
-    wait_for_steps(tmp_path, process)
-    process.send_signal(signal.SIGSTOP)  # both are there when it looks
+@pytest.mark.parametrize("pause, status", [(0.1, None), (1.2, -signal.SIGUSR1)])
+def test_a_second_signal_ends_at_once_unless_it_is_the_same_event(pause, status):
+    code = (
+        "import time; from cl import signals; signals.listen()\n"
+        "with signals.deferred('done'):\n    print('ready', flush=True); end = time.monotonic() + 3\n"
+        "    while time.monotonic() < end: time.sleep(0.01)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
+    time.sleep(pause)
     process.send_signal(signal.SIGUSR1)
-    process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGTERM, -signal.SIGUSR1)
+    _, err = process.communicate(timeout=60)
+    if status is None:
+        assert process.returncode == 1 and "cl.signals.Stopped: done" in err, err
+    else:
+        assert process.returncode == status
 
 
 def test_a_signal_for_one_rank_stops_all_after_the_same_step(tmp_path):
     words = [sys.executable, "run.py", *WORDS, f"output={tmp_path / 'stopped'}"]
-    with _torch_environments(2) as environments:
+    with launchers.torchrun(2) as environments:
         ranks = [
             subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env)
             for env in ({**os.environ, **own} for own in environments)

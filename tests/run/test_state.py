@@ -106,6 +106,6 @@ def test_a_state_of_other_parts_is_refused():
     for name in ("network", "later"):
         new.register(name, Part())
     with pytest.raises(ValueError, match="holds the state of network, and this run has network, later: .*overwrite"):
-        new.load(old.shared_state(), {})
+        new.load(old.shared_state(), [{}])
     with pytest.raises(AssertionError, match="later is registered twice"):
         new.register("later", Part(), own=True)

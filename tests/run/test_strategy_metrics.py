@@ -14,8 +14,8 @@ from cl.run.trainer import Trainer
 from cl.strategies.base import Strategy
 from cl.strategies.er import Er
 
-SMALL = ("strategy=er", "strategy._target_=logging_strategies.Logging", "scenario=class2", "steps=5", "log_interval=3",
-         "buffer.capacity=20", *QUICK)  # fmt: skip
+SMALL = ("strategy=er", "strategy._target_=logging_strategies.Logging", "trust=[logging_strategies]",
+         "scenario=class2", "steps=5", "log_interval=3", "buffer.capacity=20", *QUICK)  # fmt: skip
 
 
 class Logging(Er):

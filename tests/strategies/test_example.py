@@ -17,7 +17,13 @@ def results_of(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(EXAMPLES)
 
     def make(*overrides: str) -> tuple[dict, list[dict]]:
-        words = [f"hydra.searchpath=[file://{EXAMPLES / 'conf'}]", f"output={tmp_path}", "scenario=class2", *QUICK]
+        words = [
+            f"hydra.searchpath=[file://{EXAMPLES / 'conf'}]",
+            f"output={tmp_path}",
+            "scenario=class2",
+            "trust=[my_strategy]",
+            *QUICK,
+        ]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             folder = experiment.run(compose("run", [*words, *overrides]))
         logged = folder / "strategy_metrics.csv"

@@ -1,6 +1,5 @@
 """Writes the page of a study, or of any runs, and the same in other forms, into the folder `report`."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from cl.atomic import atomic_write
+from cl.checksums import read_json
 from cl.reporting.folding import terminal_width, wrapped
 from cl.reporting.groups import Group
 from cl.reporting.page import answer, cells, comparison, files, pictures, rules, study
@@ -47,11 +47,7 @@ def write_studies(paths: list[Path]) -> list[Path]:
         if not file.is_file():
             others.append(path)
             continue
-        try:
-            content = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file} is no JSON ({error}): run the study again") from error
-        write(file.parent, content)
+        write(file.parent, read_json(file, remedy="run the study again; what it has finished is not done again"))
     return others
 
 

@@ -1,8 +1,10 @@
 """The schools of rows. A study names them; those of any other runs follow from what the runs did."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
+
+from cl.checksums import DamagedError
+from cl.reporting.reading import read_results
 
 REHEARSAL, MERGING, BOTH = "rehearsal", "merging", "both"
 # Those whose rows are no methods: they take no part in the answer, the ranking and the Pareto front.
@@ -40,6 +42,8 @@ def _replays(folder: Path, results: Iterable[Path]) -> bool | None:
     if file is None:
         return None
     try:
-        return bool(json.loads(file.read_text())["config"]["strategy"].get("memory"))
+        return bool(read_results(file)["config"]["strategy"].get("memory"))
+    except DamagedError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not a result of remerge ({type(error).__name__}: {error})") from error

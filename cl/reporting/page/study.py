@@ -1,13 +1,14 @@
 """What a page is made of: budgets and rows, from study.json or from any groups of runs, and the runs' results.json."""
 
 import datetime
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cl.checksums import DamagedError
 from cl.reporting.groups import ABOUT, Group
 from cl.reporting.metrics import ERROR_METRICS, METRICS, Metric
 from cl.reporting.page.schools import BOUND, CONTROL, school
+from cl.reporting.reading import read_results
 from cl.reporting.tables import caption
 
 SCHEMA = "remerge.study/1"
@@ -155,8 +156,10 @@ def _by_seed(name: str, paths: list[Path]) -> dict[int, dict]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}, a run of row {name!r} in study.json, is not there: run the study again")
         try:
-            run = json.loads(path.read_text())
+            run = read_results(path)
             seed = run["seed"]
+        except DamagedError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a result of remerge ({type(error).__name__}: {error})") from error
         if seed in found:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, command
 
+from cl.atomic import write_json
 from cl.reporting.page import page
 
 SMALL = (
@@ -41,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """The page's files, made again from results without the times that they took."""
     for file in folder.parent.rglob("results.json"):
         found = json.loads(file.read_text())
-        file.write_text(json.dumps(found | dict.fromkeys(CLOCK, 1.0)))
+        write_json(file, found | dict.fromkeys(CLOCK, 1.0))
         os.utime(file, (0, 0))
     page.write(folder, json.loads((folder / "study.json").read_text()))
     return {file.name: file.read_bytes() for file in (folder / "report").iterdir() if file.suffix != ".png"}

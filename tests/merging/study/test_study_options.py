@@ -129,7 +129,13 @@ def test_batch_norm_is_recalibrated_on_the_stored_samples():
     assert samples_words(rows["er"], 50, facts) == ("buffer.capacity=50",)
 
 
-SHARED = ("dataset=mnist", "dataset.root=/some where", "backbone.hidden=[30]", "+metrics.worst._target_=a.b")
+SHARED = (
+    "dataset=mnist",
+    "dataset.root=/some where",
+    "backbone.hidden=[30]",
+    "+metrics.worst._target_=a.b",
+    "trust=[a]",
+)
 
 
 @pytest.mark.parametrize("row", ROWS[::7], ids=lambda row: row.name)
