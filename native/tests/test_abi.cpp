@@ -249,6 +249,9 @@ TEST(arguments_that_are_missing) {
     CHECK_INVALID(rb_load(b, paths, 1, nullptr, 1, &pending));
     CHECK_INVALID(rb_load(b, paths, 1, sizes, 1, nullptr));
     CHECK_INVALID(rb_load(b, no_path, 1, sizes, 1, &pending));
+    CHECK_INVALID(rb_check(nullptr, paths, 1));
+    CHECK_INVALID(rb_check(b, no_path, 1));
+    check_invalid(rb_check(b, paths, 1), "no file", RB_SYSTEM);
     check_invalid(rb_load(b, paths, 1, sizes, 1, &pending), "no file", RB_SYSTEM);
 
     stats.size = sizeof stats - 8;
@@ -462,6 +465,23 @@ TEST(idle_ranks_sleep) {
         CHECK_THAT(used < 0.05, used << " s of 0.5");
     }
     in_threads(both, [](rb_buffer *buffer) { CHECK_THAT(rb_close(buffer) == RB_OK, rb_error()); });
+}
+
+TEST(draws_that_nobody_receives_have_an_end) {
+    rb_options o = options();
+    rb_buffer *b;
+    CHECK_EQUAL(rb_create(&o, &b), RB_OK);
+    for (int i = 0; i < RB_MOST_PENDING; ++i) CHECK_EQUAL(rb_request(b, 0), RB_OK);
+    CHECK_INVALID(rb_request(b, 0));
+    rb_records records{};
+    records.size = sizeof records;
+    CHECK_EQUAL(rb_receive(b, &records), RB_OK);
+    rb_release(records.lease);
+    CHECK_EQUAL(rb_request(b, 0), RB_OK);
+    rb_destroy(b);
+    o = options();
+    o.local = 2;
+    CHECK_INVALID(rb_create(&o, &b));
 }
 
 RUN_TESTS

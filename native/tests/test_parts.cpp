@@ -1,5 +1,10 @@
 // The parts that need no buffer around them: random numbers, lists of slots, insertion and sampling policies, memory of
 // draws.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -11,6 +16,7 @@
 #include "../src/error.h"
 #include "../src/heap.h"
 #include "../src/insertion.h"
+#include "../src/mapping.h"
 #include "../src/sampling.h"
 #include "../src/staging.h"
 #include "check.h"
@@ -638,5 +644,56 @@ TEST(staging_from_many_threads) {
         });
     for (std::thread &thread : threads) thread.join();
 }
+
+// ---- memory that other processes may read
+// ----------------------------------------------------------------------------
+
+TEST(shared_memory_is_its_owners_and_never_shorter) {
+    constexpr size_t BYTES = 100;
+    const Memory memory = Memory::shared(BYTES);
+    if (memory.descriptor() < 0) return;  // the system has no such
+    struct stat about;
+    CHECK(fstat(memory.descriptor(), &about) == 0);
+    CHECK_EQUAL(about.st_mode & 0777, 0600u);
+    CHECK(ftruncate(memory.descriptor(), 1) != 0);
+    CHECK(ftruncate(memory.descriptor(), 1 << 20) != 0);
+    memory.data()[7] = std::byte{9};
+    const MappingAddress right = mapping_address(memory);
+    const Memory mapped = map_other(right, BYTES);
+    CHECK(mapped.data() && mapped.data()[7] == std::byte{9});
+    CHECK(!map_other(right, BYTES + 1).data());
+    CHECK(!map_other(right, BYTES - 1).data());
+    MappingAddress wrong = right;
+    wrong.token[15] ^= 1;
+    CHECK(!map_other(wrong, BYTES).data());
+    CHECK(!map_other({}, BYTES).data());
+    CHECK(!map_other({right.process, 1 << 20, right.token}, BYTES).data());
+}
+
+#ifdef MFD_CLOEXEC
+// Files that a wrong address may lead to: not opened, or not believed.
+TEST(other_files_are_not_taken_for_shared_memory) {
+    const auto refused = [](int file) {
+        CHECK(file >= 0);
+        MappingAddress address{getpid(), file, {}};
+        CHECK(!map_other(address, 16).data());
+        close(file);
+    };
+    const auto filled = [](const char *name, unsigned flags, int seals) {
+        const int file = memfd_create(name, flags);
+        CHECK(ftruncate(file, 32) == 0);  // with a token of zeros, which would be right
+        CHECK(seals == 0 || fcntl(file, F_ADD_SEALS, seals) == 0);
+        return file;
+    };
+    refused(filled("replay", 0, 0));
+    refused(filled("replay", MFD_ALLOW_SEALING, 0));
+    refused(filled("replay", MFD_ALLOW_SEALING, F_SEAL_GROW));
+    refused(filled("another", MFD_ALLOW_SEALING, F_SEAL_SHRINK));
+    refused(open("/dev/zero", O_RDONLY));
+    MappingAddress right{getpid(), filled("replay", MFD_ALLOW_SEALING, F_SEAL_SHRINK), {}};
+    CHECK(map_other(right, 16).data());  // so it is what was missing above
+    close(right.descriptor);
+}
+#endif
 
 RUN_TESTS
