@@ -545,7 +545,7 @@ class Stranger:
     rank, size, token, is_local = 1, 2, bytes(range(16)), True
 
     def __init__(self, comm):
-        self.comm = comm
+        self.comm, self.waits = comm, Waits()
 
     def gather(self, content):
         return [self.comm.gather(content)[0], content]
@@ -557,7 +557,7 @@ class Two:
     size, is_local = 2, True
 
     def __init__(self, comm):
-        self.comm, self.rank, self.token, self.folder = comm, comm.rank, comm.token, comm.folder
+        self.comm, self.rank, self.token, self.waits = comm, comm.rank, comm.token, Waits()
 
     def gather(self, content):
         return self.comm.gather(content)[:2]
