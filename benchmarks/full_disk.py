@@ -30,7 +30,11 @@ ROOM = "size=64m"
 
 
 def mount(*words) -> None:
-    done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True)
+    for _ in range(100):
+        done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True)
+        if "busy" not in done.stderr:
+            break
+        time.sleep(0.01)  # a checkpoint is being written
     if done.returncode:
         sys.exit(f"error: cannot mount a disk ({done.stderr.strip()}): run this as root")
 
