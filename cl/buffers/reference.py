@@ -45,6 +45,7 @@ class ReferenceBuffer(ReplayBuffer):
         seed: int,
         device: torch.device,
         comm: Comm,
+        timeout: float = 300.0,  # for other ranks, of which there are none
         **options,  # of the policies
     ):
         if comm.size > 1:

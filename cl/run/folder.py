@@ -23,6 +23,7 @@ from cl import versions
 from cl.configuration.identity import config_hash
 from cl.configuration.settings import checked
 from cl.configuration.trust import check_trust
+from cl.distributed.ranks import world_size
 from cl.reporting import custom
 from cl.reporting.metrics_file import check_files
 from cl.reporting.reading import read_results
@@ -31,6 +32,8 @@ from cl.run.remains import remains, sweep
 
 if TYPE_CHECKING:
     from cl.distributed.comm import Comm  # imports torch
+
+MOST_RANKS = 257  # of unfinished runs with another number of ranks those with fewer are found
 
 
 def plain(config) -> dict:
@@ -58,6 +61,19 @@ def run_folder(config: dict) -> Path:
     if config["strategy"]["memory"]:
         method += f"_{_word(config['buffer']['capacity'])}"
     return Path(config["output"]) / benchmark_name(config) / f"{method}_{config_hash(config)}" / f"seed{config['seed']}"
+
+
+def begun_elsewhere(config: dict) -> str | None:
+    """Which unfinished run differs from this one in the number of ranks alone, in words; None if this one has begun."""
+    folder, ranks = run_folder(config), config["checkpoint"]["ranks"] or world_size(config)
+    unfinished = folder.parent.parent.glob(f"*/{folder.name}/resume_*.pt")  # the names of 256 folders take 0.1 s
+    if folder.exists() or not any(unfinished):
+        return None
+    for number in range(1, MOST_RANKS):
+        other = run_folder(config | {"checkpoint": config["checkpoint"] | {"ranks": number}})
+        if number != ranks and not (other / "results.json").exists() and any(other.glob("resume_*.pt")):
+            return f"{other} has an unfinished run that {number} ranks began: checkpoint.ranks={number} goes on with it"
+    return None
 
 
 def finished_run(config) -> Path | None:
