@@ -73,7 +73,7 @@ def full(name: str, words_of: Callable[[Path], list], steps: int, below: Path) -
     do(words_of(folder))
     expected, needed = numbers(folder), shutil.disk_usage(folder).used
     umount(folder)
-    largest = 2 * needed // 4096 + 8  # checkpoints take room, too, while the run is under way
+    largest = 4 * needed // 4096 + 8  # checkpoints take room, too, while the run is under way
     for step in range(steps):
         pages = 2 + largest * step // steps
         mount("-t", "tmpfs", "-o", f"size={pages * 4096}", "tmpfs", folder)
