@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 
+from cl.distributed import reports
 from cl.distributed.encoding import decode, encode
-from cl.distributed.reports import LOST
 from cl.distributed.verdict import State, describe_ended, describe_silent, verdict
 
 LENGTH = struct.Struct("<H")
@@ -253,10 +253,13 @@ class Watch:
         flushing.start()
         flushing.join(LAST_WORDS)
         time.sleep(LAST_WORDS)
-        os._exit(LOST)
+        os._exit(reports.LOST)
 
 
 def say(rank: int, line: str) -> None:
-    """Print the last line of a rank, past streams whose locks another thread may hold."""
+    """Tell the launcher the last line of a rank, or print it past streams whose locks another thread may hold."""
+    if reports.is_read():
+        reports.tell("error", line=line, trace="", lost=True)
+        return
     begin = "\n" if os.isatty(2) else ""  # there may be a progress bar
     os.write(2, f"{begin}rank {rank}: error: {line}\n".encode(errors="replace"))

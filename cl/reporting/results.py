@@ -63,7 +63,7 @@ def versions() -> dict:
     return {
         **versions_of_remerge.this(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a type of its own, which ranks do not exchange
         "horovod": next((found.version for found in metadata.distributions(name="horovod")), None),
     }
 

@@ -80,6 +80,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
+    signals.ignore()
     if _finished_runs and LAUNCHED not in os.environ:
         from cl.reporting import folding, report
 
@@ -219,7 +220,8 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
     if line in _reported:
         return
     _reported.add(line)
-    _lost = _lost or is_loss(error)
+    if is_loss(error):
+        _lost, line = True, _lost_rank() or line
     if reports.is_read():
         trace = "".join(traceback.format_exception(error)) if debug else ""
         reports.tell("error", line=job + line, trace=trace, lost=is_loss(error))
@@ -228,6 +230,15 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
         traceback.print_exception(error)
     where = f"rank {ranks.rank()}: " if _is_rank() else ""
     print(f"{where}error: {job}{line}", file=sys.stderr)
+
+
+def _lost_rank() -> str | None:
+    """Which rank the others have lost, as far as they know."""
+    if "cl.distributed.group" not in sys.modules:  # not imported where the command failed before
+        return None
+    from cl.distributed.group import lost
+
+    return lost()
 
 
 def _is_rank() -> bool:

@@ -107,6 +107,7 @@ class Session:
             seed=config["seed"],
             device=self.device,
             comm=self.comm,
+            timeout=config["timeout"],
         )
         self._opened.push(buffer.exit)
         return buffer, capacity

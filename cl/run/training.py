@@ -58,7 +58,8 @@ class Training:
         """Everything that a checkpoint holds."""
         tree, session = StateTree(), self.session
         tree.register("network", session.model)
-        tree.register("updater", session.updater)
+        # With Adasum each rank's optimizer has taken its own gradients.
+        tree.register("updater", session.updater, own=self.config["reduce"]["operation"] == "adasum")
         tree.register("strategy", self.strategy)
         tree.register("history", self.history)
         tree.register("recorder", self.recorder)
