@@ -54,6 +54,8 @@ START_SECONDS, TIMEOUT = 180, 60.0
 class PipeComm:
     """The part of cl.distributed.comm.Comm that the buffer needs; the parent process forwards the objects."""
 
+    token, is_local = bytes(16), True
+
     def __init__(self, rank: int, size: int, pipe):
         self.rank, self.size, self.pipe, self.waits = rank, size, pipe, Waits()
 

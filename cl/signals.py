@@ -44,6 +44,15 @@ def listen(outside: Callable[[signal.Signals], None] = _raise) -> None:
         signal.signal(number, _take)
 
 
+def ignore() -> None:
+    """Let the rest of a command, which has nothing to save, come to its end with the status that it has earned.
+
+    It is the table of results and the end of the interpreter, which takes Python's own handlers away long before it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def asked() -> signal.Signals | None:
     """The signal that has come, if any."""
     return _asked

@@ -80,6 +80,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
+    signals.ignore()
     if _finished_runs and LAUNCHED not in os.environ:
         from cl.reporting import folding, report
 
@@ -177,7 +178,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
 
 
 def _run_or_find(config) -> Path:
-    from cl.run.folder import finished_run, plain, run_folder
+    from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
 
     launcher = config.launcher.name
     if ranks.started():
@@ -188,6 +189,8 @@ def _run_or_find(config) -> Path:
         if folder is not None:
             return folder
         check(plain(config))
+        if hint := begun_elsewhere(plain(config)):
+            print(hint)
         if launcher != "none":
             overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
             config = plain(config)

@@ -3,14 +3,15 @@
 The module that must not run leaves a mark when it is imported.
 """
 
-import json
 import sys
 
 import pytest
 from omegaconf import OmegaConf
 from support import QUICK, ROOT, command
 
+from cl.atomic import write_json
 from cl.build import build
+from cl.checksums import read_json
 from cl.configuration import trust
 from cl.reporting import groups, tables
 from cl.run import experiment
@@ -133,12 +134,12 @@ def test_a_file_cannot_vouch_for_itself(mark, tmp_path):
 def test_what_results_say_is_never_imported(compose_config, mark, tmp_path):
     """Results come from others: a report and a merge read their configuration and import nothing of it."""
     folder = experiment.run(compose_config("strategy=independent", "scenario=class2", *QUICK))
-    content = json.loads((folder / "results.json").read_text())
+    content = read_json(folder / "results.json")
     for group in ("strategy", "backbone", "dataset", "scenario"):
         content["config"][group]["_target_"] = "strange.value"
     content["config"]["metrics"] = {"m": {"_target_": "strange.value"}}
     content["config"]["trust"] = ["strange"]
-    (folder / "results.json").write_text(json.dumps(content | {"m": 0.5}))
+    write_json(folder / "results.json", content | {"m": 0.5})
     assert "strange.value" in tables.as_markdown(groups.load([folder]))
     merging.run(compose_config(f"run={folder}", "scenario=class2", "baselines=[]", *QUICK, name="merge"))
     assert not mark.exists()
