@@ -35,6 +35,8 @@ CASES = [
     ("torch", 2, "compute", "error", NAMED + " has left the others"),
     ("torch", 0, "nowhere", "none", None),
     ("torch", 1, "compute", "pause", None),
+    ("horovod", 0, "nowhere", "none", None),
+    ("horovod", 2, "compute", "pause", None),
 ]  # fmt: skip
 
 
@@ -84,7 +86,7 @@ def test_those_that_wait_name_the_rank_and_end(groups, engine, struck, where, ho
     others = [rank for rank in range(3) if rank != struck]
     said = [line for err in group.err for line in err.splitlines() if line.startswith("rank ")]
     if line is None:
-        reference = groups("torch", 0, "nowhere", "none")
+        reference = groups(engine, 0, "nowhere", "none")
         assert group.statuses == [0, 0, 0], group.err
         assert group.out == reference.out and said == []
         assert len(set(group.out)) == 1 and float(group.out[0].split()[0]) != 0
