@@ -45,7 +45,7 @@ class Steps(Callback):
         time.sleep(0.003)  # a step of a larger network, during which a checkpoint can be written
 
     def write(self, *words):
-        os.write(self.file, (" ".join(map(str, words)) + "\\n").encode())
+        os.write(self.file, (" ".join(map(str, (*words, time.monotonic_ns()))) + "\\n").encode())
 '''
 # Of results.json and metrics.csv, what depends on the clock or on the process (of the first, the sum of the second).
 TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum", "git_commit", "metrics.csv")
@@ -53,11 +53,13 @@ TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum", "git_
 
 @dataclass
 class Start:
-    """A start of training: the process, where it went on, and its last step; positions are (stage, step)."""
+    """A start of training: the process, where it went on, its last step as (stage, step), and when (seconds)."""
 
     pid: int
     position: tuple[int, int]
     last: tuple[int, int]
+    began: float
+    ended: float
     steps: int = 0
 
 
@@ -133,13 +135,13 @@ class Attempt:
         file = self.command.folder / f"steps_{rank}"
         for line in file.read_text().splitlines() if file.exists() else ():
             kind, *numbers = line.split()
-            numbers = [int(number) for number in numbers]
+            *numbers, now = map(int, numbers)
             if kind == "start":
-                starts.append(Start(numbers[0], tuple(numbers[1:]), tuple(numbers[1:])))
+                starts.append(Start(numbers[0], tuple(numbers[1:]), tuple(numbers[1:]), now / 1e9, now / 1e9))
             elif kind == "stage":
                 stages[numbers[0]] = numbers[1]
             else:
-                starts[-1].last = tuple(numbers)
+                starts[-1].last, starts[-1].ended = tuple(numbers), now / 1e9
                 starts[-1].steps += 1
         return starts, stages
 
@@ -153,6 +155,12 @@ class Attempt:
     @property
     def total(self) -> int:
         return sum(self._read(0)[1].values())
+
+    @property
+    def seconds(self) -> float:
+        """From the start of training to its last step."""
+        (only,) = self.starts
+        return only.ended - only.began
 
     def lost(self, starts: list[Start]) -> list[int]:
         """The steps between where each start went on and the last step of the one before it."""

@@ -118,31 +118,29 @@ class Campaign:
     def __init__(self, folder: Path, seed: int, number: int):
         self.folder, self.random, self.signal = folder, random.Random(seed), number
         self.root = pictures(folder / "pictures")
-        self.whole: dict[str, tuple[Path, float, Attempt]] = {}
+        self.whole: dict[str, Attempt] = {}
         self.found: dict[str, Found] = {}
 
     def words(self, case: Case) -> list[str]:
         own = [*case.words, *([f"dataset.root={self.root}"] if "dataset=image_folder" in case.words else [])]
         keys = {word.partition("=")[0] for word in own}
+        keys |= {"backbone.hidden"} if "backbone" in keys else set()  # an option of the MLP
         return [*(word for word in RUN if word.partition("=")[0] not in keys), *last_of_each(own)]
 
-    def undisturbed(self, case: Case) -> tuple[Path, float, Attempt]:
-        """The folder of the whole run, its seconds from the first step to the end, and its steps."""
+    def undisturbed(self, case: Case) -> Attempt:
+        """The run that nobody kills."""
         if case.name not in self.whole:
             place = self.folder / "whole" / case.name.replace(" ", "_")
             attempt = Command(self.words(case), place).start()
-            attempt.wait_for_step(0)
-            began = time.monotonic()
             status, error = attempt.end()
-            seconds = time.monotonic() - began
             if status:
                 raise RuntimeError(f"{case.name} does not run: status {status}: {error}\n{attempt.command.line}")
-            self.whole[case.name] = place, seconds, attempt
+            self.whole[case.name] = attempt
         return self.whole[case.name]
 
     def chain(self, case: Case, most: int) -> None:
         """One command, killed up to `most` times and run to its end."""
-        place, seconds, whole = self.undisturbed(case)
+        whole = self.undisturbed(case)
         found = self.found.setdefault(case.name, Found())
         number = found.chains = found.chains + 1
         command = Command(self.words(case), self.folder / "killed" / f"{case.name.replace(' ', '_')}_{number}")
@@ -151,8 +149,8 @@ class Campaign:
             if not attempt.wait_for_step(starts):  # it has ended
                 break
             starts = len(attempt.starts)
-            left = seconds * max(0.05, 1 - whole.index(attempt.starts[-1].position) / whole.total)
-            time.sleep(self.random.uniform(0, left))
+            left = 1 - whole.index(attempt.starts[-1].position) / whole.total
+            time.sleep(self.random.uniform(0, whole.seconds * left + 0.1))  # what follows the last step as well
             if attempt.ended:
                 break
             kills += 1
@@ -168,7 +166,7 @@ class Campaign:
         if status:
             wrong.append(f"the last start ended with status {status}: {error}")
         lost = whole.lost(attempt.starts)
-        wrong += differences(place / "out", command.folder / "out") + no_process_left(command.token)
+        wrong += differences(whole.command.folder / "out", command.folder / "out") + no_process_left(command.token)
         every = next(word.partition("=")[2] for word in reversed(command.words) if word.startswith("checkpoint.every="))
         limit = 2 * int(every) if every.isdigit() else None
         if limit is not None and lost and max(lost) > limit:
