@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cl.buffers.base import Field
 from cl.buffers.native import NativeBuffer
+from cl.distributed.watch import Waits
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -53,8 +54,10 @@ START_SECONDS, TIMEOUT = 180, 60.0
 class PipeComm:
     """The part of cl.distributed.comm.Comm that the buffer needs; the parent process forwards the objects."""
 
+    token, is_local = bytes(16), True
+
     def __init__(self, rank: int, size: int, pipe):
-        self.rank, self.size, self.pipe = rank, size, pipe
+        self.rank, self.size, self.pipe, self.waits = rank, size, pipe, Waits()
 
     def gather(self, content) -> list:
         self.pipe.send(("gather", content))

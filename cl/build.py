@@ -25,12 +25,11 @@ KINDS = {
         "mean": list[float] | None, "std": list[Positive] | None, "validation": BelowOne,
         "augment": list[Literal["crop", "flip", "resized_crop", "rand_augment"]],
     },
-    "buffer": {"timeout": Positive},
 }  # fmt: skip
 # Constructor arguments that the program supplies and the user cannot set.
 GIVEN = {
     "backbone": ("sample_shape", "num_outputs"),
-    "buffer": ("fields", "num_classes", "seed", "device", "comm"),
+    "buffer": ("fields", "num_classes", "seed", "device", "comm", "timeout"),
     "optimizer": ("params",),
     "loader": ("device", "local_ranks"),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ENTRY = "checksum"  # of a JSON file, over all other entries; files of earlier versions have none
 AGAIN = "put a whole copy in its place, or make it again"
+FOLDER = 0x10  # an attribute of entries, which zipfile does not look at
 CHUNK = 1 << 18  # bytes that fit into a processor's cache
 
 
@@ -35,6 +36,8 @@ def check_archive(path: Path, what: str | None = None, remedy: str = AGAIN) -> b
                 return False
             for each in entries:
                 entry = f" in its entry {each.filename}"
+                if each.file_size and (each.is_dir() or each.external_attr & FOLDER):
+                    raise zipfile.BadZipFile("torch reads nothing from a folder, and leaves in memory what was there")
                 with archive.open(each) as file:
                     while file.read(CHUNK):
                         pass

@@ -18,7 +18,7 @@ from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.run import checkpoint, experiment
 from cl.run.evaluator import Evaluator
-from cl.run.folder import check_writable, finished_run, other_version, plain
+from cl.run.folder import alone, finished_run, found_finished, plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.scenarios.base import Tasks
@@ -40,8 +40,9 @@ def run(config) -> list[Path]:
     """
     config = plain(config)
     fusion, own, base = parts(config)
-    with Session(make_plan(base)) as session:
-        return Merge(fusion, own, session, merge_folder(config)).run()
+    folder = merge_folder(config)
+    with Session(make_plan(base)) as session, alone(folder, session.comm):
+        return Merge(fusion, own, session, folder).run()
 
 
 def parts(config: dict) -> tuple[Fusion, dict, dict]:
@@ -78,15 +79,14 @@ class Merge:
             make_plan(baseline)
         rows = len(self.plan.stages) if own["sequential"] or own["running"] else 1
         custom.try_out(base["metrics"], rows, self.plan.scenario.num_tasks)
-        check_writable(folder)
         merged_before = (folder / "results.json").is_file() and not base["overwrite"]
-        if not merged_before:
+        if merged_before:
+            found_finished(folder, base["metrics"], "overwrite=true merges again")
+        else:
             check_network(self.fusion, self.session)
             check_merge(self.fusion, own, self.session, None if self.trains else self.look())
         finished = [train(baseline) for baseline in baselines]
         if merged_before:
-            print(f"finished before: {folder}{other_version(folder)}  (overwrite=true merges again)")
-            custom.add(folder, base["metrics"])
             return [*finished, folder]
         tasks, _ = self.session.load_tasks()
         source = self.find()
@@ -100,8 +100,8 @@ class Merge:
             self.session.logger.finish(content)
         finally:
             self.draw(content)
-        alone = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
-        print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {alone} %")
+        reach = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
+        print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {reach} %")
         return [*finished, folder]
 
     def draw(self, content: dict) -> None:

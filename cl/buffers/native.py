@@ -1,12 +1,12 @@
 """The replay memory in C++, one over all ranks: native/include/replay.h says what it does and what it costs.
 
-This file turns tensors into pointers and errors into exceptions. Draws are handed out as tensors over the buffer's own
+This file turns tensors into pointers. Draws are handed out as tensors over the buffer's own
 memory, which goes back to it when the last of them is gone.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 
 from cl.buffers.base import Field, Records, ReplayBuffer, check_columns, check_draw_size, check_update
 from cl.buffers.insertion import InsertionPolicy
-from cl.buffers.policy import Policy
+from cl.buffers.library import check, check_both_sides, ffi, lib, raise_error, text
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies
 from cl.buffers.transfers import Transfers
@@ -23,33 +23,15 @@ from cl.distributed.comm import Comm
 from cl.distributed.verdict import REPLAY
 from cl.seeding import derive
 
-try:
-    try:
-        import libucx
-
-        libucx.load_library()
-    except ImportError:
-        libucx = None  # then the system's, or a library that was built without
-    from cl.buffers._replay import ffi, lib
-except ImportError as error:
-    raise ValueError(
-        f"buffer=native is a C++ extension, which cannot be loaded ({error}); `pip install -e .` or `make setup` "
-        "builds it, buffer=reference does without (one process only)"
-    ) from error
-
-
 MAX_PENDING = 64  # draws; a strategy has a handful
-
-
-class PeerError(RuntimeError):
-    """Another rank is gone or does not answer."""
 
 
 class NativeBuffer(ReplayBuffer):
     """`capacity` records over all ranks of `comm`, each of which calls every method in the same order.
 
     `fields` have a `y` (int64, below `num_classes`) that names the class. `insertion` and `sampling` name the policies
-    (docs/replay_buffer.md), `options` are those of the policies. `timeout`: seconds to wait for another rank. Raises
+    (docs/replay_buffer.md), `options` are those of the policies. `timeout`: seconds to wait for another rank. Messages
+    without `comm.token` are dropped; where all ranks are on one machine the buffer listens there alone. Raises
     ValueError for policies and capacities that make no sense, PeerError for a rank that is lost.
     """
 
@@ -65,7 +47,7 @@ class NativeBuffer(ReplayBuffer):
         seed: int,
         device: torch.device,
         comm: Comm,
-        timeout: float = 30.0,
+        timeout: float = 300.0,
         **options,  # of the policies
     ):
         check_both_sides("insertion", insertion, InsertionPolicy, lib.rb_insertion_policy)
@@ -77,7 +59,7 @@ class NativeBuffer(ReplayBuffer):
                 f"buffer.capacity must be at least 1 record for each rank, got {capacity} for {comm.size} ranks"
             )
         if timeout <= 0:
-            raise ValueError(f"buffer.timeout must be above 0 seconds, got {timeout}")
+            raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
         self.capacity, self.device, self.comm = capacity, device, comm
         self.fields = fields
         self._row_shapes = [(field, torch.Size(field.shape).numel()) for field in fields]
@@ -88,22 +70,23 @@ class NativeBuffer(ReplayBuffer):
         settings.rank, settings.ranks = comm.rank, comm.size
         settings.label_field = [field.name for field in fields].index("y")
         settings.timeout_seconds = timeout
-        texts = [_text(insertion), _text(sampling)]  # kept, like all of these, until rb_create has read them
+        settings.token, settings.local = comm.token, comm.is_local
+        texts = [text(insertion), text(sampling)]  # kept, like all of these, until rb_create has read them
         settings.insertion, settings.sampling = texts
         numbers = ffi.new("rb_policy_option[]", len(policy_options))
         for number, (name, value) in zip(numbers, policy_options.items()):
-            texts.append(_text(name))
+            texts.append(text(name))
             number.size, number.name, number.value = ffi.sizeof("rb_policy_option"), texts[-1], value
         settings.policy_options, settings.num_policy_options = numbers, len(numbers)
         columns = ffi.new("rb_field[]", len(fields))
         for column, (field, numel) in zip(columns, self._row_shapes):
             # With shape and dtype, which are of no concern to the library, but tell the files of two buffers apart.
-            texts.append(_text(f"{field.name} {field.dtype} {tuple(field.shape)}"))
+            texts.append(text(f"{field.name} {field.dtype} {tuple(field.shape)}"))
             column.size, column.name = ffi.sizeof("rb_field"), texts[-1]
             column.row_bytes = numel * field.dtype.itemsize
         settings.fields, settings.num_fields = columns, len(columns)
         made = ffi.new("rb_buffer **")
-        _check(lib.rb_create(settings, made))
+        check(lib.rb_create(settings, made))
         self._buffer = ffi.gc(made[0], lib.rb_destroy)
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
         self._layouts: dict[tuple[int, int], _Layout] = {}  # of the memory of a draw, by its bytes and records
@@ -114,10 +97,10 @@ class NativeBuffer(ReplayBuffer):
 
     def _connect(self) -> None:
         address, length = ffi.new("void **"), ffi.new("size_t *")
-        _check(lib.rb_address(self._buffer, address, length))
+        check(lib.rb_address(self._buffer, address, length))
         everybody = self.comm.gather(bytes(ffi.buffer(address[0], length[0])))
         addresses = [ffi.from_buffer(other) for other in everybody]
-        _check(lib.rb_connect(self._buffer, ffi.new("void *[]", addresses), [len(other) for other in everybody]))
+        check(lib.rb_connect(self._buffer, ffi.new("void *[]", addresses), [len(other) for other in everybody]))
 
     def fetch(self, records: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return self.transfers.fetch(records)
@@ -130,18 +113,18 @@ class NativeBuffer(ReplayBuffer):
             value = records[field.name].detach().cpu().contiguous()
             kept.append(value)
             self._pointers[i] = ffi.cast("void *", value.data_ptr())
-        _check(lib.rb_add(self._buffer, length, self._pointers))
+        check(lib.rb_add(self._buffer, length, self._pointers))
 
     def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
         number = check_update(self.fields, name, ids, values)
         ids, values = ids.cpu().contiguous(), values.detach().cpu().contiguous()
         pointers = ffi.cast("uint64_t *", ids.data_ptr()), ffi.cast("void *", values.data_ptr())
-        _check(lib.rb_update(self._buffer, number, len(ids), *pointers))
+        check(lib.rb_update(self._buffer, number, len(ids), *pointers))
 
     def request(self, n: int) -> None:
         check_draw_size(n)
         if status := lib.rb_request(self._buffer, n):
-            _raise(status)
+            raise_error(status)
         self._pending += 1
 
     def receive(self) -> Records:
@@ -151,7 +134,7 @@ class NativeBuffer(ReplayBuffer):
         status = lib.rb_receive(self._buffer, records)
         waits.place = None
         if status:
-            _raise(status)
+            raise_error(status)
         self._pending -= 1
         # The buffer keeps the lease, and the tensors keep the buffer.
         memory = ffi.buffer(ffi.gc(records.lease, lib.rb_release), records.lease_bytes)
@@ -199,24 +182,24 @@ class NativeBuffer(ReplayBuffer):
     def statistics(self):
         """The struct rb_stats of replay.h: what the buffer holds, has sent and has waited for."""
         stats = ffi.new("rb_stats *", {"size": ffi.sizeof("rb_stats")})
-        _check(lib.rb_get_stats(self._buffer, stats))
+        check(lib.rb_get_stats(self._buffer, stats))
         return stats
 
     def copy(self) -> "NativeCopy":
         made = ffi.new("rb_copy **")
         with self._waiting():
-            _check(lib.rb_take_copy(self._buffer, made))
+            check(lib.rb_take_copy(self._buffer, made))
         return NativeCopy(made[0])
 
     def check(self, *paths: Path) -> None:
         names = [ffi.new("char[]", os.fsencode(path)) for path in paths]
-        _check(lib.rb_check(self._buffer, ffi.new("char *[]", names), len(names)))
+        check(lib.rb_check(self._buffer, ffi.new("char *[]", names), len(names)))
 
     def load(self, *paths: Path) -> None:
         names = [ffi.new("char[]", os.fsencode(path)) for path in paths]
         sizes, count = ffi.new("uint64_t[]", MAX_PENDING), ffi.new("uint32_t *")
         pointers = ffi.new("char *[]", names)
-        _check(lib.rb_load(self._buffer, pointers, len(names), sizes, MAX_PENDING, count))
+        check(lib.rb_load(self._buffer, pointers, len(names), sizes, MAX_PENDING, count))
         self._pending = self.statistics().pending
         for size in sizes[0 : count[0]]:  # lost between different numbers of ranks
             self.request(size)
@@ -224,7 +207,7 @@ class NativeBuffer(ReplayBuffer):
     def close(self) -> None:
         if self._buffer:
             with self._waiting():
-                _check(lib.rb_close(self._buffer))
+                check(lib.rb_close(self._buffer))
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -252,31 +235,11 @@ class NativeCopy:
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _check(lib.rb_write_copy(self._copy, os.fsencode(path)))  # cffi gives the lock of the interpreter away
+            check(lib.rb_write_copy(self._copy, os.fsencode(path)))  # cffi gives the lock of the interpreter away
         finally:
             copy, self._copy = self._copy, ffi.NULL  # the library refuses another call with that
             if copy:
                 ffi.release(copy)
-
-
-def native_policies(name_at: Callable) -> list[str]:
-    """The names that the library has; `name_at`: its function from a place to a name."""
-    names = []
-    while (name := name_at(len(names))) != ffi.NULL:
-        names.append(ffi.string(name).decode())
-    return names
-
-
-def check_both_sides(key: str, name: str, kind: type[Policy], name_at: Callable) -> None:
-    """Raise ValueError for a policy that only Python or only the library has."""
-    here, there = name in list(kind.known), name in native_policies(name_at)
-    if here and not there:
-        raise ValueError(
-            f"buffer.{key}={name} is missing in the C++ library: add native/src/{key}_{name}.cpp and build it again "
-            "with `pip install -e .`, or use buffer=reference (one process only)"
-        )
-    if there and not here:
-        raise ValueError(f"buffer.{key}={name} is missing in Python: add cl/buffers/{key}_{name}.py")
 
 
 class _Part(NamedTuple):
@@ -301,21 +264,3 @@ def _tensor(memory, part: _Part) -> torch.Tensor:
     shape, dtype, offset, view = part
     tensor = torch.from_numpy(np.ndarray(shape, dtype, memory, offset))
     return tensor if view is None else tensor.view(view)
-
-
-def _text(text: str):
-    return ffi.new("char[]", text.encode())
-
-
-def _check(status: int) -> None:
-    if status:
-        _raise(status)
-
-
-def _raise(status: int) -> None:
-    message = ffi.string(lib.rb_error()).decode(errors="replace")
-    if status == lib.RB_PEER:
-        raise PeerError(message)
-    if status == lib.RB_INVALID:
-        raise ValueError(message)
-    raise OSError(message) if status == lib.RB_SYSTEM else RuntimeError(message)

@@ -4,7 +4,6 @@ Records lie in one tensor per field on the training device. A draw is made and c
 happens until `receive` can change it; that time is what the caller waits, and it is counted.
 """
 
-import pickle
 import time
 from collections import deque
 from pathlib import Path
@@ -24,6 +23,7 @@ from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies
 from cl.distributed.comm import Comm
+from cl.networks import weights
 from cl.seeding import Uniforms
 
 
@@ -45,6 +45,7 @@ class ReferenceBuffer(ReplayBuffer):
         seed: int,
         device: torch.device,
         comm: Comm,
+        timeout: float = 300.0,  # for other ranks, of which there are none
         **options,  # of the policies
     ):
         if comm.size > 1:
@@ -142,9 +143,9 @@ class ReferenceBuffer(ReplayBuffer):
             raise ValueError(f"buffer=reference serves one process, but {len(paths)} saved shards were given")
         (path,) = paths
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = weights.load(path, device=self.device)
             about = dict(state)["about"]
-        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a replay buffer that was saved, or is damaged") from error
         if about != self._about():
             raise ValueError(f"{path} holds another buffer: expected {self._about()}, got {about}")

@@ -39,8 +39,9 @@ ROOT_IS_DATA = ("image_folder", "ptycho")  # data sets that are defined by the f
 def words(config: dict, ranks: int | None = None) -> dict:
     """The words that name a run without its seed, by key: `{"strategy": "er", "buffer.capacity": 500, ...}`.
 
-    `config`: resolved and checked. `ranks`: with how many it was run; None: with those that are there, or that its
-    launcher will start. Values are canonical, so that `1`, `1.0` and `"1"` are one run.
+    `config`: resolved and checked. `ranks`: with how many it was run; None: with those of `checkpoint.ranks`, or else
+    those that are there or that its launcher will start. A run that another number began has words of its own. Values
+    are canonical, so that `1`, `1.0` and `"1"` are one run.
     """
     found: dict = {"schema": SCHEMA}
     what = ["training", "merging"] if "fusion" in config else ["training"]
@@ -60,7 +61,10 @@ def words(config: dict, ranks: int | None = None) -> dict:
     # Workers decode alike however many there are; other loaders give other pixels.
     if config["loader"]["name"] != "workers":
         found["loader"] = config["loader"]["name"]
-    ranks = world_size(config) if ranks is None else ranks
+    begun = config.get("checkpoint", {}).get("ranks")
+    if ranks is not None and begun not in (None, ranks):
+        found["checkpoint.ranks"] = begun
+    ranks = (begun or world_size(config)) if ranks is None else ranks
     return found | ({"ranks": ranks} if ranks != 1 else {})
 
 

@@ -41,9 +41,10 @@ class Reduce(TypedDict):
 
 
 class Checkpoint(TypedDict):
-    """`checkpoint`: how often the state within a task is saved, a time or a number of steps."""
+    """`checkpoint`: how often the state within a task is saved, and the ranks that a run to be resumed began with."""
 
     every: Count | Annotated[str, Pattern(r"[0-9]+(\.[0-9]+)?(s|min|h)", "a time such as 30s, 10min or 2h")] | None
+    ranks: Count | None
 
 
 class Launcher(TypedDict):

@@ -7,6 +7,7 @@ change), the size in pixels and the channels. Pictures that do not fit are strea
 
 import hashlib
 import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from cl.data.decoding import Decoder
 
 IN_MEMORY = 2 * 2**30  # bytes of decoded pictures of one split up to which stream=auto keeps them in memory
-CACHE_VERSION = 3  # raised when decoding gives other pixels
+CACHE_VERSION = 4  # raised when decoding gives other pixels, or the files have another form
 TESTS = ("test", "val", "valid", "validation")  # names for the folder of the test split; the first one found is used
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -134,12 +135,14 @@ class ImageFolder(Dataset):
             images = np.stack(list(pool.map(self._decode, paths)))
         with atomic_write(cached) as file:
             np.save(file, images)
+            file.write(_checksum(images))
         return split_of(images, labels)
 
     def _cached(self, path: Path, count: int) -> np.ndarray:
         channels, height, width = self.sample_shape
         try:
-            images = np.load(path)
+            with open(path, "rb") as file:
+                images, checksum = np.load(file), file.read()
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"the cached pictures in {path} cannot be read ({error}): delete the file") from error
         if images.shape != (count, height, width, channels) or images.dtype != np.uint8:
@@ -147,6 +150,8 @@ class ImageFolder(Dataset):
                 f"the cached pictures in {path} are {images.dtype} of shape {images.shape}, expected uint8 of shape "
                 f"{(count, height, width, channels)}: delete the file"
             )
+        if checksum != _checksum(images):
+            raise ValueError(f"the cached pictures in {path} are not those that were written: delete the file")
         return images
 
     def _decode(self, path: str) -> np.ndarray:
@@ -158,6 +163,11 @@ class ImageFolder(Dataset):
             status = os.stat(path)
             digest.update(f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
         return digest.hexdigest()[:16]
+
+
+def _checksum(images: np.ndarray) -> bytes:
+    """What follows the pictures in a file of the cache."""
+    return zlib.crc32(images).to_bytes(4, "little")
 
 
 def _arranged(root: Path) -> tuple[Path, dict[str, Path]]:

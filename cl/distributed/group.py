@@ -40,6 +40,14 @@ def _made(engine: str | None, timeout: float) -> Comm:
     return Comm()
 
 
+def lost() -> str | None:
+    """After an error of the engine or the buffer: the rank that is gone or silent, or None if none is known to be.
+
+    Takes up to 1.5 seconds.
+    """
+    return None if _comm is None else _comm.lost()
+
+
 def disconnect() -> None:
     """Leave the group, if there is one."""
     global _comm

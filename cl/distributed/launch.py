@@ -17,9 +17,11 @@ from cl.distributed.failures import Ending, RanksFailed, numbers
 from cl.distributed.hosts import Host, Place, hosts_of, places
 from cl.distributed.processes import Processes
 from cl.distributed.remote import Remote, Unreachable
-from cl.signals import SIGNALS, Stopped
+from cl.distributed.reports import LOST
+from cl.signals import SAME, SIGNALS, Stopped
 
 GRACE_SECONDS = 20  # after one rank has failed, the time for the others to report their errors
+LOST_SECONDS = 5  # the same after one that has lost another: all others have waited as long as it has
 HELLO_SECONDS = 30  # for ssh and an agent to start
 CONNECT_SECONDS = 60  # after `timeout`, within which the engine itself should have given up to connect
 TICK_SECONDS = 1.0  # between two signs of life for the agents
@@ -69,6 +71,7 @@ class Signals:
 
     def __init__(self):
         self.taken: list[int] = []
+        self.taken_at = 0.0
         self.tell = lambda event: None
         self.before: dict = {}
 
@@ -82,6 +85,10 @@ class Signals:
             signal.signal(number, handler)
 
     def _take(self, number: int, frame) -> None:
+        now = time.monotonic()
+        if self.taken and now - self.taken_at <= SAME:
+            return
+        self.taken_at = now
         self.taken.append(number)
         self.tell(("signal", number, None))
 
@@ -207,7 +214,8 @@ class Team:
                 if ending.late:
                     break
             if ending.failed and deadline is None:
-                deadline = now + GRACE_SECONDS
+                lost = all(status in (0, LOST) for status in ending.ended.values())
+                deadline = now + (LOST_SECONDS if lost else GRACE_SECONDS)
             if deadline is not None and now >= deadline:
                 break
         ending.killed = sorted(running)

@@ -14,10 +14,13 @@ import socket
 import struct
 import time
 
+from cl.distributed import network
+
 LOOPBACK = "127.0.0.1"
 NONCE, PROOF = 16, 32  # bytes
 HELLO = struct.Struct(f"<I{NONCE}s{PROOF}s")  # rank, nonce and proof of the caller
 MOST_PENDING = 64  # connections that have not proved anything yet; one more drops the oldest
+ATTEMPT = 1.0  # seconds for one try to connect; where a queue is full, a new try is faster than the system's next
 PAUSE = 0.05  # seconds between two calls of a rank that does not answer
 
 
@@ -29,10 +32,7 @@ def own_address(hosts: list[str]) -> str:
     given = [os.environ[name] for name in ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "MASTER_ADDR") if name in os.environ]
     for host in (*given, *hosts):
         try:
-            family, _, _, _, place = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect(place)
-                address = probe.getsockname()[0]
+            address = network.own_address_towards(network.address_of(host))
         except OSError:  # an unknown name, or no route: perhaps the next has one
             continue
         if not ipaddress.ip_address(address).is_loopback:
@@ -69,12 +69,13 @@ def _call(address: tuple[str, int], rank: int, other: int, token: bytes, deadlin
     reason = "no answer"
     while (left := deadline - time.monotonic()) > 0:
         try:
-            link = socket.create_connection(address, timeout=left)
+            link = socket.create_connection(address, timeout=min(left, ATTEMPT))
         except OSError as error:  # a flood of strangers fills the queue
             reason = str(error)
             time.sleep(PAUSE)
             continue
         try:
+            link.settimeout(left)  # the other may still be calling others
             nonce, own = _exactly(link, NONCE), secrets.token_bytes(NONCE)
             link.sendall(HELLO.pack(rank, own, _proof(token, b"caller", rank, other, nonce, own)))
             answer = _exactly(link, PROOF)

@@ -62,12 +62,13 @@ def verdict(own: State, others: list[State], timeout: float) -> str | None:
     late = [other for other in behind if other.place is None] or behind
     if not late:
         return None
-    last = ", ".join(
-        sorted({other.where if other.place == REPLAY else f"after exchange {other.entered}" for other in late})
-    )
+    if all(other.place == REPLAY for other in late):
+        last = f"{_plural(late, 'it waits', 'they wait')} {late[0].where}"
+    else:
+        last = f"the last exchange was {' and '.join(sorted({str(other.entered) for other in late}))}"
     return (
-        f"{_names(late)} {_plural(late, 'is', 'are')} alive ({last}), but {_plural(late, 'has', 'have')} not come to "
-        f"exchange {own.entered} ({own.place}) for {own.waited:.0f} s; {_who_waits(own, others, late, timeout)}"
+        f"{_names(late)} {_plural(late, 'is', 'are')} alive but {own.waited:.0f} s late, {last}; "
+        f"{_who_waits(own, others, late, timeout)}"
     )
 
 

@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 
+from cl.distributed import reports
 from cl.distributed.encoding import decode, encode
 from cl.distributed.verdict import State, describe_ended, describe_silent, verdict
 
-LOST = 75  # exit status of a rank that has lost another (EX_TEMPFAIL): the run may be started again
 LENGTH = struct.Struct("<H")
 MOST_BYTES = 1 << 15  # of a message
 MOST_UNSENT = 1 << 16  # bytes that a rank which does not read is sent later
@@ -253,10 +253,13 @@ class Watch:
         flushing.start()
         flushing.join(LAST_WORDS)
         time.sleep(LAST_WORDS)
-        os._exit(LOST)
+        os._exit(reports.LOST)
 
 
 def say(rank: int, line: str) -> None:
-    """Print the last line of a rank, past streams whose locks another thread may hold."""
+    """Tell the launcher the last line of a rank, or print it past streams whose locks another thread may hold."""
+    if reports.is_read():
+        reports.tell("error", line=line, trace="", lost=True)
+        return
     begin = "\n" if os.isatty(2) else ""  # there may be a progress bar
     os.write(2, f"{begin}rank {rank}: error: {line}\n".encode(errors="replace"))

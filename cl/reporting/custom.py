@@ -75,6 +75,12 @@ def evaluate(name: str, node: dict, matrix: Matrix, untrained: Row) -> float | N
     return float(value)
 
 
+def missing(content: dict, nodes: dict) -> dict:
+    """Those of the metrics that a results.json lacks, or has of another function or other options."""
+    recorded = content["config"].get("metrics", {}) if nodes else {}
+    return {name: node for name, node in nodes.items() if name not in content or recorded.get(name) != node}
+
+
 def add(folder: Path, nodes: dict) -> dict:
     """Compute what a finished run lacks of these metrics from its matrices, and add it to its results.json.
 
@@ -84,19 +90,18 @@ def add(folder: Path, nodes: dict) -> dict:
         return {}
     path = folder / "results.json"
     content = read_results(path)
-    recorded = content["config"].get("metrics", {})
-    missing = {name: node for name, node in nodes.items() if name not in content or recorded.get(name) != node}
-    if not missing:
+    lacking = missing(content, nodes)
+    if not lacking:
         return {}
-    check(missing)
+    check(lacking)
     matrix, untrained = measured(content)
     try:
-        added = {name: evaluate(name, node, matrix, untrained) for name, node in missing.items()}
+        added = {name: evaluate(name, node, matrix, untrained) for name, node in lacking.items()}
     except ValueError as error:
         raise ValueError(
             f"{error} (all else is in {path}, and the same command adds the metric without training)"
         ) from error
-    content["config"]["metrics"] = recorded | missing
+    content["config"]["metrics"] = content["config"].get("metrics", {}) | lacking
     write_json(path, content | added)
     return added
 

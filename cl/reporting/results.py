@@ -13,6 +13,7 @@ from cl import versions as versions_of_remerge
 from cl.atomic import atomic_write
 from cl.atomic import write_json as write_json  # for those who write results
 from cl.configuration.identity import as_text, config_hash, words
+from cl.distributed.ranks import world_size
 from cl.reporting import metrics
 from cl.reporting.history import History
 
@@ -22,7 +23,8 @@ SCHEMA = "remerge.results/2"
 def described(config: dict, kind: str) -> dict:
     """The entries of results.json that say what was run: names, seed, and the words that name the configuration."""
     names = {group: config[group]["name"] for group in ("strategy", "scenario", "dataset", "backbone")}
-    hashed = {"group": config_hash(config), "identity": as_text(words(config))}
+    ranks = world_size(config)  # also of a run that another number of ranks began, in the folder of that number
+    hashed = {"group": config_hash(config, ranks), "identity": as_text(words(config, ranks))}
     return {"schema": SCHEMA, "kind": kind, **names, "seed": config["seed"], **hashed}
 
 

@@ -178,7 +178,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
 
 
 def _run_or_find(config) -> Path:
-    from cl.run.folder import finished_run, plain, run_folder
+    from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
 
     launcher = config.launcher.name
     if ranks.started():
@@ -189,6 +189,8 @@ def _run_or_find(config) -> Path:
         if folder is not None:
             return folder
         check(plain(config))
+        if hint := begun_elsewhere(plain(config)):
+            print(hint)
         if launcher != "none":
             overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
             config = plain(config)
@@ -212,7 +214,8 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
     if line in _reported:
         return
     _reported.add(line)
-    _lost = _lost or is_loss(error)
+    if is_loss(error):
+        _lost, line = True, _lost_rank() or line
     if reports.is_read():
         trace = "".join(traceback.format_exception(error)) if debug else ""
         reports.tell("error", line=job + line, trace=trace, lost=is_loss(error))
@@ -221,6 +224,15 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
         traceback.print_exception(error)
     where = f"rank {ranks.rank()}: " if _is_rank() else ""
     print(f"{where}error: {job}{line}", file=sys.stderr)
+
+
+def _lost_rank() -> str | None:
+    """Which rank the others have lost, as far as they know."""
+    if "cl.distributed.group" not in sys.modules:  # not imported where the command failed before
+        return None
+    from cl.distributed.group import lost
+
+    return lost()
 
 
 def _is_rank() -> bool:

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from cl.distributed.comm import Comm
+from cl.distributed.failures import numbers
 
 # Weights below which sharing a step among threads costs more than it gains; on busy cores it costs twenty times as much
 # as the step itself (measured with 784-100-100-10: 0.5 ms on one thread, 0.5 to 20 ms on two).
@@ -38,6 +42,24 @@ def choose_device(name: str, local_rank: int) -> torch.device:
             f"device={name} cannot be used here ({reason}); valid: auto, cpu, cuda, cuda:N, mps"
         ) from error
     return device
+
+
+def check_own_gpu(name: str, device: torch.device, comm: Comm) -> None:
+    """Raise ValueError if ranks of one host got the same GPU without being asked to; every rank calls this.
+
+    A scheduler may show each rank one GPU only, so their numbers do not tell, but what they are does.
+    """
+    if name not in ("auto", "cuda") or comm.size == 1:
+        return
+    own = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+    found = comm.gather([socket.gethostname(), own, torch.cuda.device_count()])
+    for host, gpu, number in found:
+        sharing = [rank for rank, (_, other, _) in enumerate(found) if gpu is not None and other == gpu]
+        if len(sharing) > 1:
+            raise ValueError(
+                f"{numbers(sharing)} would share one GPU of {host}, where ranks see {number}: start at most one rank "
+                "for each GPU, or choose device=cpu, or device=cuda:0 to share one on purpose"
+            )
 
 
 @contextmanager

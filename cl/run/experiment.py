@@ -13,7 +13,7 @@ from cl.reporting.history import History
 from cl.reporting.metrics_file import State
 from cl.run import checkpoint, costs, reconstructions
 from cl.run.evaluator import Evaluator
-from cl.run.folder import check_writable, finished_run, plain
+from cl.run.folder import alone, finished_run, plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.run.training import Start, Training
@@ -33,14 +33,12 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     folder, strategy = plan.folder, plan.strategy
     if strategy.needs_start and make_start is None:
         raise ValueError(strategy.needs_start)
-    with Session(plan) as session:
+    with Session(plan) as session, alone(folder, session.comm):
         comm = session.comm
-        if comm.size > 1:  # rank 0 decides for all: their disks need not be one
-            finished = comm.broadcast(finished_run(config) if comm.is_main else None)
-            if finished is not None:
-                return finished
-        if comm.is_main:
-            check_writable(folder)
+        # Rank 0 decides for all: their disks need not be one. Another process may have finished the run meanwhile.
+        finished = comm.broadcast(finished_run(config) if comm.is_main else None)
+        if finished is not None:
+            return finished
         tasks, num_training = session.load_tasks()
         buffer, capacity = session.make_buffer(num_training)
         equip(session, buffer, capacity)

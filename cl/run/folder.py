@@ -10,8 +10,12 @@ finds what it has finished, and all ranks of a run agree. This file needs no tor
 
 import os
 import re
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
@@ -19,8 +23,17 @@ from cl import versions
 from cl.configuration.identity import config_hash
 from cl.configuration.settings import checked
 from cl.configuration.trust import check_trust
+from cl.distributed.ranks import world_size
 from cl.reporting import custom
+from cl.reporting.metrics_file import check_files
 from cl.reporting.reading import read_results
+from cl.run.lock import InUseError, locked
+from cl.run.remains import remains, sweep
+
+if TYPE_CHECKING:
+    from cl.distributed.comm import Comm  # imports torch
+
+MOST_RANKS = 257  # of unfinished runs with another number of ranks those with fewer are found
 
 
 def plain(config) -> dict:
@@ -50,23 +63,76 @@ def run_folder(config: dict) -> Path:
     return Path(config["output"]) / benchmark_name(config) / f"{method}_{config_hash(config)}" / f"seed{config['seed']}"
 
 
+def begun_elsewhere(config: dict) -> str | None:
+    """Which unfinished run differs from this one in the number of ranks alone, in words; None if this one has begun."""
+    folder, ranks = run_folder(config), config["checkpoint"]["ranks"] or world_size(config)
+    unfinished = folder.parent.parent.glob(f"*/{folder.name}/resume_*.pt")  # the names of 256 folders take 0.1 s
+    if folder.exists() or not any(unfinished):
+        return None
+    for number in range(1, MOST_RANKS):
+        other = run_folder(config | {"checkpoint": config["checkpoint"] | {"ranks": number}})
+        if number != ranks and not (other / "results.json").exists() and any(other.glob("resume_*.pt")):
+            return f"{other} has an unfinished run that {number} ranks began: checkpoint.ranks={number} goes on with it"
+    return None
+
+
 def finished_run(config) -> Path | None:
     """The folder of the run if it was finished before and is not to be overwritten, else None.
 
-    A metric of the user that its results lack is added to them.
+    A metric of the user that its results lack is added to them. Raises DamagedError for files that are not those that
+    the run wrote.
     """
     config = plain(config)
     folder = run_folder(config)
     if config["overwrite"] or not (folder / "results.json").is_file():
         return None
-    print(f"finished before: {folder}{other_version(folder)}  (overwrite=true trains it again)")
-    custom.add(folder, config["metrics"])
+    found_finished(folder, config["metrics"], "overwrite=true trains it again")
     return folder
 
 
-def other_version(folder: Path) -> str:
-    """What made the results in a folder, where that is not this version or commit; else nothing."""
-    made = read_results(folder / "results.json")["versions"]
+def found_finished(folder: Path, metrics: dict, again: str) -> None:
+    """Say that the run or merge in a folder is finished, add the metrics that it lacks, and remove what is left."""
+    content = read_results(folder / "results.json")
+    check_files(folder, content.get("files", {}))
+    print(f"finished before: {folder}{other_version(content)}  ({again})")
+    if custom.missing(content, metrics):
+        with locked(folder):
+            custom.add(folder, metrics)
+    if remains(folder, finished=True):
+        try:
+            with locked(folder):
+                sweep(folder, finished=True)
+        except (InUseError, OSError) as error:  # another command does it, or the results are kept where none can
+            print(f"left as it is: {error}", file=sys.stderr)
+
+
+@contextmanager
+def alone(folder: Path, comm: "Comm") -> Iterator[None]:
+    """A run or merge alone in its folder: rank 0 has the lock. What is left of processes that were killed goes.
+
+    Every rank calls this, and each raises an error where the folder is in use or cannot be written.
+    """
+    with ExitStack() as stack:
+        error = None
+        if comm.is_main:
+            try:
+                check_writable(folder)
+                stack.enter_context(locked(folder))
+            except (ValueError, OSError) as refused:
+                error = refused
+        told = comm.broadcast(None if error is None else str(error))
+        if error is not None:
+            raise error
+        if told is not None:
+            raise InUseError(told)
+        sweep(folder, finished=False)
+        comm.gather(None)  # nobody writes before all have swept: their disks may be one
+        yield
+
+
+def other_version(results: dict) -> str:
+    """What made some results, where that is not this version or commit; else nothing."""
+    made = results["versions"]
     here = versions.this()
     if all(made.get(key) == here[key] for key in here):
         return ""

@@ -49,6 +49,7 @@ class Session:
         started = ranks.started()
         self.comm = connect(started[0] if started else None, config["timeout"])
         self.device = devices.choose_device(config["device"], self.comm.local_rank)
+        devices.check_own_gpu(config["device"], self.device, self.comm)
         if config["compile"]:
             devices.check_compiler(self.device)
         self._opened.enter_context(devices.repeatable(self.device))
@@ -106,6 +107,7 @@ class Session:
             seed=config["seed"],
             device=self.device,
             comm=self.comm,
+            timeout=config["timeout"],
         )
         self._opened.push(buffer.exit)
         return buffer, capacity

@@ -58,7 +58,8 @@ class Training:
         """Everything that a checkpoint holds."""
         tree, session = StateTree(), self.session
         tree.register("network", session.model)
-        tree.register("updater", session.updater)
+        # With Adasum each rank's optimizer has taken its own gradients.
+        tree.register("updater", session.updater, own=self.config["reduce"]["operation"] == "adasum")
         tree.register("strategy", self.strategy)
         tree.register("history", self.history)
         tree.register("recorder", self.recorder)
@@ -87,6 +88,17 @@ class Training:
         session, comm = self.session, self.session.comm
         checkpoints = Checkpoints(self.folder, self.tree, comm)
         position = checkpoints.load()
+        begun = self.config["checkpoint"]["ranks"]
+        if position is None and begun not in (None, comm.size):
+            raise ValueError(
+                f"checkpoint.ranks={begun}, but {self.folder} has no unfinished run that {begun} ranks have begun: "
+                "leave it out"
+            )
+        if position is not None and position.ranks != comm.size and comm.is_main:
+            print(
+                f"this run stands where {position.ranks} ranks have left it and goes on with {comm.size}: its numbers "
+                "differ from now on from those of a run with one number of ranks"
+            )
         if position is None:
             if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
                 weights = {name: value.cpu() for name, value in session.model.state_dict().items()}

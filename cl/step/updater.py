@@ -102,6 +102,10 @@ class Updater:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
+    def adopt(self, states: list[dict], rank: int) -> None:
+        """Take the state of the first of ranks that were not as many."""
+        self.load_state_dict(states[0])
+
     def load_state_dict(self, state: dict) -> None:
         """Take back what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])

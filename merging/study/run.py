@@ -5,13 +5,11 @@ killed goes on. The short runs that solve for the budgets and the search of the 
 """
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from cl.configuration.settings import MERGE_KEYS
 from cl.reporting.page import page
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
+from cl.run.lock import locked
 from merging.choices import check_choices
 from merging.study import record, worker
 from merging.study.configurations import Configurations
@@ -56,20 +55,6 @@ def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[i
     return asyncio.run(study.run())
 
 
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Nobody else inside such a block of the same file: two studies would train in the same folders."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another study is at work in {lock.parent.parent}: wait for its end, or choose output=FOLDER"
-            ) from error
-        yield
-
-
 def _best(scores: dict, none: str) -> tuple:
     """The key with the highest score, of equal ones the smallest, and its score; raises RunError(none) without any."""
     found = sorted(key for key in scores if scores[key] is not None)
@@ -94,7 +79,8 @@ class Study:
 
     async def run(self) -> Path:
         """Plan, search, run, write."""
-        with alone(self.output / ".study" / "lock"):
+        # Two studies would train in the same folders.
+        with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
             pool = Pool(self._jobs(None))
             try:
                 self.facts = facts = await self._facts(pool)

@@ -23,8 +23,9 @@ std::unique_ptr<InsertionPolicy> insertion_of(const Options &options) {
 Buffer::Buffer(const Options &options, const MakeTransport &make)
     : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field,
                                 insertion_of(options), options.ranks > 1),
-      pool_(std::make_shared<StagingPool>(options.fields)), mapped_shards_(options.ranks),
-      connected_(options.ranks == 1), peers_(options.rank, options.ranks), census_(options.ranks, options.num_classes),
+      capacity_everywhere_(options.capacity), pool_(std::make_shared<StagingPool>(options.fields)),
+      mapped_shards_(options.ranks), connected_(options.ranks == 1), peers_(options.rank, options.ranks),
+      census_(options.ranks, options.num_classes),
       sampling_(SamplingPolicy::registry().find(options.sampling).make({options.policy_options})),
       told_(options.num_classes) {
     for (const FieldInfo &field : options.fields) row_bytes_ += field.row_bytes;
@@ -64,6 +65,8 @@ size_t Buffer::address_bytes() const {
 void Buffer::meet(uint32_t rank, const std::byte *address) {
     uint64_t capacity;
     std::memcpy(&capacity, address, sizeof capacity);
+    size_of(capacity, row_bytes_);  // as it has to be, so that the sum over ranks does not wrap around
+    if (rank != options_.rank) capacity_everywhere_ += capacity;
     {
         Lock lock(mutex_);
         peers_[rank].capacity = capacity;
@@ -166,8 +169,8 @@ Buffer::Messages Buffer::update_messages(uint32_t field, uint64_t n, const uint6
     return messages;
 }
 
-// Not more rows than there can be records; with several ranks only an upper bound is known.
-uint64_t Buffer::rows_for(uint64_t n) const { return options_.ranks == 1 ? std::min(n, shard_.capacity()) : n; }
+// Not more rows than there can be records.
+uint64_t Buffer::rows_for(uint64_t n) const { return std::min(n, capacity_everywhere_); }
 
 void Buffer::request(uint64_t n) {
     if (n > std::numeric_limits<uint32_t>::max()) fail(RB_INVALID, "a draw of ", n, " records is too large");

@@ -161,7 +161,8 @@ class Buffer {
     const Options options_;
     uint64_t row_bytes_ = 0;  // of all fields
     Shard shard_;
-    std::vector<Stream> streams_;  // of draws, one per rank
+    std::vector<Stream> streams_;   // of draws, one per rank
+    uint64_t capacity_everywhere_;  // of all shards; as it is when the thread starts
     const std::shared_ptr<StagingPool> pool_;
     std::unique_ptr<Transport> transport_;            // none with one rank
     std::vector<std::vector<Memory>> mapped_shards_;  // [ranks][fields], where this rank may read them; else empty.

@@ -2,12 +2,13 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
-#include <random>
 
 #include "error.h"
 
@@ -28,6 +29,16 @@ size_t size_of(uint64_t count, uint64_t bytes) {
     return count * bytes;
 }
 
+#ifdef REPLAY_HEAP
+// For AddressSanitizer, which knows the ends of what comes from the heap.
+void *map_memory(size_t bytes) {
+    void *data = nullptr;
+    if (posix_memalign(&data, 64, bytes) != 0) fail(RB_SYSTEM, "cannot get ", bytes, " bytes of memory");
+    return std::memset(data, 0, bytes);
+}
+
+void unmap_memory(void *data, size_t) noexcept { std::free(data); }
+#else
 void *map_memory(size_t bytes) {
     void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) fail(RB_SYSTEM, "cannot get ", bytes, " bytes of memory: ", std::strerror(errno));
@@ -36,6 +47,7 @@ void *map_memory(size_t bytes) {
 }
 
 void unmap_memory(void *data, size_t bytes) noexcept { munmap(data, bytes); }
+#endif
 
 Memory::Memory(size_t bytes) : bytes_(bytes) {
     if (bytes) data_ = static_cast<std::byte *>(map_memory(bytes));
@@ -52,10 +64,9 @@ Memory Memory::shared(size_t bytes) {
             void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
             if (data != MAP_FAILED) {
                 want_huge_pages(data, bytes);
-                std::random_device random;
-                const SharedToken token{random(), random(), random(), random()};
-                std::memcpy(static_cast<std::byte *>(data) + bytes - sizeof token, &token, sizeof token);
-                return {data, bytes, descriptor};
+                std::byte *token = static_cast<std::byte *>(data) + bytes - sizeof(SharedToken);
+                if (getrandom(token, sizeof(SharedToken), 0) == sizeof(SharedToken)) return {data, bytes, descriptor};
+                munmap(data, bytes);
             }
         }
         close(descriptor);
@@ -65,7 +76,8 @@ Memory Memory::shared(size_t bytes) {
 }
 
 Memory::~Memory() {
-    if (data_) unmap_memory(data_, bytes_);
+    if (of_file_ && data_) munmap(data_, bytes_);
+    else if (data_) unmap_memory(data_, bytes_);
     if (descriptor_ >= 0) close(descriptor_);
 }
 

@@ -146,7 +146,7 @@ void Buffer::load_own(Saved &saved, const std::string &path) {
         draw.served = true;
         draw.expected = draw.arrived = copy.count;
         draw.missing.resize(options_.ranks);
-        draw.staging = pool_->take(rows_for(copy.n));
+        draw.staging = pool_->take(copy.count);
         std::copy(copy.ids.begin(), copy.ids.end(), draw.staging->ids);
         std::copy(copy.weights.begin(), copy.weights.end(), draw.staging->weights);
         for (size_t field = 0; field < options_.fields.size(); ++field)

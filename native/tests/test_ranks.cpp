@@ -554,6 +554,128 @@ TEST(a_rank_that_does_not_ask_is_named) {
     });
 }
 
+namespace {
+
+std::string failure(const std::function<void()> &call) {
+    try {
+        call();
+    } catch (const Error &error) {
+        CHECK_EQUAL(error.status, RB_PEER);
+        return error.what();
+    }
+    return "";
+}
+
+void check_has(const std::string &text, const std::string &part) {
+    CHECK_THAT(text.find(part) != std::string::npos, "'" << text << "' has no '" << part << "'");
+}
+
+}  // namespace
+
+// Rank 2 hangs, rank 1 waits for it elsewhere and rank 0 for both: rank 1 is not to blame, and hears who is.
+TEST(a_rank_that_waits_itself_is_not_blamed) {
+    Job job(hasty(3, SANITIZED ? 2 : 0.5));
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        add(buffer, numbers(rank, 0, 20));
+        buffer.request(10);
+        Received{buffer};
+    });
+    job.network.silence(2);
+    std::string said;
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        if (rank != 0) return;
+        buffer.request(10);
+        said = failure([&] { Received{buffer}; });
+    });
+    check_has(said, " s for draw 1: rank 2 has been silent for ");
+    check_has(said, "; rank 1 answers and has not asked for it");
+    std::string told;  // rank 1 was not in the buffer when rank 0 gave up
+    for (int i = 0; i < 1000 && told.empty(); ++i) {
+        std::this_thread::sleep_for(milliseconds(1));
+        told = failure([&] { add(*job.buffers[1], {1}); });
+    }
+    CHECK_EQUAL(told, said + " (rank 0 found that, and gave up)");
+}
+
+TEST(a_rank_that_fails_says_why) {
+    Job job(all_options(3, 50));
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        add(buffer, numbers(rank, 0, 20));
+        buffer.request(10);
+        Received{buffer};
+    });
+    job.network.slip_in(0, header_message({TOKEN, Kind::taken, 2, 0})->header);  // nothing was offered
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        const std::string said = failure([&] {
+            while (true) {
+                buffer.request(10);
+                Received{buffer};
+            }
+        });
+        CHECK_EQUAL(said, std::string("rank 2 took records that were not offered") +
+                              (rank == 0 ? "" : " (rank 0 found that, and gave up)"));
+    });
+}
+
+// ---- strangers ------------------------------------------------------------------------------------------------------
+
+TEST(messages_of_strangers_are_dropped_and_counted) {
+    Job job(all_options(2, 50));
+    const auto slip_in = [&](const Header &header, std::vector<std::byte> body = {}) {
+        job.network.slip_in(0, header_message(header)->header, std::move(body));
+    };
+    uint64_t strange = 0;
+    for (uint32_t kind = 0; kind < 12; ++kind)
+        for (uint64_t sequence : {0, 0, 1, 1000})  // one of them would be asked for twice
+            for (size_t wrong : {0, 15}) {
+                Header header{TOKEN, static_cast<Kind>(kind), 1, sequence, 3};
+                header.token[wrong] ^= 1;
+                slip_in(header, std::vector<std::byte>(kind == 1 ? 64 : 0));
+                ++strange;
+            }
+    for (uint32_t source : {0u, 2u, UINT32_MAX}) {
+        slip_in({TOKEN, Kind::request, source, 0, 3});
+        ++strange;
+    }
+    for (size_t bytes : {0, 8, 16, 48, 63, 65, 1000}) {
+        job.network.slip_in(0, std::vector<std::byte>(bytes, std::byte{1}));
+        ++strange;
+    }
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        add(buffer, numbers(rank, 0, 20));
+        for (int i = 0; i < 20; ++i) {
+            buffer.request(10);
+            CHECK_EQUAL(Received(buffer).count(), 10u);
+        }
+    });
+    CHECK_EQUAL(statistics(*job.buffers[0]).messages_refused, strange);
+    CHECK_EQUAL(statistics(*job.buffers[1]).messages_refused, 0);
+    slip_in({TOKEN, Kind::request, 1, 0, 3});  // a rank that says this is broken
+    job.each([&](uint32_t, Buffer &buffer) {
+        check_has(failure([&] {
+                      while (true) {
+                          buffer.request(10);
+                          Received{buffer};
+                      }
+                  }),
+                  "rank 1 asked for draw 0 twice");
+    });
+}
+
+TEST(a_timeout_tells_of_dropped_messages) {
+    auto all = hasty(2);
+    all[1].token[3] = 0;  // the ranks do not agree
+    Job job(all);
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        if (rank == 1) buffer.request(1);
+        if (rank == 0) {
+            std::this_thread::sleep_for(milliseconds(20));
+            buffer.request(1);
+            check_has(failure([&] { Received{buffer}; }), "messages were dropped, because they came from no rank");
+        }
+    });
+}
+
 TEST(a_rank_that_falls_silent_is_named) {
     Job job(hasty(3));
     job.each([&](uint32_t rank, Buffer &buffer) {

@@ -15,7 +15,8 @@ from support import ROOT
 import cl.buffers
 from cl.buffers.base import Field
 from cl.buffers.insertion import InsertionPolicy
-from cl.buffers.native import NativeBuffer, check_both_sides, lib, native_policies
+from cl.buffers.library import check_both_sides, lib, native_policies
+from cl.buffers.native import NativeBuffer
 from cl.buffers.policy import Policy
 from cl.buffers.reference import ReferenceBuffer
 from cl.buffers.sampling import SamplingPolicy

@@ -52,7 +52,7 @@ def test_the_table_is_long_enough_and_tells_different_runs_apart():
     ("strategy=derpp strategy.alpha=0.5", "strategy=derpp"),
     ("scenario=class10", "scenario=class5 scenario.num_tasks=10"),
     ("strategy=finetune buffer.capacity=7", "strategy=finetune"),
-    ("buffer.timeout=5", "buffer.timeout=50"),
+    ("timeout=5", "timeout=50"),
     ("loader.workers=2", "loader.workers=4"),
     ("dataset=mnist dataset.root=/here", "dataset=mnist dataset.root=/there"),
     ("seed=1 output=elsewhere", "seed=2 overwrite=true"),

@@ -478,7 +478,9 @@ def test_folders_that_could_be_meant_in_several_ways_are_named(pets, change, mes
 def test_a_damaged_cache_is_named(pets, tmp_path):
     cache = tmp_path / "cache"
     make(pets, cache=cache).load(seed=0)
-    for content in (b"", b"nothing", next(cache.glob("*test*")).read_bytes()):
+    whole = next(cache.glob("*train*")).read_bytes()
+    changed = [bytes([*whole[:place], whole[place] ^ 1, *whole[len(whole) + place + 1 :]]) for place in (-1, -5, -100)]
+    for content in (b"", b"nothing", next(cache.glob("*test*")).read_bytes(), whole[:-1], whole[:-4], *changed):
         next(cache.glob("*train*")).write_bytes(content)
         with pytest.raises(ValueError, match="the cached pictures in .* (cannot be read|are) .*: delete the file"):
             make(pets, cache=cache).load(seed=0)

@@ -28,7 +28,9 @@ from pathlib import Path
 import torch
 
 from cl.buffers.base import Field
-from cl.buffers.native import NativeBuffer, PeerError
+from cl.buffers.library import PeerError
+from cl.buffers.native import NativeBuffer
+from cl.distributed.watch import Waits
 
 CLASSES = 6
 FIELDS = [
@@ -44,10 +46,14 @@ IN_ORDER = "ends in order"  # returned where the end of the process is part of t
 
 
 class Files:
-    """What the buffer needs of a training engine, by files in a folder: rank, size and gather."""
+    """What the buffer needs of a training engine, by files in a folder: rank, size, gather and a token."""
+
+    is_local = True
 
     def __init__(self, folder: Path, rank: int, size: int):
         self.folder, self.rank, self.size, self.calls = folder, rank, size, 0
+        self.token = hashlib.sha256(str(folder).encode()).digest()[:16]
+        self.waits = Waits()
 
     def gather(self, content) -> list:
         self.calls += 1
@@ -498,6 +504,83 @@ def go_until_lost(comm, victim, phase):
     # Alive until all have been told, else these too would miss each other.
     wait_for(*(comm.folder / f"told_{rank}" for rank in range(comm.size) if rank != victim))
     return {"told": told, "message": message}
+
+
+def held_up(comm):
+    """Rank 2 hangs, rank 1 waits for it elsewhere, rank 0 for the request of both: what these two are told."""
+    buffer = make(comm, timeout=2.0)
+    steps = Steps(comm, buffer).go(range(5)).receive()
+    comm.gather(None)
+    (comm.folder / f"ready_{comm.rank}").touch()
+    if comm.rank == 2:
+        time.sleep(60)
+    try:
+        if comm.rank == 1:
+            wait_for(comm.folder / "told_0")
+        steps.go(range(5, 10))
+    except PeerError as error:
+        write(comm.folder / f"told_{comm.rank}", b"")
+        wait_for(comm.folder / "told_1")
+        return str(error)
+
+
+def nap(comm):
+    """Rank 0 is stopped for longer than the time-out while it waits: that is no time in which rank 1 was silent."""
+    buffer = make(comm, timeout=1.0)
+    steps = Steps(comm, buffer).go(range(5)).receive()
+    pid, _ = comm.gather(os.getpid())
+    if comm.rank == 1:
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.5)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.2)
+    steps.go(range(5, 10)).receive()
+    buffer.close()
+
+
+class Stranger:
+    """A process that knows where rank 0 of two is found, and not its token."""
+
+    rank, size, token, is_local = 1, 2, bytes(range(16)), True
+
+    def __init__(self, comm):
+        self.comm = comm
+
+    def gather(self, content):
+        return [self.comm.gather(content)[0], content]
+
+
+class Two:
+    """The first two of three processes."""
+
+    size, is_local = 2, True
+
+    def __init__(self, comm):
+        self.comm, self.rank, self.token, self.folder = comm, comm.rank, comm.token, comm.folder
+
+    def gather(self, content):
+        return self.comm.gather(content)[:2]
+
+
+def strangers(comm):
+    """Messages that rank 0 has refused: process 2 says it is rank 1, asks for draws and sends updates."""
+    buffer = make(Stranger(comm) if comm.rank == 2 else Two(comm))
+    if comm.rank == 2:
+        for _ in range(25):
+            buffer.update("amplitude", torch.tensor([0]), torch.zeros(1, 2, 3))
+        for _ in range(25):
+            buffer.request(5)
+        wait_for(comm.folder / "over")
+        return buffer.abandon()
+    deadline = time.monotonic() + 30
+    while comm.rank == 0 and buffer.statistics().messages_refused < 50 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    Steps(comm, buffer).go(range(30)).receive()
+    refused = buffer.statistics().messages_refused
+    buffer.close()
+    (comm.folder / "over").touch()
+    return refused
 
 
 def finish(comm, steps):

@@ -5,68 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import pytest
-from support import ROOT
+from launching import OPTIONS, SCRIPT, all_gone, failure, forget, gone, notes, send_later, wait_for_ranks
 
-from cl.distributed import launch, ranks
-from cl.distributed.failures import RanksFailed, merged, numbers
+from cl.distributed import ranks, reports
+from cl.distributed.failures import merged, numbers
+from cl.run import cli, mistakes
 from cl.signals import Stopped
-
-SCRIPT = ROOT / "tests" / "distributed" / "launched.py"
-OPTIONS = {"name": "torchrun", "np": 2, "hosts": None, "hostfile": None, "retries": 0}
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Start ranks of `launched.py` with these words; without waiting for a rank that has failed."""
-    monkeypatch.setenv("LAUNCHED_FOLDER", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
-    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.5)
-
-    def run(*words, timeout=None, **options):
-        launch.start_ranks(OPTIONS | options, list(words), timeout)
-
-    return run
-
-
-def notes(folder: Path) -> dict[str, dict]:
-    """What each rank has noted, by `RANK_ATTEMPT`."""
-    return {file.stem: json.loads(file.read_text()) for file in folder.glob("[0-9]*.json")}
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def all_gone(folder: Path, seconds: float = 5) -> bool:
-    pids = [note[key] for note in notes(folder).values() for key in ("pid", "child") if note.get(key)]
-    deadline = time.monotonic() + seconds
-    while not all(map(gone, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return bool(pids) and all(map(gone, pids))
-
-
-def send_later(folder: Path, *signals: int, ranks: int = 2, apart: float = 0.0) -> None:
-    """Send this process signals once the ranks are there."""
-
-    def wait() -> None:
-        deadline = time.monotonic() + 20
-        while len(notes(folder)) < ranks and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for number in signals:
-            os.kill(os.getpid(), number)
-            time.sleep(apart)
-
-    threading.Thread(target=wait).start()
-
 
 # ---- What ranks find ---------------------------------------------------------------------------------------------
 
@@ -100,12 +47,6 @@ def test_every_start_has_a_token_of_its_own_and_the_users_network_of_ucx(start, 
 
 
 # ---- Errors ------------------------------------------------------------------------------------------------------
-
-
-def failure(start, *words, **options) -> RanksFailed:
-    with pytest.raises(RanksFailed) as caught:
-        start(*words, **options)
-    return caught.value
 
 
 def test_an_error_of_one_rank_is_said_with_its_number_and_all_ranks_end(start, tmp_path):
@@ -145,6 +86,45 @@ def test_equal_lines_are_one_and_lines_about_a_lost_rank_too():
     )
 
 
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, KeyError, RuntimeError, AssertionError, MemoryError])
+def test_every_rank_says_every_error(kind, monkeypatch, capsys):
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "_reported", set())
+    cli._report(kind("here"), "what it says", debug=False)  # started by torchrun or srun
+    assert capsys.readouterr().err == "rank 2: error: what it says\n"
+    reader, writer = os.pipe()
+    monkeypatch.setenv(reports.PIPE, str(writer))
+    cli._report(kind("there"), "what else it says", debug=True)  # started by our launcher, which says it
+    assert capsys.readouterr().err == ""
+    told = json.loads(os.read(reader, 1 << 16))
+    assert told["line"] == "what else it says" and told["lost"] is False
+    assert told["trace"].splitlines()[-1].startswith(kind.__name__)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (RuntimeError("[pair.cc:545] Read error [10.0.0.2]:26803: Connection reset by peer"), True),
+        (RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (type("PeerError", (RuntimeError,), {})("rank 1"), True),
+        (type("HorovodInternalError", (RuntimeError,), {})("shut down"), True),
+        (type("DistBackendError", (RuntimeError,), {})("NCCL"), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("no data: Connection closed"), False),
+        (KeyError("three"), False),
+    ],
+)
+def test_which_errors_are_a_lost_rank(error, expected, monkeypatch):
+    assert not mistakes.is_loss(error)  # one process has none to lose
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert mistakes.is_loss(error) is expected
+
+
 def test_a_rank_that_hangs_in_its_start_is_named_after_the_timeout(start, tmp_path):
     began = time.monotonic()
     error = failure(start, "0=work", "1=work:late", timeout=2.0)
@@ -167,18 +147,26 @@ def test_a_signal_goes_to_every_rank_once_and_the_launcher_waits_for_them(start,
 
 
 def test_a_second_signal_kills_at_once_and_a_stubborn_rank_has_the_timeout(start, tmp_path):
-    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=0.3)
+    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=0.5)
     began = time.monotonic()
     with pytest.raises(Stopped) as caught:
         start("0=work:stubborn", "1=work", timeout=30.0)
     assert time.monotonic() - began < 10 and caught.value.line == "rank 0 had to be killed"
     assert all_gone(tmp_path)
-    for file in tmp_path.glob("*.json"):
-        file.unlink()
+    forget(tmp_path)
     send_later(tmp_path, signal.SIGTERM)
     with pytest.raises(Stopped) as caught:
         start("0=work", "1=work:stubborn", timeout=1.0)
     assert caught.value.line == "rank 1 had to be killed" and all_gone(tmp_path)
+
+
+def test_a_signal_that_comes_by_two_ways_is_one(start, tmp_path):
+    # a scheduler signals every process of a job, and the launcher passes it on
+    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=0.02)
+    with pytest.raises(Stopped) as caught:
+        start("0=work", "1=work")
+    assert caught.value.line == ""
+    assert [note["received"] for note in notes(tmp_path).values()] == [[signal.SIGTERM]] * 2
 
 
 def test_ctrl_c_reaches_the_launcher_alone(start, tmp_path):
@@ -187,12 +175,9 @@ def test_ctrl_c_reaches_the_launcher_alone(start, tmp_path):
     # A terminal sends it to the whole group of the process in the foreground.
     code = f"import sys; sys.argv = [{str(SCRIPT)!r}]; from cl.distributed import launch\n"
     code += f"launch.start_ranks({OPTIONS!r}, ['0=work', '1=work'])"
-    for file in tmp_path.glob("*.json"):
-        file.unlink()
+    forget(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 20
-    while len(notes(tmp_path)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_ranks(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     assert "Stopped" in process.communicate(timeout=20)[1]
     assert [note["received"] for note in notes(tmp_path).values()] == [[signal.SIGINT], [signal.SIGINT]]
@@ -202,9 +187,7 @@ def test_a_killed_launcher_leaves_no_rank_not_even_a_stopped_one(start, tmp_path
     code = f"import sys; sys.argv = [{str(SCRIPT)!r}]; from cl.distributed import launch\n"
     code += f"launch.start_ranks({OPTIONS!r}, ['0=work', '1=stop'])"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while len(notes(tmp_path)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_ranks(tmp_path)
     time.sleep(0.3)  # until the rank has stopped
     process.kill()
     process.wait()
@@ -234,12 +217,10 @@ def test_tries_end_and_mistakes_and_signals_are_not_tried_again(start, tmp_path,
     assert str(error).startswith("rank 1 of 2 was killed by SIGKILL") and len(notes(tmp_path)) == 4
     assert capfd.readouterr().err.count("\n") == 1
     for words in (("1=fail:no data",), ("0=fail:lost:lost", "1=fail:no data")):
-        for file in tmp_path.glob("*.json"):
-            file.unlink()
+        forget(tmp_path)
         failure(start, *words, retries=3)
         assert len(notes(tmp_path)) == 2 and capfd.readouterr().err == ""
-    for file in tmp_path.glob("*.json"):
-        file.unlink()
+    forget(tmp_path)
     send_later(tmp_path, signal.SIGTERM)
     with pytest.raises(Stopped):
         start("0=work", "1=work", retries=3)

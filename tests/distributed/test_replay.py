@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,14 +25,17 @@ from scipy import stats
 from support import ROOT
 from test_ranks import assert_same_weights, finish, start, train_ranks
 
+from cl.buffers import settings  # noqa: F401, imports all policies
 from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.sampling import SamplingPolicy
+from cl.buffers.settings import import_policies
 
 # A policy is rejected at p < LEVEL: of correct buffers one in 10,000 would be. Seeds are fixed, so each test always
 # passes or always fails.
 LEVEL = 1e-4
 
 WORKER = Path(__file__).with_name("replay_worker.py")
+import_policies()
 POLICIES = list(product(sorted(InsertionPolicy.known), sorted(SamplingPolicy.known)))
 CLASSES = 6  # an id modulo this is its class
 TCP = {"UCX_TLS": "tcp,self"}
@@ -327,11 +331,36 @@ def test_a_rank_that_dies_or_stops_is_named_by_the_others_in_time(team, how):
             assert appear(job, ["result_0.json", "result_2.json"]), (case, team.ended(job, 0), said(job))
             for rank in (0, 2):
                 (told,) = json.loads((job / f"result_{rank}.json").read_text())
-                assert f"rank {victim}" in told["message"], case
+                assert re.search(r"rank (\d)", told["message"])[1] == str(victim), (case, told["message"])
+                assert how is signal.SIGKILL or f"rank {victim} has been silent for " in told["message"], case
                 assert told["told"] - struck < timeout + 5, case
     finally:
         for job in jobs.values():
             team.kill(job)
+
+
+def test_a_rank_that_waits_for_another_is_not_blamed_for_it(team):
+    job = team.start(3, {}, "held_up")
+    try:
+        assert appear(job, [f"ready_{rank}" for rank in range(3)]), said(job)
+        os.kill(team.running[job][2], signal.SIGSTOP)
+        assert appear(job, ["result_0.json", "result_1.json"]), said(job)
+        found, told = (json.loads((job / f"result_{rank}.json").read_text())[0] for rank in (0, 1))
+    finally:
+        team.kill(job)
+    number = r"\d+\.\d s"
+    silent = rf"waited {number} for draw \d+: rank 2 has been silent for {number}"
+    assert re.fullmatch(f"{silent}; rank 1 answers and has not asked for it", found)
+    assert told == f"{found} (rank 0 found that, and gave up)"
+
+
+def test_a_rank_that_was_stopped_does_not_blame_the_others(team):
+    team.run(2, {}, "nap")
+
+
+@over_each_transport
+def test_who_does_not_know_the_token_is_not_heard(team, transport):
+    assert team.run(3, transport, "strangers") == [50, 0, None]
 
 
 def appear(job: Path, names: list[str], seconds: float = 30) -> bool:

@@ -72,7 +72,7 @@ MISTAKES = [
     ("dataset=mnist dataset.root=5", "dataset.root must be text, got 5", "'dataset.root=\"5\"'"),
     ("dataset=mnist dataset.download=maybe", "dataset.download must be true or false, got 'maybe'"),
     ("buffer.capacity=true", "buffer.capacity must be a positive number of records", "got True"),
-    ("buffer.timeout=-1", "buffer.timeout must be a number above 0, got -1"),
+    ("timeout=-1", "timeout must be a number above 0, got -1"),
     ("logger=wandb logger.mode=offline logger.tags=[1]", "logger.tags must be a list (each text), got [1]"),
     ("backbone=timm", "backbone.model must be given"),
     ("buffer.capacity=0", "buffer.capacity must be a positive number of records"),

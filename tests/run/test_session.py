@@ -78,3 +78,34 @@ def test_kernels_repeat_on_a_gpu_and_are_put_back(monkeypatch):
         assert not torch.utils.deterministic.fill_uninitialized_memory  # costs a fifth of the time
         assert attention() == [False] * 3  # their gradients differ from run to run
     assert chosen == [torch.device("cuda:1")] and process_state()[4:] == before
+
+
+class Group:
+    """What the check of GPUs needs of several ranks; `others`: what these say."""
+
+    size, others = 3, []
+
+    def gather(self, content):
+        return [content, *self.others]
+
+
+@pytest.mark.parametrize(
+    "name, others, shared",
+    [
+        ("auto", [["a", "GPU-1", 1], ["a", "GPU-2", 1]], None),  # SLURM shows each rank its own
+        ("auto", [["a", "GPU-0", 2], ["a", "GPU-1", 2]], "ranks 0, 1 would share one GPU of a, where ranks see 2"),
+        ("cuda", [["b", "GPU-7", 1], ["b", "GPU-7", 1]], "ranks 1, 2 would share one GPU of b, where ranks see 1"),
+        ("auto", [["b", None, 0], ["b", None, 0]], None),  # a host without GPUs
+        ("cuda:0", [["a", "GPU-0", 2], ["a", "GPU-0", 2]], None),  # asked for
+        ("cpu", [["a", "GPU-0", 2], ["a", "GPU-0", 2]], None),
+    ],
+)
+def test_more_ranks_than_gpus_of_a_host_are_an_error_on_every_rank(monkeypatch, name, others, shared):
+    properties = type("Properties", (), {"uuid": "GPU-0"})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices.socket, "gethostname", lambda: "a")
+    monkeypatch.setattr(Group, "others", others)
+    device = torch.device("cpu" if name == "cpu" else "cuda:0")
+    with pytest.raises(ValueError, match=shared) if shared else contextlib.nullcontext():
+        devices.check_own_gpu(name, device, Group())

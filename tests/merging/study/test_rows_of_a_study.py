@@ -62,12 +62,3 @@ def test_any_other_error_in_the_search_is_one_of_the_row():
 def test_without_any_result_the_row_says_so():
     with pytest.raises(RunError, match="training diverged with every learning rate of the search"):
         searched({0.1: RunError("nan", diverged=True)}, [0.1])
-
-
-def test_two_studies_do_not_work_in_the_same_folders(tmp_path):
-    with study.alone(tmp_path / ".study" / "lock"):
-        with pytest.raises(ValueError, match="another study is at work in .*choose output=FOLDER"):
-            with study.alone(tmp_path / ".study" / "lock"):
-                pass
-    with study.alone(tmp_path / ".study" / "lock"):  # it is free again
-        pass

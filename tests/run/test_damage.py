@@ -1,0 +1,11 @@
+"""A short campaign of `benchmarks/damage.py`; the long ones are in its documentation."""
+
+import forkserver
+from support import ROOT
+
+
+def test_damage_is_one_line_or_changes_no_number():
+    done = forkserver.run(
+        [ROOT / "benchmarks" / "damage.py", "--places", "12", "--cases", "resumed", "--seed", "3"], cwd=ROOT
+    )
+    assert done.returncode == 0 and "12 places in" in done.stdout, done.stdout + done.stderr
