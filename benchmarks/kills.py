@@ -217,11 +217,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", default="KILL", choices=("KILL", "TERM", "INT", "USR1"))
-    parser.add_argument("--only", default="", help="names of families, with commas")
+    parser.add_argument(
+        "--only", default="", help="names of families, or kinds (one process, two ranks, streamed), with commas"
+    )
     parser.add_argument("--folder", type=Path, help="for all runs; default: a temporary one")
     options = parser.parse_args()
     only = [name for name in options.only.split(",") if name]
-    cases = [case for case in CASES if not only or case.name in only]
+    cases = [case for case in CASES if not only or {case.name, case.kind} & set(only)]
     if not cases:
         sys.exit(f"error: --only={options.only} names no family; there are: {', '.join(case.name for case in CASES)}")
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
