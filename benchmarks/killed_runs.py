@@ -10,6 +10,7 @@ import secrets
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,18 +93,18 @@ class Attempt:
         """The starts of rank 0 so far, of earlier processes of the command as well."""
         return self._read(0)[0]
 
-    def wait_for_step(self, starts: int) -> bool:
-        """Wait for the first step after so many starts; False where the command ends without one."""
+    def wait_until(self, reached: Callable[[list[Start]], bool]) -> bool:
+        """Wait until the starts of rank 0 are so; False where the command ends before."""
         deadline = time.monotonic() + WAIT
         while True:
-            ended, found = self.ended, self.starts
-            if len(found) > starts and found[-1].steps:
+            ended = self.ended
+            if reached(self.starts):
                 return True
             if ended:
                 return False
             if time.monotonic() > deadline:
                 self.kill("all", random.Random())
-                raise TimeoutError(f"no step in {WAIT:.0f} s: {self.command.line}")
+                raise TimeoutError(f"no step in {WAIT:.0f} s: {self.command.line}  (in {self.command.folder})")
             time.sleep(0.005)
 
     def kill(self, victims: str, choice: random.Random) -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py [--kills 200] [--seed 0] [--signal KILL] [--only NAME,...] [--folder FOLDER]
 
-A chain is one command: it is started, killed between its first step and its end (uniform over what an undisturbed run
-has left), started again, and so on up to four times; then it runs to its end. Its folder must be that of an undisturbed
-run: the same files, networks equal to the byte, results.json and metrics.csv equal but for times. With `--signal TERM`
+A chain is one command: it is started, killed at a random one of the steps that are left, or in what follows the last,
+started again, and so on up to four times; then it runs to its end. Its folder must be that of an undisturbed run: the
+same files, networks equal to the byte, results.json and metrics.csv equal but for times. With `--signal TERM`
 (INT, USR1) the command itself gets the signal and must save, say so in one line and end with 128 + its number.
 
 Of the kills 60 % are runs of one process, 30 % of two ranks (one killed or all, with and without `launcher.retries`),
@@ -146,11 +146,14 @@ class Campaign:
         command = Command(self.words(case), self.folder / "killed" / f"{case.name.replace(' ', '_')}_{number}")
         kills, wrong, attempt, starts = 0, [], command.start(), 0
         while kills < most:
-            if not attempt.wait_for_step(starts):  # it has ended
+            if not attempt.wait_until(lambda found: len(found) > starts and found[-1].steps):  # it has ended
                 break
             starts = len(attempt.starts)
-            left = 1 - whole.index(attempt.starts[-1].position) / whole.total
-            time.sleep(self.random.uniform(0, whole.seconds * left + 0.1))  # what follows the last step as well
+            # Up to a random one of the steps that are left, and on into it; or into what follows the last.
+            done = whole.index(attempt.starts[-1].position)
+            step = self.random.uniform(done, whole.total * 1.05)
+            attempt.wait_until(lambda starts: whole.index(starts[-1].last) >= min(step, whole.total - 1))
+            time.sleep(self.random.uniform(0, 0.3 if step > whole.total else whole.seconds / whole.total))
             if attempt.ended:
                 break
             kills += 1
