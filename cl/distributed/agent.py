@@ -22,7 +22,7 @@ from cl.distributed import network, ranks
 from cl.distributed.processes import Processes
 
 BEAT_SECONDS = 1.0
-START_SECONDS = 60.0  # after hello, until the launcher has reached the other hosts
+START_SECONDS = 300.0  # after hello, until the launcher has reached the other hosts
 
 
 def environment_of(own: Mapping[str, str], sent: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:

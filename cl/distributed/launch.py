@@ -136,7 +136,7 @@ class Team:
             deadline, gone = time.monotonic() + HELLO_SECONDS, []
             for host in new:
                 try:
-                    found = self.remotes[host.name].wait_for_hello(max(0.1, deadline - time.monotonic()))
+                    found = self.remotes[host.name].wait_for_hello(deadline)
                     self.hosts[self.hosts.index(host)] = found
                 except Unreachable as error:
                     gone.append(error)
@@ -210,7 +210,7 @@ class Team:
                     ending.lost_hosts.setdefault(name, f"nothing heard for {now - heard:.0f} s")
                     running -= self.remotes[name].running
             if self.timeout is not None and asked is None and not ending.failed:
-                ending.late = self._late(now - began, running, came, connected)
+                ending.late = self._late(now - began, running - came, running - connected, ending.total)
                 if ending.late:
                     break
             if ending.failed and deadline is None:
@@ -235,12 +235,12 @@ class Team:
         except queue.Empty:
             return None, None, None
 
-    def _late(self, seconds: float, running: set[int], came: set[int], connected: set[int]) -> str:
+    def _late(self, seconds: float, missing: set[int], unconnected: set[int], total: int) -> str:
         """What is said of ranks that hang before they have met."""
-        if seconds > self.timeout and (missing := running - came):
-            return f"{numbers(list(missing))} of {len(running)} did not come within {self.timeout:g} s"
-        if seconds > self.timeout + CONNECT_SECONDS and (missing := running - connected):
-            return f"{numbers(list(missing))} of {len(running)} did not connect within {seconds:.0f} s"
+        if seconds > self.timeout and missing:
+            return f"{numbers(list(missing))} of {total} did not come within {self.timeout:g} s"
+        if seconds > self.timeout + CONNECT_SECONDS and unconnected:
+            return f"{numbers(list(unconnected))} of {total} did not connect within {seconds:.0f} s"
         return ""
 
     def _send(self, number: int) -> None:

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,12 +54,13 @@ class Remote:
         for reader in self.readers:
             reader.start()
 
-    def wait_for_hello(self, seconds: float) -> Host:
-        """The host with its address. Raises Unreachable."""
-        self.greeted.wait(seconds)
+    def wait_for_hello(self, deadline: float) -> Host:
+        """The host with its address. Raises Unreachable when the clock `time.monotonic` says `deadline`."""
+        self.greeted.wait(max(0.0, deadline - time.monotonic()))
         if self.hello is None:
+            reason = self._reason("no answer from ssh in time")
             self.close()
-            raise Unreachable(f"{self.host.name} cannot be reached ({self._reason(f'no answer in {seconds:g} s')})")
+            raise Unreachable(f"{self.host.name} cannot be reached ({reason})")
         address = self.host.address or self.hello["address"]
         if address is None:
             self.close()

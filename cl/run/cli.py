@@ -160,6 +160,12 @@ def run_job(config, run: Callable | None = None) -> float | None:
     """
     try:
         check_given(config, HydraConfig.get().overrides.task)
+        started = ranks.started()
+        if run is not None and started and started[2] > 1:  # each would do the same work in the same folders
+            raise ValueError(
+                f"{started[2]} ranks were started, but merging runs in one process: start it without srun, mpirun or "
+                "torchrun; run.py strategy=independent trains on several ranks, and run=FOLDER merges its networks"
+            )
         ranks.prepare()
         folders = run(config) if run is not None else [_run_or_find(config)]
     except Exception as error:

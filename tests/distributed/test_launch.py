@@ -147,7 +147,7 @@ def test_a_signal_goes_to_every_rank_once_and_the_launcher_waits_for_them(start,
 
 
 def test_a_second_signal_kills_at_once_and_a_stubborn_rank_has_the_timeout(start, tmp_path):
-    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=0.5)
+    send_later(tmp_path, signal.SIGTERM, signal.SIGTERM, apart=1.2)
     began = time.monotonic()
     with pytest.raises(Stopped) as caught:
         start("0=work:stubborn", "1=work", timeout=30.0)

@@ -4,6 +4,7 @@ import os
 import socket
 
 import pytest
+from support import command
 
 from cl.distributed import ranks, slurm
 
@@ -22,16 +23,18 @@ ONE = {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_STE
 
 
 @pytest.fixture
-def environ(monkeypatch):
-    """Set the environment to these variables of launchers and no others."""
+def environ():
+    """Set the environment to these variables of launchers and no others; it is as before after the test."""
+    before = dict(os.environ)
 
     def put(words: dict) -> None:
-        for name in (*ranks.FOREIGN, *JOB, *TASK, *STEP, *words, "GLOO_SOCKET_IFNAME"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in words.items():
-            monkeypatch.setenv(name, value)
+        for name in (*ranks.FOREIGN, *JOB, *TASK, *STEP, "GLOO_SOCKET_IFNAME"):
+            os.environ.pop(name, None)
+        os.environ.update(words)
 
-    return put
+    yield put
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +144,10 @@ def test_lists_of_counts_and_texts_that_are_no_lists():
             slurm.node_names(text)
     with pytest.raises(ValueError, match="cannot read SLURM_STEP_TASKS_PER_NODE"):
         slurm.tasks_per_node("4x2")
+
+
+def test_merging_as_several_ranks_is_refused_and_not_done_several_times(tmp_path):
+    done = command(f"output={tmp_path / 'out'}", script="merge.py", env={**os.environ, **SIXTH})
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert done.stderr.startswith("rank 5: error: 8 ranks were started, but merging runs in one process")
+    assert done.stderr.count("\n") == 1
