@@ -1,7 +1,7 @@
 """The replay memory in C++, one over all ranks: native/include/replay.h says what it does and what it costs.
 
-This file turns tensors into pointers. Draws are handed out as tensors over the buffer's own
-memory, which goes back to it when the last of them is gone.
+This file turns tensors into pointers. Draws are handed out as tensors over the buffer's own memory, which goes back to
+it when the last of them is gone.
 """
 
 import contextlib
