@@ -107,13 +107,20 @@ def numbers(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.name == "results.json":
-            content = json.loads(path.read_text(), object_hook=_timeless)
+            try:
+                content = json.loads(path.read_bytes(), object_hook=_timeless)
+            except ValueError as error:
+                content = str(error)
         elif path.name in ("metrics.csv", "strategy_metrics.csv"):
             with open(path, errors="replace") as file:
                 content = [[each[key] for key in each if key not in COLUMNS] for each in csv.DictReader(file)]
         elif path.name.startswith("task_") and path.suffix == ".pt":
-            model = torch.load(path)["model"]
-            content = {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in model.items()}
+            try:
+                model = torch.load(path)["model"]
+            except Exception as error:  # a damaged file that the command had no reason to read
+                content = str(error)
+            else:
+                content = {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in model.items()}
         elif path.name in ("report.csv", "report.md"):
             content = path.read_text()
         else:
