@@ -172,6 +172,8 @@ def in_page(folder: Path, end: End) -> dict:
 
 RESUMED = ("resume_*.pt", "buffer_*.pt", "task_*.pt", "metrics.csv", "strategy_metrics.csv")
 CURVE = ["fusion=curve", "fusion.epochs=0.1", "fusion.samples_per_task=20", "fusion.points=3", "sequential=true"]
+WITHIN = ["fusion.epochs=2", "checkpoint.every=2"]
+STARTS = [word for word in CURVE if word != "sequential=true"] + ["strategy.init=merged", "running=true", *WITHIN]
 CASES = (
     Case("finished", lambda f: do(run(f, *LOGS)), lambda f: run(f, *LOGS),
          ("results.json", "metrics.csv", "strategy_metrics.csv"),
@@ -188,6 +190,12 @@ CASES = (
          ("[012].pt",)),
     Case("resumed merge", lambda f: killed_merge(merge(f, *CURVE)), lambda f: merge(f, *CURVE),
          ("trained_*.pt", "task_*.pt", "results.json", "metrics.csv")),
+    Case("resumed in a curve", lambda f: killed(merge(f, *CURVE, *WITHIN), rows=25 + 5),
+         lambda f: merge(f, *CURVE, *WITHIN), (".training_*/resume_*.pt", "task_*.pt", "results.json", "metrics.csv")),
+    Case("resumed at a curve", lambda f: killed(merge(f, *STARTS), rows=34), lambda f: merge(f, *STARTS),
+         ("merged/*.pt", "merged/metrics.csv", "resume_*.pt", "metrics.csv")),
+    Case("finished merge", lambda f: do(merge(f, *CURVE)), lambda f: merge(f, *CURVE),
+         ("curve_*/seed0/results.json", "curve_*/seed0/metrics.csv")),
     Case("cache", lambda f: (do(run(f, *pictures(f))), shutil.rmtree(the_run(f))),
          lambda f: run(f, *pictures(f)), ("*.npy",)),
 )  # fmt: skip

@@ -109,7 +109,7 @@ def numbers(folder: Path) -> dict[str, str]:
         if path.name == "results.json":
             content = json.loads(path.read_text(), object_hook=_timeless)
         elif path.name in ("metrics.csv", "strategy_metrics.csv"):
-            with open(path) as file:
+            with open(path, errors="replace") as file:
                 content = [[each[key] for key in each if key not in COLUMNS] for each in csv.DictReader(file)]
         elif path.name.startswith("task_") and path.suffix == ".pt":
             model = torch.load(path)["model"]

@@ -30,7 +30,11 @@ ROOM = "size=64m"
 
 
 def mount(*words) -> None:
-    done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True)
+    for _ in range(100):
+        done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True)
+        if "busy" not in done.stderr:
+            break
+        time.sleep(0.01)  # a checkpoint is being written
     if done.returncode:
         sys.exit(f"error: cannot mount a disk ({done.stderr.strip()}): run this as root")
 
@@ -69,7 +73,7 @@ def full(name: str, words_of: Callable[[Path], list], steps: int, below: Path) -
     do(words_of(folder))
     expected, needed = numbers(folder), shutil.disk_usage(folder).used
     umount(folder)
-    largest = 2 * needed // 4096 + 8  # checkpoints take room, too, while the run is under way
+    largest = 4 * needed // 4096 + 8  # checkpoints take room, too, while the run is under way
     for step in range(steps):
         pages = 2 + largest * step // steps
         mount("-t", "tmpfs", "-o", f"size={pages * 4096}", "tmpfs", folder)

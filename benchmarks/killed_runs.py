@@ -10,6 +10,7 @@ import secrets
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Steps(Callback):
         time.sleep(0.003)  # a step of a larger network, during which a checkpoint can be written
 
     def write(self, *words):
-        os.write(self.file, (" ".join(map(str, words)) + "\\n").encode())
+        os.write(self.file, (" ".join(map(str, (*words, time.monotonic_ns()))) + "\\n").encode())
 '''
 # Of results.json and metrics.csv, what depends on the clock or on the process (of the first, the sum of the second).
 TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum", "git_commit", "metrics.csv")
@@ -53,11 +54,13 @@ TIMES = ("seconds", "samples_per_second", "peak_memory_bytes", "checksum", "git_
 
 @dataclass
 class Start:
-    """A start of training: the process, where it went on, and its last step; positions are (stage, step)."""
+    """A start of training: the process, where it went on, its last step as (stage, step), and when (seconds)."""
 
     pid: int
     position: tuple[int, int]
     last: tuple[int, int]
+    began: float
+    ended: float
     steps: int = 0
 
 
@@ -90,18 +93,18 @@ class Attempt:
         """The starts of rank 0 so far, of earlier processes of the command as well."""
         return self._read(0)[0]
 
-    def wait_for_step(self, starts: int) -> bool:
-        """Wait for the first step after so many starts; False where the command ends without one."""
+    def wait_until(self, reached: Callable[[list[Start]], bool]) -> bool:
+        """Wait until the starts of rank 0 are so; False where the command ends before."""
         deadline = time.monotonic() + WAIT
         while True:
-            ended, found = self.ended, self.starts
-            if len(found) > starts and found[-1].steps:
+            ended = self.ended
+            if reached(self.starts):
                 return True
             if ended:
                 return False
             if time.monotonic() > deadline:
                 self.kill("all", random.Random())
-                raise TimeoutError(f"no step in {WAIT:.0f} s: {self.command.line}")
+                raise TimeoutError(f"no step in {WAIT:.0f} s: {self.command.line}  (in {self.command.folder})")
             time.sleep(0.005)
 
     def kill(self, victims: str, choice: random.Random) -> None:
@@ -133,13 +136,13 @@ class Attempt:
         file = self.command.folder / f"steps_{rank}"
         for line in file.read_text().splitlines() if file.exists() else ():
             kind, *numbers = line.split()
-            numbers = [int(number) for number in numbers]
+            *numbers, now = map(int, numbers)
             if kind == "start":
-                starts.append(Start(numbers[0], tuple(numbers[1:]), tuple(numbers[1:])))
+                starts.append(Start(numbers[0], tuple(numbers[1:]), tuple(numbers[1:]), now / 1e9, now / 1e9))
             elif kind == "stage":
                 stages[numbers[0]] = numbers[1]
             else:
-                starts[-1].last = tuple(numbers)
+                starts[-1].last, starts[-1].ended = tuple(numbers), now / 1e9
                 starts[-1].steps += 1
         return starts, stages
 
@@ -153,6 +156,12 @@ class Attempt:
     @property
     def total(self) -> int:
         return sum(self._read(0)[1].values())
+
+    @property
+    def seconds(self) -> float:
+        """From the start of training to its last step."""
+        (only,) = self.starts
+        return only.ended - only.began
 
     def lost(self, starts: list[Start]) -> list[int]:
         """The steps between where each start went on and the last step of the one before it."""

@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py [--kills 200] [--seed 0] [--signal KILL] [--only NAME,...] [--folder FOLDER]
 
-A chain is one command: it is started, killed between its first step and its end (uniform over what an undisturbed run
-has left), started again, and so on up to four times; then it runs to its end. Its folder must be that of an undisturbed
-run: the same files, networks equal to the byte, results.json and metrics.csv equal but for times. With `--signal TERM`
+A chain is one command: it is started, killed at a random one of the steps that are left, or in what follows the last,
+started again, and so on up to four times; then it runs to its end. Its folder must be that of an undisturbed run: the
+same files, networks equal to the byte, results.json and metrics.csv equal but for times. With `--signal TERM`
 (INT, USR1) the command itself gets the signal and must save, say so in one line and end with 128 + its number.
 
 Of the kills 60 % are runs of one process, 30 % of two ranks (one killed or all, with and without `launcher.retries`),
@@ -118,41 +118,42 @@ class Campaign:
     def __init__(self, folder: Path, seed: int, number: int):
         self.folder, self.random, self.signal = folder, random.Random(seed), number
         self.root = pictures(folder / "pictures")
-        self.whole: dict[str, tuple[Path, float, Attempt]] = {}
+        self.whole: dict[str, Attempt] = {}
         self.found: dict[str, Found] = {}
 
     def words(self, case: Case) -> list[str]:
         own = [*case.words, *([f"dataset.root={self.root}"] if "dataset=image_folder" in case.words else [])]
         keys = {word.partition("=")[0] for word in own}
+        keys |= {"backbone.hidden"} if "backbone" in keys else set()  # an option of the MLP
         return [*(word for word in RUN if word.partition("=")[0] not in keys), *last_of_each(own)]
 
-    def undisturbed(self, case: Case) -> tuple[Path, float, Attempt]:
-        """The folder of the whole run, its seconds from the first step to the end, and its steps."""
+    def undisturbed(self, case: Case) -> Attempt:
+        """The run that nobody kills."""
         if case.name not in self.whole:
             place = self.folder / "whole" / case.name.replace(" ", "_")
             attempt = Command(self.words(case), place).start()
-            attempt.wait_for_step(0)
-            began = time.monotonic()
             status, error = attempt.end()
-            seconds = time.monotonic() - began
             if status:
                 raise RuntimeError(f"{case.name} does not run: status {status}: {error}\n{attempt.command.line}")
-            self.whole[case.name] = place, seconds, attempt
+            self.whole[case.name] = attempt
         return self.whole[case.name]
 
     def chain(self, case: Case, most: int) -> None:
         """One command, killed up to `most` times and run to its end."""
-        place, seconds, whole = self.undisturbed(case)
+        whole = self.undisturbed(case)
         found = self.found.setdefault(case.name, Found())
         number = found.chains = found.chains + 1
         command = Command(self.words(case), self.folder / "killed" / f"{case.name.replace(' ', '_')}_{number}")
         kills, wrong, attempt, starts = 0, [], command.start(), 0
         while kills < most:
-            if not attempt.wait_for_step(starts):  # it has ended
+            if not attempt.wait_until(lambda found: len(found) > starts and found[-1].steps):  # it has ended
                 break
             starts = len(attempt.starts)
-            left = seconds * max(0.05, 1 - whole.index(attempt.starts[-1].position) / whole.total)
-            time.sleep(self.random.uniform(0, left))
+            # Up to a random one of the steps that are left, and on into it; or into what follows the last.
+            done = whole.index(attempt.starts[-1].position)
+            step = self.random.uniform(done, whole.total * 1.05)
+            attempt.wait_until(lambda starts: whole.index(starts[-1].last) >= min(step, whole.total - 1))
+            time.sleep(self.random.uniform(0, 0.3 if step > whole.total else whole.seconds / whole.total))
             if attempt.ended:
                 break
             kills += 1
@@ -168,7 +169,7 @@ class Campaign:
         if status:
             wrong.append(f"the last start ended with status {status}: {error}")
         lost = whole.lost(attempt.starts)
-        wrong += differences(place / "out", command.folder / "out") + no_process_left(command.token)
+        wrong += differences(whole.command.folder / "out", command.folder / "out") + no_process_left(command.token)
         every = next(word.partition("=")[2] for word in reversed(command.words) if word.startswith("checkpoint.every="))
         limit = 2 * int(every) if every.isdigit() else None
         if limit is not None and lost and max(lost) > limit:
@@ -219,11 +220,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", default="KILL", choices=("KILL", "TERM", "INT", "USR1"))
-    parser.add_argument("--only", default="", help="names of families, with commas")
+    parser.add_argument(
+        "--only", default="", help="names of families, or kinds (one process, two ranks, streamed), with commas"
+    )
     parser.add_argument("--folder", type=Path, help="for all runs; default: a temporary one")
     options = parser.parse_args()
     only = [name for name in options.only.split(",") if name]
-    cases = [case for case in CASES if not only or case.name in only]
+    cases = [case for case in CASES if not only or {case.name, case.kind} & set(only)]
     if not cases:
         sys.exit(f"error: --only={options.only} names no family; there are: {', '.join(case.name for case in CASES)}")
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:

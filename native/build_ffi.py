@@ -18,10 +18,10 @@ SOURCES = NATIVE / "src"
 def declarations() -> str:
     """What cffi has to know of replay.h: the header without its preprocessor lines."""
     text = (NATIVE / "include" / "replay.h").read_text()
-    constant = re.search(r"#define (RB_INLINE_BYTES) (\d+)", text)
+    constants = re.findall(r"#define RB_\w+ \d+", text)
     text = re.sub(r"#ifdef __cplusplus\n.*?#endif", "", text, flags=re.DOTALL)
     text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
-    return f"#define {constant[1]} {constant[2]}\n" + text.replace("RB_API ", "")
+    return "\n".join([*constants, text.replace("RB_API ", "")])
 
 
 def ucx() -> dict[str, list[str]] | None:

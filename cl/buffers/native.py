@@ -23,8 +23,6 @@ from cl.distributed.comm import Comm
 from cl.distributed.verdict import REPLAY
 from cl.seeding import derive
 
-MAX_PENDING = 64  # draws; a strategy has a handful
-
 
 class NativeBuffer(ReplayBuffer):
     """`capacity` records over all ranks of `comm`, each of which calls every method in the same order.
@@ -197,9 +195,9 @@ class NativeBuffer(ReplayBuffer):
 
     def load(self, *paths: Path) -> None:
         names = [ffi.new("char[]", os.fsencode(path)) for path in paths]
-        sizes, count = ffi.new("uint64_t[]", MAX_PENDING), ffi.new("uint32_t *")
+        sizes, count = ffi.new("uint64_t[]", lib.RB_MOST_PENDING), ffi.new("uint32_t *")
         pointers = ffi.new("char *[]", names)
-        check(lib.rb_load(self._buffer, pointers, len(names), sizes, MAX_PENDING, count))
+        check(lib.rb_load(self._buffer, pointers, len(names), sizes, lib.RB_MOST_PENDING, count))
         self._pending = self.statistics().pending
         for size in sizes[0 : count[0]]:  # lost between different numbers of ranks
             self.request(size)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from cl.parent import end_with_parent
 from cl.values import Count, Natural
 
 if TYPE_CHECKING:  # it imports Pillow, which most data sets do not need
@@ -69,6 +70,7 @@ class Workers:
             context = torch.multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["cl.data.decoding"])
             options = {"prefetch_factor": self.prefetch, "persistent_workers": True, "multiprocessing_context": context}
+            options["worker_init_fn"] = end_with_parent  # torch looks at the wrong parent, the server
         # With a generator of its own: it draws seeds for its workers, which need none, when a stream begins. From the
         # process's generator that would change what a run draws, and so would a resume within an epoch.
         return torch.utils.data.DataLoader(

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from cl.distributed.comm import ENGINE_SECONDS, NO_CONTEXT, Comm
+from cl.distributed.comm import ENGINE_SECONDS, Comm
 from cl.distributed.ranks import started
 from cl.distributed.rendezvous import no_horovod
 
@@ -70,7 +70,8 @@ class HorovodComm(Comm):
         optimizer.synchronize()  # raises HorovodInternalError within a second when a rank is gone
 
     def applying(self, optimizer):
-        return NO_CONTEXT if self.adasum else optimizer.skip_synchronize()
+        # With Adasum the exchange is in the step itself.
+        return self._gradients if self.adasum else optimizer.skip_synchronize()
 
     def _sum(self, values):
         return self.hvd.allreduce(values, op=self.hvd.Sum)

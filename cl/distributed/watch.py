@@ -113,7 +113,7 @@ class Watch:
     ):  # fmt: skip
         self.waits, self.timeout, self.strangers = waits, timeout, strangers
         self.own = State(rank, *names[rank])
-        self.peers = {other: Peer(State(other, *names[other]), link) for other, link in links.items()}
+        self.peers = {other: Peer(State(other, *names[other]), link) for other, link in sorted(links.items())}
         self.beat = min(1.0, timeout / 10)
         self._wait, self._since, self._last_look = None, 0.0, time.monotonic()
         self._closing = self._ending = False

@@ -93,6 +93,8 @@ def finished_run(config) -> Path | None:
 def found_finished(folder: Path, metrics: dict, again: str) -> None:
     """Say that the run or merge in a folder is finished, add the metrics that it lacks, and remove what is left."""
     content = read_results(folder / "results.json")
+    if "versions" not in content:
+        raise ValueError(f"{folder / 'results.json'} is not a result of remerge: {again}")
     check_files(folder, content.get("files", {}))
     print(f"finished before: {folder}{other_version(content)}  ({again})")
     if custom.missing(content, metrics):

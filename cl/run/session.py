@@ -9,6 +9,7 @@ from cl.buffers.settings import total_capacity
 from cl.build import build
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
+from cl.distributed.comm import ENGINE_SECONDS
 from cl.distributed.group import connect
 from cl.reporting.loggers import NoLogger
 from cl.run import agreement
@@ -107,7 +108,7 @@ class Session:
             seed=config["seed"],
             device=self.device,
             comm=self.comm,
-            timeout=config["timeout"],
+            timeout=config["timeout"] + ENGINE_SECONDS,  # the watch of the ranks speaks first
         )
         self._opened.push(buffer.exit)
         return buffer, capacity

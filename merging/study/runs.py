@@ -93,7 +93,7 @@ def _read(folder: Path) -> dict:
         found = read_json(folder / "results.json", remedy="remove the folder, and it is made again")
     except DamagedError as error:
         raise RunError(str(error)) from error
-    missing = [key for key in NEEDED[found["kind"]] if key not in found]
+    missing = [key for key in ("kind", *NEEDED.get(found.get("kind"), ())) if key not in found]
     if missing:
         raise RunError(
             f"{folder / 'results.json'} says nothing of {', '.join(missing)}, it was made by an earlier version: "

@@ -6,12 +6,12 @@ import io
 import os
 import signal
 import threading
-from multiprocessing import connection, parent_process
 
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from cl import signals
+from cl.parent import end_with_parent
 
 
 def start(gpus) -> None:
@@ -21,13 +21,7 @@ def start(gpus) -> None:
     tqdm.set_lock(threading.RLock())  # its own is one between processes, which would be left behind
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
-    # A study that is killed must not leave runs behind that the next one starts as well.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
-    os._exit(1)
+    end_with_parent()  # a study that is killed must not leave runs behind that the next one starts as well
 
 
 def execute(kind: str, config: dict) -> tuple[str, bool] | None:

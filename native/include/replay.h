@@ -43,6 +43,7 @@ extern "C" {
 #endif
 
 #define RB_INLINE_BYTES 2097152 /* a draw of at most this size on one rank is made in rb_request itself */
+#define RB_MOST_PENDING 4096    /* draws requested and not received */
 
 enum {
     RB_OK = 0,
@@ -150,7 +151,8 @@ RB_API int rb_add(rb_buffer *buffer, uint64_t n, const void *const *columns);
 RB_API int rb_update(rb_buffer *buffer, uint32_t field, uint64_t n, const uint64_t *ids, const void *rows);
 
 /* Ask for a draw of min(n, stored everywhere) different records. Returns at once; see above for what it sees. With
-   several ranks an error after the others were told is final, as a lost peer is. */
+   several ranks an error after the others were told is final, as a lost peer is. RB_INVALID for one more than
+   RB_MOST_PENDING draws that were not received. */
 RB_API int rb_request(rb_buffer *buffer, uint64_t n);
 
 /* The oldest draw that was not received. Waits until it is complete, at most timeout_seconds.

@@ -177,6 +177,8 @@ void Buffer::request(uint64_t n) {
     {
         Lock lock(mutex_);
         check_usable();
+        if (draws_.size() >= RB_MOST_PENDING)
+            fail(RB_INVALID, draws_.size(), " draws were requested and not received: receive first");
     }
     Draw draw;
     draw.n = n;

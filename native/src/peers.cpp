@@ -31,6 +31,9 @@ bool Peers::others(const std::function<bool(const Peer &)> &condition) const {
 }
 
 void Peers::take_request(uint32_t rank, uint64_t sequence, Request &&request, uint64_t served) {
+    const auto &finished = peers_[rank].finished_after;
+    if (finished && sequence >= *finished)
+        fail(RB_PEER, "rank ", rank, " asked for draw ", sequence, " after the ", *finished, " of which it had spoken");
     if (sequence < served || !peers_[rank].requests.emplace(sequence, std::move(request)).second)
         fail(RB_PEER, "rank ", rank, " asked for draw ", sequence, " twice");
 }
@@ -42,7 +45,10 @@ void Peers::take_update(uint32_t rank, uint64_t number, Update &&update) {
     while (peer.updates.count(peer.updates_received + 1)) ++peer.updates_received;  // they may overtake each other
 }
 
-void Peers::take_finished(uint32_t rank, uint64_t requests, Request &&last) {
+void Peers::take_finished(uint32_t rank, uint64_t requests, Request &&last, uint64_t served) {
+    const auto &made = peers_[rank].requests;
+    if (peers_[rank].finished_after || requests < served || (!made.empty() && made.rbegin()->first >= requests))
+        fail(RB_PEER, "rank ", rank, " has finished after ", requests, " draws, and spoke of more, or finished twice");
     peers_[rank].last = std::move(last);
     peers_[rank].finished_after = requests;
 }

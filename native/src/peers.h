@@ -53,10 +53,10 @@ class Peers {
     // What it asked for; of a rank that has finished an empty draw.
     const Request &request(uint32_t rank, uint64_t sequence) const;
     bool others(const std::function<bool(const Peer &)> &condition) const;
-    // Throws RB_PEER for a draw that was asked for before, or made (`served` are).
+    // Throw RB_PEER for what was said before, or contradicts it; `served` draws are made.
     void take_request(uint32_t rank, uint64_t sequence, Request &&request, uint64_t served);
     void take_update(uint32_t rank, uint64_t number, Update &&update);
-    void take_finished(uint32_t rank, uint64_t requests, Request &&last);
+    void take_finished(uint32_t rank, uint64_t requests, Request &&last, uint64_t served);
 
   private:
     const uint32_t rank_;

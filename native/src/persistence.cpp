@@ -114,6 +114,8 @@ std::vector<Saved> Buffer::read_files(const std::vector<std::string> &paths) con
         if (about.ranks != paths.size() || about.rank != rank)
             fail(RB_INVALID, path, " is the shard of rank ", about.rank, " of ", about.ranks, ", expected rank ", rank,
                  " of ", paths.size());
+        if (paths.size() == options_.ranks && about.capacity != options_.capacity)
+            fail(RB_INVALID, path, " has a capacity of ", about.capacity, ", expected ", options_.capacity);
     }
     return all;
 }
@@ -136,8 +138,6 @@ std::vector<uint64_t> Buffer::load(const std::vector<std::string> &paths) {
 
 // Everything that can fail comes before the first change.
 void Buffer::load_own(Saved &saved, const std::string &path) {
-    if (saved.about.capacity != options_.capacity)
-        fail(RB_INVALID, path, " has a capacity of ", saved.about.capacity, ", expected ", options_.capacity);
     std::deque<Draw> draws;
     for (const SavedDraw &copy : saved.draws) {
         if (copy.count > rows_for(copy.n)) fail(RB_INVALID, path, " has a draw of more records than there can be");

@@ -134,7 +134,7 @@ void Buffer::take_request(const Header &header, const std::byte *body, size_t by
     Request request = read_request(header, body, bytes, options_.num_classes, capacity);
     Lock lock(mutex_);
     if (header.kind == Kind::finished) {
-        peers_.take_finished(header.source, header.sequence, std::move(request));
+        peers_.take_finished(header.source, header.sequence, std::move(request), served_);
         changed_.notify_all();
         return;
     }

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "../include/replay.h"
 #include "error.h"
 
 namespace replay {
@@ -26,7 +27,7 @@ class Reader {
         read_slots();
         read_records();
         const uint64_t draws = file_.number();
-        check(draws <= saved_.requested, "it has more draws than were requested");
+        check(draws <= saved_.requested && draws <= RB_MOST_PENDING, "it has more draws than were requested");
         for (uint64_t i = 0; i < draws; ++i) read_draw();
         const uint64_t updates = file_.number();
         for (uint64_t i = 0; i < updates; ++i) read_update();

@@ -268,6 +268,17 @@ TEST(what_a_peer_says_twice_is_refused) {
     CHECK_FAILS(peers.take_update(1, 1, {0, {}, 0}), RB_PEER, "update 1 twice");
 }
 
+TEST(what_contradicts_the_end_of_a_rank_is_refused) {
+    Peers peers(0, 2);
+    peers.take_request(1, 3, {}, 2);
+    CHECK_FAILS(peers.take_finished(1, 3, {}, 2), RB_PEER, "finished after 3 draws");  // number 3 is the fourth
+    CHECK_FAILS(peers.take_finished(1, 1, {}, 2), RB_PEER, "finished after 1 draws");
+    peers.take_finished(1, 4, {}, 2);
+    CHECK_FAILS(peers.take_finished(1, 4, {}, 2), RB_PEER, "twice");
+    CHECK_FAILS(peers.take_request(1, 4, {}, 2), RB_PEER, "asked for draw 4 after");
+    peers.take_request(1, 2, {}, 2);  // it was overtaken
+}
+
 // ---- UCX: C, through which no exception may pass --------------------------------------------------------------------
 
 TEST(a_message_without_memory_for_its_body_is_an_error_of_progress) {

@@ -1,18 +1,23 @@
 """Pictures that stay in their files: the same pixels, order and results as from memory, at any number of workers."""
 
+import contextlib
 import importlib.util
 import io
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import QUICK, command
+from support import QUICK, ROOT, command
 
 from cl.data.decoding import Decoder
 from cl.data.loader import epoch_batches, in_order
@@ -150,6 +155,46 @@ def test_a_command_ends_with_one_line_where_a_worker_cannot_decode(folder, tmp_p
     done = command(*options)
     assert done.returncode == 1
     assert re.fullmatch(rf"error: cannot decode the picture {path}: [^\n]+\n", done.stderr)
+
+
+STREAMS = """
+import sys
+import torch
+from cl.data.decoding import Decoder
+from cl.data.streaming import Workers
+
+for _ in Workers(2, 1, torch.device("cpu")).stream([(Decoder(3, 8), [sys.argv[1].encode()])] * 3):
+    print("streaming", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_no_worker_is_left_of_a_command_that_was_killed(folder, tmp_path):
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("processes are found in /proc, which this system does not have")
+    picture, mark = next(folder.rglob("*.png")), f"STREAM_OF={tmp_path}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **dict([mark.split("=")])}
+    line = [sys.executable, "-c", STREAMS, str(picture)]
+    with subprocess.Popen(line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"streaming\n"
+        assert len(marked(mark)) >= 4  # with the workers, and the server that makes them
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 20
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def marked(mark: str) -> list[int]:
+    """The processes with a variable in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            found += [int(path.name)] if mark.encode() in (path / "environ").read_bytes() else []
+    return found
 
 
 def test_a_large_jpeg_is_averaged(tmp_path):

@@ -92,7 +92,7 @@ def streamed(changed_file: str | None) -> str | None:
     for number, name in enumerate(names):
         (own / name).write_bytes(bytes([number, 1 if odd and name == changed_file else 0]))
     paths = np.array([str(own / name).encode() for name in names])
-    pictures = FileImages(paths, Decoder(8, 1), Workers(0, 1, CPU))
+    pictures = FileImages(paths, Decoder(1, 8), Workers(0, 1, CPU))
     return data(split=Split(pictures, torch.arange(20) % 10))
 
 

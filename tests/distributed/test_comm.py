@@ -1,6 +1,8 @@
 """What the engines refuse before training: options of the exchange that they, or their builds, do not have."""
 
 import importlib.util
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,8 @@ import torch
 from support import QUICK
 from torch import nn
 
-from cl.distributed.comm import ReduceOptions
+from cl.distributed import comm as communication
+from cl.distributed.comm import Comm, ReduceOptions
 from cl.distributed.horovod_comm import HorovodComm
 from cl.distributed.torch_comm import TorchComm
 from cl.run import experiment
@@ -109,3 +112,97 @@ def test_the_names_that_are_asked_of_horovod_exist():
             getattr(hvd, name)()
     finally:
         hvd.shutdown()
+
+
+class Threads(Comm):
+    """Ranks that are threads, on machines of these names; `box`: a list and a barrier that they share."""
+
+    engine = "threads"
+
+    def __init__(self, rank: int, machines: list[str], box, token: str | None = None):
+        super().__init__()
+        self.rank, self.size, self.machines, self.box, self.given = rank, len(machines), machines, box, token
+        self.local_rank = self.local_size = 0
+
+    def _from_all(self, message):
+        values, barrier = self.box
+        barrier.wait(5)
+        values[self.rank] = message.clone()
+        barrier.wait(5)
+        return [value.clone() for value in values]
+
+    def _from_first(self, message):
+        return self._from_all(torch.nn.functional.pad(message, (0, 0)))[0]
+
+
+def introduced(monkeypatch, machines, tokens=None, known=()) -> list[Threads]:
+    """The ranks after `introduce`; `known`: the local ranks and sizes that an engine knows."""
+    size = len(machines)
+    box = [None] * size, threading.Barrier(size)
+    ranks = [Threads(rank, machines, box) for rank in range(size)]
+    for rank, (local_rank, local_size) in zip(ranks, known):
+        rank.local_rank, rank.local_size = local_rank, local_size
+    own = threading.local()
+    monkeypatch.setattr(communication, "_machine", lambda: machines[own.rank])
+    if tokens:
+        monkeypatch.setattr(communication, "_given_token", lambda: tokens[own.rank])
+
+    def run(rank):
+        own.rank = rank.rank
+        rank.introduce()
+        return rank
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(run, ranks))
+
+
+def test_ranks_without_local_numbers_count_those_of_their_machine(monkeypatch):
+    ranks = introduced(monkeypatch, ["a", "b", "a", "b", "a"])
+    assert [(rank.local_rank, rank.local_size) for rank in ranks] == [(0, 3), (0, 2), (1, 3), (1, 2), (2, 3)]
+    assert not any(rank.is_local for rank in ranks)
+    assert all(rank.is_local for rank in introduced(monkeypatch, ["a", "a"]))
+
+
+def test_what_the_engine_knows_of_machines_stays(monkeypatch):
+    ranks = introduced(monkeypatch, ["a", "a"], known=[(0, 1), (0, 1)])
+    assert [(rank.local_rank, rank.local_size) for rank in ranks] == [(0, 1), (0, 1)]
+
+
+def test_all_ranks_have_one_token_that_no_other_run_has(monkeypatch):
+    monkeypatch.delenv("REMERGE_TOKEN", raising=False)
+    runs = [{rank.token for rank in introduced(monkeypatch, ["a", "b", "b"])} for _ in range(2)]
+    assert all(len(run) == 1 and len(next(iter(run))) == 16 for run in runs) and runs[0] != runs[1]
+    monkeypatch.setenv("REMERGE_TOKEN", "00112233445566778899aabbccddeeff")
+    ranks = introduced(monkeypatch, ["a", "b"])
+    assert [rank.token for rank in ranks] == [bytes.fromhex("00112233445566778899aabbccddeeff")] * 2
+
+
+@pytest.mark.parametrize("tokens", [[b"a" * 16, b"b" * 16, b"a" * 16], [b"a" * 16, None, b"a" * 16]])
+def test_ranks_with_different_tokens_are_an_error(monkeypatch, tokens):
+    with pytest.raises(ValueError, match="the ranks were started with different REMERGE_TOKEN"):
+        introduced(monkeypatch, ["a", "a", "a"], tokens)
+
+
+@pytest.mark.parametrize("token", ["", "0" * 31, "g" * 32, "0" * 33])
+def test_a_malformed_token_is_not_printed(monkeypatch, token):
+    monkeypatch.setenv("REMERGE_TOKEN", token)
+    with pytest.raises(ValueError, match=f"REMERGE_TOKEN must have 32 hex digits, got {len(token)} characters"):
+        communication._given_token()
+
+
+def test_values_of_different_lengths_are_gathered_and_what_is_no_value_is_named(monkeypatch):
+    box = [None] * 3, threading.Barrier(3)
+    ranks = [Threads(rank, ["a"] * 3, box) for rank in range(3)]
+    contents = ["x" * 1000, None, [torch.arange(5), (1.5,)]]
+    with ThreadPoolExecutor(3) as pool:
+        for one, two, three in pool.map(lambda rank: rank.gather(contents[rank.rank]), ranks):
+            assert (one, two) == (contents[0], None) and three[0].equal(torch.arange(5)) and three[1] == (1.5,)
+    sent = torch.tensor([7]), torch.tensor([-1]), torch.tensor([2**60])
+    for rank, size in enumerate(sent[1:]):
+        monkeypatch.setattr(ranks[0], "_from_all", lambda message, size=size: [torch.tensor([7]), size, size])
+        with pytest.raises(ValueError, match=f"rank 1 sent {int(size)} as the length of a message, expected 1 to"):
+            ranks[0].gather(None)
+    garbage = iter([[torch.tensor([1])] * 3, [torch.tensor([0x80], dtype=torch.uint8)] * 3])
+    monkeypatch.setattr(ranks[0], "_from_all", lambda message: next(garbage))
+    with pytest.raises(ValueError, match="rank 0 sent 1 bytes that are no value .no type is named"):
+        ranks[0].gather(None)

@@ -43,7 +43,7 @@ def run(config: dict) -> Path:
 def interrupted(config: dict) -> Path:
     """The folder of a run that has died and was started again."""
     torch.manual_seed(99)  # another process has other generators
-    config = config | {"checkpoint": {"every": STEP}}
+    config = config | {"checkpoint": config["checkpoint"] | {"every": STEP}}
     with dying(lambda stage, step: (stage, step) == (STAGE, STEP + LATER)):
         try:
             run(config)

@@ -50,7 +50,7 @@ STRATEGIES = {
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_run_that_died_within_a_stage_ends_with_the_same_bits(compose_config, monkeypatch, tmp_path, words, strategy):
     config = plain(compose_config(*words, f"strategy={strategy}", *STRATEGIES[strategy]))
-    config["checkpoint"] = {"every": None}
+    config["checkpoint"]["every"] = None
     if strategy == "joint":  # one stage only
         monkeypatch.setattr("interrupted.STAGE", 0)
     found = []
