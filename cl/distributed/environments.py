@@ -68,7 +68,7 @@ def _horovod(where: list[Place]) -> Iterator[list[dict[str, str]]]:
     away = [place.host for place in where if not place.host.here]
     if six := sorted({host.name for host in away if ":" in str(host.address)}):
         raise ValueError(
-            f"Horovod's ranks cannot meet over addresses of version 6 ({', '.join(six)}): give addresses of version 4, or "
+            f"Horovod's ranks cannot meet over addresses of version 6 ({', '.join(six)}): give others, or "
             "choose launcher=torchrun"
         )
     seen = {host.name: network.own_address_towards(host.address) for host in away}
