@@ -15,6 +15,7 @@ The status is 1 if something else happens, or if a process is left; 2 if there c
 """
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -126,7 +127,7 @@ def lose(hosts: TwoHosts, engine: str, case: str, timeout: int, folder: Path) ->
     process = hosts.start(words, log)
     while "task  1/2" not in log.read_text():
         if process.poll() is not None:
-            return 0.0, process.returncode, log.read_text().splitlines()
+            return math.nan, process.returncode, log.read_text().splitlines()  # it ended before the event
         time.sleep(0.1)
     time.sleep(1.0)
     before, began = len(log.read_text()), time.monotonic()
@@ -178,7 +179,7 @@ def main() -> int:
                         continue
                     seconds, status, lines = lose(hosts, engine, case, arguments.timeout, own)
                     wanted, words = EXPECTED[case]
-                    wrong = status != wanted or words not in " ".join(lines)
+                    wrong = math.isnan(seconds) or status != wanted or words not in " ".join(lines)
                     failed |= wrong
                     print(f"{engine:8}  {case:8}  {seconds:7.1f}  {status:6}  {'WRONG' if wrong else ''}")
                     for line in lines:

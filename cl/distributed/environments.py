@@ -66,6 +66,11 @@ def _horovod(where: list[Place]) -> Iterator[list[dict[str, str]]]:
 
     # This machine's address as each host sees it; a server for several of them has to listen on all.
     away = [place.host for place in where if not place.host.here]
+    if six := sorted({host.name for host in away if ":" in str(host.address)}):
+        raise ValueError(
+            f"Horovod's ranks cannot meet over addresses of version 6 ({', '.join(six)}): give others, or "
+            "choose launcher=torchrun"
+        )
     seen = {host.name: network.own_address_towards(host.address) for host in away}
     addresses = set(seen.values()) or {"127.0.0.1"}
     with horovod_rendezvous(where, addresses.pop() if len(addresses) == 1 else "") as port:

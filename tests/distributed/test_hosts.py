@@ -16,7 +16,7 @@ from launching import all_gone, failure, forget, gone, later, notes, send_later,
 from support import ROOT
 
 from cl.configuration.arguments import ordered
-from cl.distributed import network, ranks
+from cl.distributed import environments, network, ranks
 from cl.distributed.hosts import Host, hosts_of, places
 from cl.signals import Stopped
 
@@ -224,3 +224,11 @@ def test_an_agent_kills_its_ranks_when_it_hears_nothing_or_its_input_ends(start,
         time.sleep(0.2 if how == "kill" else 0)  # then Linux kills the ranks, but not what they have started
         assert len(pids) == 2 and (all(map(gone, pids)) if how == "kill" else all_gone(tmp_path))
         agent.stdout.close()
+
+
+def test_addresses_of_version_6_are_refused_for_horovod():
+    pytest.importorskip("horovod")
+    where = places([Host("a", 1, "192.0.2.1", here=False), Host("b", 1, "fd00::2", here=False)], 2)
+    with pytest.raises(ValueError, match="Horovod's ranks cannot meet over addresses of version 6 .b.: "):
+        with environments.of_ranks("horovod", where):
+            pass
