@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from cl.reporting.metrics_file import State as Files
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import costs
-from cl.run.saving import Saver
 from cl.run.session import Session
 from cl.run.state import Generators, StateTree
 from cl.scenarios.base import Tasks
@@ -165,26 +164,20 @@ class MergeContext:
         recorder = Recorder(self.history, logger=session.logger, log_interval=self.config["log_interval"])
         trainer = recipe.trainer(strategy, recorder, None if schedule is None else recipe.scaled(schedule))
         tree = self._tree(module)
-        for name, part in (("networks", self.finished), ("updater", updater), ("strategy", strategy)):
-            tree.register(name, part)
-        own = {"trainer": trainer, "transform": session.transform, "generators": Generators(self.device)}
-        for name, part in own.items():
-            tree.register(name, part, own=True)
-        checkpoints, before = self.finished.within(number, tree, session.comm), self.history.train_seconds
-        position = checkpoints.load()
-        if position is not None:
-            self.metrics = None  # its rows are those of the checkpoint
-            self.restored_seconds += self.history.train_seconds - before
-        recorder.metrics = self._metrics()
-        recorder.progress = Progress("merging", steps, position.step if position else 0, self.config["progress"])
-        saver = Saver(checkpoints, session.comm, self.config["checkpoint"]["every"], self.folder)
-        trainer.after_step = saver.within(0, steps, f"training {number + 1} of the merge")
-        try:
-            with self.passes.labelled():
+        tree.register("updater", updater)
+        tree.register("strategy", strategy)
+        tree.register("trainer", trainer, own=True)
+        tree.register("transform", session.transform, own=True)
+        tree.register("generators", Generators(self.device), own=True)
+        before = self.history.train_seconds
+        with self.finished.within(number, trainer, tree, session, steps) as position:
+            if position is not None:
+                self.metrics = None  # its rows are those of the checkpoint
+                self.restored_seconds += self.history.train_seconds - before
+            recorder.metrics = self._metrics()
+            recorder.progress = Progress("merging", steps, position.step if position else 0, self.config["progress"])
+            with closing(recorder.progress), self.passes.labelled():
                 trainer.train(samples, FIRST_STAGE + number, steps)
-        finally:
-            recorder.progress.close()
-            checkpoints.close()
         self.optimizer_bytes = max(self.optimizer_bytes, costs.size(updater.state_dict()))
 
     def state_dict(self) -> dict:

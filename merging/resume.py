@@ -7,16 +7,19 @@ A file is written whole or not at all, as soon as the training is over: before a
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
 
 from cl.atomic import save_tensors
-from cl.distributed.comm import Comm
 from cl.networks import weights
-from cl.run.checkpoint import Checkpoints
+from cl.run.checkpoint import Checkpoints, Position
+from cl.run.saving import Saver
+from cl.run.session import Session
 from cl.run.state import StateTree
+from cl.run.trainer import Trainer
 from merging.fusion import State
 
 
@@ -49,9 +52,21 @@ class Trained:
 
         _remove(self._place(number))
 
-    def within(self, number: int, tree: StateTree, comm: Comm) -> Checkpoints:
-        """The checkpoints within a training, which has this among its parts."""
-        return Checkpoints(self._place(number), tree, comm)
+    @contextmanager
+    def within(
+        self, number: int, trainer: Trainer, tree: StateTree, session: Session, steps: int
+    ) -> Iterator[Position | None]:
+        """Inside this block a training goes on from its newest checkpoint, if there is one, and is saved on its way.
+
+        `tree`: all that it changes.
+        """
+        tree.register("networks", self)
+        checkpoints = Checkpoints(self._place(number), tree, session.comm)
+        with closing(checkpoints):
+            position = checkpoints.load()
+            saver = Saver(checkpoints, session.comm, session.config["checkpoint"]["every"], self.folder)
+            trainer.after_step = saver.within(0, steps, f"training {number + 1} of the merge")
+            yield position
 
     def state_dict(self) -> dict:
         """Of which networks a checkpoint is."""
