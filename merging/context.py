@@ -42,14 +42,9 @@ class MergeContext:
     """
 
     def __init__(
-        self,
-        session: Session,
-        tasks: Tasks,
-        history: History,
-        folder: Path,
-        batch_norm_samples: int,
+        self, session: Session, tasks: Tasks, history: History, folder: Path, batch_norm_samples: int,
         networks: Sequence[State] = (),
-    ):
+    ):  # fmt: skip
         """`networks`: those that are merged, by which an interrupted merge knows what it has trained."""
         self.session, self.config, self.device = session, session.config, session.device
         self.tasks, self.history, self.folder = tasks, history, folder
@@ -154,8 +149,7 @@ class MergeContext:
         return tree
 
     def _train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None, number: int) -> None:
-        recipe, session = self.session.recipe, self.session
-        strategy = Finetune()
+        recipe, session, strategy = self.session.recipe, self.session, Finetune()
         updater, fewest = self.updater(module), recipe.fewest_samples
         strategy.setup(
             StrategyContext(module, updater, session.transform, self.outputs, fewest_samples=fewest, passes=self.passes)
@@ -191,8 +185,7 @@ class MergeContext:
     @property
     def files(self) -> Files:
         """The files of rows so far, with their checksums."""
-        nothing = self.metrics is None and self.kept_rows is None
-        return {} if nothing else self._metrics().state_dict()
+        return {} if self.metrics is None and self.kept_rows is None else self._metrics().state_dict()
 
     def _metrics(self) -> MetricsFile:
         """The rows of this merge, after those that it goes on after."""
