@@ -499,7 +499,10 @@ def assert_replayed_on_all_ranks(content: dict, ranks: int) -> None:
     assert replayed == (content["gradient_steps"] - 1) * ranks * draws * 10 > 0
 
 
-@pytest.mark.parametrize("engine, ranks, strategy", [("torchrun", 3, "derpp")])
+@pytest.mark.parametrize(
+    "engine, ranks, strategy",
+    [("torchrun", 3, "derpp"), pytest.param("horovod", 3, "er", marks=needs_horovod)],
+)
 def test_runs_with_a_memory_repeat_to_the_bit(tmp_path, engine, ranks, strategy):
     once, again = sweep(engine, ranks, [f"strategy={strategy}", "epochs=[1,1]"], tmp_path / "once", tmp_path / "again")
     assert len(once) == 1
