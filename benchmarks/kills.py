@@ -189,7 +189,7 @@ class Campaign:
             return []
         if status != 128 + self.signal:
             return [f"after {name} it ended with status {status}: {error}"]
-        lines = [line for line in error.splitlines() if name in line or "error" in line]  # libraries may warn
+        lines = [line for line in error.splitlines() if name in line or "error:" in line]  # libraries may warn
         return [] if len(lines) == 1 and name in lines[0] else [f"after {name} it wrote not one line: {error!r}"]
 
     def report(self) -> bool:
