@@ -4,14 +4,18 @@ import signal
 from dataclasses import dataclass, field
 
 from cl.distributed.reports import LOST
+from cl.signals import SIGNALS
 
 
 class RanksFailed(ChildProcessError):
-    """Ranks have failed; `errors`: what they reported, as (who, line, traceback). The message may be empty."""
+    """Ranks have failed; `errors`: what they reported, as (who, line, traceback). The message may be empty.
 
-    def __init__(self, message: str, errors: list[tuple[str, str, str]]):
+    `is_loss`: whether ranks were lost, so that the same command may go on from the last checkpoint.
+    """
+
+    def __init__(self, message: str, errors: list[tuple[str, str, str]], is_loss: bool):
         super().__init__(message)
-        self.errors = errors
+        self.errors, self.is_loss = errors, is_loss
 
 
 @dataclass
@@ -33,6 +37,14 @@ class Ending:
     @property
     def failed(self) -> bool:
         return any(self.ended.values()) or bool(self.killed or self.lost_hosts or self.late)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal after which all ranks that failed have ended as they are asked to: with 128 + its number."""
+        numbers = {status - 128 for status in self.ended.values() if status}
+        if self.killed or self.lost_hosts or self.late or len(numbers) != 1 or not numbers <= set(SIGNALS):
+            return None
+        return numbers.pop()
 
     @property
     def is_loss(self) -> bool:
@@ -61,7 +73,7 @@ class Ending:
         """The exception that says all of it."""
         errors = merged(self.errors, self.total)
         mistake = len(errors) == 1 and errors[0][0] == "" and not self.is_loss
-        return RanksFailed("" if mistake else f"{self.cause()}, so all ranks were ended", errors)
+        return RanksFailed("" if mistake else f"{self.cause()}, so all ranks were ended", errors, self.is_loss)
 
 
 def merged(errors: dict[int, dict], total: int) -> list[tuple[str, str, str]]:

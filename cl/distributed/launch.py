@@ -22,6 +22,7 @@ from cl.signals import SAME, SIGNALS, Stopped
 
 GRACE_SECONDS = 20  # after one rank has failed, the time for the others to report their errors
 LOST_SECONDS = 5  # the same after one that has lost another: all others have waited as long as it has
+UNMET_SECONDS = 3  # after a signal and the end of one rank, for those that have not connected: nothing is to be saved
 HELLO_SECONDS = 30  # for ssh and an agent to start
 CONNECT_SECONDS = 60  # after `timeout`, within which the engine itself should have given up to connect
 TICK_SECONDS = 1.0  # between two signs of life for the agents
@@ -44,7 +45,7 @@ def start_ranks(launcher: dict, overrides: list[str], timeout: float | None = No
     with Signals() as signals:
         for attempt in range(1, retries + 2):
             if signals.taken:
-                raise Stopped(signals.taken[0])
+                raise Stopped(signals.taken[0], "")
             team = Team(launcher["name"], command, timeout, signals)
             ending = team.run(hosts, ranks)
             if signals.taken:
@@ -53,11 +54,14 @@ def start_ranks(launcher: dict, overrides: list[str], timeout: float | None = No
                 raise Stopped(signals.taken[0], team.unwilling)
             if not ending.failed:
                 return
+            if (number := ending.signal) is not None:  # one rank has got it, and all have saved and ended
+                raise Stopped(number, "")
             hosts = [host for host in team.hosts if host.name not in ending.lost_hosts]
             if attempt > retries or not ending.is_loss:
                 raise ending.error()
             if (slots := sum(host.slots for host in hosts)) < ranks:
-                raise RanksFailed(f"{ending.cause()}, and the other hosts have {slots} slots for {ranks} ranks", [])
+                message = f"{ending.cause()}, and the other hosts have {slots} slots for {ranks} ranks"
+                raise RanksFailed(message, [], is_loss=True)
             print(
                 f"{ending.cause()}: all ranks start again from the last checkpoint (try {attempt + 1} of "
                 f"{retries + 1})",
@@ -149,8 +153,6 @@ class Team:
                 raise OSError(f"{reason}; {f'{left} has' if left else 'there are'} too few slots for {ranks} ranks")
             print(f"{reason}: going on with {left}", file=sys.stderr, flush=True)
         where = places(self.hosts, ranks)
-        for name in self.remotes.keys() - {place.host.name for place in where}:
-            self.remotes.pop(name).close()
         away = [host for host in _used(where) if not host.here]
         if away:  # others see this machine under the address with which it reaches them
             own = network.own_address_towards(away[0].address)
@@ -200,6 +202,8 @@ class Team:
                     break
                 asked, deadline = who, now + (self.timeout or WAIT_SECONDS)
                 self._send(who)
+            elif event in ("heard", "lost") and self.remotes.get(who.host.name) is not who:
+                continue  # a host that was left out at the start
             elif event == "heard":
                 self.heard[who.host.name] = now
             elif event == "lost":
@@ -209,6 +213,8 @@ class Team:
                 if now - heard > (self.timeout or WAIT_SECONDS) and self.remotes[name].running:
                     ending.lost_hosts.setdefault(name, f"nothing heard for {now - heard:.0f} s")
                     running -= self.remotes[name].running
+            if asked is not None and ending.ended and running - connected:
+                deadline = min(deadline, now + UNMET_SECONDS)
             if self.timeout is not None and asked is None and not ending.failed:
                 ending.late = self._late(now - began, running - came, running - connected, ending.total)
                 if ending.late:

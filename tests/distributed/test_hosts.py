@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launching import all_gone, failure, forget, gone, later, notes, send_later, wait_for_ranks
 from support import ROOT
 
 from cl.configuration.arguments import ordered
-from cl.distributed import environments, network, ranks
+from cl.distributed import environments, launch, network, ranks
 from cl.distributed.hosts import Host, hosts_of, places
 from cl.signals import Stopped
 
@@ -192,6 +193,14 @@ def test_a_host_that_cannot_be_reached_is_left_out_if_the_others_have_slots(star
     assert capfd.readouterr().err == f"{reason}: going on with a:1, c:1\n"
     with pytest.raises(OSError, match="No route to host.; a:1 has too few slots for 2 ranks"):
         start(hosts="a:1,b:1")
+
+
+def test_what_a_host_says_that_was_left_out_is_not_heard(tmp_path):
+    team = launch.Team("torchrun", [], 5.0, launch.Signals())
+    late = SimpleNamespace(host=Host("b", 1), running={1})
+    for event in (("heard", late, None), ("lost", late, "ssh ended"), ("ended", 0, 0), ("ended", 1, 0)):
+        team.events.put(event)
+    assert not team._wait(places([Host("a", 2)], 2)).failed
 
 
 def test_no_ssh_is_one_line(start, ssh, monkeypatch):

@@ -10,8 +10,8 @@ import time
 import pytest
 from launching import OPTIONS, SCRIPT, all_gone, failure, forget, gone, notes, send_later, wait_for_ranks
 
-from cl.distributed import ranks, reports
-from cl.distributed.failures import merged, numbers
+from cl.distributed import launch, ranks, reports
+from cl.distributed.failures import Ending, merged, numbers
 from cl.run import cli, mistakes
 from cl.signals import Stopped
 
@@ -158,6 +158,33 @@ def test_a_second_signal_kills_at_once_and_a_stubborn_rank_has_the_timeout(start
     with pytest.raises(Stopped) as caught:
         start("0=work", "1=work:stubborn", timeout=1.0)
     assert caught.value.line == "rank 1 had to be killed" and all_gone(tmp_path)
+
+
+def test_ranks_that_cannot_meet_after_a_signal_are_not_waited_for(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "UNMET_SECONDS", 0.3)
+    send_later(tmp_path, signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        start("0=work:late", "1=work:late:stubborn", timeout=20.0)  # as one that waits for the other in an engine
+    assert time.monotonic() - began < 10 and all_gone(tmp_path)
+
+
+def test_a_signal_to_one_rank_after_which_all_have_saved_is_no_error(start, tmp_path):
+    with pytest.raises(Stopped) as caught:
+        start("0=status:143", "1=status:143", retries=3)
+    assert caught.value.number == signal.SIGTERM and caught.value.line == "" and len(notes(tmp_path)) == 2
+    assert Ending(2, {0: 138, 1: 0}).signal == signal.SIGUSR1
+    for ended in ({0: 143, 1: 1}, {0: 143, 1: 138}, {0: 128 + signal.SIGSEGV}, {0: -signal.SIGTERM}, {0: 0}):
+        assert Ending(2, ended).signal is None
+    assert Ending(2, {0: 143}, [1]).signal is None
+
+
+def test_a_signal_between_two_tries_ends_them(start, tmp_path, monkeypatch):
+    again = Ending.cause
+    monkeypatch.setattr(Ending, "cause", lambda self: (os.kill(os.getpid(), signal.SIGTERM), again(self))[1])
+    with pytest.raises(Stopped) as caught:
+        start("1=kill", retries=3)
+    assert caught.value.number == signal.SIGTERM and len(notes(tmp_path)) == 2
 
 
 def test_a_signal_that_comes_by_two_ways_is_one(start, tmp_path):
