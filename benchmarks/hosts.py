@@ -29,7 +29,7 @@ ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 OPTIONS = ("strategy=er", "scenario=class2", "backbone.hidden=[16]", "progress=false", "pictures=[]", "launcher.np=2")
 CASES = ("finished", "signal", "link", "host", "rank")
 # For each way to be lost, the status of the command and what it has to say.
-EXPECTED = {"signal": (143, "saved"), "link": (1, "rank"), "host": (1, "host"), "rank": (1, "rank 1")}
+EXPECTED = {"signal": (143, "saved"), "link": (75, "rank"), "host": (75, "host"), "rank": (75, "rank 1")}
 MOST_SECONDS = 40  # beyond the timeout
 
 

@@ -8,6 +8,8 @@ both pass on the same Ctrl-C.
 import contextlib
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -30,6 +32,7 @@ def _raise(number: signal.Signals) -> None:
 _asked: signal.Signals | None = None
 _since = 0.0  # when it came
 _deferring = 0
+_answering = False
 _outside = _raise
 
 
@@ -44,10 +47,16 @@ def listen(outside: Callable[[signal.Signals], None] = _raise) -> None:
         signal.signal(number, _take)
 
 
-def ignore() -> None:
-    """Let the rest of a command, which has nothing to save, come to its end with the status that it has earned.
+def stop_listening() -> None:
+    """Let a signal end the rest of a command, which has nothing to save: its table, and leaving the other ranks."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
-    It is the table of results and the end of the interpreter, which takes Python's own handlers away long before it.
+
+def ignore() -> None:
+    """Let a command come to its end with the status that it has earned; nothing that can hang may follow.
+
+    The end of the interpreter takes Python's own handlers away long before it is through.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -69,6 +78,48 @@ def deferred(done: str) -> Iterator[None]:
         _deferring -= 1
     if _asked is not None and not _deferring:
         raise Stopped(_asked, done)
+
+
+@contextlib.contextmanager
+def answered_by_a_thread() -> Iterator[None]:
+    """Within this block a second signal ends the process even where its main thread is not in Python.
+
+    Python's handlers run in the main thread, which may wait for other ranks in C. The bytes that the interpreter writes
+    for each signal come at once. For ranks only: asyncio needs these bytes itself.
+    """
+    global _answering
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_the_second, args=(reader,), name="signals", daemon=True).start()
+    _answering = True
+    try:
+        yield
+    finally:
+        _answering = False
+        signal.set_wakeup_fd(before)
+        writer.close()
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked process, such as a worker of the loader: its signals are not those of the rank."""
+    if _answering:
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+def _end_at_the_second(reader: socket.socket) -> None:
+    first = None
+    with reader:
+        while data := reader.recv(1):
+            now = time.monotonic()
+            if data[0] not in SIGNALS:
+                continue
+            if first is not None and now - first > SAME:
+                os._exit(128 + data[0])
+            first = now if first is None else first
 
 
 def _take(number: int, frame) -> None:

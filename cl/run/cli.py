@@ -8,6 +8,7 @@ Hydra gives composition, sweeps, launchers and completion; four things are added
 - After the last job the runs of this command are summed up in one table (mean +- std over seeds).
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -36,17 +37,19 @@ from cl.values import WORDS
 _finished_runs: list[Path] = []  # folders of the runs that this process finished or found finished
 _reported: set[str] = set()  # errors already printed: the jobs of a sweep share most of their mistakes
 _swept: set[str] = set()  # keys that this command sweeps over
-_lost = False  # whether another rank was lost, rather than something wrong here
+_lost = False  # whether another rank was lost
+_mistaken = False  # whether something else was wrong
 _process: int | None = None  # the process that `launch` runs in
 
 
 def launch(main, command: str, prepare: Callable | None = None) -> None:
-    """Run a `hydra.main` function on `sys.argv`; never returns: exits with 0, 1 (an error) or 128 + signal.
+    """Run a `hydra.main` function on `sys.argv`; never returns.
 
+    Exits with 0, 1 (an error), 75 (ranks were lost, and nothing else was wrong) or 128 + signal.
     `command`: the name of its configuration, run or merge. `prepare`: changes settings and flags before.
     """
-    global _process, _lost
-    _process, _lost = os.getpid(), False
+    global _process, _lost, _mistaken
+    _process, _lost, _mistaken = os.getpid(), False, False
     _finished_runs.clear()
     _reported.clear()
     _swept.clear()
@@ -58,8 +61,10 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     OmegaConf.register_new_resolver("groups", groups, replace=True)
     stopped = None
     signals.listen()
+    answering = contextlib.ExitStack()  # to the end of this process if it is a rank
     try:
-        ranks.started()  # raises for variables of launchers that contradict one another
+        if ranks.started():  # raises for variables of launchers that contradict one another
+            answering.enter_context(signals.answered_by_a_thread())
         overrides, flags = arguments.ordered(words)
         arguments.check_overrides(overrides, command)
         if prepare is not None:
@@ -80,14 +85,15 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
-    signals.ignore()
+    signals.stop_listening()
     if _finished_runs and LAUNCHED not in os.environ:
         from cl.reporting import folding, report
 
         print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
-    status = 128 + stopped.number if stopped is not None else 1 if _reported else 0
+    status = 128 + stopped.number if stopped is not None else 1 if _mistaken else reports.LOST if _lost else 0
     if _is_rank():
-        _leave(reports.LOST if _lost and stopped is None else status)
+        _leave(status)
+    signals.ignore()
     sys.exit(status)
 
 
@@ -209,7 +215,9 @@ def _run_or_find(config) -> Path:
 
 def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
     """Say what went wrong: a rank of our launcher tells the launcher, which says the same of several ranks once."""
-    global _lost
+    global _lost, _mistaken
+    loss = error.is_loss if isinstance(error, RanksFailed) else is_loss(error)
+    _lost, _mistaken = _lost or loss, _mistaken or not loss
     if isinstance(error, RanksFailed):
         for who, text, trace in error.errors:
             if text not in _reported:
@@ -220,11 +228,11 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
     if line in _reported:
         return
     _reported.add(line)
-    if is_loss(error):
-        _lost, line = True, _lost_rank() or line
+    if loss:
+        line = _lost_rank() or line
     if reports.is_read():
         trace = "".join(traceback.format_exception(error)) if debug else ""
-        reports.tell("error", line=job + line, trace=trace, lost=is_loss(error))
+        reports.tell("error", line=job + line, trace=trace, lost=loss)
         return
     if debug:
         traceback.print_exception(error)

@@ -13,7 +13,10 @@ import pytest
 from outcomes import assert_same, outcome
 from support import ROOT, command
 
+from cl import signals
 from cl.distributed import environments as launchers
+from cl.distributed.failures import RanksFailed
+from cl.run import cli
 
 WORDS = (
     "strategy=er", "scenario=class2", "steps=400", "backbone.hidden=[16]", "log_interval=1", "buffer.capacity=30",
@@ -79,6 +82,71 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_same_event(pause, status)
         assert process.returncode == 1 and "cl.signals.Stopped: done" in err, err
     else:
         assert process.returncode == status
+
+
+def test_a_second_signal_ends_a_rank_that_waits_in_c():
+    code = (
+        "import ctypes, os, time; from cl import signals; signals.listen()\n"
+        "with signals.answered_by_a_thread(), signals.deferred('done'):\n"
+        "    for _ in range(2):\n"  # signals in a forked process are not those of this one
+        "        if not (child := os.fork()):\n"
+        "            os.kill(os.getpid(), signals.SIGNALS[1]); os._exit(0)\n"
+        "        os.waitpid(child, 0); time.sleep(1.1)\n"
+        "    library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(128)\n"
+        "    library.pthread_mutex_init(lock, None); library.pthread_mutex_lock(lock)\n"
+        "    print('ready', flush=True); library.pthread_mutex_lock(lock)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)  # the same event
+    time.sleep(1.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(10) == 128 + signal.SIGUSR1
+    process.stdout.close()
+
+
+@pytest.fixture
+def own_signals(monkeypatch):
+    """What `cli.launch` changes in this process is as before after the test."""
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_ends_a_rank_that_hangs_in_leaving_the_others(own_signals, monkeypatch):
+    found = []
+    monkeypatch.setattr(cli, "_is_rank", lambda: True)
+    monkeypatch.setattr(cli, "_leave", lambda status: found.append([signal.getsignal(n) for n in signals.SIGNALS]))
+    with pytest.raises(SystemExit):
+        cli.launch(lambda: None, "run")
+    assert found == [[signal.SIG_DFL] * 3]
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == [signal.SIG_IGN] * 3
+
+
+@pytest.mark.parametrize(
+    "errors, status",
+    [
+        ([RanksFailed("rank 1 of 2 was killed", [], is_loss=True)], 75),
+        ([RanksFailed("", [("", "no data", "")], is_loss=False)], 1),
+        ([RanksFailed("rank 1 of 2 was killed", [], is_loss=True), ValueError("wrong option")], 1),
+        ([], 0),
+    ],
+)
+def test_the_status_tells_lost_ranks_from_mistakes(own_signals, errors, status):
+    def main() -> None:
+        for error in errors:
+            cli._report(error, str(error), debug=False)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.launch(main, "run")
+    assert ended.value.code == status
 
 
 def test_a_signal_for_one_rank_stops_all_after_the_same_step(tmp_path):
