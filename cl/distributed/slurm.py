@@ -19,25 +19,13 @@ FIRST_PORT, PORTS = 15000, 17000
 
 def step(environ: Mapping[str, str]) -> tuple[int, int] | None:
     """Rank and number of ranks of this process in a step of srun; None elsewhere, and for a step with one task."""
-    number = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID"))
-    if number is None or "SLURM_PROCID" not in environ:
-        return None
-    if _whole("SLURM_STEP_ID", number) >= FIRST_SPECIAL_STEP:
-        return None
-    rank = _whole("SLURM_PROCID", environ["SLURM_PROCID"])
-    name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
-    size = _whole(name, environ.get(name, "1"))
-    if rank >= size:
-        raise ValueError(
-            f"the environment has SLURM_PROCID={rank} and {name}={size}, expected a rank below the number of ranks: "
-            "for one process unset SLURM_STEP_ID"
-        )
-    return (rank, size) if size > 1 else None
+    own = _task(environ)
+    return own if own is not None and own[1] > 1 else None
 
 
 def is_its_rank(environ: Mapping[str, str]) -> bool:
     """Whether PMI_RANK is that of srun itself (`--mpi=pmi2`), and not of an mpirun that srun has helped to start."""
-    own = step(environ)
+    own = _task(environ)
     return own is not None and (environ.get("PMI_RANK"), environ.get("PMI_SIZE")) == tuple(map(str, own))
 
 
@@ -67,6 +55,23 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
                 "interface through which the nodes reach one another"
             ) from error
     return found
+
+
+def _task(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    number = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID"))
+    if number is None or "SLURM_PROCID" not in environ:
+        return None
+    if _whole("SLURM_STEP_ID", number) >= FIRST_SPECIAL_STEP:
+        return None
+    rank = _whole("SLURM_PROCID", environ["SLURM_PROCID"])
+    name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
+    size = _whole(name, environ.get(name, "1"))
+    if rank >= size:
+        raise ValueError(
+            f"the environment has SLURM_PROCID={rank} and {name}={size}, expected a rank below the number of ranks: "
+            "for one process unset SLURM_STEP_ID"
+        )
+    return rank, size
 
 
 def node_names(text: str) -> list[str]:

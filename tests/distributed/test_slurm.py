@@ -52,6 +52,8 @@ def environ():
         (SIXTH | {"RANK": "3", "WORLD_SIZE": "4"}, ("torch", 3, 4)),  # torchrun, started by srun
         (SIXTH | {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, ("horovod", 2, 4)),  # mpirun in a job
         (SIXTH | {"PMI_RANK": "5", "PMI_SIZE": "8"}, ("torch", 5, 8)),  # srun --mpi=pmi2
+        (JOB | TASK | STEP | ONE | {"PMI_RANK": "0", "PMI_SIZE": "1"}, None),  # the same with one task
+        (JOB | TASK | STEP | ONE | {"PMI_RANK": "0", "PMI_SIZE": "2"}, ("horovod", 0, 2)),  # mpirun in it
         (SIXTH | {"PMI_RANK": "1", "PMI_SIZE": "16"}, ("horovod", 1, 16)),  # an mpirun that uses srun
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, ("horovod", 1, 2)),
         ({"PMI_RANK": "1"}, None),
