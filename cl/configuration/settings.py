@@ -161,11 +161,10 @@ def checked(config: dict) -> dict:
     for key, example in ADDED.items():
         _check_added(key, config[key], example)
     launcher = config["launcher"]
-    if launcher["name"] == "none" and (launcher["np"], launcher["hosts"], launcher["hostfile"]) != (1, None, None):
-        raise ValueError(
-            f"launcher=none starts no ranks, got launcher.np={launcher['np']} launcher.hosts={launcher['hosts']} "
-            f"launcher.hostfile={launcher['hostfile']}: choose launcher=horovod or launcher=torchrun"
-        )
+    alone = {"name": "none", "np": 1, "hosts": None, "hostfile": None, "retries": 0}
+    if launcher["name"] == "none" and launcher != alone:
+        given = " ".join(f"launcher.{key}={value}" for key, value in launcher.items() if value != alone[key])
+        raise ValueError(f"launcher=none starts no ranks, got {given}: choose launcher=horovod or launcher=torchrun")
     return config
 
 

@@ -52,6 +52,7 @@ MISTAKES = [
     ("reduce.predivide=0", "reduce.predivide must be a number above 0, got 0"),
     ("reduce.operation=sum", "reduce.operation must be average or adasum, got 'sum'"),
     ("launcher.np=2", "launcher=none starts no ranks, got launcher.np=2", "launcher=horovod or launcher=torchrun"),
+    ("launcher.retries=3", "launcher=none starts no ranks, got launcher.retries=3: choose", "launcher=torchrun"),
     ("launcher=torchrun launcher.np=two", "launcher.np must be a whole number of at least 1, got 'two'"),
     # values inside the groups
     ("optimizer.lr=abc", "optimizer.lr must be a number of at least 0, got 'abc'"),
