@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 from pathlib import Path
 
 import torch
@@ -83,7 +84,12 @@ class Comm:
         listener = links.listen(address)
         addresses = [(host, port) for host, port in self.gather([address, listener.getsockname()[1]])]
         found, strangers = links.meet(listener, addresses, self.rank, self.token, timeout)
-        self.watch = Watch(self.rank, self.waits, timeout, found, names, strangers)
+        if strangers:
+            print(
+                f"rank {self.rank}: {strangers} connections that did not prove to be of this run were dropped",
+                file=sys.stderr,
+            )
+        self.watch = Watch(self.rank, self.waits, timeout, found, names)
 
     def lost(self) -> str | None:
         """After an error of the engine or the buffer: the rank that is gone or silent, or None if none is known to be.

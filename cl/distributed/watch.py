@@ -104,14 +104,13 @@ class Peer:
 class Watch:
     """The heartbeats of one rank; `links`: a connection to each other rank, `names`: host and process of all.
 
-    `close` ends it. `strangers`: connections that were refused when the ranks met.
+    `close` ends it.
     """
 
     def __init__(
-        self, rank: int, waits: Waits, timeout: float, links: dict[int, socket.socket], names: list[tuple[str, int]],
-        strangers: int = 0,
-    ):  # fmt: skip
-        self.waits, self.timeout, self.strangers = waits, timeout, strangers
+        self, rank: int, waits: Waits, timeout: float, links: dict[int, socket.socket], names: list[tuple[str, int]]
+    ):
+        self.waits, self.timeout = waits, timeout
         self.own = State(rank, *names[rank])
         self.peers = {other: Peer(State(other, *names[other]), link) for other, link in sorted(links.items())}
         self.beat = min(1.0, timeout / 10)
@@ -246,20 +245,20 @@ class Watch:
         return False
 
     def _end(self, line: str, speaks: bool) -> None:
-        if speaks:
-            say(self.own.rank, line)
-        # A main thread that is stuck in writing holds the lock of the stream.
-        flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
-        flushing.start()
-        flushing.join(LAST_WORDS)
-        time.sleep(LAST_WORDS)
-        os._exit(reports.LOST)
+        try:
+            # Nobody may read what is written, and a main thread that is stuck in writing holds the lock of the stream.
+            for work in [lambda: say(self.own.rank, line)] * speaks + [sys.stdout.flush]:
+                writing = threading.Thread(target=work, daemon=True)
+                writing.start()
+                writing.join(LAST_WORDS)
+            time.sleep(LAST_WORDS)
+        finally:
+            os._exit(reports.LOST)
 
 
 def say(rank: int, line: str) -> None:
-    """Tell the launcher the last line of a rank, or print it past streams whose locks another thread may hold."""
+    """Tell the launcher the last line of a rank, or print it."""
     if reports.is_read():
         reports.tell("error", line=line, trace="", lost=True)
-        return
-    begin = "\n" if os.isatty(2) else ""  # there may be a progress bar
-    os.write(2, f"{begin}rank {rank}: error: {line}\n".encode(errors="replace"))
+    else:
+        reports.say(rank, line)

@@ -206,3 +206,20 @@ def test_values_of_different_lengths_are_gathered_and_what_is_no_value_is_named(
     monkeypatch.setattr(ranks[0], "_from_all", lambda message: next(garbage))
     with pytest.raises(ValueError, match="rank 0 sent 1 bytes that are no value .no type is named"):
         ranks[0].gather(None)
+
+
+@pytest.mark.parametrize("strangers, line", [(0, ""), (3, "rank 0: 3 connections that did not prove to be of this run")])
+def test_strangers_at_the_meeting_are_told_of(monkeypatch, capsys, strangers, line):
+    monkeypatch.setattr(communication.links, "own_address", lambda hosts: communication.links.LOOPBACK)
+
+    def meet(listener, *rest):
+        listener.close()
+        return {}, strangers
+
+    monkeypatch.setattr(communication.links, "meet", meet)
+    comm = Comm()
+    comm.token = bytes(16)
+    comm.guard(1.0)
+    comm.close()
+    err = capsys.readouterr().err
+    assert err.startswith(line) and err.count("\n") == bool(line)

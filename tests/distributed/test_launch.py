@@ -10,7 +10,7 @@ import time
 import pytest
 from launching import OPTIONS, SCRIPT, all_gone, failure, forget, gone, notes, send_later, wait_for_ranks
 
-from cl.distributed import launch, ranks, reports
+from cl.distributed import launch, ranks, reports, watch
 from cl.distributed.failures import Ending, merged, numbers
 from cl.run import cli, mistakes
 from cl.signals import Stopped
@@ -102,6 +102,18 @@ def test_every_rank_says_every_error(kind, monkeypatch, capsys):
     assert told["trace"].splitlines()[-1].startswith(kind.__name__)
     os.close(reader)
     os.close(writer)
+
+
+def test_a_dead_launcher_is_told_nothing_and_the_error_goes_to_the_error_stream(monkeypatch, capfd):
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setenv(reports.PIPE, str(writer))
+    reports.tell("connected")
+    watch.say(2, "rank 1 is gone")
+    os.close(writer)
+    assert capfd.readouterr().err == "rank 2: error: rank 1 is gone\n"
 
 
 @pytest.mark.parametrize(

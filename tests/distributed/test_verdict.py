@@ -100,6 +100,15 @@ def test_a_rank_that_stays_away_ends_both_with_one_line(pair):
     assert "the same command goes on from the last checkpoint (timeout=0.5 is how long ranks wait)" in said[0][1]
 
 
+def test_a_rank_ends_also_where_nobody_takes_its_last_line(pair, monkeypatch):
+    (_, waits), *_, ended = pair(0.4)
+    monkeypatch.setattr(watching, "say", lambda rank, line: time.sleep(3))
+    with Exchange(waits, "sums"):
+        began = time.monotonic()
+        until(lambda: len(ended) == 2)
+    assert ended == [75, 75] and time.monotonic() - began < 2
+
+
 def test_short_waits_one_after_another_are_no_long_wait(pair):
     (_, waits), (_, others), said, ended = pair(0.4)
     begin = time.monotonic()
