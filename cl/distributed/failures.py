@@ -23,8 +23,8 @@ class Ending:
     """How `total` ranks have ended.
 
     `ended`: statuses as in `subprocess` of those that ended by themselves, in that order. `killed`: ranks that the
-    launcher has killed. `errors`: the first error that each rank reported. `lost_hosts`: names and reasons. `late`:
-    what is said of ranks that have not come in time.
+    launcher has killed. `errors`: the first error that each rank reported. `lost_hosts`: names and reasons. `unable`: the
+    same of hosts whose agents could not start a rank. `late`: what is said of ranks that have not come in time.
     """
 
     total: int
@@ -32,17 +32,18 @@ class Ending:
     killed: list[int] = field(default_factory=list)
     errors: dict[int, dict] = field(default_factory=dict)
     lost_hosts: dict[str, str] = field(default_factory=dict)
+    unable: dict[str, str] = field(default_factory=dict)
     late: str = ""
 
     @property
     def failed(self) -> bool:
-        return any(self.ended.values()) or bool(self.killed or self.lost_hosts or self.late)
+        return any(self.ended.values()) or bool(self.killed or self.lost_hosts or self.unable or self.late)
 
     @property
     def signal(self) -> int | None:
         """The signal after which all ranks that failed have ended as they are asked to: with 128 + its number."""
         numbers = {status - 128 for status in self.ended.values() if status}
-        if self.killed or self.lost_hosts or self.late or len(numbers) != 1 or not numbers <= set(SIGNALS):
+        if self.killed or self.lost_hosts or self.unable or self.late or len(numbers) != 1 or not numbers <= set(SIGNALS):
             return None
         return numbers.pop()
 
@@ -50,12 +51,16 @@ class Ending:
     def is_loss(self) -> bool:
         """Whether ranks were lost, rather than told of a mistake: starting them again may help."""
         statuses = [status for status in self.ended.values() if status]
+        if self.unable:
+            return False
         if self.lost_hosts or self.late or not statuses:
             return self.failed
         return statuses[0] < 0 or all(status == LOST or status < 0 for status in statuses)
 
     def cause(self) -> str:
         """What came first, in words."""
+        if self.unable:
+            return "; ".join(f"host {name} could not start its ranks ({why})" for name, why in self.unable.items())
         if self.lost_hosts:
             return "; ".join(f"host {name} was lost ({reason})" for name, reason in self.lost_hosts.items())
         if self.late:

@@ -118,6 +118,8 @@ class Team:
         """Start the ranks, and wait for all of them."""
         try:
             where = self._reach(hosts, ranks)
+            if self.signals.taken:
+                return Ending(ranks)
             port = None
             if self.remotes:
                 first = where[0].host
@@ -140,12 +142,14 @@ class Team:
             deadline, gone = time.monotonic() + HELLO_SECONDS, []
             for host in new:
                 try:
-                    found = self.remotes[host.name].wait_for_hello(deadline)
+                    found = self.remotes[host.name].wait_for_hello(deadline, lambda: bool(self.signals.taken))
                     self.hosts[self.hosts.index(host)] = found
                 except Unreachable as error:
                     gone.append(error)
                     self.hosts.remove(host)
                     del self.remotes[host.name]
+            if self.signals.taken:
+                return []
             if not gone:
                 break
             reason, left = "; ".join(map(str, gone)), ", ".join(f"{host.name}:{host.slots}" for host in self.hosts)
@@ -202,13 +206,16 @@ class Team:
                     break
                 asked, deadline = who, now + (self.timeout or WAIT_SECONDS)
                 self._send(who)
-            elif event in ("heard", "lost") and self.remotes.get(who.host.name) is not who:
+            elif event in ("heard", "lost", "failed") and self.remotes.get(who.host.name) is not who:
                 continue  # a host that was left out at the start
             elif event == "heard":
                 self.heard[who.host.name] = now
             elif event == "lost":
                 ending.lost_hosts[who.host.name] = content
                 running -= who.running
+            elif event == "failed":
+                ending.unable[who.host.name] = content
+                running -= {place.rank for place in where if place.host.name == who.host.name}
             for name, heard in self.heard.items():
                 if now - heard > (self.timeout or WAIT_SECONDS) and self.remotes[name].running:
                     ending.lost_hosts.setdefault(name, f"nothing heard for {now - heard:.0f} s")
@@ -259,11 +266,13 @@ class Team:
         self.local.kill()
         for remote in self.remotes.values():
             remote.kill()
-        deadline = time.monotonic() + 10
-        while self.local.running and time.monotonic() < deadline:
+        began, answered = time.monotonic(), [remote for remote in self.remotes.values() if remote.hello is not None]
+        while self.local.running or any(remote.process.poll() is None for remote in answered):
+            if time.monotonic() - began > (10 if len(self.signals.taken) < 2 else 1):
+                break
             time.sleep(0.01)
         for remote in self.remotes.values():
-            remote.close()
+            remote.close(0.0)
 
 
 def _used(where: list[Place]) -> list[Host]:

@@ -18,6 +18,7 @@ from cl.distributed.hosts import Host
 from cl.distributed.processes import prepare_child
 
 SSH = "REMERGE_SSH"
+LOOK_SECONDS = 0.1  # between two looks at whether to go on waiting
 # No password is asked for, a host that is off is given up, and so is one that no longer answers.
 OPTIONS = ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=3")
 ROOT = Path(__file__).resolve().parent.parent.parent  # where `cl` lies, on every host
@@ -54,9 +55,16 @@ class Remote:
         for reader in self.readers:
             reader.start()
 
-    def wait_for_hello(self, deadline: float) -> Host:
-        """The host with its address. Raises Unreachable when the clock `time.monotonic` says `deadline`."""
-        self.greeted.wait(max(0.0, deadline - time.monotonic()))
+    def wait_for_hello(self, deadline: float, stop: Callable[[], bool] = lambda: False) -> Host:
+        """The host with its address; as it was once `stop()` is true.
+
+        Raises Unreachable when the clock `time.monotonic` says `deadline`.
+        """
+        while not self.greeted.wait(max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))):
+            if stop():
+                return self.host
+            if time.monotonic() >= deadline:
+                break
         if self.hello is None:
             reason = self._reason("no answer from ssh in time")
             self.close()
@@ -92,11 +100,11 @@ class Remote:
         except OSError:  # the pipe is broken already
             pass
 
-    def close(self) -> None:
-        """Leave nothing here, and nothing there."""
+    def close(self, patience: float = 5.0) -> None:
+        """Leave nothing here, and nothing there: an agent has `patience` seconds to end its ranks."""
         self.kill()
         try:
-            self.process.wait(5)
+            self.process.wait(patience if self.hello is not None else 0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -119,7 +127,8 @@ class Remote:
                 self.hello = words
                 self.greeted.set()
             elif event == "failed":
-                self.said.append(words["content"])
+                self.running.clear()
+                self.tell("failed", self, words["content"])
             elif event != "beat":
                 if event == "ended":
                     self.running.discard(words["rank"])

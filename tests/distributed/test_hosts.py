@@ -5,9 +5,11 @@ Hosts here are names for this machine that the launcher takes for others. Two re
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +203,22 @@ def test_what_a_host_says_that_was_left_out_is_not_heard(tmp_path):
     for event in (("heard", late, None), ("lost", late, "ssh ended"), ("ended", 0, 0), ("ended", 1, 0)):
         team.events.put(event)
     assert not team._wait(places([Host("a", 2)], 2)).failed
+
+
+def test_a_signal_while_hosts_are_reached_ends_the_command_at_once(start, ssh, tmp_path):
+    (ssh / "ssh").write_text("#!/bin/sh\nexec sleep 60\n")
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped) as caught:
+        start(hosts="a:1,b:1")
+    assert caught.value.number == signal.SIGTERM and time.monotonic() - began < 4
+
+
+def test_a_host_without_the_folder_is_a_mistake_and_no_loss(start, ssh, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.os, "getcwd", lambda: str(tmp_path / "missing"))
+    error = failure(start, hosts="a:1,b:1,c:1", retries=2)
+    assert not error.is_loss and re.search("host [ab] could not start its ranks .*No such file.*missing", str(error))
+    assert (ssh / "words").read_text().count("-m cl.distributed.agent") == 2
 
 
 def test_no_ssh_is_one_line(start, ssh, monkeypatch):
