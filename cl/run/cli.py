@@ -204,13 +204,21 @@ def _run_or_find(config) -> Path:
         if hint := begun_elsewhere(plain(config)):
             print(hint)
         if launcher != "none":
-            overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("launcher")]
             config = plain(config)
-            start_ranks(config["launcher"], overrides, config["timeout"])
+            start_ranks(config["launcher"], _words_of_ranks(), config["timeout"])
             return run_folder(config)
     from cl.run.experiment import run  # imports torch
 
     return run(config)
+
+
+def _words_of_ranks() -> list[str]:
+    """The command line from which ranks compose the configuration of this job: also those on other hosts."""
+    hydra = HydraConfig.get()
+    words = [word for word in hydra.overrides.task if not word.startswith("launcher")]
+    words += [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    return words + [f"--config-dir={folder}" for folder in folders]
 
 
 def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:

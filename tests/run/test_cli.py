@@ -46,6 +46,28 @@ def test_sweep_with_the_flag_in_the_middle_ends_with_the_table_and_is_quick_the_
     assert again.stdout.strip().splitlines()[-1] == table
 
 
+@pytest.mark.parametrize("given", ["--config-dir=own", "hydra.searchpath=[file://own]"])
+def test_ranks_of_the_launcher_compose_the_same_configuration(tmp_path, given):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nepochs: 7\n")
+    code = (
+        "import sys; from hydra import main; from cl.run import cli\n"
+        f"@main(config_path={str(ROOT / 'conf')!r}, config_name='run', version_base='1.3')\n"
+        "def composed(config): print('epochs', config.epochs, *cli._words_of_ranks(), sep='\\n')\n"
+        "cli.launch(composed, 'run')\n"
+    )
+    words, outputs = ["+experiment=mine", given, "launcher=torchrun", f"output={tmp_path / 'out'}"], []
+    for folder in (tmp_path, ROOT):  # as a rank on another host, wherever its process begins
+        line = [sys.executable, "-c", code, *words]
+        process = subprocess.run(line, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert process.stdout.split()[:2] == ["epochs", "7"], process.stderr
+        outputs.append(process.stdout)
+        words = [*process.stdout.split()[2:], "launcher=torchrun"]
+        if given.startswith("hydra"):
+            break  # as relative as the user has written it; ranks begin in the folder of the command
+    assert any(word in words for word in (given, f"--config-dir={tmp_path / 'own'}"))
+
+
 def test_the_progress_bar_is_on_the_error_stream(tmp_path):
     shown = command("strategy=finetune", f"output={tmp_path}", "epochs=1", "pictures=[]")
     assert "step/s" in shown.stderr and "step/s" not in shown.stdout
