@@ -1,5 +1,6 @@
 """Ranks connected by torch.distributed."""
 
+import contextlib
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -67,3 +68,6 @@ class TorchComm(Comm):
         super().close()
         if self.dist.is_initialized():
             self.dist.destroy_process_group()
+        if RENDEZVOUS in os.environ:  # the last rank's store has removed the file; the launcher may be dead
+            with contextlib.suppress(OSError):
+                Path(os.environ[RENDEZVOUS]).parent.rmdir()

@@ -3,6 +3,7 @@
 import importlib.util
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,10 @@ from support import QUICK
 from torch import nn
 
 from cl.distributed import comm as communication
+from cl.distributed import environments, ranks
 from cl.distributed.comm import Comm, ReduceOptions
 from cl.distributed.horovod_comm import HorovodComm
+from cl.distributed.hosts import Host, places
 from cl.distributed.torch_comm import TorchComm
 from cl.run import experiment
 from cl.run.folder import plain, run_folder
@@ -206,6 +209,18 @@ def test_values_of_different_lengths_are_gathered_and_what_is_no_value_is_named(
     monkeypatch.setattr(ranks[0], "_from_all", lambda message: next(garbage))
     with pytest.raises(ValueError, match="rank 0 sent 1 bytes that are no value .no type is named"):
         ranks[0].gather(None)
+
+
+def test_the_last_rank_removes_the_meeting_place_and_the_launcher_finds_nothing(monkeypatch):
+    for _ in range(2):  # the names are not used again
+        with environments.of_ranks("torchrun", places([Host("localhost", 1)], 1)) as (words,):
+            for name, value in words.items():
+                monkeypatch.setenv(name, value)
+            place = Path(words[ranks.RENDEZVOUS])
+            comm = TorchComm(5.0)
+            assert place.exists()
+            comm.close()
+            assert not place.parent.exists()
 
 
 @pytest.mark.parametrize("strangers, line", [(0, ""), (3, "rank 0: 3 connections that did not prove to be of this run")])
