@@ -23,8 +23,8 @@ class Ending:
     """How `total` ranks have ended.
 
     `ended`: statuses as in `subprocess` of those that ended by themselves, in that order. `killed`: ranks that the
-    launcher has killed. `errors`: the first error that each rank reported. `lost_hosts`: names and reasons. `unable`: the
-    same of hosts whose agents could not start a rank. `late`: what is said of ranks that have not come in time.
+    launcher has killed. `errors`: the first error that each rank reported. `lost_hosts`: names and reasons. `unable`:
+    those of hosts whose agents could not start a rank. `late`: what is said of ranks that have not come in time.
     """
 
     total: int
@@ -43,9 +43,8 @@ class Ending:
     def signal(self) -> int | None:
         """The signal after which all ranks that failed have ended as they are asked to: with 128 + its number."""
         numbers = {status - 128 for status in self.ended.values() if status}
-        if self.killed or self.lost_hosts or self.unable or self.late or len(numbers) != 1 or not numbers <= set(SIGNALS):
-            return None
-        return numbers.pop()
+        others = self.killed or self.lost_hosts or self.unable or self.late
+        return numbers.pop() if not others and len(numbers) == 1 and numbers <= set(SIGNALS) else None
 
     @property
     def is_loss(self) -> bool:

@@ -56,12 +56,13 @@ def test_ranks_of_the_launcher_compose_the_same_configuration(tmp_path, given):
         "def composed(config): print('epochs', config.epochs, *cli._words_of_ranks(), sep='\\n')\n"
         "cli.launch(composed, 'run')\n"
     )
-    words, outputs = ["+experiment=mine", given, "launcher=torchrun", f"output={tmp_path / 'out'}"], []
+    words = ["+experiment=mine", given, "launcher=torchrun", f"output={tmp_path / 'out'}"]
     for folder in (tmp_path, ROOT):  # as a rank on another host, wherever its process begins
         line = [sys.executable, "-c", code, *words]
-        process = subprocess.run(line, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = subprocess.run(
+            line, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
         assert process.stdout.split()[:2] == ["epochs", "7"], process.stderr
-        outputs.append(process.stdout)
         words = [*process.stdout.split()[2:], "launcher=torchrun"]
         if given.startswith("hydra"):
             break  # as relative as the user has written it; ranks begin in the folder of the command
