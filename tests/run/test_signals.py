@@ -88,10 +88,10 @@ def test_a_second_signal_ends_a_rank_that_waits_in_c():
     code = (
         "import ctypes, os, time; from cl import signals; signals.listen()\n"
         "with signals.answered_by_a_thread(), signals.deferred('done'):\n"
-        "    for _ in range(2):\n"  # signals in a forked process are not those of this one
+        "    for pause in (1.1, 0):\n"  # signals in a forked process are not those of this one
         "        if not (child := os.fork()):\n"
         "            os.kill(os.getpid(), signals.SIGNALS[1]); os._exit(0)\n"
-        "        os.waitpid(child, 0); time.sleep(1.1)\n"
+        "        os.waitpid(child, 0); time.sleep(pause)\n"
         "    library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(128)\n"
         "    library.pthread_mutex_init(lock, None); library.pthread_mutex_lock(lock)\n"
         "    print('ready', flush=True); library.pthread_mutex_lock(lock)\n"
