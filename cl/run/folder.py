@@ -100,10 +100,10 @@ def found_finished(folder: Path, metrics: dict, again: str) -> None:
     if custom.missing(content, metrics):
         with locked(folder):
             custom.add(folder, metrics)
-    if remains(folder, finished=True):
+    if remains(folder, content.get("kind")):
         try:
             with locked(folder):
-                sweep(folder, finished=True)
+                sweep(folder, content.get("kind"))
         except (InUseError, OSError) as error:  # another command does it, or the results are kept where none can
             print(f"left as it is: {error}", file=sys.stderr)
 
@@ -127,7 +127,7 @@ def alone(folder: Path, comm: "Comm") -> Iterator[None]:
             raise error
         if told is not None:
             raise InUseError(told)
-        sweep(folder, finished=False)
+        sweep(folder, finished=None)
         comm.gather(None)  # nobody writes before all have swept: their disks may be one
         yield
 

@@ -158,7 +158,12 @@ UNFINISHED = (
     "merged/trained_02_00.pt",
     ".training_02_01/resume_00_000002.pt",
 )
-OTHERS = (".hidden", "notes.12.tmp", ".report.md.5.tmp", "best.pt", "movie.part", "rank_0.pt")
+OTHERS = (
+    ".hidden", "notes.12.tmp", ".report.md.5.tmp", "best.pt", "movie.part", "rank_0.pt", "probe_rank_0.pt",
+    "probe_01_000000_rank_0.pt.part", "trained_02_00.pt", "merged/resume_of_mine.pt",
+    "mine/resume_04_000000.pt", "mine/buffer_04_000000_rank_0.pt", "mine/trained_02_00.pt", "merged/probe_rank_0.pt",
+    "mine/.lock", "mine/.results.json.12345.tmp", "mine/merged/trained_02_00.pt",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -168,7 +173,7 @@ def test_what_a_killed_run_has_left_goes_at_the_next_start_and_nothing_else_does
     experiment.run(config) if finished else run_killed(config, stage=1)
     (folder / "merged").mkdir()
     for name in (*LEFT, *OTHERS, *(UNFINISHED if finished else ()), ".lock"):
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     if finished:
         with holder(folder):  # a command that ends just now removes these itself
