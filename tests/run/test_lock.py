@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import forkserver
 import pytest
@@ -19,6 +20,7 @@ from cl.run import experiment, lock
 from cl.run.folder import alone, finished_run, plain, run_folder
 from cl.run.lock import InUseError, locked
 from merging import run as merges
+from merging import training
 from merging.folder import merge_folder
 from merging.study import run as study
 from merging.study.configurations import Configurations
@@ -128,6 +130,55 @@ def test_nothing_is_removed_or_written_without_the_lock(compose_config, monkeypa
         monkeypatch.setattr(merges, "train", lambda *_: pytest.fail("trained for a merge that another process makes"))
         with pytest.raises(InUseError, match="is in use by process"):
             merges.run(merge)
+
+
+def test_merges_that_share_a_run_wait_for_the_one_that_trains_it(compose_config, monkeypatch, capsys):
+    """Also with overwrite=true: what the other command trains meanwhile is not trained, or removed, again."""
+    words = (*QUICK, "scenario=class2", "steps=2", "baselines=[]")
+    base = plain(compose_config(*words, name="merge"))
+    networks = run_folder(merges.parts(base)[2])
+    merges.run(compose_config(*words, name="merge"))
+    times = {path: path.stat().st_mtime_ns for path in networks.iterdir()}
+    said, real = capsys.readouterr(), lock.time.sleep
+    for overwrite in (False, True):
+        if not overwrite:
+            (networks / "results.json").rename(networks / "kept")
+
+        with holder(networks) as process:
+
+            def trained(seconds):
+                """The other command is done."""
+                real(0.02)
+                if seconds == lock.POLL and process.poll() is None:
+                    if overwrite:
+                        (networks / "task_01.pt").touch()
+                    else:
+                        (networks / "kept").rename(networks / "results.json")
+                    process.communicate()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(lock.time, "sleep", trained)
+                patch.setattr(training.experiment, "run", lambda *_: pytest.fail("trained twice"))
+                assert merges.train(merges.parts(base | {"overwrite": overwrite})[2]) == networks
+        said = capsys.readouterr()
+        assert len(said.err.splitlines()) == 1 and "finished before" in said.out
+        assert f"{networks} is in use by process {process.pid} on " in said.err
+        assert said.err.endswith("UTC: waiting until it ends\n")
+    after = {path: path.stat().st_mtime_ns for path in networks.iterdir()}
+    assert {path.name for path in times if times[path] != after.pop(path)} == {"task_01.pt"} and not after
+
+
+def test_a_finished_merge_is_found_while_another_command_has_its_folder(compose_config, capsys):
+    merge = compose_config(*QUICK, "scenario=class2", "steps=2", "baselines=[]", name="merge")
+    folders = merges.run(merge)
+    with holder(folders[-1]):
+        assert merges.run(merge) == folders
+    assert f"finished before: {folders[-1]}" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_soon():
+    with pytest.raises(FileNotFoundError), locked(Path("/proc/no such process")):
+        pass
 
 
 def test_a_run_that_was_finished_meanwhile_is_found_once_the_lock_is_there(compose_config, monkeypatch, capsys):
