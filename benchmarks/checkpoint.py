@@ -79,7 +79,7 @@ def main() -> None:
         return time.perf_counter() - started
 
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), tree, Comm())
+        checkpoints = Checkpoints(Path(folder), tree, Comm(), CPU)
         hook = Saver(checkpoints, Comm(), "10min", Path(folder)).within(0, 10**9, "a task")
         for number in range(20):
             step(number)

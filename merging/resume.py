@@ -61,7 +61,7 @@ class Trained:
         `tree`: all that it changes.
         """
         tree.register("networks", self)
-        checkpoints = Checkpoints(self._place(number), tree, session.comm)
+        checkpoints = Checkpoints(self._place(number), tree, session.comm, session.device)
         with closing(checkpoints):
             position = checkpoints.load()
             saver = Saver(checkpoints, session.comm, session.config["checkpoint"]["every"], self.folder)

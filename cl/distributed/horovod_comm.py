@@ -4,29 +4,10 @@ import math
 import os
 
 import torch
-from torch import nn
 
 from cl.distributed.comm import ENGINE_SECONDS, Comm
 from cl.distributed.ranks import started
 from cl.distributed.rendezvous import no_horovod
-
-GROUP_BYTES = 25 * 2**20  # as in torch's DistributedDataParallel: a part is sent while the rest is computed
-
-
-def _groups(model: nn.Module) -> list[list[torch.Tensor]]:
-    """The weights in groups that are sent in one message each, in the order in which their gradients come.
-
-    Without groups Horovod joins what happens to be ready, and from three ranks on the order of a sum, and with it the
-    last bits of the weights, would depend on the clock.
-    """
-    groups, size = [[]], 0
-    for weight in reversed([weight for weight in model.parameters() if weight.requires_grad]):
-        if size + weight.nbytes > GROUP_BYTES and groups[-1]:
-            groups.append([])
-            size = 0
-        groups[-1].append(weight)
-        size += weight.nbytes
-    return groups
 
 
 class HorovodComm(Comm):
@@ -42,7 +23,10 @@ class HorovodComm(Comm):
             raise no_horovod(error) from error
         for name in ("HOROVOD_GLOO_TIMEOUT_SECONDS", "HOROVOD_STALL_CHECK_TIME_SECONDS"):
             os.environ[name] = str(math.ceil(timeout) + ENGINE_SECONDS)
-        os.environ["HOROVOD_DISABLE_GROUP_FUSION"] = "1"  # else it joins groups that are ready at the same time
+        if (started() or (None, 0, 1))[2] > 2:
+            # Horovod joins what gradients happen to be ready. From three ranks on the order of a sum, and with it the
+            # last bits of the weights, would depend on the clock. (Its explicit groups hang with accumulation.)
+            os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         hvd.init()
         self.hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
@@ -68,7 +52,6 @@ class HorovodComm(Comm):
             backward_passes_per_step=accumulation_steps,
             op=hvd.Adasum if options.operation == "adasum" else hvd.Average,
             gradient_predivide_factor=options.predivide,
-            groups=_groups(model),
         )
 
     def _check_adasum(self, device: torch.device) -> None:

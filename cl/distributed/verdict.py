@@ -7,6 +7,7 @@ REPLAY = "replay buffer"  # the place of a wait that is no exchange
 SILENT_SECONDS = 10
 # How long the engine may take to raise its own error when a rank is gone; some never do.
 GRACE_SECONDS = 3
+DEADLOCK_SECONDS = 30
 
 
 @dataclass
@@ -43,8 +44,8 @@ def verdict(own: State, others: list[State], timeout: float) -> str | None:
     """The line with which all ranks end, or None while this rank does not wait, or has no reason to end.
 
     A wait over `timeout` seconds ends with the names of the ranks that are silent, or else of those that have not come
-    to the exchange; a rank that is gone ends the wait at once. Where all are there and none is silent, it is up to the
-    engine, or the buffer, to say what is wrong.
+    to the exchange; a rank that is gone ends the wait at once. Where all are there and none is silent, the engine, or
+    the buffer, has DEADLOCK_SECONDS more to say what is wrong.
     """
     if own.place is None:
         return None
@@ -60,8 +61,12 @@ def verdict(own: State, others: list[State], timeout: float) -> str | None:
         return None
     behind = [other for other in others if not other.ended and other.entered < own.entered]
     late = [other for other in behind if other.place is None] or behind
-    if not late:
-        return None
+    if not late:  # ranks that do not exchange the same, for which Horovod would wait for ever
+        if own.waited < timeout + DEADLOCK_SECONDS:
+            return None
+        if all(other.place is not None and other.entered == own.entered for other in others if not other.ended):
+            return f"all ranks wait {own.where}, for {own.waited:.0f} s by now, and none is silent"
+        return f"{own} waits {own.where} for {own.waited:.0f} s, which the others have left"
     if all(other.place == REPLAY for other in late):
         last = f"{_plural(late, 'it waits', 'they wait')} {late[0].where}"
     else:

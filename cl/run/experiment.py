@@ -43,8 +43,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         buffer, capacity = session.make_buffer(num_training)
         equip(session, buffer, capacity)
         evaluator = make_evaluator(session, tasks)
-        if plan.config["overwrite"] and comm.is_main:
-            checkpoint.clear(folder, everything=True)
+        if plan.config["overwrite"] and comm.is_main and (folder / "results.json").exists():
+            checkpoint.clear(folder, everything=True)  # an unfinished run may have been begun so: `Checkpoints`
         start = make_start(session, tasks) if strategy.needs_start else None
         training = Training(session, tasks, buffer, evaluator, start)
         with signals.deferred(f"the run is finished: {folder}"):
@@ -54,6 +54,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
             if comm.is_main:
                 memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes)
                 content = _finish(training, evaluator, _results(session, memory, history, training.recorder.files))
+            comm.gather(None)  # the results are there
+            training.checkpoints.clear()
             if plan.callbacks.all:
                 plan.callbacks.run_end(comm.broadcast(content))
     return folder
@@ -71,7 +73,7 @@ def _finish(training: Training, evaluator: Evaluator, content: dict) -> dict:
     """Write the results of a run, with the metrics of the user, which are added to what is returned."""
     folder, session = training.folder, training.session
     results.write_json(folder / "results.json", content)
-    checkpoint.clear(folder, everything=False)
+    training.checkpoints.clear()
     try:
         content |= custom.add(folder, session.config["metrics"])
         session.logger.finish(content)

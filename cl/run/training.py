@@ -21,7 +21,7 @@ from cl.run.checkpoint import Checkpoints, Position
 from cl.run.evaluator import Evaluator
 from cl.run.saving import Saver
 from cl.run.session import Session
-from cl.run.state import Generators, StateTree, Statistics
+from cl.run.state import Generators, StateTree, Statistics, copied
 from cl.scenarios.base import Tasks
 from cl.step.average import WeightAverage
 
@@ -53,6 +53,9 @@ class Training:
             self.average = WeightAverage(session.model, self.config["ema"])
             self.trainer.each_step = self.average.update
         self.tree = self._state_tree(buffer)
+        self.checkpoints = Checkpoints(
+            self.folder, self.tree, session.comm, session.device, overwrite=self.config["overwrite"]
+        )
 
     def _state_tree(self, buffer: ReplayBuffer | None) -> StateTree:
         """Everything that a checkpoint holds."""
@@ -86,8 +89,8 @@ class Training:
     def run(self) -> History:
         """Train what is not trained yet."""
         session, comm = self.session, self.session.comm
-        checkpoints = Checkpoints(self.folder, self.tree, comm)
-        position = checkpoints.load()
+        checkpoints = self.checkpoints
+        position, resumed = checkpoints.load(), True
         begun = self.config["checkpoint"]["ranks"]
         if position is None and begun not in (None, comm.size):
             raise ValueError(
@@ -108,15 +111,21 @@ class Training:
             if comm.is_main:
                 results.write_config(self.folder / "config.yaml", self.config)
             self.history.start(*self.evaluator(session.model))
-            position = Position(0)
+            position = Position(0, ranks=comm.size)
+            resumed = False
         first = position.stage
         steps = [self._steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
             self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
+        # What loggers and callbacks draw at their start belongs to the run's own start, not to one that goes on.
+        streams = {name: copied(self.tree.own[name].state_dict()) for name in ("generators", "transform")}
         session.logger.start(self.folder, self.config)
         self._start_callbacks(position)
+        if resumed:
+            for name, state in streams.items():
+                self.tree.own[name].load_state_dict(state)
         session.model.train()
         saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder)
         try:

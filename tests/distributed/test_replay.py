@@ -521,7 +521,7 @@ def test_a_run_with_a_memory_that_was_killed_goes_on_to_the_same_weights(tmp_pat
     process.send_signal(signal.SIGINT)
     finish(process)
     (resume,) = killed.rglob("resume_*.pt")
-    assert len(list(resume.parent.glob("buffer_01_000000_rank_*.pt"))) == 2
+    assert len(list(resume.parent.glob("buffer_01_*_rank_*.pt"))) == 2
     (first,) = killed.rglob("task_00.pt")
     made = first.stat().st_mtime_ns
     # The run is resumed in the first folder and made from the start in the second.

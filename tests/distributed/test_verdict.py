@@ -46,6 +46,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
         (state(0), [state(1, entered=4, place=REPLAY)],
          "rank 1 (host host1, process 101) is alive but 20 s late, it waits in the replay buffer; "
          "rank 0 waits for it in exchange 5 (sums)"),
+        # nobody is silent or late, and the engine has had its time
+        (state(0, waited=50.0), [state(1)], "all ranks wait in exchange 5 (sums), for 50 s by now, and none is silent"),
+        (state(0, waited=50.0), [state(1), state(2, entered=6, place=None)],
+         "rank 0 (host host0, process 100) waits in exchange 5 (sums) for 50 s, which the others have left"),
         # those that are gone: at once
         (state(0, waited=3.0), [state(1, ended="is gone"), state(2, ended="has left")],
          "rank 1 (host host1, process 101) is gone and rank 2 (host host2, process 102) has left; "

@@ -243,7 +243,7 @@ def test_a_resumed_run_names_a_damaged_file(tmp_path, compose_config):
     config = compose_config("epochs=1", "backbone.hidden=[8]", "progress=false", "pictures=[]", "buffer.capacity=20")
     with pytest.MonkeyPatch.context() as patch:
         save = Saver.end_stage
-        patch.setattr(Saver, "end_stage", lambda *given: (save(*given), dying()))
+        patch.setattr(Saver, "end_stage", lambda *given, **named: (save(*given, **named), dying()))
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config)
     (file,) = Path(config.output).rglob("task_00.pt")
@@ -257,5 +257,5 @@ def test_a_resumed_run_names_a_damaged_file(tmp_path, compose_config):
     file.write_bytes(whole)
     (resume,) = file.parent.glob("resume_*.pt")
     resume.write_bytes(resume.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"resume_01_000000.pt is damaged \(it is torn.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"resume_01_000001.pt is damaged \(it is torn.*overwrite=true"):
         experiment.run(config)

@@ -4,13 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from interrupted import STAGE, STEP, Died, dying, interrupted, run
 from outcomes import assert_same, outcome
 from PIL import Image
 
-from cl.run.checkpoint import Checkpoints
+from cl.distributed.comm import Comm
+from cl.run.checkpoint import Checkpoints, Position
 from cl.run.folder import plain, run_folder
 from cl.run.state import StateTree
+from cl.run.training import Training
 
 
 @pytest.fixture
@@ -53,12 +56,11 @@ def test_a_run_that_died_within_a_stage_ends_with_the_same_bits(compose_config, 
     config["checkpoint"]["every"] = None
     if strategy == "joint":  # one stage only
         monkeypatch.setattr("interrupted.STAGE", 0)
-    found = []
-    take = Checkpoints._take
-    monkeypatch.setattr(Checkpoints, "_take", lambda self, at, content: (found.append(at), take(self, at, content)))
+    found, load = [], Checkpoints.load
+    monkeypatch.setattr(Checkpoints, "load", lambda self: (found.append(load(self)), found[-1])[1])
     expected = outcome(run(config | {"output": str(tmp_path / "whole")}))
     again = outcome(interrupted(config | {"output": str(tmp_path / "died")}))
-    assert [(at.stage, at.step) for at in found] == [(0 if strategy == "joint" else STAGE, STEP)]
+    assert [at and (at.stage, at.step) for at in found] == [None, None, (0 if strategy == "joint" else STAGE, STEP)]
     assert_same(expected, again)
 
 
@@ -76,12 +78,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(compose_confi
     config = plain(compose_config(*words, "strategy=er", "checkpoint.every=2"))
     expected = outcome(run(config | {"output": str(tmp_path / "whole")}))
     folder = run_folder(config)
-    for victim in ("resume_01_000004.pt", "buffer_01_000004_rank_0.pt"):
+    for victim in ("resume_01_000009.pt", "buffer_01_000009_rank_0.pt"):
         with dying(lambda stage, step: (stage, step) == (1, 5)), pytest.raises(Died):
             run(config | {"overwrite": True})
         names = sorted(path.stem for path in folder.glob("*_0*.pt") if not path.stem.startswith("task"))
         assert names == [
-            f"{kind}_01_00000{step}{of}" for kind, of in (("buffer", "_rank_0"), ("resume", "")) for step in (2, 4)
+            f"{kind}_01_00000{save}{of}" for kind, of in (("buffer", "_rank_0"), ("resume", "")) for save in (8, 9)
         ]
         content = bytearray((folder / victim).read_bytes())
         content[len(content) // 2] ^= 4
@@ -89,8 +91,55 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(compose_confi
         capsys.readouterr()
         assert run(config) == folder
         said = capsys.readouterr().out
-        assert victim in said and "goes on from the checkpoint before it, resume_01_000002.pt" in said
+        assert victim in said and "goes on from the checkpoint before it, resume_01_000008.pt" in said
         assert_same(expected, outcome(folder))
+
+
+def test_what_overwrite_began_goes_on_with_it(compose_config, tmp_path, words, monkeypatch):
+    """A run that overwrites is interrupted like any other; one that was begun without it begins again."""
+    config = plain(compose_config(*words, "strategy=er", "checkpoint.every=2", "epochs=1"))
+    expected = outcome(run(config | {"output": str(tmp_path / "whole")}))
+    found, load = [], Checkpoints.load
+    monkeypatch.setattr(Checkpoints, "load", lambda self: (found.append(load(self)), found[-1])[1])
+    for overwrites in ((False, True), (True, True), (True, False)):
+        for overwrite in overwrites[:1]:
+            with dying(lambda stage, step: (stage, step) == (1, 4)), pytest.raises(Died):
+                run(config | {"overwrite": overwrite})
+        folder = run(config | {"overwrite": overwrites[1]})
+        assert_same(expected, outcome(folder))
+        (folder / "results.json").unlink()
+    assert [at and (at.stage, at.step) for at in found] == [None, None, None, (1, 4), None, (1, 4)]
+
+
+def test_a_callback_that_draws_at_the_start_changes_no_resumed_run(compose_config, tmp_path, words, monkeypatch):
+    config = plain(compose_config(*words, "strategy=finetune", "epochs=1"))
+    start = Training._start_callbacks
+    monkeypatch.setattr(Training, "_start_callbacks", lambda self, at: (torch.rand(7), start(self, at)))
+    expected = outcome(run(config | {"output": str(tmp_path / "whole")}))
+    assert_same(expected, outcome(interrupted(config | {"output": str(tmp_path / "died")})))
+
+
+def test_the_last_save_is_the_newest_also_when_steps_became_fewer(tmp_path):
+    class Part:
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    tree = StateTree()
+    tree.register("part", Part())
+    one = Checkpoints(tmp_path, tree, Comm(), torch.device("cpu"))
+    for step in (100, 50):
+        one.save(Position(0, step, 2 * step))
+    one.wait()
+    again = Checkpoints(tmp_path, tree, Comm(), torch.device("cpu"))
+    assert again.load() == Position(0, 50, 100)
+    again.save(Position(0, 40, 100))
+    again.close()
+    assert Checkpoints(tmp_path, tree, Comm(), torch.device("cpu")).load().step == 40
+    with pytest.raises(ValueError, match="was saved on cpu, and this is meta, .*device=cpu goes on"):
+        Checkpoints(tmp_path, tree, Comm(), torch.device("meta")).load()
 
 
 def test_a_state_of_other_parts_is_refused():
