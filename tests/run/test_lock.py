@@ -19,8 +19,9 @@ from cl.reporting.reading import read_results
 from cl.run import experiment, lock
 from cl.run.folder import alone, finished_run, plain, run_folder
 from cl.run.lock import InUseError, locked
+from cl.run.remains import remains
+from merging import resume, training
 from merging import run as merges
-from merging import training
 from merging.folder import merge_folder
 from merging.study import run as study
 from merging.study.configurations import Configurations
@@ -235,6 +236,18 @@ def test_what_a_killed_run_has_left_goes_at_the_next_start_and_nothing_else_does
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     assert not there & {*LEFT, *UNFINISHED, ".lock", ".training_02_01"} and set(OTHERS) <= there
     assert {"results.json", "task_00.pt", "task_01.pt", "metrics.csv", "config.yaml"} <= there
+
+
+def test_what_merges_keep_while_they_train_goes_from_their_folders_alone(tmp_path):
+    names = ("trained_02_00.pt", "trained_of_mine.pt", ".training_02_00", ".training_of_mine")
+    for name in names:
+        (tmp_path / name).touch() if name.endswith(".pt") else (tmp_path / name).mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / names[0]).touch()
+    for kind, gone in ((None, []), ("run", [".training_02_00"]), ("merge", [".training_02_00", "trained_02_00.pt"])):
+        assert sorted(path.name for path in remains(tmp_path, kind)) == gone
+    resume.clear(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine", names[1], names[3]])
 
 
 class Rank:
