@@ -62,13 +62,27 @@ def read_json(path: Path, what: str | None = None, remedy: str = AGAIN) -> dict:
         raise _damaged(what, "it is no JSON, torn or changed", remedy) from error
     if not isinstance(content, dict):
         raise _damaged(what, f"expected a JSON object, got {type(content).__name__}", remedy)
-    if ENTRY in content and content.pop(ENTRY) != of_json(content):
+    # Files of earlier versions have that of the numbers as they were spelled.
+    if ENTRY in content and content.pop(ENTRY) not in (of_json(content), _digest(content)):
+        remedy += f"; if you have changed it by hand, remove its entry {ENTRY}"
         raise _damaged(what, "its content does not fit its checksum", remedy)
     return content
 
 
 def of_json(content: dict) -> str:
-    """The checksum of what a JSON file says; its layout does not matter, the order of its entries does."""
+    """The checksum of what a JSON file says; the order of its entries matters, its layout does not.
+
+    Other programs write 1.0 as 1, which is the same number in JSON, and letters with or without escapes.
+    """
+    return _digest(json.loads(json.dumps(content), parse_float=_number))
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+def _digest(content: dict) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -179,7 +179,12 @@ class MergeContext:
         return {"optimizer_bytes": self.optimizer_bytes, "files": self.files}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take back what `state_dict` returned."""
+        """Take back what `state_dict` returned; raises ValueError for that of another version."""
+        if state.keys() != {"optimizer_bytes", "files"}:
+            raise ValueError(
+                f"what was trained for the merge in {self.folder} was written by another version of remerge: "
+                "overwrite=true merges again"
+            )
         self.optimizer_bytes, self.kept_rows = state["optimizer_bytes"], state["files"]
 
     @property

@@ -16,6 +16,7 @@ import torch
 from cl.atomic import save_tensors
 from cl.networks import weights
 from cl.run.checkpoint import Checkpoints, Position
+from cl.run.remains import OF_MERGE, TRAINING
 from cl.run.saving import Saver
 from cl.run.session import Session
 from cl.run.state import StateTree
@@ -100,10 +101,11 @@ class Trained:
 
 def clear(folder: Path) -> None:
     """Remove the files of a merge that is finished, or begins again."""
-    for file in folder.glob("trained_*.pt"):
-        file.unlink()
-    for place in folder.glob(".training_*"):
-        _remove(place)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if OF_MERGE.fullmatch(path.name):
+            path.unlink()
+        elif TRAINING.fullmatch(path.name):
+            _remove(path)
 
 
 def _remove(place: Path) -> None:

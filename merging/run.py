@@ -18,7 +18,7 @@ from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.run import checkpoint, experiment
 from cl.run.evaluator import Evaluator
-from cl.run.folder import alone, finished_run, found_finished, plain
+from cl.run.folder import alone, found_finished, plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.scenarios.base import Tasks
@@ -31,6 +31,7 @@ from merging.folder import merge_folder
 from merging.fusion import Fusion, Models, State, WeightFusion, loaded
 from merging.results import merge_costs, merge_results
 from merging.sources import Reader, Source, moved
+from merging.training import train
 
 
 def run(config) -> list[Path]:
@@ -41,8 +42,15 @@ def run(config) -> list[Path]:
     config = plain(config)
     fusion, own, base = parts(config)
     folder = merge_folder(config)
-    with Session(make_plan(base)) as session, alone(folder, session.comm):
-        return Merge(fusion, own, session, folder).run()
+    with Session(make_plan(base)) as session:
+        merge = Merge(fusion, own, session, folder)
+        baselines = merge.checked_baselines()
+        if merge.is_finished():  # also while another command adds baselines to it
+            return [*map(train, baselines), folder]
+        with alone(folder, session.comm):
+            if merge.is_finished():  # meanwhile
+                return [*map(train, baselines), folder]
+            return merge.run(baselines)
 
 
 def parts(config: dict) -> tuple[Fusion, dict, dict]:
@@ -67,9 +75,9 @@ class Merge:
         self.recalibrates = isinstance(fusion, WeightFusion)  # an ensemble keeps the statistics of its networks
         self.trains = own["checkpoints"] is None and own["run"] is None  # whether this command trains the networks
 
-    def run(self) -> list[Path]:
-        """Check, train what is missing, merge, test, save; returns the folders."""
-        base, own, folder = self.base, self.own, self.folder
+    def checked_baselines(self) -> list[dict]:
+        """The configurations of the baselines; raises ValueError for a scenario or metric that cannot be had here."""
+        base, own = self.base, self.own
         if self.plan.scenario.targets:
             raise ValueError(
                 f"merging is for classification, but scenario={base['scenario']['name']} has no labels: choose another"
@@ -79,15 +87,21 @@ class Merge:
             make_plan(baseline)
         rows = len(self.plan.stages) if own["sequential"] or own["running"] else 1
         custom.try_out(base["metrics"], rows, self.plan.scenario.num_tasks)
-        merged_before = (folder / "results.json").is_file() and not base["overwrite"]
-        if merged_before:
-            found_finished(folder, base["metrics"], "overwrite=true merges again")
-        else:
-            check_network(self.fusion, self.session)
-            check_merge(self.fusion, own, self.session, None if self.trains else self.look())
+        return baselines
+
+    def is_finished(self) -> bool:
+        """Whether this merge was finished before and is not to be overwritten; says so."""
+        if self.base["overwrite"] or not (self.folder / "results.json").is_file():
+            return False
+        found_finished(self.folder, self.base["metrics"], "overwrite=true merges again")
+        return True
+
+    def run(self, baselines: list[dict]) -> list[Path]:
+        """Check, train what is missing, merge, test, save; returns the folders."""
+        base, own, folder = self.base, self.own, self.folder
+        check_network(self.fusion, self.session)
+        check_merge(self.fusion, own, self.session, None if self.trains else self.look())
         finished = [train(baseline) for baseline in baselines]
-        if merged_before:
-            return [*finished, folder]
         tasks, _ = self.session.load_tasks()
         source = self.find()
         source.num_samples = [tasks.num_training(of_network) for of_network in source.tasks]
@@ -180,6 +194,7 @@ class Merge:
         source = source.to(session.device)
         states = source.states
         if self.base["overwrite"]:
+            checkpoint.clear(self.folder, everything=True)
             resume.clear(self.folder)
         context = self.context(session, tasks, history, self.folder, source)
         alone = self.alone(source, context, evaluator)
@@ -258,12 +273,6 @@ def with_strategy(base: dict, name: str) -> dict:
     for group, values in node.items() if "strategy" in node else [("strategy", node)]:
         changed[group] = values if group == "strategy" else changed[group] | values
     return changed
-
-
-def train(base: dict, make_start=None) -> Path:
-    """Train a run unless it is finished; returns its folder."""
-    config = OmegaConf.create(base)
-    return finished_run(config) or experiment.run(config, make_start)
 
 
 def weights_of(weighting: str, num_samples: list[int]) -> list[float]:

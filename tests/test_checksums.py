@@ -1,5 +1,6 @@
 """Files that are read back: a change of any byte is named, or changes nothing that is read."""
 
+import hashlib
 import json
 import random
 import time
@@ -120,6 +121,24 @@ def test_json_without_a_checksum_is_of_an_earlier_version_and_a_changed_number_i
         checksums.read_json(path)
     atomic.write_json(path, {"by": {1: (2, 3), 10: None}})  # what JSON makes of it has the same checksum
     assert checksums.read_json(path) == {"by": {"1": [2, 3], "10": None}}
+
+
+def test_another_layout_of_the_same_json_is_the_same_and_a_change_by_hand_is_told_what_to_do(tmp_path):
+    """As jq writes it: whole numbers without a fraction, letters without escapes, other exponents and blanks."""
+    path = tmp_path / "results.json"
+    content = {"é": [1.0, 100.0, -0.0, 0.5, 1e-05, 1e22, 3, True, None, float("nan")], "deep": {"a": [[2.0]]}}
+    atomic.write_json(path, content)
+    text = path.read_text()
+    layout = "{\n  'é': [1, 1E2, -0, 5e-1, 0.00001, 1E+22, 3, true, null, NaN],'deep':{ 'a':[[2.00]]}, 'checksum': "
+    path.write_text(layout.replace("'", '"') + f'"{json.loads(text)["checksum"]}"}}')
+    assert repr(checksums.read_json(path)["é"][3:]) == repr(content["é"][3:])
+    path.write_text(path.read_text().replace("5e-1", "6e-1"))
+    with pytest.raises(checksums.DamagedError, match="; if you have changed it by hand, remove its entry checksum$"):
+        checksums.read_json(path)
+    # An earlier version took the checksum of the numbers as they are spelled.
+    told = {"seed": 1.0}
+    path.write_text(json.dumps(told | {"checksum": hashlib.sha256(b'{"seed": 1.0}').hexdigest()[:16]}))
+    assert checksums.read_json(path) == told
 
 
 def test_the_check_costs_less_than_three_times_the_reading_of_a_file_in_memory(tmp_path):

@@ -28,8 +28,14 @@ class NoLogger:
         """Take back what `state_dict` returned, before `start`."""
 
 
+ROW = "remerge/row"  # the number of a row, which its summary says of the last one
+
+
 class WandbLogger(NoLogger):
-    """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`)."""
+    """Weights & Biases: a run per seed, grouped by configuration; `mode` online needs an account (`wandb login`).
+
+    Code of the user may log to the same run, so a row has whatever step wandb is at: wandb drops lower ones.
+    """
 
     def __init__(
         self, project: str, entity: str | None, mode: Literal["online", "offline", "disabled"], tags: list[str]
@@ -39,7 +45,9 @@ class WandbLogger(NoLogger):
         self.options = {"project": project, "entity": entity, "mode": mode, "tags": tags}
         self.run = None
         self.run_id: str | None = None  # of a run that is resumed
-        self.step = 0  # of wandb's own count: what a resumed run logs again has the same number, and is passed over
+        self.rows = 0  # so far
+        self.logged = 0  # rows that wandb has already: a resumed run repeats those after its checkpoint
+        self.step = 0  # of the next row at least: wandb does not know how far an offline run came that is resumed
 
     def start(self, folder: Path, config: dict) -> None:
         import wandb
@@ -54,10 +62,14 @@ class WandbLogger(NoLogger):
             **self.options,
         )
         self.run_id = self.run.id
+        self.logged = self.run.summary.get(ROW, 0)
 
     def log(self, values: dict) -> None:
-        self.run.log(values, step=self.step)
-        self.step += 1
+        self.rows += 1
+        if self.rows > self.logged:
+            step = max(self.step, self.run.step)
+            self.run.log(values | {ROW: self.rows}, step=step, commit=True)
+            self.step = step + 1
 
     def finish(self, results: dict) -> None:
         numbers = {key: value for key, value in results.items() if isinstance(value, (int, float))}
@@ -70,10 +82,10 @@ class WandbLogger(NoLogger):
             self._end(exit_code=1)
 
     def state_dict(self) -> dict:
-        return {"run_id": self.run_id, "step": self.step}
+        return {"run_id": self.run_id, "step": self.step, "rows": self.rows}
 
     def load_state_dict(self, state: dict) -> None:
-        self.run_id, self.step = state.get("run_id"), state.get("step", 0)
+        self.run_id, self.step, self.rows = state.get("run_id"), state.get("step", 0), state.get("rows", 0)
 
     def _end(self, exit_code: int) -> None:
         self.run.finish(exit_code)

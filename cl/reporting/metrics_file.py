@@ -60,14 +60,13 @@ class MetricsFile:
         return {table.path.name: table.state() for table in (self.metrics, self.logged) if table.bytes}
 
 
-def check_files(folder: Path, files: State) -> None:
-    """Raise DamagedError for rows of a finished run that are not those that `files`, of its results.json, speaks of.
+def changed_files(folder: Path, files: State) -> list[Path]:
+    """The files of a finished run whose rows are not those that `files`, of its results.json, speaks of.
 
-    A file that was removed is none.
+    A file that was removed is none. Spreadsheets save other ends of lines, for example.
     """
-    for name, kept in files.items():
-        if (folder / name).is_file() and _read(folder / name, kept) != (folder / name).read_bytes():
-            raise _damaged(folder / name, "its results are whole: put a whole copy in its place, or remove it")
+    there = {folder / name: kept for name, kept in files.items() if (folder / name).is_file()}
+    return [path for path, kept in there.items() if _read(path, kept) != path.read_bytes()]
 
 
 class _Table:

@@ -25,7 +25,7 @@ from cl.configuration.settings import checked
 from cl.configuration.trust import check_trust
 from cl.distributed.ranks import world_size
 from cl.reporting import custom
-from cl.reporting.metrics_file import check_files
+from cl.reporting.metrics_file import changed_files
 from cl.reporting.reading import read_results
 from cl.run.lock import InUseError, locked
 from cl.run.remains import remains, sweep
@@ -79,8 +79,8 @@ def begun_elsewhere(config: dict) -> str | None:
 def finished_run(config) -> Path | None:
     """The folder of the run if it was finished before and is not to be overwritten, else None.
 
-    A metric of the user that its results lack is added to them. Raises DamagedError for files that are not those that
-    the run wrote.
+    A metric of the user that its results lack is added to them. Raises DamagedError for results that are not those
+    that the run wrote.
     """
     config = plain(config)
     folder = run_folder(config)
@@ -95,15 +95,16 @@ def found_finished(folder: Path, metrics: dict, again: str) -> None:
     content = read_results(folder / "results.json")
     if "versions" not in content:
         raise ValueError(f"{folder / 'results.json'} is not a result of remerge: {again}")
-    check_files(folder, content.get("files", {}))
+    for path in changed_files(folder, content.get("files", {})):  # nothing is computed from these
+        print(f"{path}: its rows are not those that were written; results.json is whole", file=sys.stderr)
     print(f"finished before: {folder}{other_version(content)}  ({again})")
     if custom.missing(content, metrics):
         with locked(folder):
             custom.add(folder, metrics)
-    if remains(folder, finished=True):
+    if remains(folder, content.get("kind")):
         try:
             with locked(folder):
-                sweep(folder, finished=True)
+                sweep(folder, content.get("kind"))
         except (InUseError, OSError) as error:  # another command does it, or the results are kept where none can
             print(f"left as it is: {error}", file=sys.stderr)
 
@@ -127,7 +128,7 @@ def alone(folder: Path, comm: "Comm") -> Iterator[None]:
             raise error
         if told is not None:
             raise InUseError(told)
-        sweep(folder, finished=False)
+        sweep(folder, finished=None)
         comm.gather(None)  # nobody writes before all have swept: their disks may be one
         yield
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = ".lock"
+POLL = 0.5  # seconds between two looks at a lock that is waited for
 PATIENCE = 0.3  # seconds in which a lock that is held for a moment comes free, and its holder writes who it is
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
 
@@ -28,18 +29,19 @@ class InUseError(ValueError):
 
 
 @contextmanager
-def locked(folder: Path, remedy: str = "wait until it ends, or end that process") -> Iterator[None]:
+def locked(folder: Path, remedy: str = "wait until it ends, or end that process", wait: bool = False) -> Iterator[None]:
     """Nobody else inside such a block for the same folder, which is made if needed; a block within a block may be.
 
-    Raises InUseError, which names the holder, if another process is inside; `remedy` says what to do. Raises OSError
-    if the folder cannot be written.
+    Raises InUseError, which names the holder, if another process is inside; `remedy` says what to do. With `wait` one
+    line says so instead, and the block begins when that process is done. Raises OSError if the folder cannot be
+    written.
     """
     place = folder.absolute()
     if place in _held:
         yield
         return
     made = [each for each in (place, *place.parents) if not each.exists()]
-    descriptor = _taken(place / NAME, folder, remedy)
+    descriptor = _taken(place / NAME, folder, None if wait else remedy)
     _held.add(place)
     try:
         yield
@@ -55,14 +57,17 @@ def locked(folder: Path, remedy: str = "wait until it ends, or end that process"
                 each.rmdir()
 
 
-def _taken(file: Path, folder: Path, remedy: str) -> int:
-    """A descriptor of the file, with the lock."""
-    until = time.monotonic() + PATIENCE
+def _taken(file: Path, folder: Path, remedy: str | None) -> int:
+    """A descriptor of the file, with the lock; `remedy` None: waits for it."""
+    until, waits_for = time.monotonic() + PATIENCE, None
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:  # another process has removed the folder, which was empty
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,9 +83,17 @@ def _taken(file: Path, folder: Path, remedy: str) -> int:
             os.close(descriptor)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise OSError(error.errno, error.strerror, str(file)) from error
-            if time.monotonic() > until:
-                raise InUseError(f"{folder} is in use by {holder or 'another process'}: {remedy}") from error
-            time.sleep(0.02)
+            if time.monotonic() <= until:
+                time.sleep(0.02)
+                continue
+            holder = holder or "another process"
+            if remedy is not None:
+                raise InUseError(f"{folder} is in use by {holder}: {remedy}") from error
+            if holder != waits_for:  # one after the other may have it
+                print(f"{folder} is in use by {holder}: waiting until it ends", file=sys.stderr, flush=True)
+                waits_for = holder
+            time.sleep(POLL)
+            until = time.monotonic() + PATIENCE
             continue
         if _is(descriptor, file):
             with suppress(OSError):  # on a full disk the lock holds as well, but says nothing of its holder

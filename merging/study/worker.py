@@ -50,12 +50,8 @@ def _do(kind: str, config: dict) -> None:
 
     if kind == "merge":
         merges.run(OmegaConf.create(config))
-    elif kind == "networks":
-        merges.train(merges.parts(config)[2])
     else:
-        from cl.run import experiment
-
-        experiment.run(OmegaConf.create(config))
+        merges.train(merges.parts(config)[2] if kind == "networks" else config)
 
 
 def _gpus(device: str) -> list[str]:

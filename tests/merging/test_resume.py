@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support import QUICK
 
+from cl.run.folder import run_folder
 from cl.run.saving import Saver
 from cl.run.trainer import Trainer
 from merging import run
+from merging.context import MergeContext
 from merging.curve import landscape
 
 WORDS = (
@@ -159,3 +162,24 @@ def test_it_goes_on_within_a_training(config_of, monkeypatch, trainings, options
     for file in whole.glob("*.pt"):
         theirs, ours = (torch.load(place / file.name)["model"] for place in (folder, whole))
         assert all(torch.equal(theirs[name], value) for name, value in ours.items())
+
+
+def test_a_merge_that_is_overwritten_has_no_results_until_it_is_finished(compose_config, monkeypatch):
+    words = (*QUICK, "scenario=class2", "steps=2", "baselines=[]")
+    folder = run.run(compose_config(*words, name="merge"))[-1]
+    assert (folder / "results.json").is_file()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.checkpoint, "save_task", stop)
+    monkeypatch.setattr(run, "train", lambda base, *_: run_folder(base))
+    with pytest.raises(KeyboardInterrupt):
+        run.run(compose_config(*words, "overwrite=true", name="merge"))
+    assert not (folder / "results.json").exists() and not list(folder.glob("task_*.pt"))
+
+
+def test_a_merge_of_an_earlier_version_that_was_interrupted_is_named(tmp_path):
+    context = SimpleNamespace(folder=tmp_path, optimizer_bytes=0)
+    with pytest.raises(ValueError, match="written by another version of remerge: overwrite=true merges again"):
+        MergeContext.load_state_dict(context, {"optimizer_bytes": 3})

@@ -5,9 +5,12 @@ import random
 
 import pytest
 
+from cl import versions
+from cl.atomic import write_json
 from cl.checksums import DamagedError
 from cl.reporting import metrics_file
-from cl.reporting.metrics_file import METRIC_COLUMNS, MetricsFile, check_files
+from cl.reporting.metrics_file import METRIC_COLUMNS, MetricsFile, changed_files
+from cl.run.folder import found_finished
 
 
 def row(step: int, **changes) -> dict:
@@ -64,17 +67,23 @@ def test_rows_that_were_changed_or_lost_are_one_line_and_removing_the_file_goes_
     assert len((tmp_path / name).read_text().splitlines()) == 1
 
 
-def test_rows_of_a_finished_run_are_those_that_its_results_speak_of(tmp_path):
+def test_changed_rows_of_a_finished_run_are_said_and_keep_nobody_from_its_results(tmp_path, capsys):
     path = tmp_path / "metrics.csv"
     state = written(path).state_dict()
-    check_files(tmp_path, state)
+    write_json(tmp_path / "results.json", {"kind": "run", "versions": versions.this(), "files": state})
+    found_finished(tmp_path, {}, "")
     whole = path.read_bytes()
-    for wrong in (whole[:-1], whole + whole.splitlines(True)[-1], whole.replace(b"0.666667", b"0.666668")):
+    assert changed_files(tmp_path, state) == [] and capsys.readouterr().err == ""
+    windows = whole.replace(b"\n", b"\r\n")
+    for wrong in (windows, whole[:-1], whole + whole.splitlines(True)[-1], whole.replace(b"0.666667", b"0.666668")):
         path.write_bytes(wrong)
-        with pytest.raises(DamagedError, match=f"{path} is damaged .*its results are whole"):
-            check_files(tmp_path, state)
+        found_finished(tmp_path, {}, "")
+        said = capsys.readouterr()
+        assert said.err == f"{path}: its rows are not those that were written; results.json is whole\n"
+        assert said.out.startswith(f"finished before: {tmp_path}") and path.read_bytes() == wrong
     path.unlink()
-    check_files(tmp_path, state)  # its owner has removed it
+    found_finished(tmp_path, {}, "")  # its owner has removed it
+    assert capsys.readouterr().err == ""
 
 
 def test_a_full_disk_leaves_whole_rows_and_names_the_file(tmp_path, monkeypatch):

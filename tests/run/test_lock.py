@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import forkserver
 import pytest
@@ -18,6 +19,8 @@ from cl.reporting.reading import read_results
 from cl.run import experiment, lock
 from cl.run.folder import alone, finished_run, plain, run_folder
 from cl.run.lock import InUseError, locked
+from cl.run.remains import remains
+from merging import resume, training
 from merging import run as merges
 from merging.folder import merge_folder
 from merging.study import run as study
@@ -130,6 +133,55 @@ def test_nothing_is_removed_or_written_without_the_lock(compose_config, monkeypa
             merges.run(merge)
 
 
+def test_merges_that_share_a_run_wait_for_the_one_that_trains_it(compose_config, monkeypatch, capsys):
+    """Also with overwrite=true: what the other command trains meanwhile is not trained, or removed, again."""
+    words = (*QUICK, "scenario=class2", "steps=2", "baselines=[]")
+    base = plain(compose_config(*words, name="merge"))
+    networks = run_folder(merges.parts(base)[2])
+    merges.run(compose_config(*words, name="merge"))
+    times = {path: path.stat().st_mtime_ns for path in networks.iterdir()}
+    said, real = capsys.readouterr(), lock.time.sleep
+    for overwrite in (False, True):
+        if not overwrite:
+            (networks / "results.json").rename(networks / "kept")
+
+        with holder(networks) as process:
+
+            def trained(seconds):
+                """The other command is done."""
+                real(0.02)
+                if seconds == lock.POLL and process.poll() is None:
+                    if overwrite:
+                        (networks / "task_01.pt").touch()
+                    else:
+                        (networks / "kept").rename(networks / "results.json")
+                    process.communicate()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(lock.time, "sleep", trained)
+                patch.setattr(training.experiment, "run", lambda *_: pytest.fail("trained twice"))
+                assert merges.train(merges.parts(base | {"overwrite": overwrite})[2]) == networks
+        said = capsys.readouterr()
+        assert len(said.err.splitlines()) == 1 and "finished before" in said.out
+        assert f"{networks} is in use by process {process.pid} on " in said.err
+        assert said.err.endswith("UTC: waiting until it ends\n")
+    after = {path: path.stat().st_mtime_ns for path in networks.iterdir()}
+    assert {path.name for path in times if times[path] != after.pop(path)} == {"task_01.pt"} and not after
+
+
+def test_a_finished_merge_is_found_while_another_command_has_its_folder(compose_config, capsys):
+    merge = compose_config(*QUICK, "scenario=class2", "steps=2", "baselines=[]", name="merge")
+    folders = merges.run(merge)
+    with holder(folders[-1]):
+        assert merges.run(merge) == folders
+    assert f"finished before: {folders[-1]}" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_soon():
+    with pytest.raises(FileNotFoundError), locked(Path("/proc/no such process")):
+        pass
+
+
 def test_a_run_that_was_finished_meanwhile_is_found_once_the_lock_is_there(compose_config, monkeypatch, capsys):
     config = compose_config(*QUICK, "strategy=finetune", "steps=2")
     folder = experiment.run(config)
@@ -158,7 +210,12 @@ UNFINISHED = (
     "merged/trained_02_00.pt",
     ".training_02_01/resume_00_000002.pt",
 )
-OTHERS = (".hidden", "notes.12.tmp", ".report.md.5.tmp", "best.pt", "movie.part", "rank_0.pt")
+OTHERS = (
+    ".hidden", "notes.12.tmp", ".report.md.5.tmp", "best.pt", "movie.part", "rank_0.pt", "probe_rank_0.pt",
+    "probe_01_000000_rank_0.pt.part", "trained_02_00.pt", "merged/resume_of_mine.pt",
+    "mine/resume_04_000000.pt", "mine/buffer_04_000000_rank_0.pt", "mine/trained_02_00.pt", "merged/probe_rank_0.pt",
+    "mine/.lock", "mine/.results.json.12345.tmp", "mine/merged/trained_02_00.pt",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -168,7 +225,7 @@ def test_what_a_killed_run_has_left_goes_at_the_next_start_and_nothing_else_does
     experiment.run(config) if finished else run_killed(config, stage=1)
     (folder / "merged").mkdir()
     for name in (*LEFT, *OTHERS, *(UNFINISHED if finished else ()), ".lock"):
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     if finished:
         with holder(folder):  # a command that ends just now removes these itself
@@ -179,6 +236,18 @@ def test_what_a_killed_run_has_left_goes_at_the_next_start_and_nothing_else_does
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     assert not there & {*LEFT, *UNFINISHED, ".lock", ".training_02_01"} and set(OTHERS) <= there
     assert {"results.json", "task_00.pt", "task_01.pt", "metrics.csv", "config.yaml"} <= there
+
+
+def test_what_merges_keep_while_they_train_goes_from_their_folders_alone(tmp_path):
+    names = ("trained_02_00.pt", "trained_of_mine.pt", ".training_02_00", ".training_of_mine")
+    for name in names:
+        (tmp_path / name).touch() if name.endswith(".pt") else (tmp_path / name).mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / names[0]).touch()
+    for kind, gone in ((None, []), ("run", [".training_02_00"]), ("merge", [".training_02_00", "trained_02_00.pt"])):
+        assert sorted(path.name for path in remains(tmp_path, kind)) == gone
+    resume.clear(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine", names[1], names[3]])
 
 
 class Rank:
