@@ -132,7 +132,7 @@ class ImageFolder(Dataset):
         if cached.is_file():
             return split_of(self._cached(cached, len(labels)), labels)
         with ThreadPoolExecutor(processors()) as pool:  # decoding frees the interpreter lock
-            images = np.stack(list(pool.map(self._decode, paths)))
+            images = np.ascontiguousarray(np.stack(list(pool.map(self._decode, paths))))
         with atomic_write(cached) as file:
             np.save(file, images)
             file.write(_checksum(images))

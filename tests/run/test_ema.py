@@ -5,15 +5,17 @@ import json
 
 import pytest
 import torch
-from interrupted import STEP, made, resumed, stopped, whole
+from interrupted import interrupted
+from outcomes import assert_same, outcome
 from support import QUICK, run_killed
 from torch import nn
 
 from cl.configuration.identity import words
-from cl.run.experiment import run
+from cl.run.experiment import equip, make_evaluator, run
 from cl.run.folder import plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
+from cl.run.training import Training
 from cl.step.average import WeightAverage
 from merging import run as merging
 
@@ -121,17 +123,12 @@ def test_what_is_tested_is_what_is_saved_and_merged(compose_config):
         assert torch.allclose(value, (states[0][name] + states[1][name]) / 2, atol=1e-7)
 
 
-def test_a_run_with_batch_norm_stopped_within_a_stage_goes_on_with_the_same_average(compose_config, tmp_path):
+def test_a_run_with_batch_norm_that_died_within_a_stage_ends_with_the_same_average(compose_config, tmp_path):
     options = ("strategy=er", "scenario=class2", "steps=6", "buffer.capacity=30", "progress=false", "pictures=[]")
     config = plain(compose_config(*PICTURES, *options, "ema=0.9"))
-    expected, history, steps = whole(config)
-    assert any(name.startswith("average.") and name.endswith("running_var") for name in expected)
-    halfway = stopped(config | {"output": str(tmp_path / "stopped")}, tmp_path / "saved")
-    assert steps > STEP + 1 and any(not torch.equal(expected[name], value) for name, value in halfway.items())
-    weights, found = resumed(config | {"output": str(tmp_path / "resumed")}, tmp_path / "saved", steps)
-    for name, value in expected.items():
-        assert torch.equal(weights[name], value), name
-    assert found["rows"] == history["rows"]
+    expected = outcome(run(compose_config(*PICTURES, *options, "ema=0.9", f"output={tmp_path / 'whole'}")))
+    assert any(name.endswith("running_var") for name in expected["task_01.pt"])
+    assert_same(expected, outcome(interrupted(config | {"output": str(tmp_path / "died")})))
 
 
 def test_a_run_killed_between_two_stages_goes_on_with_the_same_average(compose_config, tmp_path):
@@ -155,5 +152,8 @@ def test_it_is_part_of_the_identity_and_of_the_state_only_where_it_is_asked_for(
     assert words(with_it) == words(without) | {"ema": 0.9}
     for config, asked in ((with_it, True), (without, False)):
         with Session(make_plan(config)) as session:
-            tree = made(session).training.tree
+            tasks, _ = session.load_tasks()
+            buffer, capacity = session.make_buffer(100)
+            equip(session, buffer, capacity)
+            tree = Training(session, tasks, buffer, make_evaluator(session, tasks)).tree
             assert ("average" in tree.shared, "statistics of the average" in tree.own) == (asked, asked)
