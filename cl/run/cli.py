@@ -76,7 +76,9 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     except signals.Stopped as stop:
         stopped = stop
         if stop.line and ranks.rank() == 0:
-            print(f"\n{stop.number.name}: {stop.line}", file=sys.stderr)
+            again = any(word.startswith("overwrite=") and WORDS.get(word.partition("=")[2].lower()) for word in words)
+            hint = " (without overwrite=true)" if again and command == "merge" else ""  # else it merges anew
+            print(f"\n{stop.number.name}: {stop.line}{hint}", file=sys.stderr)
     except BrokenPipeError:  # what read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
