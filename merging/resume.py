@@ -50,7 +50,6 @@ class Trained:
     def save(self, number: int, tree: StateTree) -> None:
         """The state of all parts after a training."""
         save_tensors(self._file(number), {"networks": self._name(), "state": tree.shared_state()})
-
         _remove(self._place(number))
 
     @contextmanager

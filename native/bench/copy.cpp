@@ -1,47 +1,20 @@
 // What it costs to take a copy of a full shard, against memcpy of as many bytes into fresh memory and into memory that
 // is used again; and to write it, which no training step waits for.
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
-#include "../include/replay.h"
+#include "shard.h"
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-void check(int status) {
-    if (status == RB_OK) return;
-    std::fprintf(stderr, "%s\n", rb_error());
-    std::exit(1);
-}
-
 double seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
-
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-}
 
 // A full shard with pictures; reservoir sampling has replaced some of its records.
 rb_buffer *full(uint64_t capacity, uint64_t picture_bytes) {
-    const rb_field fields[] = {{sizeof(rb_field), "x", picture_bytes}, {sizeof(rb_field), "y", 8}};
-    rb_options options{};
-    options.size = sizeof options;
-    options.capacity = capacity;
-    options.num_classes = 10;
-    options.insertion = "reservoir";
-    options.sampling = "uniform";
-    options.ranks = 1;
-    options.fields = fields;
-    options.num_fields = 2;
-    options.label_field = 1;
-    options.timeout_seconds = 30;
-    rb_buffer *buffer;
-    check(rb_create(&options, &buffer));
+    rb_buffer *buffer = shard(capacity, {{sizeof(rb_field), "x", picture_bytes}, {sizeof(rb_field), "y", 8}});
     constexpr uint64_t BATCH = 64;
     const std::vector<std::byte> pictures(BATCH * picture_bytes, std::byte{7});
     std::vector<int64_t> labels(BATCH);

@@ -9,27 +9,14 @@
 #include <random>
 #include <vector>
 
-#include "../include/replay.h"
+#include "shard.h"
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-void check(int status) {
-    if (status == RB_OK) return;
-    std::fprintf(stderr, "%s\n", rb_error());
-    std::exit(1);
-}
 
 template <typename Call> double seconds(int times, Call call) {
     const auto started = Clock::now();
     for (int i = 0; i < times; ++i) call();
     return std::chrono::duration<double>(Clock::now() - started).count() / times;
-}
-
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
 }
 
 struct Column {
@@ -40,21 +27,9 @@ struct Column {
 void measure(uint64_t picture_bytes, uint64_t capacity, uint64_t n) {
     const uint64_t row_bytes[] = {picture_bytes, 8, 8, 400};
     const char *names[] = {"x", "y", "task", "logits"};
-    rb_field fields[4];
-    for (int i = 0; i < 4; ++i) fields[i] = {sizeof(rb_field), names[i], row_bytes[i]};
-    rb_options options{};
-    options.size = sizeof options;
-    options.capacity = capacity;
-    options.num_classes = 10;
-    options.insertion = "reservoir";
-    options.sampling = "uniform";
-    options.ranks = 1;
-    options.fields = fields;
-    options.num_fields = 4;
-    options.label_field = 1;
-    options.timeout_seconds = 30;
-    rb_buffer *buffer;
-    check(rb_create(&options, &buffer));
+    std::vector<rb_field> fields;
+    for (int i = 0; i < 4; ++i) fields.push_back({sizeof(rb_field), names[i], row_bytes[i]});
+    rb_buffer *buffer = shard(capacity, fields);
 
     std::vector<Column> columns;
     for (uint64_t bytes : row_bytes)
