@@ -525,6 +525,15 @@ std::vector<Options> hasty(uint32_t ranks, double timeout = 0.5) {
     return all;
 }
 
+// So that all ranks have heard of each other.
+void draw_once(Job &job) {
+    job.each([](uint32_t rank, Buffer &buffer) {
+        add(buffer, numbers(rank, 0, 20));
+        buffer.request(10);
+        Received{buffer};
+    });
+}
+
 // That a call fails because of one rank, within a second and a half.
 void check_lost(Buffer &buffer, uint32_t rank, const std::function<void()> &call, double at_most = 1.5) {
     const auto started = std::chrono::steady_clock::now();
@@ -575,11 +584,7 @@ void check_has(const std::string &text, const std::string &part) {
 // Rank 2 hangs, rank 1 waits for it elsewhere and rank 0 for both: rank 1 is not to blame, and hears who is.
 TEST(a_rank_that_waits_itself_is_not_blamed) {
     Job job(hasty(3, SANITIZED ? 2 : 0.5));
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        add(buffer, numbers(rank, 0, 20));
-        buffer.request(10);
-        Received{buffer};
-    });
+    draw_once(job);
     job.network.silence(2);
     std::string said;
     job.each([&](uint32_t rank, Buffer &buffer) {
@@ -599,11 +604,7 @@ TEST(a_rank_that_waits_itself_is_not_blamed) {
 
 TEST(a_rank_that_fails_says_why) {
     Job job(all_options(3, 50));
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        add(buffer, numbers(rank, 0, 20));
-        buffer.request(10);
-        Received{buffer};
-    });
+    draw_once(job);
     job.network.slip_in(0, header_message({TOKEN, Kind::taken, 2, 0})->header);  // nothing was offered
     job.each([&](uint32_t rank, Buffer &buffer) {
         const std::string said = failure([&] {
@@ -678,11 +679,7 @@ TEST(a_timeout_tells_of_dropped_messages) {
 
 TEST(a_rank_that_falls_silent_is_named) {
     Job job(hasty(3));
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        add(buffer, numbers(rank, 0, 20));
-        buffer.request(10);
-        Received{buffer};
-    });
+    draw_once(job);
     job.network.silence(2);
     job.each([&](uint32_t rank, Buffer &buffer) {
         buffer.request(10);
@@ -705,11 +702,7 @@ TEST(a_rank_that_does_not_deliver_is_named) {
 
 TEST(a_rank_that_dies_is_named) {
     Job job(hasty(3, 20));
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        add(buffer, numbers(rank, 0, 20));
-        buffer.request(10);
-        Received{buffer};
-    });
+    draw_once(job);
     job.each([&](uint32_t rank, Buffer &buffer) {
         const auto step = [&] { buffer.request(10), Received{buffer}; };
         if (rank < 2) return check_lost(buffer, 2, [&] { step(), step(); });
@@ -720,11 +713,7 @@ TEST(a_rank_that_dies_is_named) {
 
 TEST(a_rank_that_is_silent_at_the_end_is_named) {
     Job job(hasty(3));
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        add(buffer, numbers(rank, 0, 20));
-        buffer.request(10);
-        Received{buffer};
-    });
+    draw_once(job);
     job.network.silence(2);
     job.each([&](uint32_t rank, Buffer &buffer) {
         if (rank < 2) check_lost(buffer, 2, [&] { buffer.close(); }, 2.5);
