@@ -9,9 +9,8 @@ from pathlib import Path
 
 from cl.distributed import network
 from cl.distributed.hosts import Host, Place, places
-from cl.distributed.ranks import FOREIGN, RENDEZVOUS, TOKEN
+from cl.distributed.ranks import FOREIGN, LAUNCHED, RENDEZVOUS, TOKEN
 
-LAUNCHED = "REMERGE_LAUNCHED"  # set in ranks started here, whose parent process prints the table of results
 # Variables that ranks on other hosts get from the launcher; the others they have from the login there. Which GPUs may
 # be used is a matter of each host.
 SENT = (

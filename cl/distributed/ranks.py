@@ -22,6 +22,7 @@ FOREIGN = {
     "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_PROCID",
 }  # fmt: skip
 TOKEN = "REMERGE_TOKEN"  # the secret of a run's ranks in the environment, if their launcher made one
+LAUNCHED = "REMERGE_LAUNCHED"  # set in ranks of remerge's own launcher, which prints the table of results itself
 RENDEZVOUS = "REMERGE_RENDEZVOUS"  # the file where ranks that remerge itself has started meet in torch.distributed
 
 

@@ -26,9 +26,7 @@ from cl.configuration import arguments
 from cl.configuration.settings import RUN_GROUPS, Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
-from cl.distributed.environments import LAUNCHED
 from cl.distributed.failures import RanksFailed
-from cl.distributed.launch import start_ranks
 from cl.reporting.reading import read_results
 from cl.run.checks import check
 from cl.run.mistakes import is_loss, one_line
@@ -77,7 +75,8 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         stopped = stop
         if stop.line and ranks.rank() == 0:
             again = any(word.startswith("overwrite=") and WORDS.get(word.partition("=")[2].lower()) for word in words)
-            hint = " (without overwrite=true)" if again and command == "merge" else ""  # else it merges anew
+            several = command == "merge" or arguments.is_sweep(flags)  # of which some may be finished by now
+            hint = " (without overwrite=true)" if again and several else ""
             print(f"\n{stop.number.name}: {stop.line}{hint}", file=sys.stderr)
     except BrokenPipeError:  # what read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,7 +87,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
     signals.stop_listening()
-    if _finished_runs and LAUNCHED not in os.environ:
+    if _finished_runs and ranks.LAUNCHED not in os.environ:
         from cl.reporting import folding, report
 
         print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
@@ -206,6 +205,8 @@ def _run_or_find(config) -> Path:
         if hint := begun_elsewhere(plain(config)):
             print(hint)
         if launcher != "none":
+            from cl.distributed.launch import start_ranks
+
             config = plain(config)
             start_ranks(config["launcher"], _words_of_ranks(), config["timeout"])
             return run_folder(config)
