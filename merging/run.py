@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from torch import nn
 
-from cl.configuration.arguments import CONF
+from cl.configuration.place import CONF
 from cl.configuration.settings import MERGE_KEYS
 from cl.reporting import custom, plots
 from cl.reporting import results as files

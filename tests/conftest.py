@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from support import ROOT
 
-from cl.run import cli
+from cl.configuration.composing import register_resolvers
 
 
 def pytest_configure() -> None:
@@ -18,7 +17,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def resolvers():
-    OmegaConf.register_new_resolver("published", cli.published, replace=True)
+    register_resolvers()
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ Hydra's parser takes no override after a flag, answers an unknown flag with a pa
 and a missing equals sign for something else than what was meant. What can be said without a configuration is said here.
 """
 
-from pathlib import Path
-
 from omegaconf import OmegaConf
 
+from cl.configuration.place import CONF
 from cl.configuration.settings import ADDED, MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
 from cl.values import did_you_mean, one_of
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 # Hydra's flags that are followed by a value; all others stand alone. Of some the value is one of these.
 FLAGS_WITH_VALUE = {
     "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--cfg", "-c", "--package", "-p",

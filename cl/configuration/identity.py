@@ -18,7 +18,7 @@ from pathlib import PurePath
 from omegaconf import OmegaConf
 
 from cl.build import LABELS
-from cl.configuration.arguments import CONF
+from cl.configuration.place import CONF
 from cl.configuration.settings import MERGE_GROUPS, MERGE_KEYS
 from cl.distributed.ranks import world_size
 from cl.values import WHOLE_NUMBER, WORDS

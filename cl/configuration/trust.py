@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Iterator
 
-from cl.configuration.arguments import CONF
+from cl.configuration.place import CONF
 
 
 def check_trust(config: dict) -> None:

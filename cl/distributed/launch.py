@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 from cl.distributed import environments, network
 from cl.distributed.failures import Ending, RanksFailed, numbers
@@ -29,19 +30,21 @@ TICK_SECONDS = 1.0  # between two signs of life for the agents
 WAIT_SECONDS = 300.0  # for ranks that were asked to stop, where the caller gives no timeout
 
 
-def start_ranks(launcher: dict, overrides: list[str], timeout: float | None = None) -> None:
-    """Run `sys.argv[0]` with these overrides as `launcher.np` ranks; lost ranks again, `launcher.retries` times.
+def start_ranks(
+    launcher: dict, overrides: list[str], timeout: float | None = None, program: Sequence[str] | None = None
+) -> None:
+    """Run Python on `program` with these overrides as `launcher.np` ranks; lost ranks again, `launcher.retries` times.
 
-    `timeout`: seconds in which ranks have to begin to connect, and to end when they are asked to; None: ranks that
-    connect whenever they like. Raises ValueError for contradicting options, RanksFailed, whose message names what
-    failed first, and Stopped after a signal, which the ranks were sent too.
+    `program`: None: the script of this process. `timeout`: seconds in which ranks have to begin to connect, and to end
+    when they are asked to; None: ranks that connect whenever they like. Raises ValueError for contradicting options,
+    RanksFailed, whose message names what failed first, and Stopped after a signal, which the ranks were sent too.
     """
     ranks, retries = launcher["np"], launcher.get("retries", 0)
     if not isinstance(ranks, int) or ranks < 1:
         raise ValueError(f"launcher.np must be a whole number of at least 1, got {ranks}")
     hosts = hosts_of(launcher)
     places(hosts, ranks)
-    command = [sys.executable, sys.argv[0], *overrides, "launcher=none"]
+    command = [sys.executable, *(program or [sys.argv[0]]), *overrides, "launcher=none"]
     with Signals() as signals:
         for attempt in range(1, retries + 2):
             if signals.taken:

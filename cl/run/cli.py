@@ -19,16 +19,16 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from cl import signals
 from cl.configuration import arguments
-from cl.configuration.settings import RUN_GROUPS, Merge
+from cl.configuration.composing import register_resolvers, words_of_job
+from cl.configuration.settings import Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.failures import RanksFailed
 from cl.reporting.reading import read_results
-from cl.run.checks import check
+from cl.run.job import run_or_find
 from cl.run.mistakes import is_loss, one_line
 from cl.values import WORDS
 
@@ -55,8 +55,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         sys.path.append(os.getcwd())
     words, overrides, flags = sys.argv[1:], [], []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded by cl.run.mistakes
-    OmegaConf.register_new_resolver("published", published, replace=True)
-    OmegaConf.register_new_resolver("groups", groups, replace=True)
+    register_resolvers()
     stopped = None
     signals.listen()
     answering = contextlib.ExitStack()  # to the end of this process if it is a rank
@@ -126,12 +125,6 @@ def _extra_folder(flags: list[str]) -> str | None:
     return None
 
 
-def groups(command: str) -> str:
-    """`${groups:run}`: the groups that have an effect on a command with their options, for its help."""
-    names = ("experiment", *RUN_GROUPS, *(("launcher",) if command == "run" else ("fusion", "protocol", "study")))
-    return "\n".join(f"{name}: {', '.join(arguments.options(name))}" for name in names)
-
-
 def _leave(status: int) -> None:
     """End a rank without taking the interpreter down.
 
@@ -148,17 +141,6 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
-def published(name: str, *, _root_) -> float:
-    """`${published:lr}`: a paper's value for the capacity at hand, from the table that an experiment brings."""
-    table, capacity = _root_.published, str(_root_.buffer.capacity)
-    if capacity not in table:
-        raise ValueError(
-            f"no published {name} for buffer.capacity={capacity}; there is one for {', '.join(table)}: "
-            "choose one of them, or give the strategy's and the optimizer's options yourself"
-        )
-    return table[capacity][name]
-
-
 def run_job(config, run: Callable | None = None) -> float | None:
     """One job of a command: trains it, or finds it finished, and notes its folder for the table.
 
@@ -166,7 +148,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
     once: a sweep goes on with its other jobs.
     """
     try:
-        check_given(config, HydraConfig.get().overrides.task)
+        check_given(config, words_of_job())
         started = ranks.started()
         if run is not None and started and started[2] > 1:  # each would do the same work in the same folders
             raise ValueError(
@@ -174,7 +156,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
                 "torchrun; run.py strategy=independent trains on several ranks, and run=FOLDER merges its networks"
             )
         ranks.prepare()
-        folders = run(config) if run is not None else [_run_or_find(config)]
+        folders = run(config) if run is not None else [run_or_find(config, _words_of_ranks())]
     except Exception as error:
         if _process != os.getpid():  # Hydra launchers that start processes learn of it by the exception
             raise
@@ -190,37 +172,11 @@ def run_job(config, run: Callable | None = None) -> float | None:
     return content.get("average_accuracy", content.get("average_error"))
 
 
-def _run_or_find(config) -> Path:
-    from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
-
-    launcher = config.launcher.name
-    if ranks.started():
-        if launcher != "none":
-            raise ValueError(f"launcher={launcher} starts ranks itself; within ranks that are started leave it out")
-    else:
-        folder = finished_run(config)
-        if folder is not None:
-            return folder
-        check(plain(config))
-        if hint := begun_elsewhere(plain(config)):
-            print(hint)
-        if launcher != "none":
-            from cl.distributed.launch import start_ranks
-
-            config = plain(config)
-            start_ranks(config["launcher"], _words_of_ranks(), config["timeout"])
-            return run_folder(config)
-    from cl.run.experiment import run  # imports torch
-
-    return run(config)
-
-
 def _words_of_ranks() -> list[str]:
     """The command line from which ranks compose the configuration of this job: also those on other hosts."""
-    hydra = HydraConfig.get()
-    words = [word for word in hydra.overrides.task if not word.startswith("launcher")]
-    words += [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    words = words_of_job()
+    words += [word for word in words_of_job("hydra") if word.startswith("hydra.searchpath=")]
+    folders = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "command-line"]
     return words + [f"--config-dir={folder}" for folder in folders]
 
 
@@ -270,8 +226,7 @@ def _is_rank() -> bool:
 
 def _job() -> str:
     """What this job of a sweep does not have in common with the others, to begin a message with."""
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
         return ""
-    own = [word for word in hydra.overrides.task if word.lstrip("+").partition("=")[0] in _swept]
+    own = [word for word in words_of_job() if word.lstrip("+").partition("=")[0] in _swept]
     return f"job {' '.join(own)}: " if own else ""

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cl.build import LABELS
-from cl.configuration.arguments import CONF, options_with
+from cl.configuration.arguments import options_with
+from cl.configuration.place import CONF
 from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
 from cl.values import did_you_mean

@@ -9,12 +9,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from cl.configuration.arguments import CONF
+from cl.configuration.composing import composed
 from cl.configuration.settings import MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS
 from cl.run.folder import plain, run_folder
 from merging.folder import merge_folder
@@ -71,15 +69,7 @@ class Configurations:
         return tuple(word for word in self.shared if word.lstrip("+~").partition("=")[0].partition(".")[0] not in own)
 
     def _compose(self, command: str, words: tuple[str, ...]):
-        hydra = GlobalHydra.instance()
-        outer = hydra.hydra  # that of the command line
-        hydra.clear()
-        try:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                own = [] if self.own is None else [f"hydra.searchpath=['{Path(self.own).resolve()}']"]
-                return compose(command, overrides=[*words, *own])
-        finally:
-            hydra.hydra = outer
+        return composed(command, words, self.own)
 
 
 def last_of_each(words: Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from cl.configuration.composing import words_of_job
 from cl.configuration.identity import NOT_IDENTITY, PLACES, ROOT_IS_DATA
 
 SWEEP = ("-m", "--multirun")
@@ -48,7 +49,7 @@ def of_study(config: DictConfig) -> tuple[dict, list[str], list[str], list[int],
     node = OmegaConf.to_container(config.study, resolve=True)
     seeds = node.get("seeds")
     seeds = [config.seed] if seeds is None else seeds if isinstance(seeds, list) else [seeds]
-    given = HydraConfig.get().overrides.task
+    given = words_of_job()
     own = [word for word in given if word.startswith(("study=", "study.")) and not word.startswith("study.seeds=")]
     shared = [word for word in given if not word.startswith(("study=", "study.", "seed="))]
     sources = HydraConfig.get().runtime.config_sources

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from cl import versions
 from cl.configuration import identity, trust
-from cl.run import cli
+from cl.configuration.composing import register_resolvers
 from cl.run.folder import finished_run, plain, run_folder
 
 LINES = (Path(__file__).parent / "identities.txt").read_text().splitlines()[1:]
@@ -20,7 +19,7 @@ RECORDED = [(command, *line.strip().split(" ", 1)) for command, line in zip(LINE
 
 @pytest.fixture
 def config_of(compose_config):
-    OmegaConf.register_new_resolver("published", cli.published, replace=True)
+    register_resolvers()
 
     def make(command: str) -> dict:
         script, *overrides = command.split(" ")

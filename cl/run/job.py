@@ -1,0 +1,38 @@
+"""One job of a command or of a notebook: checks it, finds it finished or trains it, here or on ranks of its own."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cl.distributed import ranks
+from cl.run.checks import check
+from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
+
+
+def run_or_find(config, words: Sequence[str], program: Sequence[str] | None = None) -> Path:
+    """The folder of a run, which is trained if it was not finished before.
+
+    `config`: OmegaConf. `words`: the overrides from which ranks compose the same configuration, also those on other
+    hosts. `program`: what Python is given to start a rank, before these words; None: the script of this process.
+    """
+    launcher = config.launcher.name
+    if ranks.started():
+        if launcher != "none":
+            raise ValueError(f"launcher={launcher} starts ranks itself; within ranks that are started leave it out")
+    else:
+        folder = finished_run(config)
+        if folder is not None:
+            return folder
+        check(plain(config))
+        if hint := begun_elsewhere(plain(config)):
+            print(hint)
+        if launcher != "none":
+            from cl.distributed.launch import start_ranks
+
+            config = plain(config)
+            words = [word for word in words if not word.startswith("launcher")]
+            start_ranks(config["launcher"], words, config["timeout"], program or [sys.argv[0]])
+            return run_folder(config)
+    from cl.run.experiment import run  # imports torch
+
+    return run(config)

@@ -1,0 +1,26 @@
+"""One job of merge.py: a study, or a merge, which is checked before torch is imported."""
+
+from pathlib import Path
+
+from cl.run import checks
+from cl.run.folder import plain
+from merging.choices import check_choices
+from merging.study import words
+
+
+def merge(config) -> list[Path]:
+    """Do what a configuration (OmegaConf) asks for; returns the folders of the baselines and, last, of the merge.
+
+    A study returns none: it prints its own tables.
+    """
+    if words.is_study(config):
+        from merging.study.run import run as run_study
+
+        run_study(*words.of_study(config))
+        return []
+    settings = plain(config)
+    checks.check(settings)
+    check_choices(settings)
+    from merging.run import run  # imports torch
+
+    return run(config)

@@ -1,0 +1,38 @@
+"""The commands: what run.py and merge.py of a checkout do, and remerge-run, remerge-merge and remerge-report elsewhere.
+
+Only Hydra is imported here: torch takes seconds, and `--help` or a typo should not wait for it.
+"""
+
+import hydra
+
+from cl.configuration.place import CONF
+from cl.run import cli
+from merging.command import merge as do_merge
+from merging.study import words
+
+
+@hydra.main(config_path=str(CONF), config_name="run", version_base="1.3")
+def _run(config):
+    return cli.run_job(config)
+
+
+@hydra.main(config_path=str(CONF), config_name="merge", version_base="1.3")
+def _merge(config):
+    return cli.run_job(config, do_merge)
+
+
+def run() -> None:
+    """`remerge-run`: train one strategy on one scenario."""
+    cli.launch(_run, "run")
+
+
+def merge() -> None:
+    """`remerge-merge`: fuse networks that were trained on one task each, or do a study."""
+    cli.launch(_merge, "merge", words.as_one_job)
+
+
+def report() -> None:
+    """`remerge-report`: tables and plots of finished runs."""
+    from cl.reporting.report import main
+
+    main()
