@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from cl.reporting import opening, screen
 from cl.run import checks
 from cl.run.folder import plain
 from merging.choices import check_choices
+from merging.folder import merge_folder
 from merging.study import words
 
 
@@ -21,6 +23,18 @@ def merge(config) -> list[Path]:
     settings = plain(config)
     checks.check(settings)
     check_choices(settings)
+    opening.say(
+        f"{settings['fusion']['name']} of {_networks(settings)} {opening.on_data(settings)}", merge_folder(settings)
+    )
     from merging.run import run  # imports torch
 
     return run(config)
+
+
+def _networks(config: dict) -> str:
+    """Which networks are merged, in words."""
+    if config["checkpoints"] is not None:
+        return f"{len(config['checkpoints'])} files"
+    if config["run"] is not None:
+        return f"the networks in {screen.place(config['run'])}"
+    return f"the networks of {config['strategy']['name']}"

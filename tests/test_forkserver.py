@@ -83,7 +83,7 @@ def test_a_forked_command_ends_with_the_modules_that_a_new_interpreter_has(tmp_p
     script.write_text(MODULES.format(root=str(ROOT), path=str(ROOT / "run.py")))
     words = ["strategy=finetune", "scenario=class2", *QUICK, "pictures=[png]", "progress=true", "output=out"]
     forked, fresh = (set(ast.literal_eval(end[1].splitlines()[-1])) for end in ends_of_both([script, *words], tmp_path))
-    assert {"torch", "hydra", "matplotlib", "tqdm", "cl.run.session"} <= forked
+    assert {"torch", "hydra", "matplotlib", "rich.progress", "cl.run.session"} <= forked
     assert forked == fresh
 
 

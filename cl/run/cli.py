@@ -87,9 +87,9 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
     signals.stop_listening()
     if _finished_runs and ranks.LAUNCHED not in os.environ:
-        from cl.reporting import folding, report
+        from cl.reporting import closing
 
-        print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
+        closing.show(_finished_runs)
     status = 128 + stopped.number if stopped is not None else 1 if _mistaken else reports.LOST if _lost else 0
     if _is_rank():
         _leave(status)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cl.atomic import write_json
 from cl.configuration.settings import MERGE_KEYS
+from cl.reporting import opening
 from cl.reporting.page import page
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
@@ -80,6 +81,8 @@ class Study:
     async def run(self) -> Path:
         """Plan, search, run, write."""
         # Two studies would train in the same folders.
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        opening.say(f"study {self.options.name} {opening.on_data(self.config, seeds)}", self.folder)
         with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
             pool = Pool(self._jobs(None))
             try:

@@ -7,6 +7,7 @@ import csv
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from support import QUICK, ROOT
@@ -236,5 +237,5 @@ def test_a_metric_of_ours_is_one_entry(compose_config, monkeypatch):
     assert cells[0][heading.index("worst accuracy %")] == f"{100 * content['worst_accuracy']:.2f}"
     assert "- worst accuracy: min over j of A[T,j]\n" in tables.as_markdown(found)
     errors = results.History([0.5], None, rows=[[0.25, 0.75]], measure="error")
-    assert results.measures(errors, False)["worst_error"] == 0.75
+    assert results.measures(errors, SimpleNamespace(task_aware=False, task_outputs=[]))["worst_error"] == 0.75
     assert replace(entry.of_errors()).title == "worst error" and not entry.of_errors().higher_is_better
