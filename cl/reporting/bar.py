@@ -25,10 +25,10 @@ class _Figures(ProgressColumn):
     def render(self, task: Task) -> Text:
         unit, speed = task.fields["unit"], task.speed
         parts = [f"{task.completed:.0f}/{task.total:.0f}"]
-        if speed:
-            parts.append(
-                f"{speed:.{0 if speed >= 10 else 1}f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
-            )
+        if speed and speed >= 1:
+            parts.append(f"{speed:.{0 if speed >= 10 else 1}f} {unit}s/s")
+        elif speed:
+            parts.append(f"{1 / speed:.1f} s/{unit}")
         if task.time_remaining is not None:
             minutes, seconds = divmod(round(task.time_remaining), 60)
             hours, minutes = divmod(minutes, 60)

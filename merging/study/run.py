@@ -16,7 +16,6 @@ from pathlib import Path
 from cl.atomic import write_json
 from cl.configuration.settings import MERGE_KEYS
 from cl.reporting import opening
-from cl.reporting.page import page
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
 from cl.run.lock import locked
@@ -231,6 +230,8 @@ class Study:
         return "\n".join(self.configurations.command(command, words, self.seeds) for command, words in commands)
 
     def _write(self, rows: list[record.Done]) -> Path:
+        from cl.reporting.page import page  # imports scipy, which the first line does not wait for
+
         content = record.content(self.options, self.config, self.facts, rows, self.seeds, self.folder, self.command)
         write_json(self.folder / "study.json", content)
         page.write(self.folder, content)
