@@ -15,10 +15,11 @@ def show(folders: Sequence[Path]) -> None:
     """Print the table of finished runs and merges, and where they are."""
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
     report = f"{_program()} {shlex.quote(screen.place(common))}"
+    several = len(folders) > 1
     print()
-    tables.show(load(list(folders)), rest=f"{report} writes all")
+    tables.show(load(list(folders)), rest=f"{'a report' if several else 'results.json'} has all")
     print()
-    if len(folders) > 1:
+    if several:
         screen.say(f"{len(folders)} runs below {screen.place(common)}; for a report of what is there:\n    {report}")
         return
     pictures = sorted(path.name for path in common.iterdir() if path.suffix[1:] in FORMATS)

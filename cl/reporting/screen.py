@@ -4,6 +4,7 @@ Into a file or a pipe all is written at full width and without escape codes. ric
 there is one, as that takes a twentieth of a second. Bars are in cl/reporting/progress.py.
 """
 
+import io
 import os
 import shutil
 import sys
@@ -18,9 +19,9 @@ LINES = "    \n    \n -- \n    \n    \n    \n    \n    \n"
 PLAIN = {"±": "+-", "–": "-", "\N{MINUS SIGN}": "-", "×": "x", "→": "->"}  # for encodings that lack them
 
 
-def width() -> int | None:
-    """Characters in a line of the terminal (COLUMNS, where it is set); None where the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def width(stream: TextIO | None = None) -> int | None:
+    """Characters in a line of the terminal (COLUMNS, where it is set); None where the stream (the output) is none."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
 def is_plain(stream: TextIO) -> bool:
@@ -51,9 +52,9 @@ def wrapped(text: str, width: int | None) -> str:
     )
 
 
-def say(text: str) -> None:
+def say(text: str, stream: TextIO | None = None) -> None:
     """Print sentences at once, no wider than the terminal."""
-    print(printable(wrapped(text, width())), flush=True)
+    print(printable(wrapped(text, width(stream)), stream), file=stream, flush=True)
 
 
 def place(path: Path | str) -> str:
@@ -74,18 +75,20 @@ def fitting(
     if width is None:
         return shown
     least = _least(heading, cells, names, width)
-    for place in first_out:
-        if _needed([least[place] for place in shown]) <= width:
+    for at in first_out:
+        if _needed([least[at] for at in shown]) <= width:
             break
-        shown.remove(place)
+        shown.remove(at)
     return shown
 
 
 def _least(heading: Sequence[str], cells: Sequence[Sequence[str]], names: int, width: int) -> list[int]:
-    """The least width of each column: of names that of the longest word, or a third of the line."""
-    columns = [[title, *(row[place] for row in cells)] for place, title in enumerate(heading)]
-    least = [max(map(_longest_word if place < names else len, column)) for place, column in enumerate(columns)]
-    return [min(size, width // 3) if place < names else size for place, size in enumerate(least)]
+    """The least width of each column: names may be broken at spaces, to half their length, and to a third of a line."""
+    columns = [[title, *(row[at] for row in cells)] for at, title in enumerate(heading)]
+    whole = [max(map(len, column)) for column in columns]
+    for at, column in enumerate(columns[:names]):
+        whole[at] = min(max(max(map(_longest_word, column)), -(-whole[at] // 2)), width // 3)
+    return whole
 
 
 def _needed(widths: Sequence[int]) -> int:
@@ -103,8 +106,6 @@ def table(
 
     What is wider than `width` is broken within its cell. `styled`: for the output as it is, which may be a terminal.
     """
-    import io
-
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table

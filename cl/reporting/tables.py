@@ -46,13 +46,13 @@ IN_CSV = tuple(  # of each run, in report.csv only
     )
 )  # fmt: skip
 # Where a terminal has no room for all columns these go, the first ones first, and after them the metrics of users and
-# published figures. What a row is, the seeds, and average accuracy or error stay.
+# published figures. What a row is, the seeds, and average accuracy or error stay; the task-aware one where the scenario
+# asks for it.
 FIRST_OUT = (
     "forward_transfer", "error_forward_transfer", "train_seconds", "backward_transfer", "error_backward_transfer",
-    *(cost.key for cost in COUNTED_BEFORE), "merge_passes", "passes", "persistent_bytes", "task_average_accuracy",
-    "forgetting", "error_forgetting",
+    *(cost.key for cost in COUNTED_BEFORE), "merge_passes", "task_average_accuracy", "forgetting", "error_forgetting",
+    "passes", "persistent_bytes",
 )  # fmt: skip
-ALWAYS = ("average_accuracy", "average_error")
 REPORT = "python -m cl.report writes all"
 SPREAD = "Mean ± sample standard deviation over seeds."
 
@@ -161,8 +161,12 @@ def show(groups: list[Group], published: Published | None = None, rest: str = RE
 def _text(groups: list[Group], published: Published | None, width: int | None, rest: str, styled: bool) -> str:
     """`styled`: for the output as it is."""
     found, count = printed(groups, published), len(names(groups))
-    order = [place for key in FIRST_OUT for place, column in enumerate(found) if column.key == key]
-    order += [place for place, column in enumerate(found) if column.key not in ("", *FIRST_OUT, *ALWAYS)]
+    stay = {"", "average_accuracy", "average_error"}
+    if any(run.get("task_aware") for group in groups for run in group.runs):
+        stay.add("task_average_accuracy")
+    keys = [column.key for column in found]
+    order = [place for key in FIRST_OUT for place in range(len(keys)) if keys[place] == key and key not in stay]
+    order += [place for place, key in enumerate(keys) if key not in stay and key not in FIRST_OUT]
     heading = [column.heading for column in found]
     cells = [[cell or "-" for cell in row] for row in zip(*(column.cells for column in found))]
     places = screen.fitting(heading, cells, count, order, width)

@@ -27,6 +27,7 @@ from cl.configuration.settings import Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.failures import RanksFailed
+from cl.reporting import screen
 from cl.reporting.reading import read_results
 from cl.run.job import run_or_find
 from cl.run.mistakes import is_loss, one_line
@@ -204,7 +205,7 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
     if debug:
         traceback.print_exception(error)
     where = f"rank {ranks.rank()}: " if _is_rank() else ""
-    print(f"{where}error: {job}{line}", file=sys.stderr)
+    screen.say(f"{where}error: {job}{line}", sys.stderr)
 
 
 def _lost_rank() -> str | None:

@@ -221,15 +221,23 @@ class Training:
 def stage_line(
     label: str, stage: int, stages: list[list[int]], loss: float, history: History, task_aware: bool
 ) -> str:  # fmt: skip
-    """The line of one stage: accuracies, or errors, are means over the tasks seen so far; `task_aware`: those too."""
+    """The line of one stage: accuracies, or errors, are means over the tasks seen so far; `task_aware`: those too.
+
+    The loss, and then the task-aware accuracy, are left out where the terminal has no room for them.
+    """
     seen = sorted({task for tasks in stages[: stage + 1] for task in tasks})
-    line = f"{label}  task {stage + 1:2}/{len(stages)}  loss {loss:6.4f}  "
+    parts = {"label": label, "task": f"task {stage + 1:2}/{len(stages)}", "loss": f"loss {loss:6.4f}"}
     if history.measure == "error":
-        return line + f"error so far {_mean_of(history.rows[-1], seen):.4f}"
-    line += f"accuracy so far {100 * _mean_of(history.rows[-1], seen):5.1f} %"
-    if not history.task_aware_rows or not task_aware:
-        return line
-    return line + f"  task-aware {100 * _mean_of(history.task_aware_rows[-1], seen):5.1f} %"
+        parts["error"] = f"error so far {_mean_of(history.rows[-1], seen):.4f}"
+    else:
+        parts["accuracy"] = f"accuracy so far {100 * _mean_of(history.rows[-1], seen):5.1f} %"
+        if history.task_aware_rows and task_aware:
+            parts["task-aware"] = f"task-aware {100 * _mean_of(history.task_aware_rows[-1], seen):5.1f} %"
+    width = screen.width()
+    for name in ("loss", "task-aware"):
+        if width is not None and len("  ".join(parts.values())) > width:
+            parts.pop(name, None)
+    return "  ".join(parts.values())
 
 
 def _mean_of(row: list[float], tasks: list[int]) -> float:
