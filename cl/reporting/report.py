@@ -131,6 +131,8 @@ def main() -> None:
         output = arguments.output or (arguments.paths[0] if len(arguments.paths) == 1 else Path())
         output = output.parent if output.is_file() else output
         show(groups, published, rest="report.csv has all")
+        if not arguments.page:
+            print()
         written = {
             "report.md": as_markdown(groups, published) + picture_text(groups, arguments.format, measure),
             "report.tex": as_latex(groups, published),
@@ -146,6 +148,6 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     files = ", ".join([*written, *(f"report.{kind}" for kind in arguments.format)])
-    screen.say(f"\nwritten: {files} in {screen.place(output)}")
+    screen.say(f"written: {files} in {screen.place(output)}")
     if note := left_out(groups):
         screen.say(note)

@@ -77,7 +77,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
             again = any(word.startswith("overwrite=") and WORDS.get(word.partition("=")[2].lower()) for word in words)
             several = command == "merge" or arguments.is_sweep(flags)  # of which some may be finished by now
             hint = " (without overwrite=true)" if again and several else ""
-            print(f"\n{stop.number.name}: {stop.line}{hint}", file=sys.stderr)
+            screen.say(f"\n{stop.number.name}: {stop.line}{hint}", sys.stderr)
     except BrokenPipeError:  # what read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)

@@ -87,6 +87,7 @@ def _write(folder: Path, of: study.Study) -> Path:
     for name in reversed(written):  # the page last: it speaks of the others
         with atomic_write(report / name) as file:
             file.write(written[name].encode())
+    print()
     for heading, lines in sections:
         for line in lines:
             screen.say(f"{heading}: {line}" if heading else line)
