@@ -130,6 +130,8 @@ def main() -> None:
         (measure,) = measures
         output = arguments.output or (arguments.paths[0] if len(arguments.paths) == 1 else Path())
         output = output.parent if output.is_file() else output
+        if arguments.page:
+            print()
         show(groups, published, rest="report.csv has all")
         if not arguments.page:
             print()
