@@ -202,7 +202,7 @@ def test_the_command_finds_modules_where_the_user_is(tmp_path):
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.rglob("results.json")
     assert content_of(file.parent)["first"] == content_of(file.parent)["accuracy_matrix"][-1][0]
-    assert "first" in done.stdout.splitlines()[-3].split()
+    assert "first" in done.stdout.splitlines()[-5].split()
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "own.yaml").write_text(
         "# @package _global_\nmetrics: {again: {_target_: near_metrics.first}, never: {_target_: nowhere.f}}\n"

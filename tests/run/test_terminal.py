@@ -63,9 +63,18 @@ def pictures(written: str) -> list[str]:
 
 
 def last_screen(written: str) -> list[str]:
-    """The lines that are left in the end."""
-    ends = [line.split("\x1b[2K")[-1] for line in written.split("\n")]
-    return [re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line).rstrip("\r") for line in ends]
+    """The lines that are left in the end: carriage returns, new lines, and codes for "up" and "erase the line"."""
+    lines, at = [""], 0
+    for text, code in re.findall(r"([^\x1b\r\n]*)(\x1b\[[?\d;]*[A-Za-z]|\r|\n|$)", written):
+        lines[at] += text
+        if code.endswith("A"):
+            at -= int(code[2:-1])
+        elif code == "\n":
+            at += 1
+            lines += [""] * (at == len(lines))
+        elif code == "\x1b[2K":
+            lines[at] = ""
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def test_in_a_terminal_no_line_is_too_wide_and_a_bar_is_there_while_it_trains(tmp_path):
@@ -101,7 +110,7 @@ def test_a_pipe_gets_neither_bars_nor_escape_codes_and_all_columns(tmp_path):
 
 
 def test_a_run_that_goes_on_says_where(tmp_path, compose_config):
-    words = ("strategy=finetune", "scenario=class5", "backbone.hidden=[8]", "epochs=2", "pictures=[]")
+    words = ("strategy=finetune", "scenario=class5", "backbone.hidden=[8]", "epochs=1", "pictures=[]")
     run_killed(compose_config(*words), stage=2)  # two stages are saved
     done = command(*words, f"output={tmp_path / 'multirun'}", cwd=tmp_path)
     (results,) = tmp_path.rglob("results.json")
@@ -110,8 +119,6 @@ def test_a_run_that_goes_on_says_where(tmp_path, compose_config):
     assert done.returncode == 0, done.stderr
     line = f"resumed at task 3, step 0 of {steps[2]} ({sum(steps[:2])} of {content['gradient_steps']} steps in all)"
     assert done.stdout.splitlines()[1] == line
-    again = command(*words, f"output={tmp_path / 'multirun'}", cwd=tmp_path)
-    assert "resumed" not in again.stdout and "finished before: multirun/" in again.stdout
 
 
 @pytest.mark.parametrize(
