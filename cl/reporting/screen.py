@@ -127,7 +127,9 @@ def table(
     for row in cells:
         laid.add_row(*(Text(_for(cell, stream, styled)) for cell in row))
     terminal = None if styled else False
-    console = Console(file=stream, width=width or 1_000_000, force_terminal=terminal, highlight=False)
+    console = Console(
+        file=stream, width=width or 1_000_000, force_terminal=terminal, force_jupyter=False, highlight=False
+    )
     with console.capture() as captured:
         console.print(laid)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
