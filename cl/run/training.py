@@ -134,7 +134,7 @@ class Training:
                 samples = self.tasks.training(self.stages[stage]).to(session.device)
                 if not within:
                     started = time.perf_counter()
-                    self._prepare(stage, samples)
+                    self.prepare(stage, samples)
                     self.history.train_seconds += time.perf_counter() - started
                 training_set = self.strategy.training_set(stage, samples)
                 needed = self._steps(stage, len(training_set))
@@ -145,7 +145,7 @@ class Training:
                     self.trainer.start(stage, within * needed // position.steps)
                 self.trainer.after_step = saver.within(stage, needed, name)
                 loss = self.trainer.train(training_set, stage, needed)
-                self._finish(stage, samples, loss)
+                self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
                     progress.line(stage_line(self.label, stage, self.stages, loss, self.history))
@@ -165,7 +165,7 @@ class Training:
         self.plan.callbacks.run_start(context)
         self.trainer.on_step = self.plan.callbacks.step_hook()
 
-    def _prepare(self, stage: int, samples: Rows) -> None:
+    def prepare(self, stage: int, samples: Rows) -> None:
         """Weights, optimizer, strategy and average as a stage starts with them."""
         before = None if self.average is None else copy.deepcopy(self.session.model.state_dict())
         self.strategy.before_task(stage, samples)
@@ -179,8 +179,8 @@ class Training:
         if self.average is not None:
             self.average.begin_unless(before)
 
-    def _finish(self, stage: int, samples: Rows, loss: float) -> None:
-        """The test after a stage, and the checkpoint."""
+    def finish(self, stage: int, samples: Rows) -> list[float]:
+        """The end of a stage, and the test: the accuracy, or the error, on each task."""
         session, history, comm = self.session, self.history, self.session.comm
         networks = [session.model] if self.average is None else [session.model, self.average.network]
         for network in networks:
@@ -195,11 +195,16 @@ class Training:
         row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
         history.add(row, task_aware_row)
         history.eval_seconds += time.perf_counter() - started
+        return row
+
+    def _record(self, stage: int, row: list[float]) -> None:
+        """Tell the logger and callbacks of a test, and save the network."""
+        session, history = self.session, self.history
         digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
         measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
         session.logger.log({"stage": stage, **measured})
         self.plan.callbacks.stage_end(stage, row)
-        if comm.is_main:
+        if session.comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
             checkpoint.save_task(self.folder, stage, self.tested, about)
 
