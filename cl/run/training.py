@@ -114,7 +114,7 @@ class Training:
             position = Position(0, ranks=comm.size)
             resumed = False
         first = position.stage
-        steps = [self._steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
+        steps = [self.steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
@@ -137,7 +137,7 @@ class Training:
                     self.prepare(stage, samples)
                     self.history.train_seconds += time.perf_counter() - started
                 training_set = self.strategy.training_set(stage, samples)
-                needed = self._steps(stage, len(training_set))
+                needed = self.steps(stage, len(training_set))
                 progress.expect(needed - steps[stage])
                 if not within:
                     self.plan.callbacks.stage_start(stage, len(training_set), needed)
@@ -208,7 +208,8 @@ class Training:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
             checkpoint.save_task(self.folder, stage, self.tested, about)
 
-    def _steps(self, stage: int, num_samples: int) -> int:
+    def steps(self, stage: int, num_samples: int) -> int:
+        """How many optimizer steps a stage has on so many samples."""
         return self.config["steps"] or self.session.recipe.steps(self.plan.epochs[stage], num_samples)
 
     def _reset_updater(self) -> None:
