@@ -3,9 +3,12 @@
 import torch
 
 from cl.buffers.base import Field, Records
-from cl.build import build
+from cl.buffers.settings import check_buffer
+from cl.build import build, options_of
 from cl.distributed.comm import Comm
-from remerge.words import configuration, words_of
+from cl.values import did_you_mean, one_of
+
+KINDS = {"native": "cl.buffers.native.NativeBuffer", "reference": "cl.buffers.reference.ReferenceBuffer"}
 
 
 class ReplayBuffer:
@@ -27,14 +30,13 @@ class ReplayBuffer:
         num_classes: int = 1000, kind: str = "native", **options,
     ):  # fmt: skip
         self.capacity, self.seed, self.num_classes = capacity, seed, num_classes
-        values = {"capacity": capacity, "insertion": insertion, "sampling": sampling, **options}
-        words = words_of((f"buffer={kind}",), {f"buffer.{key}": value for key, value in values.items()})
-        from cl.run.checks import check_options
-        from cl.run.folder import plain
-
-        config = plain(configuration("run", words))
-        check_options(config)
-        self._node, self._buffer = config["buffer"], None
+        if kind not in KINDS:
+            raise ValueError(f"kind must be {one_of(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
+        self._node = {"_target_": KINDS[kind], "capacity": capacity, "insertion": insertion, "sampling": sampling}
+        self._node |= options
+        check_buffer(self._node)
+        options_of(self._node, "buffer")
+        self._buffer = None
 
     def add(self, **columns: torch.Tensor) -> None:
         """Offer a batch, a tensor [B, ...] for each field; `y`, int64, is the class. The policy decides what stays."""
