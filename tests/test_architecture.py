@@ -29,6 +29,7 @@ HOUSE = (
     "cl.reporting.page",
     "cl.reporting.report",
     "cl.run",
+    "cl.jobs",
     "cl.report",
     "merging",
     "merging.align",

@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from cl.checksums import DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
+from cl.jobs.pool import Pool
 from cl.run.folder import run_folder
 from merging.study import worker
 from merging.study.configurations import Configurations, folder_of
-from merging.study.pool import Pool
 
 NEEDED = {"run": ("passes", "persistent", "stage_costs"), "merge": ("passes", "persistent")}  # in results.json
 
