@@ -14,7 +14,7 @@ from support import QUICK, ROOT
 
 pytestmark = pytest.mark.skipif(not forkserver.SUPPORTED, reason="forked processes need pidfd_open, which Linux has")
 KINDS = (forkserver.Process, forkserver.Fresh)
-TIMES = re.compile(r" {2,}(train s|-+|\d+\.\d( ± \d+\.\d)?) *$", re.MULTILINE)  # the last column of a table
+TIMES = re.compile(r" {2,}(train s|-+|\d+\.\d( ± \d+\.\d)?|about .* left) *$", re.MULTILINE)  # the last of a line
 MEASURED = re.compile(r"seconds|per_second|peak_memory|^checksum$|^files$")  # names of results that differ each time
 
 

@@ -84,7 +84,7 @@ def _begin(world: World, control: socket.socket) -> None:
 
 
 def _obey(control: socket.socket) -> None:
-    """Stop when the client says so, and end when it is gone: a job must not go on that a next command starts as well."""
+    """Stop when the client says so, and end when it is gone: the next command may start the same job."""
     while control.recv(1) == STOP:
         os.kill(os.getpid(), signal.SIGTERM)
     os._exit(1)

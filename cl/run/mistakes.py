@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cl.build import LABELS
 from cl.configuration.arguments import options_with
 from cl.configuration.place import CONF
+from cl.configuration.plugins import package_of
 from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
 from cl.values import did_you_mean
@@ -61,6 +62,8 @@ def _missing_option(error: MissingConfigException) -> str:
     if error.options is None:
         return _first_line(error).rstrip(".")
     group, _, name = error.missing_cfg_file.rpartition("/")
+    if missing := package_of(group, name):
+        return missing
     valid = [option for option in error.options if option != "recipe"]
     if group.endswith("/recipe"):
         return f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"
