@@ -241,7 +241,7 @@ def _list_failures(records: list[sweeping.Record]) -> None:
         return
     print(f"\n{number} of {len(records)} jobs failed:", file=sys.stderr)
     for line, jobs in failed.items():
-        print(f"  {', '.join(jobs)}: {line}", file=sys.stderr)
+        print(f"  {'; '.join(jobs)}: {line}", file=sys.stderr)
 
 
 def _lost_rank() -> str | None:

@@ -7,6 +7,7 @@ So every launcher is followed alike, also those of others, which hand on neither
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -131,7 +132,8 @@ class Sweep:
         if self.direction not in ("minimize", "maximize") or not found:
             return ""
         best = (min if self.direction == "minimize" else max)(found, key=lambda record: record.value)
-        return f"best: {best.words}  {best.value:.4f}  {best.folders[-1]}"
+        reached = f"error {best.value:.4g}" if self.direction == "minimize" else f"accuracy {100 * best.value:.2f} %"
+        return f"best: {best.words}  {reached}  {best.folders[-1]}"
 
 
 _sweep: Sweep | None = None
@@ -168,6 +170,9 @@ class Follow(Callback):
             check_launcher(config)
             if hint := check_sweeper(config):
                 print(hint, file=sys.stderr)
+            # What Optuna and its sweeper log is said by the lines of the jobs.
+            logging.getLogger("optuna.study").setLevel(logging.WARNING)
+            logging.getLogger("hydra_plugins").addHandler(logging.NullHandler())
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             folder.mkdir(parents=True, exist_ok=True)
             own = Path(tempfile.mkdtemp(prefix="sweep-", dir=folder))
