@@ -52,7 +52,9 @@ def largest(configs: list[dict], count: bool = True) -> tuple[int, list[str]]:
     for config in configs:
         if config["device"] in ("auto", "cuda") and torch.cuda.is_available():
             gpus.update(gpus_for(config["device"]))
-        own = config["threads"] if count else 1
+        if not count:
+            continue
+        own = config["threads"]
         if own == "auto":
             try:
                 weights = sum(weight.numel() for weight in build_network(make_plan(config)).parameters())

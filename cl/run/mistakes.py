@@ -59,11 +59,11 @@ def is_loss(error: BaseException) -> bool:
 
 
 def _missing_option(error: MissingConfigException) -> str:
-    if error.options is None:
-        return _first_line(error).rstrip(".")
-    group, _, name = error.missing_cfg_file.rpartition("/")
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if missing := package_of(group, name):
         return missing
+    if error.options is None:
+        return _first_line(error).rstrip(".")
     valid = [option for option in error.options if option != "recipe"]
     if group.endswith("/recipe"):
         return f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"
