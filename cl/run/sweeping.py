@@ -171,7 +171,8 @@ class Follow(Callback):
             if hint := check_sweeper(config):
                 print(hint, file=sys.stderr)
             # What Optuna and its sweeper log is said by the lines of the jobs.
-            logging.getLogger("optuna.study").setLevel(logging.WARNING)
+            for name in ("optuna.study", "optuna.storages"):
+                logging.getLogger(name).setLevel(logging.WARNING)
             logging.getLogger("hydra_plugins").addHandler(logging.NullHandler())
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             folder.mkdir(parents=True, exist_ok=True)
