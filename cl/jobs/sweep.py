@@ -23,8 +23,8 @@ class Job:
 
     command: str
     words: tuple[str, ...]
-    merge: Callable | None = None
     folder: str | None = None
+    merge: Callable | None = None
     program: tuple[str, ...] | None = None
 
 
