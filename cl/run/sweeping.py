@@ -33,6 +33,7 @@ from cl.configuration.composing import words_of_job
 from cl.configuration.place import ROOT
 from cl.configuration.plugins import check_launcher, check_sweeper
 from cl.distributed import ranks
+from cl.run.lock import InUseError, locked
 
 FOLDER = "REMERGE_SWEEP"  # names the folder of the records to all processes of a sweep
 LOOK_SECONDS = 0.2  # between two looks for new records
@@ -75,7 +76,9 @@ class Sweep:
         self.began = time.monotonic()
         self.records: dict[int, Record] = {}  # of jobs that are done
         self.processes: set[tuple] = set()  # that do jobs
-        self._ended = threading.Event()
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(locked(folder))
+        self._looking, self._ended = threading.Lock(), threading.Event()
         self._watch = threading.Thread(target=self._follow, name="sweep", daemon=True)
         (folder / "keys").write_text(json.dumps(self.keys))
         self._watch.start()
@@ -95,10 +98,14 @@ class Sweep:
 
     def _follow(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Take note of new records, and tell of those of other processes; jobs of this one have told themselves."""
+        with self._looking:
             self._look()
 
     def _look(self) -> None:
-        """Take note of new records, and tell of those of other processes; jobs of this one have told themselves."""
         for path in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
             number = int(path.stem)
             record = None if number in self.records else read(path)
@@ -117,12 +124,13 @@ class Sweep:
         """The jobs in their order; of those that were not done, each has failed unless the command was stopped."""
         self._ended.set()
         self._watch.join()
-        self._look()
+        self.look()
         for path in self.folder.glob("*.json"):
             record = read(path)
             if record is not None and not record.done and not stopped:
                 record.failure = {"line": LOST, "trace": "", "loss": False, "ranks": []}
                 self.records[record.number] = record
+        self._held.close()
         shutil.rmtree(self.folder, ignore_errors=True)  # a job of a cluster may write into it meanwhile
         return [self.records[number] for number in sorted(self.records)]
 
@@ -176,6 +184,9 @@ class Follow(Callback):
             logging.getLogger("hydra_plugins").addHandler(logging.NullHandler())
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob("sweep-*"):  # by a command that was killed
+                with contextlib.suppress(InUseError), locked(left):
+                    shutil.rmtree(left, ignore_errors=True)
             own = Path(tempfile.mkdtemp(prefix="sweep-", dir=folder))
         except (ValueError, OSError) as error:
             raise Refused from error
@@ -198,7 +209,7 @@ def job() -> Iterator[Record | None]:
     with contextlib.suppress(FileNotFoundError):  # the command has ended, and a cluster goes on with its jobs
         record.write(folder)
     if _sweep is not None:
-        _sweep._look()
+        _sweep.look()
         print(_sweep.line(len(_sweep.records) + 1, record.words), flush=True)
     began = time.monotonic()
     yield record
