@@ -82,6 +82,7 @@ class Run(TypedDict):
     model_state: Literal["keep", "reset"]
     device: Device
     threads: Count | Literal["auto"]
+    jobs: Count | Literal["auto"]
     precision: Literal["fp32", "bf16", "fp16"]
     mixing: Mixing
     clip_norm: Positive | None

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cl.build import LABELS
 from cl.configuration.arguments import options_with
 from cl.configuration.place import CONF
+from cl.configuration.plugins import package_of
 from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
 from cl.values import did_you_mean
@@ -58,9 +59,11 @@ def is_loss(error: BaseException) -> bool:
 
 
 def _missing_option(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if missing := package_of(group, name):
+        return missing
     if error.options is None:
         return _first_line(error).rstrip(".")
-    group, _, name = error.missing_cfg_file.rpartition("/")
     valid = [option for option in error.options if option != "recipe"]
     if group.endswith("/recipe"):
         return f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"

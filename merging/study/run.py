@@ -15,6 +15,8 @@ from pathlib import Path
 
 from cl.atomic import write_json
 from cl.configuration.settings import MERGE_KEYS
+from cl.jobs.pool import Pool
+from cl.jobs.sizes import processors
 from cl.reporting import opening
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
@@ -24,7 +26,6 @@ from merging.study import record, worker
 from merging.study.configurations import Configurations
 from merging.study.options import Budget, Options
 from merging.study.planning import DoesNotFit, Planned, Planner
-from merging.study.pool import Pool, processors
 from merging.study.rows import Facts, Row, rows_of
 from merging.study.runs import Progress, RunError, Runs
 from merging.study.words import check_seeds, check_words, named
@@ -88,12 +89,12 @@ class Study:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         opening.say(f"study {self.options.name} {opening.on_data(self.config, seeds)}", self.folder)
         with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
-            pool = Pool(self._jobs(None))
+            pool = Pool(self._jobs(None), modules=("merging.run",))
             try:
                 self.facts = facts = await self._facts(pool)
                 if facts.gpus is not None:
                     pool.close(at_once=False)
-                    pool = Pool(self._jobs(facts.gpus), facts.gpus)
+                    pool = Pool(self._jobs(facts.gpus), facts.gpus, ("merging.run",))
                 done = await self._rows(pool)
             except BaseException:
                 pool.close(at_once=True)
