@@ -168,6 +168,8 @@ def run_job(config, run: Callable | None = None) -> float | None:
             if _process != os.getpid():
                 config.progress = False  # bars of several processes would write over one another
             folders = _folders(config, run)
+        except BrokenPipeError:
+            _nobody_reads()
         except Exception as error:
             if _process != os.getpid() and record is None:
                 raise
