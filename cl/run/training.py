@@ -12,6 +12,7 @@ from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import results
 from cl.reporting.history import History
+from cl.reporting.loggers import told
 from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
@@ -121,7 +122,7 @@ class Training:
             self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
         # What loggers and callbacks draw at their start belongs to the run's own start, not to one that goes on.
         streams = {name: copied(self.tree.own[name].state_dict()) for name in ("generators", "transform")}
-        session.logger.start(self.folder, self.config)
+        session.logger.start(self.folder, self.config, "run")
         self._start_callbacks(position)
         if resumed:
             for name, state in streams.items():
@@ -195,9 +196,8 @@ class Training:
         row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
         history.add(row, task_aware_row)
         history.eval_seconds += time.perf_counter() - started
-        digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
-        measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
-        session.logger.log({"stage": stage, **measured})
+        tested = told.of_test(history.measure, row, task_aware_row, stage, len(self.stages))
+        session.logger.log_test(stage, tested)
         self.plan.callbacks.stage_end(stage, row)
         if comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from cl import versions
 from cl.configuration import identity, trust
+from cl.configuration.arguments import respelled
 from cl.configuration.composing import register_resolvers
 from cl.run.folder import finished_run, plain, run_folder
 
@@ -23,6 +24,7 @@ def config_of(compose_config):
 
     def make(command: str) -> dict:
         script, *overrides = command.split(" ")
+        overrides = map(respelled, overrides)  # as the command line does it
         return plain(compose_config(*overrides, name=script.removesuffix(".py")))
 
     return make

@@ -358,7 +358,7 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
 def test_a_merge_has_a_run_of_wandb_of_its_own_and_ends_it(config_of, monkeypatch):
     import wandb
 
-    words = ("logger=wandb", "logger.mode=offline", "fusion=curve", "fusion.points=0", "fusion.plane=0")
+    words = ("logger=wandb", "logger.wandb.mode=offline", "fusion=curve", "fusion.points=0", "fusion.plane=0")
     folder = run.run(config_of(*words, "epochs=1", "fusion.epochs=1"))[-1]
     (trained,) = folder.parent.parent.glob("independent_*/seed0")
     for place in (folder, trained):
