@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cl.build import build
+from cl.build import build, locate
 from cl.reporting.loggers import told
 from cl.reporting.loggers.base import Kind, Logger
 
@@ -29,9 +29,10 @@ class Loggers(Logger):
         """Those of the nodes of `logger`; raises ValueError for one that is no logger or has wrong options."""
         made = {}
         for name, node in nodes.items():
-            made[name] = build(node, f"logger.{name}")
-            if not isinstance(made[name], Logger):
+            kind = locate(node, f"logger.{name}")
+            if not isinstance(kind, type) or not issubclass(kind, Logger):
                 raise ValueError(f"logger.{name}._target_={node['_target_']} must be a class derived from {BASE}")
+            made[name] = build(node, f"logger.{name}")
         return cls(made)
 
     def start(self, folder: Path, config: dict, kind: Kind) -> None:

@@ -177,4 +177,6 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def _cell(value) -> str:
+    if value is None:
+        return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")

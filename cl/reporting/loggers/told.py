@@ -49,7 +49,7 @@ def tables(folder: Path, results: dict) -> dict[str, tuple[list[str], list[list]
     report = folder / "report" / "report.csv"
     if "kind" not in results:
         heading, *rows = csv.reader(report.read_text().splitlines()) if report.is_file() else [[]]
-        return {"study": (heading, [[read(cell) for cell in row] for row in rows])} if rows else {}
+        return {"study": (heading, [[read(cell) if cell else None for cell in row] for row in rows])} if rows else {}
     found = {}
     for name in ("accuracy_matrix", "task_accuracy_matrix", "error_matrix"):
         if matrix := results.get(name):
@@ -71,9 +71,9 @@ def replay(logger: Logger, folder: Path, results: dict) -> None:
     measure = "error" if "error_matrix" in results else "accuracy"
     matrix, task_aware = results[f"{measure}_matrix"], results.get("task_accuracy_matrix") or []
     logged: dict[tuple, dict[str, float]] = {}
-    for row in _rows(folder / "strategy_metrics.csv"):
+    for row in rows(folder / "strategy_metrics.csv"):
         logged.setdefault((row["stage"], row["epoch"], row["step"]), {})[row["name"]] = float(row["value"])
-    for row in _rows(folder / "metrics.csv"):
+    for row in rows(folder / "metrics.csv"):
         told = logged.get((row["stage"], row["epoch"], row["step"]), {})
         values = {name: read(value) for name, value in row.items()}
         logger.log_training(values["step"], of_row(values, told))
@@ -82,7 +82,8 @@ def replay(logger: Logger, folder: Path, results: dict) -> None:
         logger.log_test(stage, of_test(measure, row, aware, stage, len(matrix)))
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file, none where there is no file."""
     if path.is_file():
         with path.open(newline="") as file:
             yield from csv.DictReader(file)

@@ -64,6 +64,8 @@ class WandbLogger(Logger):
         self.folder = folder
         sweep = "WANDB_SWEEP_ID" in os.environ  # whose agent has chosen the run
         run_id = None if sweep else self._record(folder).get("id", self.run_id)
+        if kind == "merge" and run_id is not None:  # which saves no step: above that of every row of its first part
+            self.step = 2 * len(list(told.rows(folder / "metrics.csv")))  # a row, and at most as many tests
         settings = {"finish_timeout": FINISH_SECONDS} if "finish_timeout" in wandb.Settings.model_fields else {}
         settings |= {"silent": True} if self.silent else {}
         self.run = wandb.init(
@@ -94,7 +96,8 @@ class WandbLogger(Logger):
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
         import wandb
 
-        self._send({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+        data = [list(row) for row in rows]
+        self._send({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
 
     def log_picture(self, path: Path) -> None:
         import wandb
