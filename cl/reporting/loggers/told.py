@@ -46,10 +46,10 @@ def numbers(results: dict) -> dict[str, float]:
 
 def tables(folder: Path, results: dict) -> dict[str, tuple[list[str], list[list]]]:
     """Columns and rows of each table: the matrices of a run or merge, or the rows of a study from its report.csv."""
-    report = folder / "report" / "report.csv"
     if "kind" not in results:
-        heading, *rows = csv.reader(report.read_text().splitlines()) if report.is_file() else [[]]
-        return {"study": (heading, [[read(cell) if cell else None for cell in row] for row in rows])} if rows else {}
+        lines = list(rows(folder / "report" / "report.csv"))
+        content = [[read(cell) if cell else None for cell in line.values()] for line in lines]
+        return {"study": (list(lines[0]), content)} if lines else {}
     found = {}
     for name in ("accuracy_matrix", "task_accuracy_matrix", "error_matrix"):
         if matrix := results.get(name):
