@@ -37,6 +37,12 @@ def test_recorded_commands_keep_their_identity(config_of, command, name, words):
     assert identity.config_hash(config) == name
 
 
+def test_results_of_the_time_of_one_logger_are_read(config_of):
+    config = config_of("run.py strategy=er")
+    node = {"name": "wandb", "_target_": "cl.reporting.loggers.WandbLogger", "mode": "offline"}
+    assert identity.words(config | {"logger": node}) == identity.words(config)
+
+
 def test_the_table_is_long_enough_and_tells_different_runs_apart():
     assert len(RECORDED) >= 30
     by_words = {}

@@ -43,9 +43,9 @@ class Loggers(Logger):
                 logger.start(folder, config, kind)
             except Exception as error:
                 what = f"{type(error).__name__}: " if not isinstance(error, ValueError) else ""
+                others = [other for other in self.loggers if other != name] or ["csv"]
                 raise ValueError(
-                    f"logger {name} cannot start: {what}{error}; leave it out of logger=[{','.join(self.loggers)}] to "
-                    "go without"
+                    f"logger {name} cannot start: {what}{error}; logger=[{','.join(others)}] goes without it"
                 ) from error
 
     def log_training(self, step: int, values: dict[str, float]) -> None:

@@ -6,7 +6,7 @@ seed was rejected: two people of a team would write into one run, and wandb neve
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,10 @@ class WandbLogger(Logger):
     are values of their own, STEP and STAGE.
     """
 
+    # Whatever wandb raises after the start: its own errors, those of its process, of sockets, and of answers of a
+    # server or proxy that it cannot read (pydantic).
+    errors = (Exception,)
+
     def __init__(
         self,
         project: str,
@@ -52,22 +56,14 @@ class WandbLogger(Logger):
         self.failed = False
         self.silent = False  # whether wandb prints nothing
 
-    @property
-    def errors(self) -> tuple[type[Exception], ...]:
-        import wandb
-
-        return OSError, wandb.errors.Error, *_service_errors()
-
     def start(self, folder: Path, config: dict, kind: Kind) -> None:
         import wandb
 
         self.folder = folder
         sweep = "WANDB_SWEEP_ID" in os.environ  # whose agent has chosen the run
         run_id = None if sweep else self._record(folder).get("id", self.run_id)
-        if kind == "merge" and run_id is not None:  # which saves no step: above that of every row of its first part
-            self.step = 2 * len(list(told.rows(folder / "metrics.csv")))  # a row, and at most as many tests
-        settings = {"finish_timeout": FINISH_SECONDS} if "finish_timeout" in wandb.Settings.model_fields else {}
-        settings |= {"silent": True} if self.silent else {}
+        settings = {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True, "silent": self.silent}
+        settings = {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
         self.run = wandb.init(
             dir=folder,
             group=folder.parent.name,
@@ -80,6 +76,7 @@ class WandbLogger(Logger):
             **self.options,
         )
         self.run_id = self.run.id
+        self.step = max(self.step, self.run.starting_step)  # `step` is 0 until something is logged (wandb 0.31)
         self._note()
         self.reached = {axis: self.run.summary.get(axis, -1) for axis in self.reached}
         for axis, names in AXES.items():
@@ -180,18 +177,6 @@ class WandbLogger(Logger):
         runs = read_json(path, remedy=REMEDY)["runs"] if path.is_file() else {}
         modes = {*before.get("complete", ()), *([self.options["mode"]] if complete else ())}
         write_json(path, {"runs": runs | {self._project: {"id": self.run_id, "complete": sorted(modes)}}})
-
-
-def _service_errors() -> list[type[Exception]]:
-    """What wandb raises where its process has ended; in other versions these have other places."""
-    from wandb.sdk import mailbox
-
-    found = [getattr(mailbox, name, None) for name in ("HandleAbandonedError", "MailboxClosedError")]
-    with suppress(ImportError):
-        from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
-
-        found.append(WandbServiceConnectionError)
-    return [kind for kind in found if kind is not None]
 
 
 def _has_login() -> bool:
