@@ -183,9 +183,7 @@ def test_a_logger_that_cannot_start_ends_the_run_with_a_line(tmp_path):
     loggers = Loggers({"csv": NoLogger(), "mine": Fails("start", WandbError("no network"))})
     with pytest.raises(ValueError) as error:
         loggers.start(tmp_path, {}, "run")
-    assert str(error.value) == (
-        "logger mine cannot start: WandbError: no network; logger=[csv] goes without it"
-    )
+    assert str(error.value) == ("logger mine cannot start: WandbError: no network; logger=[csv] goes without it")
 
 
 def test_all_are_closed_also_after_an_error_of_one():

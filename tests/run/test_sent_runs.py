@@ -5,6 +5,7 @@ Expected is what metrics.csv and results.json say; and of TensorBoard what a run
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_tensorboard_has_of_a_resumed_run_what_an_uninterrupted_one_has(resumed,
     ]
     assert expected["final/average_accuracy"] == [(0, pytest.approx(results["average_accuracy"]))]
     assert len(files(resumed)) == 1
+
+
+def test_the_documentation_names_all_that_is_logged(resumed):
+    page = (ROOT / "docs" / "loggers.md").read_text()
+    tags = {re.sub(r"task_\d+$", "task_00", tag) for tag in scalars(resumed) if not tag.startswith("final/")}
+    assert {"train/loss", "accuracy/so_far", "task_aware_accuracy/task_00"} < tags
+    assert [tag for tag in sorted(tags) if f"`{tag}`" not in page] == []
 
 
 def test_tensorboard_has_pictures_tables_and_hyperparameters(resumed, results):
