@@ -16,7 +16,7 @@ from cl.reporting.loggers import told
 from cl.reporting.loggers.base import Logger
 from cl.reporting.loggers.several import Loggers
 from cl.reporting.loggers.tensorboard import TensorBoardLogger
-from cl.reporting.loggers.wandb import FILES, WandbLogger
+from cl.reporting.loggers.wandb import FILES, WandbLogger, in_sweep
 from cl.reporting.reading import read_results
 from cl.signatures import parameters_of
 
@@ -84,6 +84,15 @@ def _send(paths: list[Path], kinds: dict[str, Callable[[], Logger]]) -> None:
 def _silent(logger: WandbLogger) -> WandbLogger:
     logger.silent = True  # it would print a page for each run
     return logger
+
+
+def tell_agent(folder: Path, nodes: dict[str, dict]) -> None:
+    """Tell wandb of a run that was found finished, in the run that the agent of a sweep has chosen for it.
+
+    `nodes`: those of `logger`. Otherwise the agent would wait for a result that never comes.
+    """
+    if in_sweep() and "wandb" in nodes:
+        _tell(Loggers.of_config({"wandb": nodes["wandb"]}), folder / "results.json")
 
 
 def _has(logger: Logger, folder: Path) -> bool:

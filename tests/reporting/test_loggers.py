@@ -127,6 +127,20 @@ def test_one_that_begins_anew_gets_another(logger_of, tmp_path):
     assert server.asked["id"] is None and server.asked["resume"] is None
 
 
+def test_in_a_sweep_of_wandb_the_agent_has_chosen_the_run(logger_of, tmp_path, monkeypatch):
+    """Also of a run that was done before, which keeps its own."""
+    first = Server()
+    first.id = "own"
+    logger_of(first)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "a_sweep")
+    server = Server()
+    logger = logger_of(server)
+    assert server.asked["id"] is None and server.asked["resume"] is None and logger.run_id == "an_id"
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    logger_of(server)
+    assert server.asked["id"] == "own"
+
+
 @pytest.mark.parametrize("error", [WandbError("gone"), ConnectionResetError("gone"), ValueError("gone")])
 def test_a_lost_connection_is_said_once_and_the_run_can_be_sent_again(error, logger_of, tmp_path, capsys):
     server = Server()

@@ -60,8 +60,7 @@ class WandbLogger(Logger):
         import wandb
 
         self.folder = folder
-        sweep = "WANDB_SWEEP_ID" in os.environ  # whose agent has chosen the run
-        run_id = None if sweep else self._record(folder).get("id", self.run_id)
+        run_id = None if in_sweep() else self._record(folder).get("id", self.run_id)
         settings = {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True, "silent": self.silent}
         settings = {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
         self.run = wandb.init(
@@ -174,9 +173,16 @@ class WandbLogger(Logger):
         if self.options["mode"] == "disabled":
             return
         path, before = self.folder / RECORD, self._record(self.folder)
+        if before.get("id", self.run_id) != self.run_id:  # the agent of a sweep tries once more what was done before
+            return
         runs = read_json(path, remedy=REMEDY)["runs"] if path.is_file() else {}
         modes = {*before.get("complete", ()), *([self.options["mode"]] if complete else ())}
         write_json(path, {"runs": runs | {self._project: {"id": self.run_id, "complete": sorted(modes)}}})
+
+
+def in_sweep() -> bool:
+    """Whether `wandb agent` has started this process, and chosen its run of wandb."""
+    return "WANDB_SWEEP_ID" in os.environ
 
 
 def _has_login() -> bool:
