@@ -61,7 +61,8 @@ class WandbLogger(Logger):
 
         self.folder = folder
         run_id = None if in_sweep() else self._record(folder).get("id", self.run_id)
-        settings = {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True, "silent": self.silent}
+        settings = {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
+        settings |= {"silent": True} if self.silent else {}  # else as WANDB_SILENT says
         settings = {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
         self.run = wandb.init(
             dir=folder,
@@ -93,12 +94,14 @@ class WandbLogger(Logger):
         import wandb
 
         data = [list(row) for row in rows]
-        self._send({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
+        with self._watched():
+            self._send({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
 
     def log_picture(self, path: Path) -> None:
         import wandb
 
-        self._send({f"pictures/{path.stem}": wandb.Image(str(path))})
+        with self._watched():
+            self._send({f"pictures/{path.stem}": wandb.Image(str(path))})
 
     def finish(self, results: dict) -> None:
         try:
