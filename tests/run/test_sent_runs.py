@@ -220,3 +220,22 @@ def test_an_overwritten_run_begins_anew(tmp_path):
     experiment.run(OmegaConf.create(config(tmp_path, "logger=tensorboard", "overwrite=true", "log_interval=7")))
     after = scalars(folder)["train/loss"]
     assert [step for step, _ in after] == [7, 14] and len(before) > 2 and mine.exists() and len(files(folder)) == 1
+
+
+def test_the_agent_of_a_sweep_hears_of_a_run_that_was_finished_before(resumed, parts, rows, results, monkeypatch):
+    from cl.run.job import run_or_find
+
+    words = ("logger=[csv,wandb,tensorboard]", "logger.wandb.mode=offline", "checkpoint.every=3")
+    asked = OmegaConf.create(config(resumed.parents[2], *words))
+    before = set(resumed.glob("wandb/offline-run-*"))
+    assert run_or_find(asked, []) == resumed and set(resumed.glob("wandb/offline-run-*")) == before
+    monkeypatch.setenv("WANDB_SWEEP_ID", "a_sweep")
+    assert run_or_find(asked, []) == resumed
+    (place,) = set(resumed.glob("wandb/offline-run-*")) - before
+    told = wandb_files.read(place)
+    assert told.run.run_id != parts[0].run.run_id and told.status == 0
+    assert [step for step, _ in told.series("train/loss", "train/step")] == [row["step"] for row in rows]
+    assert told.summary["average_accuracy"] == pytest.approx(results["average_accuracy"])
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    record = json.loads((resumed / "wandb" / "remerge.json").read_text())["runs"]["/remerge"]
+    assert record["id"] == parts[0].run.run_id
