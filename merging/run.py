@@ -14,7 +14,7 @@ from torch import nn
 
 from cl.configuration.place import CONF
 from cl.configuration.settings import MERGE_KEYS
-from cl.reporting import custom, plots
+from cl.reporting import custom, plots, screen
 from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.reporting.loggers import told
@@ -119,7 +119,7 @@ class Merge:
             ending.callback(self.draw, content)
             content |= custom.add(folder, base["metrics"])
         reach = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
-        print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {reach} %")
+        screen.say(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {reach} %")
         return [*finished, folder]
 
     def draw(self, content: dict) -> None:

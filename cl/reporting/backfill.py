@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cl.build import checked_options
 from cl.checksums import read_json
+from cl.reporting import screen
 from cl.reporting.groups import load
 from cl.reporting.loggers import told
 from cl.reporting.loggers.base import Logger
@@ -72,13 +73,13 @@ def _send(paths: list[Path], kinds: dict[str, Callable[[], Logger]]) -> None:
         loggers = {name: make() for name, make in kinds.items()}
         asked = {name: logger for name, logger in loggers.items() if not _has(logger, path.parent)}
         if asked:
-            print(f"{', '.join(asked)}: {path.parent}", flush=True)
+            screen.say(f"{', '.join(asked)}: {screen.place(path.parent)}")
             _tell(Loggers(asked), path)
         for name in asked:
             sent[name] += 1
     for name, number in sent.items():
         there = len(studies) + len(files) - number
-        print(f"{name}: {number} sent" + (f", {there} had been sent before" if there else ""))
+        screen.say(f"{name}: {number} sent" + (f", {there} had been sent before" if there else ""))
 
 
 def _silent(logger: WandbLogger) -> WandbLogger:
