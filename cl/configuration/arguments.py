@@ -7,7 +7,7 @@ and a missing equals sign for something else than what was meant. What can be sa
 from omegaconf import OmegaConf
 
 from cl.configuration.place import CONF
-from cl.configuration.settings import ADDED, MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
+from cl.configuration.settings import ADDED, LOGGER_KEYS, MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
 from cl.values import did_you_mean, one_of
 
 # Hydra's flags that are followed by a value; all others stand alone. Of some the value is one of these.
@@ -26,6 +26,7 @@ RENAMED = {
     "buffer.draw": "buffer.sampling",
     "passes": "gradient_accumulation_steps",
 }
+SEVERAL = ("experiment", "logger")  # of which several options may be put together
 # The value of --info may be left out, so it is taken only where it is one of these.
 INFO_VALUES = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
@@ -41,7 +42,7 @@ def ordered(arguments: list[str]) -> tuple[list[str], list[str]]:
     while pending is not None:
         argument, pending = pending, next(rest, None)
         if not argument.startswith("-"):
-            overrides.append(_hosts_as_text(argument))
+            overrides.append(_hosts_as_text(respelled(argument)))
             continue
         flag, equals, value = argument.partition("=")
         if flag not in FLAGS:
@@ -56,6 +57,12 @@ def ordered(arguments: list[str]) -> tuple[list[str], list[str]]:
         if flag in ("--cfg", "-c") and value not in SHOWN:
             raise ValueError(f"{flag} must be {one_of(SHOWN)}, got {value!r}{did_you_mean(value, SHOWN)}")
     return overrides, flags
+
+
+def respelled(override: str) -> str:
+    """An override with the key that it has now: `logger.mode=offline` goes on working."""
+    bare = override.partition("=")[0].lstrip("+~")
+    return override.replace(bare, LOGGER_KEYS[bare], 1) if bare in LOGGER_KEYS else override
 
 
 def _hosts_as_text(override: str) -> str:
@@ -100,14 +107,15 @@ def check_overrides(overrides: list[str], command: str) -> None:
         if bare.startswith("hydra"):
             continue
         top = bare.partition(".")[0]
-        opened = "{" if bare == "experiment" else "[{"  # several experiments may be put together
+        opened = "{" if bare in SEVERAL else "[{"
         if key.startswith("~"):
             if top not in known:
                 raise ValueError(f"{override}: there is no {top} to take out{did_you_mean(top, known)}")
             # Below that are the free words of an option such as backbone.options; and what an experiment sets for one
             # option has to be taken out for another: +experiment=skewed_mnist strategy=er ~strategy.init
             if bare.count(".") < 2 and not _foreign(bare, overrides) and not (top in ADDED and "." in bare):
-                raise ValueError(f"{override} takes out what is needed: set another value, {bare}=VALUE")
+                key = top if top in SEVERAL else bare
+                raise ValueError(f"{override} takes out what is needed: set another value, {key}=VALUE")
         elif key == "experiment":
             raise ValueError(f"an experiment is added, with a plus: +experiment={value}")
         elif key == "++experiment":
@@ -116,9 +124,10 @@ def check_overrides(overrides: list[str], command: str) -> None:
             raise ValueError(f"{bare} is there already, so it is set without a plus: {bare}={value}")
         elif top in MERGE_KEYS and command == "run":
             raise ValueError(f"{override} is for merge.py: run.py has no {top}")
-        elif bare in (*groups, "experiment") and (value in ("", "null") or value[0] in opened):
+        elif bare in (*groups, "experiment") and (value in ("", "null", "[]") or value[0] in opened):
             valid = ", ".join(options(bare))
-            raise ValueError(f"{bare} must be the name of one option, got {value or repr('')}; valid: {valid}")
+            many = " or of several, [csv,wandb]," if bare == "logger" else ","
+            raise ValueError(f"{bare} must be the name of one option{many} got {value or repr('')}; valid: {valid}")
 
 
 def _foreign(key: str, overrides: list[str]) -> bool:

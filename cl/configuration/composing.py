@@ -26,7 +26,7 @@ def composed(command: str, words: Sequence[str], folder: str | Path | None = Non
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             own = [] if folder is None else [f"hydra.searchpath=['{Path(folder).resolve()}']"]
-            return compose(command, overrides=[*words, *own])
+            return compose(command, overrides=[*map(arguments.respelled, words), *own])
     finally:
         hydra.hydra = outer
 

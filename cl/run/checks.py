@@ -32,7 +32,10 @@ def check(config: dict) -> None:
 def check_options(config: dict) -> None:
     """Raise ValueError for an option of a group that is unknown, missing, of a wrong kind or out of range."""
     for group in MERGE_GROUPS:
-        if group in config:
+        if group == "logger":
+            for name, node in config[group].items():
+                _check_group(node, f"{group}.{name}")
+        elif group in config:
             _check_group(config[group], group)
 
 

@@ -11,7 +11,8 @@ from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import ENGINE_SECONDS
 from cl.distributed.group import connect
-from cl.reporting.loggers import NoLogger
+from cl.reporting.loggers.base import NoLogger
+from cl.reporting.loggers.several import Loggers
 from cl.run import agreement
 from cl.run import device as devices
 from cl.run.compiler import defer_compiler
@@ -76,7 +77,7 @@ class Session:
         self._opened.callback(self.loader.close)
         scenario = self.plan.scenario
         self.outputs = TaskOutputs(scenario.num_outputs, scenario.task_outputs, scenario.task_aware, self.device)
-        self.logger = build(config["logger"], "logger") if self.comm.is_main else NoLogger()
+        self.logger = Loggers.of_config(config["logger"]) if self.comm.is_main else NoLogger()
         self._opened.callback(self.logger.close)
 
     def load_tasks(self) -> tuple[Tasks, int]:

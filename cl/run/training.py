@@ -12,6 +12,7 @@ from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import metrics, results, screen
 from cl.reporting.history import History
+from cl.reporting.loggers import told
 from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
@@ -123,7 +124,7 @@ class Training:
             self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
         # What loggers and callbacks draw at their start belongs to the run's own start, not to one that goes on.
         streams = {name: copied(self.tree.own[name].state_dict()) for name in ("generators", "transform")}
-        session.logger.start(self.folder, self.config)
+        session.logger.start(self.folder, self.config, "run")
         self._start_callbacks(position)
         if resumed:
             for name, state in streams.items():
@@ -206,11 +207,11 @@ class Training:
         return row
 
     def _record(self, stage: int, row: list[float]) -> None:
-        """Tell the logger and callbacks of a test, and save the network."""
+        """Tell the loggers and callbacks of a test, and save the network."""
         session, history = self.session, self.history
-        digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
-        measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
-        session.logger.log({"stage": stage, **measured})
+        task_aware_row = history.task_aware_rows[-1] if history.task_aware_rows else None
+        tested = told.of_test(history.measure, row, task_aware_row, stage, len(self.stages))
+        session.logger.log_test(stage, tested)
         self.plan.callbacks.stage_end(stage, row)
         if session.comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
