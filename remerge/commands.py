@@ -1,11 +1,13 @@
-"""The commands: what run.py and merge.py of a checkout do, and remerge-run, remerge-merge and remerge-report elsewhere.
+"""The commands: those of run.py and merge.py in a checkout, and remerge-run, remerge-merge ... of an installation.
 
 Only Hydra is imported here: torch takes seconds, and `--help` or a typo should not wait for it.
 """
 
+import runpy
+
 import hydra
 
-from cl.configuration.place import CONF
+from cl.configuration.place import CONF, HOROVOD
 from cl.run import cli
 from merging.command import merge as do_merge
 from merging.study import words
@@ -36,3 +38,8 @@ def report() -> None:
     from cl.reporting.report import main
 
     main()
+
+
+def horovod() -> None:
+    """`remerge-horovod`: build Horovod for the installed torch."""
+    runpy.run_path(str(HOROVOD), run_name="__main__")

@@ -114,7 +114,7 @@ class Training:
             position = Position(0, ranks=comm.size)
             resumed = False
         first = position.stage
-        steps = [self._steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
+        steps = [self.steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
@@ -134,10 +134,10 @@ class Training:
                 samples = self.tasks.training(self.stages[stage]).to(session.device)
                 if not within:
                     started = time.perf_counter()
-                    self._prepare(stage, samples)
+                    self.prepare(stage, samples)
                     self.history.train_seconds += time.perf_counter() - started
                 training_set = self.strategy.training_set(stage, samples)
-                needed = self._steps(stage, len(training_set))
+                needed = self.steps(stage, len(training_set))
                 progress.expect(needed - steps[stage])
                 if not within:
                     self.plan.callbacks.stage_start(stage, len(training_set), needed)
@@ -145,7 +145,7 @@ class Training:
                     self.trainer.start(stage, within * needed // position.steps)
                 self.trainer.after_step = saver.within(stage, needed, name)
                 loss = self.trainer.train(training_set, stage, needed)
-                self._finish(stage, samples, loss)
+                self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
                     progress.line(stage_line(self.label, stage, self.stages, loss, self.history))
@@ -165,7 +165,7 @@ class Training:
         self.plan.callbacks.run_start(context)
         self.trainer.on_step = self.plan.callbacks.step_hook()
 
-    def _prepare(self, stage: int, samples: Rows) -> None:
+    def prepare(self, stage: int, samples: Rows) -> None:
         """Weights, optimizer, strategy and average as a stage starts with them."""
         before = None if self.average is None else copy.deepcopy(self.session.model.state_dict())
         self.strategy.before_task(stage, samples)
@@ -179,8 +179,8 @@ class Training:
         if self.average is not None:
             self.average.begin_unless(before)
 
-    def _finish(self, stage: int, samples: Rows, loss: float) -> None:
-        """The test after a stage, and the checkpoint."""
+    def finish(self, stage: int, samples: Rows) -> list[float]:
+        """The end of a stage, and the test: the accuracy, or the error, on each task."""
         session, history, comm = self.session, self.history, self.session.comm
         networks = [session.model] if self.average is None else [session.model, self.average.network]
         for network in networks:
@@ -195,15 +195,21 @@ class Training:
         row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
         history.add(row, task_aware_row)
         history.eval_seconds += time.perf_counter() - started
+        return row
+
+    def _record(self, stage: int, row: list[float]) -> None:
+        """Tell the logger and callbacks of a test, and save the network."""
+        session, history = self.session, self.history
         digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
         measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
         session.logger.log({"stage": stage, **measured})
         self.plan.callbacks.stage_end(stage, row)
-        if comm.is_main:
+        if session.comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
             checkpoint.save_task(self.folder, stage, self.tested, about)
 
-    def _steps(self, stage: int, num_samples: int) -> int:
+    def steps(self, stage: int, num_samples: int) -> int:
+        """How many optimizer steps a stage has on so many samples."""
         return self.config["steps"] or self.session.recipe.steps(self.plan.epochs[stage], num_samples)
 
     def _reset_updater(self) -> None:

@@ -43,6 +43,13 @@ def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[i
     `shared`: the user's words for all rows, `folder`: that of the user's own options, if there is one. Raises
     ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
     """
+    return asyncio.run(prepared(node, own, shared, seeds, folder).run())
+
+
+def prepared(
+    node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[int], folder: str | None = None
+) -> "Study":
+    """The same study, checked and not begun."""
     options = Options.read(node, folder)
     check_words(shared)
     check_seeds(seeds)
@@ -50,9 +57,7 @@ def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[i
     config = configurations.of("merge", (), quiet=False)
     check(config)
     check_choices(config)
-    command = configurations.command("merge", own, seeds)
-    study = Study(options, configurations, config, list(seeds), command)
-    return asyncio.run(study.run())
+    return Study(options, configurations, config, list(seeds), configurations.command("merge", own, seeds))
 
 
 def _best(scores: dict, none: str) -> tuple:
