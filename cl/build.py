@@ -40,17 +40,22 @@ def locate(node: dict, group: str):
     target = node.get("_target_")
     if not target:
         raise ValueError(f"{group} has no _target_: expected the dotted name of a class or function")
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module's code may raise anything
-        raise ValueError(
-            f"{group}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME "
-            "of a module in the current folder or on PYTHONPATH"
-        ) from error
+    found = imported(target, f"{group}._target_={target}")
     if not callable(found):
         raise ValueError(f"{group}._target_={target} is not a class or function")
     return found
+
+
+def imported(target: str, what: str):
+    """What a dotted name stands for; `what` names it in errors. Raises ValueError if it cannot be imported."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # a module's code may raise anything
+        raise ValueError(
+            f"{what} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME of a module in the "
+            "current folder, beside the folder of --config-dir, or on PYTHONPATH"
+        ) from error
 
 
 def build(node: dict, group: str, **given):

@@ -42,7 +42,8 @@ def _check_group(node: dict, group: str) -> None:
     except UnreadableError:  # the import will tell
         return
     if group == "buffer":  # also text, which is made a number when the data set is known
-        from cl.buffers.settings import with_policy_options
+        from cl.buffers.settings import import_own, with_policy_options
 
+        import_own(node)
         node, parameters = node | {"capacity": 1}, with_policy_options(parameters)
     checked_options(node, group, parameters, GIVEN.get(group, ()))

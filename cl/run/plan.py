@@ -7,7 +7,7 @@ follow (merge.py checks its baselines this way). What needs a device, a network 
 from dataclasses import dataclass
 from pathlib import Path
 
-from cl.buffers.settings import check_buffer
+from cl.buffers.settings import check_buffer, import_own
 from cl.build import build, locate, options_of
 from cl.datasets.base import Dataset
 from cl.distributed.ranks import world_size
@@ -82,6 +82,7 @@ def _check_memory(config: dict, strategy: Strategy) -> None:
             f"strategy={config['strategy']['name']} does, which is {strategy.uses_memory}"
         )
     buffer, ranks = config["buffer"], world_size(config)
+    import_own(buffer)
     options_of(buffer | {"capacity": 1}, "buffer")
     if not strategy.uses_memory:
         return

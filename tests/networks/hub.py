@@ -11,6 +11,8 @@ import safetensors.torch
 import timm
 import torch
 
+MODEL, TAG = "test_resnet", "test_resnet.r160_in1k"
+CFG = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "classifier": "fc", "first_conv": "conv1.0"}
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
