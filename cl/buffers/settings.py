@@ -134,7 +134,8 @@ def check_policies(insertion: str, sampling: str, options: dict) -> tuple[dict, 
             raise ValueError(f"buffer.{name}={value} belongs to {owners}, got {got}")
     missing = [name for policy in policies for name in policy.options if options.get(name) is None]
     if missing:
-        raise ValueError(f"{got} needs buffer.{missing[0]}: set buffer.{missing[0]}=VALUE")
+        plus = "" if missing[0] in options else "+"  # the file of the buffer does not have it
+        raise ValueError(f"{got} needs buffer.{missing[0]}: set {plus}buffer.{missing[0]}=VALUE")
     return tuple(
         {name: convert(f"buffer.{name}", options[name], kind) for name, kind in policy.options.items()}
         for policy in policies
