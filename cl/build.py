@@ -92,8 +92,8 @@ def build(node: dict, group: str, **given):
     expected = MADE.get(group, kinds[0])
     if expected not in kinds:
         raise ValueError(
-            f"{group}._target_={node['_target_']} makes a {type(made).__name__}, expected a "
-            f"{SHORT.get(expected, expected)}"
+            f"{group}._target_={node['_target_']} makes an object of {type(made).__name__}, "
+            f"expected {SHORT.get(expected, expected)}"
         )
     return made
 
