@@ -19,21 +19,30 @@ class ReplayBuffer:
             buffer.add(x=x, y=y)
 
     `insertion` and `sampling` name the policies (docs/replay_buffer.md); `num_classes`: labels lie below it; `kind`:
-    native (C++) or reference (Python); `options`: those of the policies. Raises ValueError for what makes no sense.
+    native (C++) or reference (Python, also with the class of a policy of your own, docs/extending.md); `options`: those
+    of the policies. Raises ValueError for what makes no sense.
     """
 
     def __init__(
-        self, capacity: int, insertion: str = "reservoir", sampling: str = "uniform", seed: int = 0,
+        self, capacity: int, insertion: str | type = "reservoir", sampling: str | type = "uniform", seed: int = 0,
         num_classes: int = 1000, kind: str = "native", **options,
     ):  # fmt: skip
         self.capacity, self.seed, self.num_classes = capacity, seed, num_classes
-        values = {"capacity": capacity, "insertion": insertion, "sampling": sampling, **options}
-        words = words_of((f"buffer={kind}",), {f"buffer.{key}": value for key, value in values.items()})
+        chosen = {"insertion": insertion, "sampling": sampling}
+        own = {key: policy for key, policy in chosen.items() if isinstance(policy, type)}
+        chosen |= {key: f"{policy.__module__}.{policy.__qualname__}" for key, policy in own.items()}
+        plus = {name for policy in own.values() for name in getattr(policy, "options", ())}
+        values = {"buffer.capacity": capacity} | {f"buffer.{key}": name for key, name in chosen.items()}
+        values |= {f"{'+' if key in plus else ''}buffer.{key}": value for key, value in options.items()}
+        trusted = {"trust": [policy.__module__ for policy in own.values()]}  # who hands over a class trusts it
+        words = words_of((f"buffer={kind}",), values | trusted)
+        from cl.buffers.settings import check_buffer
         from cl.run.checks import check_options
         from cl.run.folder import plain
 
         config = plain(configuration("run", words))
         check_options(config)
+        check_buffer(config["buffer"])
         self._node, self._buffer = config["buffer"], None
 
     def add(self, **columns: torch.Tensor) -> None:

@@ -32,11 +32,12 @@ def use(folder: str | Path) -> None:
     for an option with the name of one of ours, which Hydra would take in its place.
     """
     folder = Path(folder).resolve()
-    for path in sorted(folder.glob("*/*.yaml")):
-        if (CONF / path.parent.name / path.name).is_file():
+    for path in sorted(folder.rglob("*.yaml")):
+        ours = CONF / path.relative_to(folder)
+        if ours.is_file() and ours.read_bytes() != path.read_bytes():
+            option = "=".join(ours.relative_to(CONF).with_suffix("").as_posix().rsplit("/", 1))
             raise ValueError(
-                f"{path} has the name of an option of remerge, {path.parent.name}={path.stem}, and would never be "
-                "read: give it another name"
+                f"{path} has the name of a file of remerge, {option}, and would never be read: give it another name"
             )
     if folder not in _own:
         _own.append(folder)

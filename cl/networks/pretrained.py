@@ -46,7 +46,7 @@ def is_file(word: bool | str) -> bool:
         return False
     path = Path(str(word))
     return not (path / "config.json").is_file() and (
-        path.exists() or "/" in str(word) or path.suffix.lower() in SUFFIXES
+        path.is_file() or "/" in str(word) or path.suffix.lower() in SUFFIXES
     )
 
 

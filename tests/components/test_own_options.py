@@ -78,7 +78,7 @@ def test_an_option_behind_one_of_ours_is_refused(alone, tmp_path):
     (folder / "strategy" / "er.yaml").write_text("{name: er, memory: true, _target_: cl.strategies.er.Er}")
     done = command("--config-dir", folder, "strategy=er", *SHORT, cwd=tmp_path)
     assert done.stderr == (
-        f"error: {folder}/strategy/er.yaml has the name of an option of remerge, strategy=er, and would never be read: "
+        f"error: {folder}/strategy/er.yaml has the name of a file of remerge, strategy=er, and would never be read: "
         "give it another name\n"
     )
 

@@ -1,5 +1,6 @@
 """Every worked example does what it says; the right value comes from a formula, a count, or numpy."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from support import QUICK
 
+import remerge
 from cl.buffers.base import Field
 from cl.build import build
 from cl.distributed.comm import Comm
@@ -41,6 +43,17 @@ def offer(buffer, numbers, label=0) -> None:
 def drawn(buffer, n: int, field: str = "number") -> list[int]:
     buffer.request(n)
     return buffer.receive()[field].tolist()
+
+
+def test_a_buffer_by_itself_takes_the_class_of_a_policy(own):
+    own()
+    policy = importlib.import_module("my_policies").Fifo
+    buffer = remerge.ReplayBuffer(4, policy, kind="reference", every=2)
+    for number in range(0, 30, 3):
+        buffer.add(y=torch.zeros(3, dtype=torch.int64), number=torch.arange(number, number + 3))
+    assert sorted(buffer.sample(4)["number"].tolist()) == [22, 24, 26, 28]
+    with pytest.raises(ValueError, match="buffer.insertion=my_policies.Fifo is written in Python, and buffer=native"):
+        remerge.ReplayBuffer(4, policy, every=2)
 
 
 @pytest.mark.parametrize("every, batch", [(1, 5), (3, 5), (7, 4)])
