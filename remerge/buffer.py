@@ -3,9 +3,12 @@
 import torch
 
 from cl.buffers.base import Field, Records
-from cl.build import build
+from cl.buffers.settings import check_buffer
+from cl.build import build, options_of
 from cl.distributed.comm import Comm
-from remerge.words import configuration, words_of
+from cl.values import did_you_mean, one_of
+
+KINDS = {"native": "cl.buffers.native.NativeBuffer", "reference": "cl.buffers.reference.ReferenceBuffer"}
 
 
 class ReplayBuffer:
@@ -28,22 +31,13 @@ class ReplayBuffer:
         num_classes: int = 1000, kind: str = "native", **options,
     ):  # fmt: skip
         self.capacity, self.seed, self.num_classes = capacity, seed, num_classes
-        chosen = {"insertion": insertion, "sampling": sampling}
-        own = {key: policy for key, policy in chosen.items() if isinstance(policy, type)}
-        chosen |= {key: f"{policy.__module__}.{policy.__qualname__}" for key, policy in own.items()}
-        plus = {name for policy in own.values() for name in getattr(policy, "options", ())}
-        values = {"buffer.capacity": capacity} | {f"buffer.{key}": name for key, name in chosen.items()}
-        values |= {f"{'+' if key in plus else ''}buffer.{key}": value for key, value in options.items()}
-        trusted = {"trust": [policy.__module__ for policy in own.values()]}  # who hands over a class trusts it
-        words = words_of((f"buffer={kind}",), values | trusted)
-        from cl.buffers.settings import check_buffer
-        from cl.run.checks import check_options
-        from cl.run.folder import plain
-
-        config = plain(configuration("run", words))
-        check_options(config)
-        check_buffer(config["buffer"])
-        self._node, self._buffer = config["buffer"], None
+        if kind not in KINDS:
+            raise ValueError(f"kind must be {one_of(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
+        self._node = {"_target_": KINDS[kind], "capacity": capacity, **options}
+        self._node |= {"insertion": _dotted(insertion), "sampling": _dotted(sampling)}
+        check_buffer(self._node)
+        options_of(self._node, "buffer")
+        self._buffer = None
 
     def add(self, **columns: torch.Tensor) -> None:
         """Offer a batch, a tensor [B, ...] for each field; `y`, int64, is the class. The policy decides what stays."""
@@ -86,3 +80,8 @@ class ReplayBuffer:
             self._node, "buffer", fields=fields, num_classes=self.num_classes, seed=self.seed,
             device=columns["y"].device, comm=Comm(), timeout=300.0,
         )  # fmt: skip
+
+
+def _dotted(policy: str | type) -> str:
+    """The name of a policy; of a class the one by which it is imported."""
+    return policy if isinstance(policy, str) else f"{policy.__module__}.{policy.__qualname__}"

@@ -78,13 +78,14 @@ def sweep(
 ) -> Runs:
     """All combinations of several values: `sweep("strategy=er,derpp", "scenario=class5", seed=range(3), jobs=2)`.
 
-    Text with commas is swept over as on a command line, and so is a list or a range given as a value. `jobs`: how many
+    Text with commas is swept over as on a command line, and so is a list or a range given as a value, unless the option
+    is a list itself (`pictures=[]`). `jobs`: how many
     at a time, each in a process of its own, or "auto"; 1: one after the other in this process. `command`: run or merge.
     Raises SweepFailed, which has the finished runs, once all jobs are done, if some of them failed.
     """
     if command not in ("run", "merge"):
         raise ValueError(f"command must be run or merge, got {command!r}")
-    every = jobs_of(words, values)
+    every = jobs_of(words, values, command, config_dir)
     for job in every:  # mistakes of all jobs are known before the first one starts
         configuration(command, job, config_dir)
     found, failed = _one_by_one(every, command, config_dir) if jobs == 1 else _at_once(every, command, config_dir, jobs)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from torch import nn
 
@@ -11,9 +11,6 @@ from cl.configuration.trust import check_trust
 from cl.networks import weights
 from cl.run.checkpoint import task_files
 
-if TYPE_CHECKING:
-    from remerge.results import Run
-
 
 class Networks(Sequence):
     """One network for each file task_NN.pt, in evaluation mode on the CPU, read when it is asked for.
@@ -21,10 +18,10 @@ class Networks(Sequence):
     Raises ValueError for a run without such files, and for networks that the run's configuration does not describe.
     """
 
-    def __init__(self, run: "Run"):
-        self.run, self.files = run, list(task_files(run.folder).values())
+    def __init__(self, folder: Path, config: dict):
+        self.config, self.files = config, list(task_files(folder).values())
         if not self.files:
-            raise ValueError(f"{run.folder} has no files task_NN.pt: its networks are not there (any more)")
+            raise ValueError(f"{folder} has no files task_NN.pt: its networks are not there (any more)")
 
     def __len__(self) -> int:
         return len(self.files)
@@ -38,13 +35,13 @@ class Networks(Sequence):
             network.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(
-                f"{file} holds no network of backbone={self.run.config['backbone']['name']}, as that of an ensemble or "
+                f"{file} holds no network of backbone={self.config['backbone']['name']}, as that of an ensemble or "
                 f"of aligned networks of other widths: torch.load({str(file)!r})['model'] has its tensors"
             ) from error
         return network.eval()
 
     def _built(self) -> nn.Module:
-        config = copy.deepcopy(self.run.config)
+        config = copy.deepcopy(self.config)
         check_trust(config)
         dataset, scenario = build(config["dataset"], "dataset"), build(config["scenario"], "scenario")
         scenario.plan(dataset)

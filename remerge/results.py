@@ -89,7 +89,7 @@ class Run:
         """The network after each stage, in evaluation mode on the CPU; read when one is asked for."""
         from remerge.networks import Networks
 
-        return Networks(self)
+        return Networks(self.folder, self.config)
 
     @property
     def network(self) -> "nn.Module":
@@ -128,9 +128,11 @@ class Runs(Sequence):
     @classmethod
     def of_study(cls, folder: Path) -> "Runs":
         """The runs of all rows of a study."""
-        content = read_json(folder / "study.json", remedy="call the study again")
+        from cl.reporting.page import page  # imports scipy
+
+        content = read_json(folder / page.STUDY, remedy="call the study again")
         paths = [(folder / path).parent for row in content["rows"] for path in row["runs"]]
-        return cls((Run(path) for path in paths), folder / "index.html")
+        return cls((Run(path) for path in paths), folder / page.FOLDER / page.PAGE)
 
     def __len__(self) -> int:
         return len(self._runs)

@@ -2,10 +2,13 @@
 
 import itertools
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import ListConfig, OmegaConf
 
 from cl.configuration import arguments
 from cl.configuration.composing import composed
@@ -34,8 +37,7 @@ def as_word(key: str, value: object) -> str:
     if isinstance(value, numbers.Real):
         return repr(value)
     if isinstance(value, str | Path):
-        text = str(value)
-        return text if _is_plain(text) else _quoted(text)
+        return str(value) if _is_itself(str(value)) else _quoted(str(value))
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{name}:{as_word(key, item)}" for name, item in value.items()) + "}"
     if isinstance(value, Sequence):
@@ -43,14 +45,19 @@ def as_word(key: str, value: object) -> str:
     raise ValueError(f"{key}: expected a number, text, True, False, None, or a list or dictionary, got {value!r}")
 
 
-def _is_plain(text: str) -> bool:
-    """Whether text means itself on a command line; what is not is put in quotes."""
-    return bool(text) and all(letter.isalnum() or letter in "_./-+%" for letter in text)
+def _is_itself(text: str) -> bool:
+    """Whether Hydra reads text as just this text, and not as a number, a list, several values or a mistake."""
+    try:
+        override = OverridesParser.create().parse_override(f"key={text}")
+    except HydraException:
+        return False
+    return not override.is_sweep_override() and override.value() == text
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\") if text.endswith("\\") else text
-    return "'" + escaped.replace("'", "\\'") + "'"
+    """In quotes; of backslashes only those before a quote have a meaning."""
+    inner = re.sub(r"(\\*)'", r"\1\1\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"
 
 
 def configuration(command: str, words: Sequence[str], folder: str | Path | None = None):
@@ -67,30 +74,38 @@ def configuration(command: str, words: Sequence[str], folder: str | Path | None 
     return config
 
 
-def jobs_of(overrides: Sequence[str], values: Mapping[str, object]) -> list[list[str]]:
+def jobs_of(
+    overrides: Sequence[str], values: Mapping[str, object], command: str = "run", folder: str | Path | None = None
+) -> list[list[str]]:
     """The words of each job of a sweep: the product of all values that are given for each key, the last one fastest.
 
-    `values` of a key: a list, a range or another sequence is swept over; text may have commas as on a command line.
+    `values`: a list, a range or another sequence is swept over, but for an option that is a list itself it is one
+    value. Text is read as on a command line, with commas between several values and lists in brackets.
     """
-    many = {key: value for key, value in values.items() if isinstance(value, Sequence | range) and _is_several(value)}
-    words = words_of(overrides, {key: value for key, value in values.items() if key not in many})
-    try:
-        parsed = OverridesParser.create().parse_overrides(words)
-    except Exception as error:
-        raise ValueError(one_line(error, "run", words)) from None
-    choices = []
-    for word, override in zip(words, parsed):
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([word])
-    choices += [[f"{key}={as_word(key, value)}" for value in several] for key, several in many.items()]
-    empty = [key for key, several in many.items() if not several]
-    if empty:
-        raise ValueError(f"{empty[0]} has no value to sweep over")
+    several = {key: value for key, value in values.items() if _is_list(value)}
+    texts = [f"{key}={value}" for key, value in values.items() if isinstance(value, str)]
+    words = words_of(overrides, {key: value for key, value in values.items() if not isinstance(value, str | Sequence)})
+    choices = [_choices(word) for word in [*words, *texts]]
+    if several:
+        first = configuration(command, [each[0] for each in choices], folder)
+        for key, value in several.items():
+            is_list = isinstance(OmegaConf.select(first, key), ListConfig) and not any(map(_is_list, value))
+            choices.append([f"{key}={as_word(key, each)}" for each in ([value] if is_list else value)])
+            if not choices[-1]:
+                raise ValueError(f"{key} has no value to sweep over")
     return [list(job) for job in itertools.product(*choices)]
 
 
-def _is_several(value: object) -> bool:
-    return not isinstance(value, str)
+def _choices(word: str) -> list[str]:
+    """One word for each value of a word that may have several."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except Exception as error:
+        raise ValueError(one_line(error, "run", [word])) from None
+    if not override.is_sweep_override():
+        return [word]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -159,14 +159,23 @@ def test_every_module_can_be_imported(name):
 
 def test_packages_hold_a_docstring_and_nothing_else():
     for name, path in MODULES.items():
-        if path.name == "__init__.py" and name != "cl":  # cl has the version
+        if path.name == "__init__.py" and name not in ("cl", "remerge"):  # the version, and what users import
             assert [type(node) for node in ast.parse(path.read_text()).body] == [ast.Expr], name
 
 
 @pytest.mark.parametrize(
     "module, allowed",
     [
-        ("hydra", {"cl/configuration/composing.py", "cl/run/cli.py", "cl/run/mistakes.py", "remerge/commands.py"}),
+        (
+            "hydra",
+            {
+                "cl/configuration/composing.py",
+                "cl/run/cli.py",
+                "cl/run/mistakes.py",
+                "remerge/commands.py",
+                "remerge/words.py",
+            },
+        ),
         (
             "omegaconf",
             {
@@ -177,6 +186,7 @@ def test_packages_hold_a_docstring_and_nothing_else():
                 "cl/configuration/identity.py",
                 "cl/reporting/results.py",
                 "cl/reporting/published.py",
+                "remerge/words.py",
             },
         ),
         ("horovod", {"cl/distributed/horovod_comm.py", "cl/distributed/rendezvous.py"}),
@@ -185,7 +195,7 @@ def test_packages_hold_a_docstring_and_nothing_else():
         ("scipy", {"cl/reporting/page/inference.py"}),
         ("jinja2", {"cl/reporting/page/page.py"}),
         ("continuum", set()),
-        ("cl.run.experiment", {"cl/run/job.py"}),
+        ("cl.run.experiment", {"cl/run/job.py", "remerge/learner.py"}),
         (
             "cl.strategies",
             {"cl/run/experiment.py", "cl/run/plan.py", "cl/run/recipe.py", "cl/run/trainer.py", *STRATEGIES},

@@ -7,7 +7,6 @@ are there and the tasks can be made is known at once. What only other components
 
 from cl.build import GIVEN, build, checked_options
 from cl.configuration.settings import MERGE_GROUPS
-from cl.datasets.base import check_dataset
 from cl.reporting import custom
 from cl.run.folder import check_writable, run_folder
 from cl.signatures import UnreadableError, parameters_of
@@ -21,6 +20,8 @@ def check(config: dict) -> None:
 
         check_buffer(config["buffer"])
     if config["launcher"]["hosts"] is None and config["launcher"]["hostfile"] is None:  # else the files are elsewhere
+        from cl.datasets.base import check_dataset  # imports numpy, too
+
         dataset = build(config["dataset"], "dataset")
         check_dataset(dataset)
         build(config["scenario"], "scenario").plan(dataset)
