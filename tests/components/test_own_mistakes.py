@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support import QUICK
 
+from cl.configuration import place
 from cl.run.checks import check
 from cl.run.folder import plain
 from cl.run.plan import make_plan
@@ -74,3 +75,11 @@ def test_a_mistake_is_one_line_before_anything_is_read(own, project, tmp_path, w
         with Session(make_plan(config)):
             pass
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_on_the_wrong_level_is_named(own, project):
+    for folder in (project.parent, project / "strategy"):
+        with pytest.raises(ValueError) as error:
+            configuration("run", ["strategy=weighted_replay"], folder)
+        assert str(error.value).endswith(f"; {folder} has no options: expected {folder}/GROUP/NAME.yaml")
+        place._own.clear()
