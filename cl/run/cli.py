@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cl import signals
 from cl.configuration import arguments
-from cl.configuration.composing import register_resolvers, words_of_job
+from cl.configuration.composing import folders_of_job, own_folders, register_resolvers, use_own, words_of_job
 from cl.configuration.settings import Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
@@ -65,6 +65,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         if ranks.started():  # raises for variables of launchers that contradict one another
             answering.enter_context(signals.answered_by_a_thread())
         overrides, flags = arguments.ordered(words)
+        use_own(own_folders(overrides, flags))
         arguments.check_overrides(overrides, command)
         if prepare is not None:
             overrides, flags = prepare(overrides, flags)
@@ -193,6 +194,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
 def _folders(config, run: Callable | None) -> list[Path]:
     """Do a job; the folders of what it has trained or found."""
     check_given(config, words_of_job())
+    use_own(folders_of_job())  # a launcher may have started this process
     started = ranks.started()
     if run is not None and started and started[2] > 1:  # each would do the same work in the same folders
         raise ValueError(

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cl.build import LABELS
 from cl.configuration.arguments import options, options_with
-from cl.configuration.place import CONF
+from cl.configuration.place import CONF, own_folders
 from cl.configuration.plugins import package_of
 from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
@@ -79,7 +79,14 @@ def _missing_option(error: MissingConfigException) -> str:
             f"scenario={name} does not exist; {int(number)} tasks are scenario={same[0]} "
             f"scenario.num_tasks={int(number)}; valid: {', '.join(valid)}"
         )
-    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}{_no_groups()}"
+
+
+def _no_groups() -> str:
+    """A hint at a folder of --config-dir that has no options, because it is the one above or below, perhaps."""
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    empty = [str(folder) for folder in own_folders() if not any((folder / group).is_dir() for group in groups)]
+    return f"; {empty[0]} has no options: expected {empty[0]}/GROUP/NAME.yaml" if empty else ""
 
 
 def _composition_error(error: Exception, command: str, overrides: list[str], searchpath: str | None) -> str:
