@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 HOROVOD ?= yes
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help setup horovod run test lint bench clean
+.PHONY: help setup horovod run test lint bench wheel clean
 
 help:
 	@echo 'make setup   build or update .venv (PYTHON=, CXX=, TORCH_INDEX= choose what it uses)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    run the tests: PYTEST_ARGS="-k buffer -x"'
 	@echo 'make lint    check the code with ruff, clang-format and, if it is there, clang'
 	@echo 'make bench   time the training loop: BENCH_ARGS="..."'
+	@echo 'make wheel   build wheel and source distribution in dist/, and try them in a bare environment'
 	@echo 'make clean   remove .venv and caches; results and data stay'
 
 setup:
@@ -30,7 +31,9 @@ horovod: setup
 run: horovod
 	$(VENV_PYTHON) run.py $(ARGS)
 
+# The programs of the C++ library's tests are built first, by all processors: pytest finds them there.
 test: horovod
+	$(MAKE) -s -C native -j2 programs
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
 
 # Only those who lint need the tools, so they are fetched on first use.
@@ -44,8 +47,11 @@ lint: setup
 bench: setup
 	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)
 
+wheel: setup
+	sh scripts/check_wheel.sh dist
+
 # multirun/ and data/ are not even searched: they may be large, and nothing there is ours to delete.
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . \( -path ./multirun -o -path ./data -o -path ./.git \) -prune -o \
 		-type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,3 +1,3 @@
 """Continual learning: data, strategies, buffers, training, evaluation and results."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

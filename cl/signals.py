@@ -47,6 +47,21 @@ def listen(outside: Callable[[signal.Signals], None] = _raise) -> None:
         signal.signal(number, _take)
 
 
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Listen within this block, where Python can (in the main thread) and nobody listens yet; then as before."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    if threading.current_thread() is not threading.main_thread() or _take in handlers.values():
+        yield
+        return
+    listen()
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 def stop_listening() -> None:
     """Let a signal end the rest of a command, which has nothing to save: its table, and leaving the other ranks."""
     for number in SIGNALS:

@@ -31,6 +31,16 @@ def merge(config) -> list[Path]:
     return run(config)
 
 
+def study_folder(config, given: list[str], folder: str | None = None) -> Path:
+    """Where the study of a configuration lies that these words describe; `folder`: that of the user's own options.
+
+    Raises ValueError or OSError for the mistakes that the study itself would find before it runs.
+    """
+    from merging.study.run import prepared
+
+    return prepared(*words.of_study(config, given, folder)).folder
+
+
 def _networks(config: dict) -> str:
     """Which networks are merged, in words."""
     if config["checkpoints"] is not None:

@@ -480,7 +480,9 @@ def check(log):
 def main():
     torch = importlib.util.find_spec("torch")  # without importing it, which takes seconds
     if torch is None or torch.origin is None:
-        raise Failure(f"torch is not installed for {sys.executable}: install it first (make setup)")
+        raise Failure(
+            f"torch is not installed for {sys.executable}: install it first (pip install torch, or make setup)"
+        )
     site_packages = sysconfig.get_path("platlib")
     installed = read_record(site_packages)
     record = wanted(importlib.metadata.version("torch"), os.environ, installed)

@@ -43,6 +43,6 @@ def horovod_rendezvous(where: Sequence[Place], address: str) -> Iterator[int]:
 def no_horovod(error: ImportError) -> ValueError:
     """The error for a Horovod that is missing or was built for another torch."""
     return ValueError(
-        f"several ranks need Horovod, which cannot be imported ({error}): build it with `make horovod`, or use "
-        "launcher=torchrun"
+        f"several ranks need Horovod, which cannot be imported ({error}): build it with `make horovod` or "
+        "`remerge-horovod`, or use launcher=torchrun"
     )

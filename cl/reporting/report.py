@@ -5,6 +5,7 @@
     python -m cl.report multirun/skewed2_mnist_mlp --published docs/published/skewed_mnist.yaml
     python -m cl.report multirun/class5_digits_mlp --metric my_metrics.worst_task
     python -m cl.report multirun/class5_digits_mlp --page
+    python -m cl.report multirun/class5_digits_mlp --wandb --tensorboard
     python -m cl.report multirun/class5_digits_mlp --format pdf,svg --no-titles
 
 Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 from cl.atomic import atomic_write
-from cl.reporting import custom, plots, screen
+from cl.reporting import backfill, custom, plots, screen
 from cl.reporting.groups import Group, load
 from cl.reporting.published import Published
 from cl.reporting.tables import as_csv, as_latex, as_markdown, caption, names, show
@@ -112,14 +113,16 @@ def main() -> None:
         help=f"of the plot, one or more of {', '.join(plots.FORMATS)} (default: png)",
     )
     parser.add_argument("--no-titles", action="store_true", help="plots without titles, for papers")
+    backfill.add_arguments(parser)
     arguments = parser.parse_args()
     try:
-        paths = arguments.paths
+        send, paths = backfill.sender(arguments), arguments.paths
         if arguments.page:
             screen.say(f"a page of the runs at or below {', '.join(map(screen.place, paths))}")
             from cl.reporting.page import page  # imports scipy, which takes a second
 
             if not (paths := page.write_studies(paths)):
+                send(arguments.paths)
                 return
         published = None if arguments.published is None else Published.read(arguments.published)
         groups = load(paths, () if published is None else published.strategies)
@@ -153,3 +156,7 @@ def main() -> None:
     screen.say(f"written: {files} in {screen.place(output)}")
     if note := left_out(groups):
         screen.say(note)
+    try:
+        send(arguments.paths)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -21,6 +21,7 @@ from cl.atomic import save_tensors
 from cl.distributed.comm import Comm
 from cl.networks import weights
 from cl.reporting import screen
+from cl.reporting.loggers.files import forget
 from cl.run.state import Copied, StateTree, copied
 
 CONTENT = {"overwrite", "device", "stage", "step", "steps", "shared", "own"}
@@ -54,6 +55,8 @@ def clear(folder: Path, everything: bool) -> None:
     for pattern in patterns:
         for file in folder.glob(pattern):
             file.unlink()
+    if everything:
+        forget(folder)
 
 
 @dataclass(frozen=True)

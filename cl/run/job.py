@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cl.distributed import ranks
 from cl.reporting import opening, screen
+from cl.reporting.backfill import tell_agent
 from cl.run.checks import check
 from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
 
@@ -26,6 +27,7 @@ def run_or_find(config, words: Sequence[str], program: Sequence[str] | None = No
     else:
         folder = finished_run(config)
         if folder is not None:
+            tell_agent(folder, plain(config)["logger"])
             return folder
         check(plain(config))
         if hint := begun_elsewhere(plain(config)):

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -61,10 +61,33 @@ class Trainer:
             self.start(stage)
         self._started = time.perf_counter()
         self.meter.start()
+        each_step, on_step, after_step = self.each_step, self.on_step, self.after_step
+        for epoch, batch in self.batches(samples, stage, steps):
+            loss = self.strategy.observe(batch)
+            self.meter.count(loss, len(batch) if batch.loss_weight else 0)
+            self.step += 1
+            if each_step is not None:
+                each_step()
+            if on_step is not None:
+                on_step(self.step, loss)
+            self.recorder.progress.step()
+            if self.step % self.recorder.log_interval == 0 or self.step == steps:
+                self.loss = self._log(stage, epoch, samples)
+            if after_step is not None:
+                after_step(self.step)
+        self._check_weights(f"after the last step of stage {stage + 1}")
+        self._count_time()
+        self._started = None
+        return self.loss
+
+    def batches(self, samples: Rows, stage: int, steps: int) -> Iterator[tuple[int, Rows]]:
+        """The epoch and this rank's batch of each step from `step` on; the learning rate is set for it.
+
+        Whoever takes a batch counts its step in `step` before taking the next one.
+        """
         rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
         batch_size = self.batch_size * self.strategy.updater.accumulation_steps
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
-        each_step, on_step, after_step = self.each_step, self.on_step, self.after_step
         for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
             done = self.step - epoch * epoch_steps
             if self.each_epoch is not None and not done:
@@ -73,22 +96,7 @@ class Trainer:
             for batch in itertools.islice(batches, steps - self.step):
                 if not self.schedule.is_constant:
                     self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
-                loss = self.strategy.observe(batch)
-                self.meter.count(loss, len(batch) if batch.loss_weight else 0)
-                self.step += 1
-                if each_step is not None:
-                    each_step()
-                if on_step is not None:
-                    on_step(self.step, loss)
-                self.recorder.progress.step()
-                if self.step % self.recorder.log_interval == 0 or self.step == steps:
-                    self.loss = self._log(stage, epoch, samples)
-                if after_step is not None:
-                    after_step(self.step)
-        self._check_weights(f"after the last step of stage {stage + 1}")
-        self._count_time()
-        self._started = None
-        return self.loss
+                yield epoch, batch
 
     def start(self, stage: int, step: int = 0) -> None:
         """Begin a stage, perhaps after some steps, with streams of random numbers that it names.

@@ -12,6 +12,7 @@ from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
 from cl.reporting import metrics, results, screen
 from cl.reporting.history import History
+from cl.reporting.loggers import told
 from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
@@ -116,14 +117,14 @@ class Training:
             position = Position(0, ranks=comm.size)
             resumed = False
         first = position.stage
-        steps = [self._steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
+        steps = [self.steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
         if comm.is_main:
             self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
         # What loggers and callbacks draw at their start belongs to the run's own start, not to one that goes on.
         streams = {name: copied(self.tree.own[name].state_dict()) for name in ("generators", "transform")}
-        session.logger.start(self.folder, self.config)
+        session.logger.start(self.folder, self.config, "run")
         self._start_callbacks(position)
         if resumed:
             for name, state in streams.items():
@@ -136,10 +137,10 @@ class Training:
                 samples = self.tasks.training(self.stages[stage]).to(session.device)
                 if not within:
                     started = time.perf_counter()
-                    self._prepare(stage, samples)
+                    self.prepare(stage, samples)
                     self.history.train_seconds += time.perf_counter() - started
                 training_set = self.strategy.training_set(stage, samples)
-                needed = self._steps(stage, len(training_set))
+                needed = self.steps(stage, len(training_set))
                 progress.expect(needed - steps[stage])
                 if not within:
                     self.plan.callbacks.stage_start(stage, len(training_set), needed)
@@ -152,7 +153,7 @@ class Training:
                     progress.line(f"resumed at task {stage + 1}, step {step} of {needed} ({done} in all)")
                 self.trainer.after_step = saver.within(stage, needed, name)
                 loss = self.trainer.train(training_set, stage, needed)
-                self._finish(stage, samples, loss)
+                self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
                     line = stage_line(self.label, stage, self.stages, loss, self.history, self.shows_task_aware)
@@ -173,7 +174,7 @@ class Training:
         self.plan.callbacks.run_start(context)
         self.trainer.on_step = self.plan.callbacks.step_hook()
 
-    def _prepare(self, stage: int, samples: Rows) -> None:
+    def prepare(self, stage: int, samples: Rows) -> None:
         """Weights, optimizer, strategy and average as a stage starts with them."""
         before = None if self.average is None else copy.deepcopy(self.session.model.state_dict())
         self.strategy.before_task(stage, samples)
@@ -187,8 +188,8 @@ class Training:
         if self.average is not None:
             self.average.begin_unless(before)
 
-    def _finish(self, stage: int, samples: Rows, loss: float) -> None:
-        """The test after a stage, and the checkpoint."""
+    def finish(self, stage: int, samples: Rows) -> list[float]:
+        """The end of a stage, and the test: the accuracy, or the error, on each task."""
         session, history, comm = self.session, self.history, self.session.comm
         networks = [session.model] if self.average is None else [session.model, self.average.network]
         for network in networks:
@@ -203,15 +204,21 @@ class Training:
         row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
         history.add(row, task_aware_row)
         history.eval_seconds += time.perf_counter() - started
-        digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
-        measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
-        session.logger.log({"stage": stage, **measured})
+        return row
+
+    def _record(self, stage: int, row: list[float]) -> None:
+        """Tell the loggers and callbacks of a test, and save the network."""
+        session, history = self.session, self.history
+        task_aware_row = history.task_aware_rows[-1] if history.task_aware_rows else None
+        tested = told.of_test(history.measure, row, task_aware_row, stage, len(self.stages))
+        session.logger.log_test(stage, tested)
         self.plan.callbacks.stage_end(stage, row)
-        if comm.is_main:
+        if session.comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
             checkpoint.save_task(self.folder, stage, self.tested, about)
 
-    def _steps(self, stage: int, num_samples: int) -> int:
+    def steps(self, stage: int, num_samples: int) -> int:
+        """How many optimizer steps a stage has on so many samples."""
         return self.config["steps"] or self.session.recipe.steps(self.plan.epochs[stage], num_samples)
 
     def _reset_updater(self) -> None:

@@ -10,21 +10,25 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 from cl.atomic import write_json
+from cl.checksums import ENTRY, DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
+from cl.jobs.pool import Pool
+from cl.jobs.sizes import processors
 from cl.reporting import opening
+from cl.reporting.loggers.several import Loggers
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
 from cl.run.lock import locked
 from merging.choices import check_choices
 from merging.study import record, worker
-from merging.study.configurations import Configurations
+from merging.study.configurations import NO_LOGGER, Configurations
 from merging.study.options import Budget, Options
 from merging.study.planning import DoesNotFit, Planned, Planner
-from merging.study.pool import Pool, processors
 from merging.study.rows import Facts, Row, rows_of
 from merging.study.runs import Progress, RunError, Runs
 from merging.study.words import check_seeds, check_words, named
@@ -43,6 +47,13 @@ def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[i
     `shared`: the user's words for all rows, `folder`: that of the user's own options, if there is one. Raises
     ValueError or OSError for mistakes before anything runs, and StudyIncomplete at the end for runs that failed.
     """
+    return asyncio.run(prepared(node, own, shared, seeds, folder).run())
+
+
+def prepared(
+    node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[int], folder: str | None = None
+) -> "Study":
+    """The same study, checked and not begun."""
     options = Options.read(node, folder)
     check_words(shared)
     check_seeds(seeds)
@@ -50,9 +61,7 @@ def run(node: dict, own: Sequence[str], shared: Sequence[str], seeds: Sequence[i
     config = configurations.of("merge", (), quiet=False)
     check(config)
     check_choices(config)
-    command = configurations.command("merge", own, seeds)
-    study = Study(options, configurations, config, list(seeds), command)
-    return asyncio.run(study.run())
+    return Study(options, configurations, config, list(seeds), configurations.command("merge", own, seeds))
 
 
 def _best(scores: dict, none: str) -> tuple:
@@ -75,7 +84,8 @@ class Study:
         text = json.dumps([named(configurations.shared), decides], sort_keys=True, default=str)
         code = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.folder = self.output / benchmark_name(config) / f"{options.name}_{code}"
-        self.scratch = {"output": str(self.output / ".study")}  # of runs that are no rows
+        self.scratch = NO_LOGGER | {"output": str(self.output / ".study")}  # of runs that are no rows
+        self.logger = Loggers.of_config(config["logger"])  # raises ValueError for one that cannot work
 
     async def run(self) -> Path:
         """Plan, search, run, write."""
@@ -83,12 +93,12 @@ class Study:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         opening.say(f"study {self.options.name} {opening.on_data(self.config, seeds)}", self.folder)
         with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
-            pool = Pool(self._jobs(None))
+            pool = Pool(self._jobs(None), modules=("merging.run",))
             try:
                 self.facts = facts = await self._facts(pool)
                 if facts.gpus is not None:
                     pool.close(at_once=False)
-                    pool = Pool(self._jobs(facts.gpus), facts.gpus)
+                    pool = Pool(self._jobs(facts.gpus), facts.gpus, ("merging.run",))
                 done = await self._rows(pool)
             except BaseException:
                 pool.close(at_once=True)
@@ -229,12 +239,25 @@ class Study:
         commands = [("run", base), ("merge", merge)]
         return "\n".join(self.configurations.command(command, words, self.seeds) for command, words in commands)
 
+    def _known(self) -> dict | None:
+        """What the study said when it was done before; None if it was not."""
+        path = self.folder / "study.json"
+        try:
+            return {key: value for key, value in read_json(path).items() if key != ENTRY} if path.is_file() else None
+        except DamagedError:  # it is written anew
+            return None
+
     def _write(self, rows: list[record.Done]) -> Path:
         from cl.reporting.page import page  # imports scipy, which the first line does not wait for
 
         content = record.content(self.options, self.config, self.facts, rows, self.seeds, self.folder, self.command)
+        known = self._known()
         write_json(self.folder / "study.json", content)
         page.write(self.folder, content)
+        if known != json.loads(json.dumps(content)):
+            with closing(self.logger):
+                self.logger.start(self.folder, self.config | {"study": asdict(self.options)}, "study")
+                self.logger.finish(content)
         failed: dict[str, list[int]] = {}
         for done in rows:
             for seed, error in done.failed:

@@ -17,6 +17,7 @@ DECIDED = {
     **dict.fromkeys(("running", "sequential"), "study.orders"),
     "ema": "study.both and study.ema",
     "dataset.validation": "study.search",
+    "jobs": "study.jobs",
 }
 NO_ROWS = ("run", "checkpoints", "initial", "overwrite")
 
@@ -44,16 +45,22 @@ def is_study(config: DictConfig) -> bool:
     return config.get("study") is not None
 
 
-def of_study(config: DictConfig) -> tuple[dict, list[str], list[str], list[int], str | None]:
-    """The study's options, the words that chose them, the words for all of its rows, its seeds, and --config-dir."""
+def of_study(
+    config: DictConfig, given: list[str] | None = None, folder: str | None = None
+) -> tuple[dict, list[str], list[str], list[int], str | None]:
+    """The study's options, the words that chose them, the words for all of its rows, its seeds, and --config-dir.
+
+    `given`: all words, with `folder` for --config-dir; None: those of the job that Hydra runs.
+    """
     node = OmegaConf.to_container(config.study, resolve=True)
     seeds = node.get("seeds")
     seeds = [config.seed] if seeds is None else seeds if isinstance(seeds, list) else [seeds]
-    given = words_of_job()
+    if given is None:
+        given = words_of_job()
+        sources = HydraConfig.get().runtime.config_sources
+        folder = next((source.path for source in sources if source.provider == "command-line"), None)
     own = [word for word in given if word.startswith(("study=", "study.")) and not word.startswith("study.seeds=")]
     shared = [word for word in given if not word.startswith(("study=", "study.", "seed="))]
-    sources = HydraConfig.get().runtime.config_sources
-    folder = next((source.path for source in sources if source.provider == "command-line"), None)
     return node, own, shared, seeds, folder
 
 
@@ -83,4 +90,5 @@ def named(shared: tuple[str, ...]) -> list[str]:
     """The words that tell one study from another: not where data lie and what is shown."""
     own_data = any(word == f"dataset={name}" for word in shared for name in ROOT_IS_DATA)
     without = NOT_IDENTITY | (PLACES - {"dataset.root"} if own_data else PLACES)
-    return sorted(word for word in shared if word.lstrip("+~").partition("=")[0] not in without)
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in shared}
+    return sorted(word for word, key in keys.items() if key not in without and not key.startswith("logger."))

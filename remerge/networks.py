@@ -1,0 +1,49 @@
+"""The networks that a finished run or merge has saved, built from its configuration."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from cl.build import build
+from cl.configuration.trust import check_trust
+from cl.networks import weights
+from cl.run.checkpoint import task_files
+
+
+class Networks(Sequence):
+    """One network for each file task_NN.pt, in evaluation mode on the CPU, read when it is asked for.
+
+    Raises ValueError for a run without such files, and for networks that the run's configuration does not describe.
+    """
+
+    def __init__(self, folder: Path, config: dict):
+        self.config, self.files = config, list(task_files(folder).values())
+        if not self.files:
+            raise ValueError(f"{folder} has no files task_NN.pt: its networks are not there (any more)")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [self[number] for number in range(len(self))[place]]
+        file = self.files[place]
+        network, state = self._built(), weights.load(file)["model"]
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{file} holds no network of backbone={self.config['backbone']['name']}, as that of an ensemble or "
+                f"of aligned networks of other widths: torch.load({str(file)!r})['model'] has its tensors"
+            ) from error
+        return network.eval()
+
+    def _built(self) -> nn.Module:
+        config = copy.deepcopy(self.config)
+        check_trust(config)
+        dataset, scenario = build(config["dataset"], "dataset"), build(config["scenario"], "scenario")
+        scenario.plan(dataset)
+        backbone = config["backbone"] | ({"pretrained": None} if "pretrained" in config["backbone"] else {})
+        return build(backbone, "backbone", sample_shape=dataset.input_shape, num_outputs=scenario.num_outputs)

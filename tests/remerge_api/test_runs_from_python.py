@@ -1,0 +1,134 @@
+"""remerge.run, sweep, merge and load: the same files and numbers as the commands."""
+
+import json
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support import QUICK, command
+
+import remerge
+from cl import signals
+
+TINY = {"epochs": 1, "backbone.hidden": [16], "progress": False, "pictures": []}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def er(output):
+    return remerge.run("strategy=er", "scenario=class5", seed=0, output=output, **TINY)
+
+
+def test_a_run_has_the_numbers_of_its_file(er):
+    content = json.loads((er.folder / "results.json").read_text())
+    assert er.accuracy_matrix.tolist() == content["accuracy_matrix"] and er.accuracy_matrix.shape == (5, 5)
+    assert er.average_accuracy == content["average_accuracy"] == pytest.approx(np.mean(er.accuracy_matrix[-1]))
+    assert er.measures["forgetting"] == content["forgetting"] and "seed" not in er.measures
+    assert list(er.metrics.columns[:4]) == ["stage", "epoch", "step", "loss"]
+    assert er.metrics.step.iloc[-1] == content["gradient_steps"]
+    with pytest.raises(AttributeError, match="acuracy is no entry"):
+        er.acuracy  # noqa: B018
+    with pytest.raises(ValueError, match="has no error_matrix, it has accuracy_matrix, task_accuracy_matrix"):
+        er.error_matrix  # noqa: B018
+    with pytest.raises(FileNotFoundError, match="expected the folder of a finished run"):
+        remerge.Run(er.folder.parent)
+
+
+def test_the_command_finds_the_run_of_a_notebook_and_the_notebook_that_of_the_command(er, output, capsys):
+    done = command("strategy=er", "scenario=class5", *QUICK[:2], f"output={output}", "progress=false")
+    assert f"finished before: {er.folder}" in done.stdout
+    assert remerge.run("strategy=er", "scenario=class5", seed=0, output=output, **TINY) == er
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_networks_are_those_that_were_tested(er, output):
+    tasks = remerge.scenario("scenario=class5", seed=0)
+    assert len(er.networks) == 5 and not er.network.training
+    for network, row in zip(er.networks, er.accuracy_matrix):
+        assert tasks.evaluate(network) == row.tolist()
+    merged = remerge.merge("fusion=ensemble", scenario="class2", output=output, baselines=[], **TINY)
+    with pytest.raises(ValueError, match="holds no network of backbone=mlp, as that of an ensemble"):
+        merged.network  # noqa: B018
+
+
+def test_a_sweep_is_a_table_over_the_seeds(er, output, capsys):
+    runs = remerge.sweep("strategy=er,finetune", scenario="class5", seed=range(2), output=output, **TINY)
+    assert [(run.strategy, run.seed) for run in runs] == [("er", 0), ("er", 1), ("finetune", 0), ("finetune", 1)]
+    assert runs[0] == er and len(runs[1:]) == 3
+    assert "run 4/4" in capsys.readouterr().out
+    mean = np.mean([100 * run.average_accuracy for run in runs[:2]])
+    assert f"{mean:.2f}" in repr(runs) and f"{mean:.2f}" in runs._repr_html_()
+    frame = runs.frame
+    assert isinstance(frame, pd.DataFrame) and len(frame) == 4
+    assert frame.query("strategy == 'er' and seed == 0").average_accuracy.item() == er.average_accuracy
+    assert frame.folder.tolist() == [str(run.folder) for run in runs]
+
+
+def test_a_sweep_tells_of_its_failures_and_keeps_the_rest(output):
+    with pytest.raises(remerge.SweepFailed, match="1 of 2 jobs failed") as caught:
+        remerge.sweep("strategy=er", scenario="class5", output=output, **TINY, **{"optimizer.lr": [0.1, 1e30]})
+    assert len(caught.value.runs) == 1 and "optimizer.lr=1e+30" in caught.value.failed[0].words
+    assert "not finite" in caught.value.failed[0].error or "diverged" in caught.value.failed[0].error
+    with pytest.raises(ValueError, match="did you mean er"):  # before the first job
+        remerge.sweep("strategy=finetune,err", output=output, **TINY)
+
+
+def test_a_frame_has_the_words_that_differ(output):
+    remerge.sweep(strategy="er", scenario="class2", output=output / "words", **TINY, **{"buffer.capacity": [20, 40]})
+    frame = remerge.load(output / "words")
+    assert frame.buffer_capacity.tolist() == [20, 40] and frame["buffer.capacity"].tolist() == [20, 40]
+    assert "optimizer.lr" not in frame and "epochs" not in frame  # equal in all runs
+    with pytest.raises(FileNotFoundError):
+        remerge.load(output / "nothing")
+
+
+def test_a_merge_has_its_baselines(output):
+    merged = remerge.merge("fusion=avg", scenario="class2", output=output, baselines=["finetune"], **TINY)
+    assert merged.kind == "merge" and [run.strategy for run in merged.baselines] == ["finetune"]
+    frame = remerge.load(output)
+    trained = frame[(frame.scenario == "class2") & (frame.strategy == "independent")]
+    identities = trained.folder.map(lambda folder: "fusion" not in "".join(remerge.Run(folder).identity))
+    first, second = (network.state_dict() for network in remerge.Run(trained.folder[identities].item()).networks)
+    for name, value in merged.network.state_dict().items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2)
+    with pytest.raises(ValueError, match="remerge.study"):
+        remerge.merge("study=equal_budget")
+
+
+def test_a_study_gives_the_runs_of_its_rows(tmp_path, capfd):
+    options = {"strategies": ["er"], "fusions": ["avg"], "orders": ["end"], "both": [], "controls": False,
+               "search": None, "budgets": [20], "passes": 1, "jobs": 1}  # fmt: skip
+    values = {f"study.{key}": value for key, value in options.items()} | {"scenario": "class2", "output": tmp_path}
+    try:
+        runs = remerge.study(seeds=[0], **values, **{"backbone.hidden": [16]})
+    except ValueError as error:
+        pytest.fail(f"{error}\n{capfd.readouterr()}")
+    assert runs.page.is_file() and {"er"} <= {run.strategy for run in runs}
+    assert {run.results["kind"] for run in runs} == {"run", "merge"}
+
+
+def test_an_interrupted_cell_is_saved_and_goes_on(tmp_path, monkeypatch):
+    words = ("strategy=er", "scenario=class2")
+    values = {"output": tmp_path, **TINY, "checkpoint.every": 1000}
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    from cl.run.trainer import Trainer
+
+    def interrupted(self, samples, stage, steps, train=Trainer.train):
+        self.on_step = lambda step, loss: step == 3 and signal.raise_signal(signal.SIGINT)
+        return train(self, samples, stage, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="saved|goes on"):
+            remerge.run(*words, **values)
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+    assert list(tmp_path.rglob("resume_*.pt"))
+    resumed = remerge.run(*words, **values)
+    whole = remerge.run(*words, **values | {"output": tmp_path / "whole"})
+    assert resumed.results["accuracy_matrix"] == whole.results["accuracy_matrix"]
