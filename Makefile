@@ -31,7 +31,9 @@ horovod: setup
 run: horovod
 	$(VENV_PYTHON) run.py $(ARGS)
 
+# The programs of the C++ library's tests are built first, by all processors: pytest finds them there.
 test: horovod
+	$(MAKE) -s -C native -j2 programs
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
 
 # Only those who lint need the tools, so they are fetched on first use.

@@ -15,7 +15,7 @@ from cl.configuration import place
 from cl.configuration.composing import composed
 from cl.configuration.settings import MERGE_KEYS
 from cl.configuration.trust import check_trust
-from cl.reporting import custom, plots
+from cl.reporting import custom, plots, screen
 from cl.reporting import results as files
 from cl.reporting.history import History
 from cl.run import checkpoint, experiment
@@ -117,7 +117,7 @@ class Merge:
         finally:
             self.draw(content)
         reach = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
-        print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {reach} %")
+        screen.say(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {reach} %")
         return [*finished, folder]
 
     def draw(self, content: dict) -> None:

@@ -38,6 +38,7 @@ class Recorder:
     def row(self, row: dict, logged: dict[str, float] | None = None) -> None:
         """One interval of training, with the columns of metrics.csv, and the numbers that the strategy has logged."""
         logged = logged or {}
+        self.progress.note = f"loss {row['loss']:.4f}"
         if self.metrics is not None:
             self.metrics.append(row)
             self.metrics.append_logged(row, logged)

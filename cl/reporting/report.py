@@ -13,16 +13,15 @@ is a row for those that were merged; beside published figures, how far off they 
 """
 
 import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
 
 from cl.atomic import atomic_write
-from cl.reporting import custom, folding, plots
+from cl.reporting import custom, plots, screen
 from cl.reporting.groups import Group, load
 from cl.reporting.published import Published
-from cl.reporting.tables import as_csv, as_latex, as_markdown, as_text, caption, names
+from cl.reporting.tables import as_csv, as_latex, as_markdown, caption, names, show
 
 BOUNDS = ("finetune", "joint")  # what the other methods lie between
 
@@ -117,6 +116,7 @@ def main() -> None:
     try:
         paths = arguments.paths
         if arguments.page:
+            screen.say(f"a page of the runs at or below {', '.join(map(screen.place, paths))}")
             from cl.reporting.page import page  # imports scipy, which takes a second
 
             if not (paths := page.write_studies(paths)):
@@ -130,6 +130,11 @@ def main() -> None:
         (measure,) = measures
         output = arguments.output or (arguments.paths[0] if len(arguments.paths) == 1 else Path())
         output = output.parent if output.is_file() else output
+        if arguments.page:
+            print()
+        show(groups, published, rest="report.csv has all")
+        if not arguments.page:
+            print()
         written = {
             "report.md": as_markdown(groups, published) + picture_text(groups, arguments.format, measure),
             "report.tex": as_latex(groups, published),
@@ -144,9 +149,7 @@ def main() -> None:
             page.write_groups(output, groups)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    width = folding.terminal_width()
-    print(as_text(groups, published, width))
     files = ", ".join([*written, *(f"report.{kind}" for kind in arguments.format)])
-    print("\n" + folding.wrapped(f"written: {files} in {os.path.relpath(output)}", width))
+    screen.say(f"written: {files} in {screen.place(output)}")
     if note := left_out(groups):
-        print(folding.wrapped(note, width))
+        screen.say(note)

@@ -20,6 +20,7 @@ from torch import nn
 from cl.atomic import save_tensors
 from cl.distributed.comm import Comm
 from cl.networks import weights
+from cl.reporting import screen
 from cl.run.state import Copied, StateTree, copied
 
 CONTENT = {"overwrite", "device", "stage", "step", "steps", "shared", "own"}
@@ -140,7 +141,7 @@ class Checkpoints:
                 break
             if content is not None:
                 if damage and self.comm.is_main:
-                    print(f"{damage[0]}: the run goes on from the checkpoint before it, {self._file(name).name}")
+                    screen.say(f"{damage[0]}: the run goes on from the checkpoint before it, {self._file(name).name}")
                 return self._take(name, content)
         if self.overwrite:
             self.clear(everything=True)

@@ -27,6 +27,7 @@ from cl.configuration.settings import Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.failures import RanksFailed
+from cl.reporting import screen
 from cl.reporting.reading import read_results
 from cl.run.job import run_or_find
 from cl.run.mistakes import is_loss, one_line
@@ -77,7 +78,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
             again = any(word.startswith("overwrite=") and WORDS.get(word.partition("=")[2].lower()) for word in words)
             several = command == "merge" or arguments.is_sweep(flags)  # of which some may be finished by now
             hint = " (without overwrite=true)" if again and several else ""
-            print(f"\n{stop.number.name}: {stop.line}{hint}", file=sys.stderr)
+            screen.say(f"\n{stop.number.name}: {stop.line}{hint}", sys.stderr)
     except BrokenPipeError:  # what read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -88,9 +89,9 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         _report(error, line, debug=any(WORDS.get(word) for word in asked))
     signals.stop_listening()
     if _finished_runs and ranks.LAUNCHED not in os.environ:
-        from cl.reporting import folding, report
+        from cl.reporting import closing
 
-        print("\n" + report.as_text(report.load(_finished_runs), width=folding.terminal_width()))
+        closing.show(_finished_runs)
     status = 128 + stopped.number if stopped is not None else 1 if _mistaken else reports.LOST if _lost else 0
     if _is_rank():
         _leave(status)
@@ -206,7 +207,7 @@ def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
     if debug:
         traceback.print_exception(error)
     where = f"rank {ranks.rank()}: " if _is_rank() else ""
-    print(f"{where}error: {job}{line}", file=sys.stderr)
+    screen.say(f"{where}error: {job}{line}", sys.stderr)
 
 
 def _lost_rank() -> str | None:

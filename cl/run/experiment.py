@@ -145,7 +145,7 @@ def _results(session: Session, memory: dict, history: History, files: State) -> 
         **results.described(config, "run"),
         "buffer": config["buffer"]["name"] if plan.strategy.uses_buffer else None,
         "world_size": session.comm.size,
-        **results.measures(history, plan.scenario.task_aware),
+        **results.measures(history, plan.scenario),
         "train_seconds": history.train_seconds,
         "eval_seconds": history.eval_seconds,
         "samples_per_second": history.labelled_samples / history.train_seconds,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cl.atomic import write_json
 from cl.configuration.settings import MERGE_KEYS
-from cl.reporting.page import page
+from cl.reporting import opening
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
 from cl.run.lock import locked
@@ -85,6 +85,8 @@ class Study:
     async def run(self) -> Path:
         """Plan, search, run, write."""
         # Two studies would train in the same folders.
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        opening.say(f"study {self.options.name} {opening.on_data(self.config, seeds)}", self.folder)
         with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
             pool = Pool(self._jobs(None))
             try:
@@ -233,6 +235,8 @@ class Study:
         return "\n".join(self.configurations.command(command, words, self.seeds) for command, words in commands)
 
     def _write(self, rows: list[record.Done]) -> Path:
+        from cl.reporting.page import page  # imports scipy, which the first line does not wait for
+
         content = record.content(self.options, self.config, self.facts, rows, self.seeds, self.folder, self.command)
         write_json(self.folder / "study.json", content)
         page.write(self.folder, content)

@@ -5,10 +5,8 @@ import gc
 import io
 import os
 import signal
-import threading
 
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
 from cl import signals
 from cl.parent import end_with_parent
@@ -18,7 +16,6 @@ def start(gpus) -> None:
     """Prepare a process. `gpus`: a queue of the names of GPUs, of which it takes one; None without."""
     signals.listen(outside=lambda number: os._exit(128 + number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends its processes itself, by SIGTERM: a run is saved then
-    tqdm.set_lock(threading.RLock())  # its own is one between processes, which would be left behind
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     end_with_parent()  # a study that is killed must not leave runs behind that the next one starts as well

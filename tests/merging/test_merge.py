@@ -348,7 +348,7 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
     words = [*SMALL, "epochs=1", "fusion=avg,magmax", "baselines=[finetune,er]", f"output={tmp_path}", "-m", "seed=0,1"]
     done = command(*words, script="merge.py", timeout=200)
     assert done.returncode == 0, done.stderr
-    table = done.stdout[done.stdout.rindex("scenario class2") :].splitlines()
+    table = done.stdout[done.stdout.rindex("scenario class2") :].partition("\n\n")[0].splitlines()
     assert [row.split("  ")[0].strip() for row in table[3:]] == [
         "finetune", "er", "a network alone (mean of 2)", "avg", "magmax",
     ]  # fmt: skip

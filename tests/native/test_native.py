@@ -1,5 +1,6 @@
 """The tests of the C++ library, as `make -C native test` runs them: in C++, and from C through replay.h alone."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -23,14 +24,17 @@ def test_the_library_passes_its_own_tests(program, build):
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory) -> list[str]:
-    """The command that builds and runs; everything is built once."""
+def build() -> list[str]:
+    """The command that builds and runs; everything is built once, in the folder that `make -C native test` uses too."""
     for tool in ("make", os.environ.get("CXX") or "g++"):
         if shutil.which(tool) is None:
             pytest.skip(f"the tests of the C++ library need {tool}, and there is none")
-    folder = tmp_path_factory.mktemp("native")
-    command = ["make", "-C", str(ROOT / "native"), f"PYTHON={sys.executable}", f"BUILD={folder}"]
+    command = ["make", "-C", str(ROOT / "native"), f"PYTHON={sys.executable}"]
     jobs = min(4, os.cpu_count() or 1)
-    done = subprocess.run([*command, f"-j{jobs}", "programs"], capture_output=True, text=True, timeout=600)
+    folder = ROOT / "native" / "build"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:  # other tests may build there at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([*command, f"-j{jobs}", "programs"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return command

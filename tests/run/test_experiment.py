@@ -37,7 +37,7 @@ SCHEMA_KEYS = {
     "peak_memory_bytes", "gradient_steps", "labelled_samples", "unlabelled_samples", "forward_passes",
     "backward_passes", "unlabelled_forward_passes", "unlabelled_backward_passes", "passes", "flops", "stage_passes",
     "stage_counts", "stage_costs", "persistent", "persistent_bytes", "optimizer_bytes", "files", "versions", "config",
-    "checksum",
+    "task_aware", "task_classes", "checksum",
 }  # fmt: skip
 
 
