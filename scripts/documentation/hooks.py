@@ -1,0 +1,31 @@
+"""What MkDocs calls while it builds the site: adds the pages that are made, not written.
+
+Named in mkdocs.yml. The options reference comes from the configuration (scripts/documentation/options.py), and the
+changelog and the page for contributors from the files at the top of the repository, where GitHub looks for them.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+if str(ROOT) not in sys.path:  # `mkdocs build` does not look into the current folder
+    sys.path.insert(0, str(ROOT))
+
+from scripts.documentation import options  # noqa: E402
+
+AT_THE_TOP = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+
+
+def on_files(files: Files, config) -> Files:
+    made = options.pages() | {page: from_top((ROOT / name).read_text()) for page, name in AT_THE_TOP.items()}
+    for place, text in made.items():
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def from_top(text: str) -> str:
+    """A page of the repository's top folder, with its links as they are from within docs/."""
+    return re.sub(r"\]\(docs/", "](", text)
