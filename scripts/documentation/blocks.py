@@ -5,6 +5,7 @@ Commands that a reader can run stand in blocks: indented by four spaces, or fenc
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ COMMAND = re.compile(
     r"(?:python (?:-m remerge\.)?(?P<script>run|merge)(?:\.py)?|remerge-(?P<installed>run|merge))(?P<rest>(?:\s.*)?)$"
 )
 TORCHRUN = re.compile(r"\b(?P<script>run)\.py(?P<rest>\s.*)$")  # `torchrun ... run.py WORDS`
+SUBSTITUTED = re.compile(r"\$\(((?:python|remerge-)[^()]*)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 
 
@@ -47,13 +49,13 @@ def fenced(text: str) -> list[Block]:
 def commands(text: str) -> list[tuple[str, list[str]]]:
     """The commands of a page in blocks and in code spans: `run` or `merge`, and their words.
 
-    A comment after the command (two spaces, or #) is left out, and a backslash joins lines.
+    Those of `console` blocks are not among them: they are run. A comment after the command (two spaces, or #) is left out, and a backslash joins lines.
     """
     inside = {number for block in fenced(text) for number in range(block.start - 1, block.end + 1)}
     shell = {
         number
         for block in fenced(text)
-        if block.language in ("", "console", "sh", "bash")
+        if block.language in ("", "sh", "bash")
         for number in range(block.start, block.end)
     }
     found, pending = [], ""
@@ -73,6 +75,9 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 def _command(line: str) -> list[tuple[str, list[str]]]:
     """The command of one line, if it has one."""
+    inner = SUBSTITUTED.search(line)
+    if inner is not None:  # $(python run.py WORDS)
+        return _command(inner.group(1))
     match = COMMAND.search(line) or (TORCHRUN.search(line) if "torchrun" in line else None)
     if match is None:
         return []
@@ -83,8 +88,6 @@ def _command(line: str) -> list[tuple[str, list[str]]]:
 
 def words(text: str) -> list[str]:
     """The words of a shell's command line; a quote that is not closed is an error of the page."""
-    import shlex
-
     return shlex.split(text)
 
 

@@ -5,15 +5,18 @@
 
 In a block, a command follows `$ ` and its output stands below it, to the next command or the end. All commands of a
 page run one after the other in one folder that is empty before, except for what a checkout has. `...` in place of
-lines: the line before the block says which lines are shown, `<!-- shown: first 3, last 8 -->`. Numbers have to be
-equal, except seconds and dates, which are masked on both sides. The language `pycon` is the same for Python: `>>> `
+lines: the line before the block says which lines are shown, `<!-- shown: first 3, last 8 -->`, or `from WORDS` for
+those from the last line on that has these words. Numbers have to be equal, except seconds and dates, which are masked on both sides. The language `pycon` is the same for Python: `>>> `
 begins a statement and `... ` goes on with it. A page's statements run after its commands, in one interpreter.
+`<!-- picture: FILE as NAME -->` names a picture that the commands have drawn (FILE may have `*`); writing copies it
+to NAME beside the page.
 """
 
 import argparse
 import difflib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,12 +28,14 @@ from scripts.documentation import blocks
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the commands find in their folder, as in a checkout.
 SHOWN_FILES = ("run.py", "merge.py", "cl", "merging", "remerge", "conf", "docs", "examples", "scripts", "benchmarks")
-SELECTION = re.compile(r"<!-- shown:(?: first (\d+))?,?(?: last (\d+))? -->")
-# Seconds have one decimal, or are whole with their unit; rates in % have two decimals, or their sign behind them.
+SELECTION = re.compile(r"<!-- shown: (?:first (?P<first>\d+)(?:, )?)?(?:last (?P<last>\d+)|from (?P<text>.+?))? -->")
+BAR = re.compile(r"\d+%\|.*\| *\d+/\d+ \[")  # a progress bar, of which a terminal shows the last state only
+PICTURE = re.compile(r"<!-- picture: (\S+) as (\S+) -->")
+# Seconds have their unit behind them, or are the last column of a table: one decimal, perhaps with a deviation.
 MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?"), "DATE"),
-    (re.compile(r"(?<![\d.])\d+\.\d(?![\d]|\s*%)"), "T"),
-    (re.compile(r"(?<![\d.])\d+ (?=(?:s|min|seconds|minutes)\b)"), "T "),
+    (re.compile(r"(?<![\d.])\d+(\.\d+)? ?(?=(?:s|ms|min|seconds|minutes)\b)"), "T "),
+    (re.compile(r"(?<![\d.])\d+\.\d(?: ± \d+\.\d)?(?=\s*[|│┃]?\s*$)", re.MULTILINE), "T"),
     (re.compile(r"[-─━═]{3,}"), "---"),
     (re.compile(r"[ \t]+"), " "),
 )
@@ -56,8 +61,12 @@ def in_a_shell(line: str, folder: Path) -> str:
     return _output(["bash", "-c", line], folder)
 
 
-def rewritten(text: str, run: Runner) -> str:
-    """A page with the output of its commands as it is now."""
+def rewritten(text: str, run: Runner, pictures: Path | None = None) -> str:
+    """A page with the output of its commands as it is now.
+
+    `pictures`: the folder to copy the page's pictures into; without it they only have to be there. Raises ValueError
+    for a picture that no command has drawn.
+    """
     lines = text.splitlines()
     found = [block for block in blocks.fenced(text) if block.language in ("console", "pycon")]
     limits = [SELECTION.search(lines[block.start - 2]) if block.start >= 2 else None for block in found]
@@ -67,9 +76,13 @@ def rewritten(text: str, run: Runner) -> str:
         for shown in SHOWN_FILES:
             if (ROOT / shown).exists():
                 (folder / shown).symlink_to(ROOT / shown)
+        taken = 0  # lines of the page whose pictures are taken
         for place, block in enumerate(found):
+            _take_pictures("\n".join(lines[taken : block.start]), folder, pictures)
+            taken = block.start
             if block.language == "console":
                 now[place] = _console(block, folder, run, limits[place])
+        _take_pictures("\n".join(lines[taken:]), folder, pictures)
         statements = {place: _statements(block) for place, block in enumerate(found) if block.language == "pycon"}
         printed = iter(_printed_by(sum(statements.values(), []), folder) if statements else [])
         for place, block in statements.items():
@@ -78,6 +91,16 @@ def rewritten(text: str, run: Runner) -> str:
     for place in sorted(now, reverse=True):
         lines[found[place].start : found[place].end] = now[place]
     return "\n".join(lines) + "\n"
+
+
+def _take_pictures(text: str, folder: Path, pictures: Path | None) -> None:
+    """Find, and perhaps copy, what this part of a page shows of what the commands before it have drawn."""
+    for source, name in PICTURE.findall(text):
+        drawn = sorted(folder.glob(source))
+        if len(drawn) != 1:
+            raise ValueError(f"the picture {name} should be {source}: expected one file of that name, got {len(drawn)}")
+        if pictures is not None:
+            shutil.copyfile(drawn[0], pictures / name)
 
 
 def _console(block: blocks.Block, folder: Path, run: Runner, limits: re.Match | None) -> list[str]:
@@ -125,6 +148,7 @@ def _output(command: list[str], folder: Path) -> str:
 def _plain(output: str) -> list[str]:
     """The lines of an output as a terminal leaves them: what a carriage return goes over is not shown."""
     lines = [line.rpartition("\r")[2].rstrip() for line in output.replace("\r\n", "\n").split("\n")]
+    lines = [line for line in lines if not BAR.search(line)]
     while lines and not lines[-1]:
         lines.pop()
     while lines and not lines[0]:
@@ -136,10 +160,15 @@ def _selected(lines: list[str], limits: re.Match | None) -> list[str]:
     """The lines that the page shows, with `...` in place of the others."""
     if limits is None:
         return lines
-    first, last = (int(number or 0) for number in limits.groups())
-    if len(lines) <= first + last + 1:
+    first, last = int(limits["first"] or 0), int(limits["last"] or 0)
+    if limits["text"]:
+        starts = [number for number, line in enumerate(lines) if limits["text"] in line]
+        if not starts:
+            raise ValueError(f"expected a line with {limits['text']!r}, got:\n" + "\n".join(lines))
+        last = len(lines) - starts[-1]
+    if first + last >= len(lines):
         return lines
-    return [*lines[:first], "...", *(lines[-last:] if last else [])]
+    return [*lines[:first], "...", *lines[len(lines) - last :]]
 
 
 def difference(text: str, run: Runner) -> list[str]:
@@ -161,7 +190,7 @@ def main() -> None:
         if not any(block.language in ("console", "pycon") for block in blocks.fenced(text)):
             continue
         if arguments.write:
-            now = rewritten(text, in_a_shell)
+            now = rewritten(text, in_a_shell, page.parent)
             page.write_text(now)
             print(f"{page}: {'changed' if now != text else 'as it was'}")
         elif lines := difference(text, in_a_shell):
