@@ -49,11 +49,11 @@ bench: setup
 # Only those who build the site need MkDocs, so it is fetched on first use. No network is needed after that.
 docs: setup
 	@$(VENV_PYTHON) -c 'import material' 2>/dev/null || $(VENV_PYTHON) -m pip install -q -e '.[docs]'
-	$(VENV_PYTHON) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict --quiet
 
 docs-serve: setup
 	@$(VENV_PYTHON) -c 'import material' 2>/dev/null || $(VENV_PYTHON) -m pip install -q -e '.[docs]'
-	$(VENV_PYTHON) -m mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs serve
 
 docs-output: setup
 	$(VENV_PYTHON) -m scripts.documentation.consoles --write $(PAGES)

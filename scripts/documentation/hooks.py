@@ -28,4 +28,5 @@ def on_files(files: Files, config) -> Files:
 
 def from_top(text: str) -> str:
     """A page of the repository's top folder, with its links as they are from within docs/."""
-    return re.sub(r"\]\(docs/", "](", text)
+    pages = {name: page for page, name in AT_THE_TOP.items()} | {"README.md": "index.md"}
+    return re.sub(r"\]\((?:docs/)?([\w.]+)", lambda link: f"]({pages.get(link[1], link[1])}", text)
