@@ -49,7 +49,8 @@ def fenced(text: str) -> list[Block]:
 def commands(text: str) -> list[tuple[str, list[str]]]:
     """The commands of a page in blocks and in code spans: `run` or `merge`, and their words.
 
-    Those of `console` blocks are not among them: they are run. A comment after the command (two spaces, or #) is left out, and a backslash joins lines.
+    Those of `console` blocks are not among them: they are run. A comment after the command (two spaces, or #) is left
+    out, and a backslash joins lines.
     """
     inside = {number for block in fenced(text) for number in range(block.start - 1, block.end + 1)}
     shell = {

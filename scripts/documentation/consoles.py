@@ -3,13 +3,18 @@
     python -m scripts.documentation.consoles                    compare all pages
     python -m scripts.documentation.consoles --write PAGE...    write the output into pages
 
-In a block, a command follows `$ ` and its output stands below it, to the next command or the end. All commands of a
-page run one after the other in one folder that is empty before, except for what a checkout has. `...` in place of
-lines: the line before the block says which lines are shown, `<!-- shown: first 3, last 8 -->`, or `from WORDS` for
-those from the last line on that has these words. Numbers have to be equal, except seconds and dates, which are masked on both sides. The language `pycon` is the same for Python: `>>> `
-begins a statement and `... ` goes on with it. A page's statements run after its commands, in one interpreter.
-`<!-- picture: FILE as NAME -->` names a picture that the commands have drawn (FILE may have `*`); writing copies it
-to NAME beside the page.
+In a block, a command follows `$ ` and its output stands below it, to the next command or the end: what it prints, then
+its errors. All commands of a page run one after the other in one folder that is empty before, except for what a
+checkout has. Numbers have to be equal, except seconds and dates, which are masked on both sides.
+
+A line before the block says which lines are shown, `<!-- shown: first 3, last 8 -->`, or `from WORDS` for those from
+the last line on that has these words; `...` stands for the others.
+
+The language `pycon` is the same for Python: `>>> ` begins a statement and `... ` goes on with it. A page's statements
+run after its commands, in one interpreter.
+
+`<!-- picture: FILE as NAME -->` names a picture that the commands above it have drawn (FILE may have `*`); writing
+copies it to NAME beside the page.
 """
 
 import argparse

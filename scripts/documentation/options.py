@@ -12,15 +12,16 @@ from pathlib import Path
 
 import yaml
 
-from cl.build import GIVEN, KINDS, LABELS
 from cl.buffers.insertion import InsertionPolicy
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import with_policy_options
+from cl.build import GIVEN, KINDS, LABELS
 from cl.configuration.place import CONF
 from cl.configuration.settings import Launcher, Merge, Protocol, Run
 from cl.signatures import UnreadableError, docstring_of, parameters_of
 from cl.values import describe, one_of
 from merging.study.options import Options
+from scripts.documentation.meanings import MEANINGS
 
 # The pages in the order of the menu: the title, what the group is for, and the guide that explains it.
 GROUPS = {
@@ -91,7 +92,7 @@ def heading(path: Path) -> str:
             break
         if not line.startswith("# @package"):
             lines.append(line.removeprefix("#").strip())
-    return " ".join(lines)
+    return _escaped(" ".join(lines))
 
 
 def page(group: str) -> str:
@@ -171,7 +172,12 @@ def _table(rows: list[Entry], prefix: str, kinds: dict) -> str:
     shown = []
     for entry in rows:
         kind, example = _kind_of(entry.key, kinds), f"`{entry.value}`" if entry.value else ""
-        cells = (f"`{prefix}{entry.key}`", example, kind, entry.comment)
+        cells = (
+            f"`{prefix}{entry.key}`",
+            example,
+            kind,
+            _escaped(entry.comment or MEANINGS.get(prefix + entry.key, "")),
+        )
         shown.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(["| option | default | values | meaning |", "|---|---|---|---|", *shown])
 
@@ -219,7 +225,7 @@ def _docstring(target: str) -> str:
     """What the code says of itself; of other packages their own pages tell."""
     if not target.startswith(("cl.", "merging.")):
         return ""
-    return docstring_of(target)
+    return _escaped(docstring_of(target))
 
 
 def _defaults(path: Path) -> list[str]:
@@ -235,7 +241,14 @@ def _defaults(path: Path) -> list[str]:
 
 def _linked(parts: list[str]) -> str:
     """One text, in which the pages that comments and docstrings name are links."""
-    return re.sub(r"\bdocs/(\w+)\.md", r"[\1](../\1.md)", "\n\n".join(part for part in parts if part)) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    return re.sub(r"\bdocs/(\w+)\.md", r"[\1](../\1.md)", text)
+
+
+def _escaped(text: str) -> str:
+    """Text of a comment or docstring whose <root> is no HTML; what is in backticks stays as it is."""
+    pieces = text.split("`")
+    return "`".join(piece if number % 2 else piece.replace("<", "&lt;") for number, piece in enumerate(pieces))
 
 
 def _name(guide: str) -> str:

@@ -42,13 +42,18 @@ def jobs(words: list[str], sweep: bool) -> list[list[str]]:
     if not sweep:
         return [words]
     choices = [
-        list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.get_value_element_as_str()]
+        list(override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
         for override in OverridesParser.create().parse_overrides(words)
     ]
     keys = [word.partition("=")[0] for word in words]
     number = max((len(values) for key, values in zip(keys, choices) if key != "seed"), default=1)
     return [
-        [f"{key}={values[job % len(values)]}" if "=" in word else word for word, key, values in zip(words, keys, choices)]
+        [
+            f"{key}={values[job % len(values)]}" if "=" in word else word
+            for word, key, values in zip(words, keys, choices)
+        ]
         for job in range(number)
     ]
 

@@ -142,12 +142,24 @@ def leaves(content: dict, prefix: str = "") -> list[tuple[str, object]]:
 
 def test_the_reference_says_what_a_key_is():
     strategy, run, buffer = (options.pages()[f"options/{name}.md"] for name in ("strategy", "run", "buffer"))
-    row = "| `strategy.alpha` | `0.5` | a number of at least 0 | weight of the distance between the logits and the stored"
+    row = (
+        "| `strategy.alpha` | `0.5` | a number of at least 0 | weight of the distance between the logits and the stored"
+    )
     assert row in strategy
     assert "Experience Replay (Chaudhry et al. 2019)\n\nCode: `cl.strategies.er.Er`" in strategy
     assert "| `reduce.fp16` | `false` | true or false | send them as float16 (Horovod) |" in run
     assert "| `buffer.insertion` | `reservoir` | candidates, class_balanced or reservoir |" in buffer
     assert "[metrics](../metrics.md)" in run
+
+
+def test_every_option_has_a_meaning():
+    rows = [line for text in options.pages().values() for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 300 and [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_placeholders_in_angle_brackets_are_shown():
+    pages = options.pages()
+    assert "&lt;root>/imagenet/" in pages["options/dataset.md"] and "conf/&lt;group>/" in pages["options/run.md"]
 
 
 def test_every_group_of_the_configuration_has_a_page():
@@ -156,7 +168,9 @@ def test_every_group_of_the_configuration_has_a_page():
 
 
 def test_the_reference_is_made_without_torch():
-    program = "import sys; from scripts.documentation import options; options.pages(); assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from scripts.documentation import options; options.pages(); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
 
 
