@@ -95,6 +95,14 @@ def heading(path: Path) -> str:
     return _escaped(" ".join(lines))
 
 
+def prefix_of(path: Path) -> str:
+    """What comes before the keys of a group's file on a command line: the group, or the package that the file names."""
+    package = re.match(r"# @package (\S+)\n", path.read_text())
+    if package is None:
+        return f"{path.parent.name}."
+    return "" if package[1] == "_global_" else f"{package[1]}."
+
+
 def page(group: str) -> str:
     """The Markdown of a group's page."""
     title, purpose, guide = GROUPS[group]
@@ -137,15 +145,13 @@ def pages() -> dict[str, str]:
 def _option(group: str, path: Path) -> str:
     """The section of one option of a group."""
     found = entries(path)
-    whole = "@package _global_" in path.read_text().partition("\n")[0]  # its keys are those of several groups
-    prefix = "" if whole else f"{group}."
     target = next((entry.value for entry in found if entry.key.rpartition(".")[2] == "_target_"), "")
     parts = [f"## {path.stem}", heading(path)]
     if target:
         parts.append(f"Code: `{target}`" + (f"\n\n{_docstring(target)}" if _docstring(target) else ""))
     kinds = SCHEMAS[group]() if group in SCHEMAS else _kinds(group, target)
     shown = [entry for entry in found if entry.key.rpartition(".")[2] not in LABELS]
-    parts.append(_table(shown, prefix, kinds) if shown else "It has no options.")
+    parts.append(_table(shown, prefix_of(path), kinds) if shown else "It has no options.")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -169,14 +175,14 @@ def _without_heading(path: Path) -> str:
 
 
 def _table(rows: list[Entry], prefix: str, kinds: dict) -> str:
-    shown = []
+    shown, group = [], prefix.partition(".")[0]
     for entry in rows:
         kind, example = _kind_of(entry.key, kinds), f"`{entry.value}`" if entry.value else ""
         cells = (
             f"`{prefix}{entry.key}`",
             example,
             kind,
-            _escaped(entry.comment or MEANINGS.get(prefix + entry.key, "")),
+            _escaped(entry.comment or MEANINGS.get(f"{group}.{entry.key}" if group else entry.key, "")),
         )
         shown.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(["| option | default | values | meaning |", "|---|---|---|---|", *shown])
@@ -233,7 +239,7 @@ def _defaults(path: Path) -> list[str]:
     chosen = [item for item in yaml.safe_load(path.read_text())["defaults"] if isinstance(item, dict)]
     pairs = [(key.removeprefix("override "), value) for item in chosen for key, value in item.items()]
     return [
-        f"| [`{group}`]({group}.md) | `{'null' if value is None else value}` | {GROUPS[group][1]} |"
+        f"| [`{group}`]({group}.md) | `{_chosen(value)}` | {GROUPS[group][1]} |"
         for group, value in pairs
         if group in GROUPS
     ]
@@ -249,6 +255,10 @@ def _escaped(text: str) -> str:
     """Text of a comment or docstring whose <root> is no HTML; what is in backticks stays as it is."""
     pieces = text.split("`")
     return "`".join(piece if number % 2 else piece.replace("<", "&lt;") for number, piece in enumerate(pieces))
+
+
+def _chosen(value: str | list | None) -> str:
+    return "null" if value is None else f"[{', '.join(value)}]" if isinstance(value, list) else value
 
 
 def _name(guide: str) -> str:

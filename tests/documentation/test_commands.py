@@ -73,9 +73,9 @@ def check(command: str, words: list[str]) -> None:
         known = config.pop("study", None)
         config = checked(config)
         for group in MERGE_GROUPS if command == "merge" else RUN_GROUPS:
-            # Code of the reader's own is not there.
-            if config[group]["_target_"].startswith(("cl.", "merging.", "torch.")):
-                options_of(config[group] | ({"capacity": 1} if group == "buffer" else {}), group)
+            for node in [config[group]] if "_target_" in config[group] else config[group].values():  # several loggers
+                if node["_target_"].startswith(("cl.", "merging.", "torch.")):  # else it is of the reader's own
+                    options_of(node | ({"capacity": 1} if group == "buffer" else {}), group)
         if "capacity" in config["buffer"]:
             check_buffer(config["buffer"])
         if known:
@@ -142,7 +142,7 @@ def every_key() -> set[str]:
     """All dotted keys of conf/, with their groups."""
     found = {entry.key for command in ("run", "merge") for entry in options.entries(ROOT / "conf" / f"{command}.yaml")}
     for path in (ROOT / "conf").glob("*/*.yaml"):
-        found |= {f"{path.parent.name}.{entry.key}" for entry in options.entries(path)}
+        found |= {options.prefix_of(path) + entry.key for entry in options.entries(path)}
     return found | {key.rpartition(".")[0] for key in found} | {"mixing.mixup", "mixing.cutmix"}
 
 
@@ -172,3 +172,25 @@ def test_every_setting_in_the_text_has_a_key_that_exists(page):
 def without_blocks(text: str) -> str:
     inside = {number for block in blocks.fenced(text) for number in range(block.start - 1, block.end + 1)}
     return "\n".join(line for number, line in enumerate(text.splitlines()) if number not in inside)
+
+
+FILE = re.compile(r"(?:cl|merging|remerge|native|tests|benchmarks|scripts|docs|conf|examples)/[\w./*-]+")
+TARGET = re.compile(r"\bmake (?:-C (native) )?([a-z][\w-]*)")
+
+
+@pytest.mark.parametrize("page", blocks.pages(ROOT), ids=lambda page: page.name)
+def test_every_file_and_every_target_of_make_that_a_page_names_is_there(page):
+    text = page.read_text()
+    spans = [word for span in blocks.SPAN.findall(without_blocks(text)) for word in span.split()]
+    files = [word for word in spans if FILE.fullmatch(word) and "NAME" not in word]
+    named = [word for word in files if "." in word or word.endswith("/")]  # others may be names of numbers
+    missing = [word for word in named if not list(ROOT.glob(word.rstrip("/")))]
+    for folder, target in TARGET.findall("\n".join([*blocks.SPAN.findall(text), *indented(text)])):
+        rules = (ROOT / folder / "Makefile").read_text()
+        if not re.search(rf"^{target}:|^\.PHONY:.*\b{target}\b", rules, re.MULTILINE):
+            missing.append(f"make {target}")
+    assert missing == []
+
+
+def indented(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("    ")]

@@ -118,11 +118,10 @@ def test_the_reference_has_every_file_and_every_key(site):
         listed = path.parent.name != "recipe" and group != "experiment"  # the others are shown as they are
         assert path.parent == ROOT / "conf" or re.search(rf"^(recipe/)?{path.stem}", shown, re.MULTILINE), path
         content = yaml.safe_load(path.read_text())
-        whole = path.parent == ROOT / "conf" or "@package _global_" in path.read_text()
+        prefix = "" if path.parent == ROOT / "conf" or not listed else options.prefix_of(path)
         for key, value in leaves(content):
             counted += 1
-            dotted = key if whole or not listed else f"{group}.{key}"
-            told = value if key.endswith("_target_") else dotted if listed else key.rpartition(".")[2]
+            told = value if key.endswith("_target_") else prefix + key if listed else key.rpartition(".")[2]
             in_braces = re.escape(key.rpartition(".")[2]) + ": "  # {drop_rate: 0.5} is one value of the table
             if not re.search(rf"(?<![\w.]){re.escape(told)}(?![\w])|[{{ ]{in_braces}", shown):
                 missing.append((path.name, told))
