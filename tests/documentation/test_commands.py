@@ -4,6 +4,7 @@ import re
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from support import ROOT
 
@@ -19,6 +20,7 @@ COMMANDS = {
     (command, *words): page.name for page in blocks.pages(ROOT) for command, words in blocks.commands(page.read_text())
 }
 GROUPS = sorted(options.GROUPS)
+EXAMPLES = ROOT / "docs" / "examples" / "conf"
 # What stands for something of the reader's, and what takes its place here. All other words are used as they are.
 LEFT_OUT = ("...", "WORDS")  # further options
 VARIABLE = re.compile(r"\$\w+")  # of the shell
@@ -41,12 +43,7 @@ def jobs(words: list[str], sweep: bool) -> list[list[str]]:
     """The words of enough jobs of a sweep that each value is in one of them; of a single run the words themselves."""
     if not sweep:
         return [words]
-    choices = [
-        list(override.sweep_string_iterator())
-        if override.is_sweep_override()
-        else [override.get_value_element_as_str()]
-        for override in OverridesParser.create().parse_overrides(words)
-    ]
+    choices = [values_of(override) for override in OverridesParser.create().parse_overrides(words)]
     keys = [word.partition("=")[0] for word in words]
     number = max((len(values) for key, values in zip(keys, choices) if key != "seed"), default=1)
     return [
@@ -58,6 +55,15 @@ def jobs(words: list[str], sweep: bool) -> list[list[str]]:
     ]
 
 
+def values_of(override: Override) -> list[str]:
+    """The values that a word gives to its key; of an interval, from which a sweeper draws, the lower bound."""
+    if override.is_interval_sweep():
+        return [str(override.value().start)]
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
+
+
 def check(command: str, words: list[str]) -> None:
     """Raise the error that the command would end with before it reads data, if there is one."""
     overrides, flags = arguments.ordered(replaced(words))
@@ -65,18 +71,25 @@ def check(command: str, words: list[str]) -> None:
         return
     arguments.check_overrides(overrides, command)
     study = [word for word in overrides if word.startswith("study=")]
-    folder = flags[flags.index("--config-dir") + 1] if "--config-dir" in flags else None
+    folder = ROOT / flags[flags.index("--config-dir") + 1] if "--config-dir" in flags else None
+    if folder and not folder.is_dir():  # the reader's own
+        folder = EXAMPLES
     for job in jobs(overrides, arguments.is_sweep(flags) and not study):
         if study:  # it takes its seeds as one job
             job = [word for word in job if not word.startswith("seed=")]
-        config = OmegaConf.to_container(composed(command, job, folder and ROOT / folder), resolve=True)
+        config = OmegaConf.to_container(composed(command, job, folder), resolve=True)
         known = config.pop("study", None)
         config = checked(config)
         for group in MERGE_GROUPS if command == "merge" else RUN_GROUPS:
             for node in [config[group]] if "_target_" in config[group] else config[group].values():  # several loggers
-                if node["_target_"].startswith(("cl.", "merging.", "torch.")):  # else it is of the reader's own
+                own = (
+                    not node["_target_"].startswith(("cl.", "merging.", "torch."))
+                    or group == "buffer"
+                    and config["trust"]
+                )
+                if not own:  # code of the reader's is not there
                     options_of(node | ({"capacity": 1} if group == "buffer" else {}), group)
-        if "capacity" in config["buffer"]:
+        if not config["trust"]:  # else a policy may be of the reader's own
             check_buffer(config["buffer"])
         if known:
             Options.read(known)
@@ -141,14 +154,14 @@ def test_a_command_that_fails_is_told(command, words):
 def every_key() -> set[str]:
     """All dotted keys of conf/, with their groups."""
     found = {entry.key for command in ("run", "merge") for entry in options.entries(ROOT / "conf" / f"{command}.yaml")}
-    for path in (ROOT / "conf").glob("*/*.yaml"):
+    for path in [*(ROOT / "conf").glob("*/*.yaml"), *EXAMPLES.glob("*/*.yaml")]:
         found |= {options.prefix_of(path) + entry.key for entry in options.entries(path)}
     return found | {key.rpartition(".")[0] for key in found} | {"mixing.mixup", "mixing.cutmix"}
 
 
-SETTING = re.compile(r"^(?:~|\+{0,2})([a-z_][a-z_.]*)=(\S*)$")
-# Names of the reader's own, and options of the examples on the pages.
-FREE = ("metrics.", "callbacks.", "hydra", "backbone.options.", "study.words.", "experiment", "strategy.weight")
+SETTING = re.compile(r"^(?:~|\+{0,2})([a-z_][a-z_.]*)=((?!\")\S*)$")  # a quote begins an argument in Python
+# Names of the reader's own.
+FREE = ("metrics.", "callbacks.", "hydra", "backbone.options.", "study.words.", "experiment")
 
 
 @pytest.mark.parametrize("page", blocks.pages(ROOT), ids=lambda page: page.name)
@@ -162,7 +175,8 @@ def test_every_setting_in_the_text_has_a_key_that_exists(page):
                 continue
             key, value = match.groups()
             if key in known and re.fullmatch(r"[a-z0-9_,]+", value) and key not in ("study", "trust"):
-                missing = set(value.split(",")) - set(arguments.options(key)) - {"null"}
+                own = {path.stem for path in (EXAMPLES / key).glob("*.yaml")}
+                missing = set(value.split(",")) - set(arguments.options(key)) - own - {"null"}
                 unknown += [f"{key}={name}" for name in missing]
             elif key not in keys | known:
                 unknown.append(word)
@@ -174,7 +188,7 @@ def without_blocks(text: str) -> str:
     return "\n".join(line for number, line in enumerate(text.splitlines()) if number not in inside)
 
 
-FILE = re.compile(r"(?:cl|merging|remerge|native|tests|benchmarks|scripts|docs|conf|examples)/[\w./*-]+")
+FILE = re.compile(r"(?:cl|merging|remerge|native|tests|benchmarks|scripts|docs|examples)/[\w./*-]+")
 TARGET = re.compile(r"\bmake (?:-C (native) )?([a-z][\w-]*)")
 
 
