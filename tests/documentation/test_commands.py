@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 from support import ROOT
 
 from cl.buffers.settings import check_buffer
-from cl.build import options_of
 from cl.configuration import arguments
 from cl.configuration.composing import composed
-from cl.configuration.settings import MERGE_GROUPS, RUN_GROUPS, checked
+from cl.configuration.settings import checked
+from cl.run.checks import check_options
 from merging.study.options import Options
 from scripts.documentation import blocks, options
 
@@ -80,15 +80,7 @@ def check(command: str, words: list[str]) -> None:
         config = OmegaConf.to_container(composed(command, job, folder), resolve=True)
         known = config.pop("study", None)
         config = checked(config)
-        for group in MERGE_GROUPS if command == "merge" else RUN_GROUPS:
-            for node in [config[group]] if "_target_" in config[group] else config[group].values():  # several loggers
-                own = (
-                    not node["_target_"].startswith(("cl.", "merging.", "torch."))
-                    or group == "buffer"
-                    and config["trust"]
-                )
-                if not own:  # code of the reader's is not there
-                    options_of(node | ({"capacity": 1} if group == "buffer" else {}), group)
+        check_options(config)
         if not config["trust"]:  # else a policy may be of the reader's own
             check_buffer(config["buffer"])
         if known:
