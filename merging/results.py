@@ -49,6 +49,7 @@ def merge_results(
         **spent,
         **context.recorded,
         "files": context.files,
+        **({} if session.weights is None else {"pretrained": session.weights}),
         "versions": results.versions(),
         "config": base | own,
     }

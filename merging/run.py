@@ -12,8 +12,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from torch import nn
 
-from cl.configuration.place import CONF
+from cl.configuration import place
+from cl.configuration.composing import composed
 from cl.configuration.settings import MERGE_KEYS
+from cl.configuration.trust import check_trust
 from cl.reporting import custom, plots, screen
 from cl.reporting import results as files
 from cl.reporting.history import History
@@ -273,10 +275,14 @@ class Merge:
 
 def with_strategy(base: dict, name: str) -> dict:
     """The configuration with another strategy at its default options."""
-    node = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{name}.yaml"))
+    file = place.file_of("strategy", name)
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    if "defaults" in node:  # a file of the user that is made of another
+        node = OmegaConf.to_container(composed("run", [f"strategy={name}"], file.parent.parent).strategy)
     changed = copy.deepcopy(base)
     for group, values in node.items() if "strategy" in node else [("strategy", node)]:
         changed[group] = values if group == "strategy" else changed[group] | values
+    check_trust(changed)
     return changed
 
 

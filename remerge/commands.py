@@ -8,6 +8,7 @@ import runpy
 import hydra
 
 from cl.configuration.place import CONF, HOROVOD
+from cl.jobs import ahead
 from cl.run import cli
 from merging.command import merge as do_merge
 from merging.study import words
@@ -23,14 +24,18 @@ def _merge(config):
     return cli.run_job(config, do_merge)
 
 
+def _prepared(overrides: list[str], flags: list[str]) -> tuple[list[str], list[str]]:
+    return ahead.start(*words.as_one_job(overrides, flags), ("merging.run",))
+
+
 def run() -> None:
     """`remerge-run`: train one strategy on one scenario."""
-    cli.launch(_run, "run")
+    cli.launch(_run, "run", ahead.start)
 
 
 def merge() -> None:
     """`remerge-merge`: fuse networks that were trained on one task each, or do a study."""
-    cli.launch(_merge, "merge", words.as_one_job)
+    cli.launch(_merge, "merge", _prepared)
 
 
 def report() -> None:

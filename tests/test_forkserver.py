@@ -14,8 +14,8 @@ from support import QUICK, ROOT
 
 pytestmark = pytest.mark.skipif(not forkserver.SUPPORTED, reason="forked processes need pidfd_open, which Linux has")
 KINDS = (forkserver.Process, forkserver.Fresh)
-# The last column of a table, and the rule below its heading, which is as long as the line.
-TIMES = re.compile(r"( {2,}(train s|\d+\.\d( ± \d+\.\d)?)|^-+)$", re.MULTILINE)
+# The last of a line, and the rule below the heading of a table, which is as long as the line.
+TIMES = re.compile(r"( {2,}(train s|\d+\.\d( ± \d+\.\d)?|about .* left) *|^-+)$", re.MULTILINE)
 MEASURED = re.compile(r"seconds|per_second|peak_memory|^checksum$|^files$")  # names of results that differ each time
 
 

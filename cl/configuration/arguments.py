@@ -6,7 +6,7 @@ and a missing equals sign for something else than what was meant. What can be sa
 
 from omegaconf import OmegaConf
 
-from cl.configuration.place import CONF
+from cl.configuration import place
 from cl.configuration.settings import ADDED, LOGGER_KEYS, MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
 from cl.values import did_you_mean, one_of
 
@@ -73,15 +73,15 @@ def _hosts_as_text(override: str) -> str:
 
 
 def options(group: str) -> list[str]:
-    """The names of a group's options."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The names of a group's options, with those of the user."""
+    return place.names(group)
 
 
 def options_with(group: str, name: str) -> list[str]:
     """The options that have a value with that name."""
     found = []
     for option in options(group):
-        node = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+        node = OmegaConf.to_container(OmegaConf.load(place.file_of(group, option)))
         if name in node.get(group, node):
             found.append(option)
     return found
@@ -97,10 +97,10 @@ def check_overrides(overrides: list[str], command: str) -> None:
     groups = {*MERGE_GROUPS, "launcher", "protocol", "study"} if command == "merge" else {*RUN_GROUPS, "launcher"}
     keys = Merge.__annotations__ if command == "merge" else Run.__annotations__
     known = sorted({*keys, *groups})
-    for place, override in enumerate(overrides):
+    for number, override in enumerate(overrides):
         key, equals, value = override.partition("=")
         if not equals and not override.startswith("~"):
-            raise ValueError(_no_setting(overrides, place, known))
+            raise ValueError(_no_setting(overrides, number, known))
         bare = key.lstrip("+~")
         if bare in RENAMED:
             raise ValueError(f"{bare} is now {RENAMED[bare]}")
@@ -146,10 +146,10 @@ def _unknown_flag(flag: str, value: str | None) -> str:
     return f"unknown flag {flag}{did_you_mean(flag, FLAGS)}; valid: {', '.join(sorted(FLAGS))}"
 
 
-def _no_setting(overrides: list[str], place: int, names: list[str]) -> str:
+def _no_setting(overrides: list[str], number: int, names: list[str]) -> str:
     """What is said of a word without an equals sign."""
-    word, before = overrides[place], overrides[place - 1] if place else ""
-    after = [*overrides[place + 1 : place + 3], "", ""]
+    word, before = overrides[number], overrides[number - 1] if number else ""
+    after = [*overrides[number + 1 : number + 3], "", ""]
     if before.count("[") > before.count("]") or before.count("{") > before.count("}"):
         return f"cannot read the argument {before!r}: a list is written without spaces, or the whole of it in quotes"
     name, colon, value = word.partition(":")

@@ -29,7 +29,7 @@ VERSIONS = {"training": 1, "merging": 1}  # of what no member of a group decides
 NOT_IDENTITY = {
     "seed", "output", "overwrite", "pictures", "picture_titles", "progress", "debug", "logger", "log_interval",
     "launcher", "loader", "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
-    "checkpoint", "timeout", "trust",
+    "checkpoint", "timeout", "trust", "jobs",
 }  # fmt: skip
 # Where the files of our data sets lie and how they are read. A data set of the user may be defined by them.
 PLACES = {"dataset.root", "dataset.download", "dataset.stream", "dataset.cache"}
@@ -124,6 +124,11 @@ def _component(group: str, node: dict, prefix: str) -> dict:
         if key not in LABELS and f"{group}.{key}" not in left_out:
             found |= _differences(f"{prefix}.{key}", value, neutral.get(key))
     return found
+
+
+def is_set(group: str, node: dict, key: str) -> bool:
+    """Whether an option of a group's member is another than in its file, which is what a run's name would say."""
+    return bool(_differences(key, node.get(key), _neutral_member(group, node).get(key)))
 
 
 def _differences(key: str, value, neutral) -> dict:

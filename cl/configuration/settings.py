@@ -82,6 +82,7 @@ class Run(TypedDict):
     model_state: Literal["keep", "reset"]
     device: Device
     threads: Count | Literal["auto"]
+    jobs: Count | Literal["auto"]
     precision: Literal["fp32", "bf16", "fp16"]
     mixing: Mixing
     clip_norm: Positive | None
@@ -158,9 +159,17 @@ def checked(config: dict) -> dict:
     for key in groups:
         if not isinstance(config[key], dict):
             raise ValueError(f"{key} must be the name of a file in conf/{key}/, got {config[key]!r}")
-        if key != "logger":  # which holds several nodes, each under its name
-            convert(f"{key}.name", config[key].get("name"), Text)
+        if key == "logger":  # which holds several nodes, each under its name
+            continue
+        if config[key].get("name") is None:
+            raise ValueError(f"{key} has no name: its file in conf/{key}/ needs a line name: NAME")
+        convert(f"{key}.name", config[key]["name"], Text)
     _check_loggers(config["logger"])
+    if not isinstance(config["strategy"].get("memory"), bool):
+        raise ValueError(
+            f"strategy={config['strategy']['name']} does not say whether it stores samples: its file needs a line "
+            f"memory: true or memory: false, got {config['strategy'].get('memory')!r}"
+        )
     config |= {key: _converted(key, config[key], kind) for key, kind in kinds.items()}
     for key, example in ADDED.items():
         _check_added(key, config[key], example)

@@ -18,17 +18,17 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 
 from cl import signals
 from cl.configuration import arguments
-from cl.configuration.composing import register_resolvers, words_of_job
+from cl.configuration.composing import folders_of_job, own_folders, register_resolvers, use_own, words_of_job
 from cl.configuration.settings import Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.failures import RanksFailed
 from cl.reporting import screen
 from cl.reporting.reading import read_results
+from cl.run import sweeping
 from cl.run.job import run_or_find
 from cl.run.mistakes import is_loss, one_line
 from cl.values import WORDS
@@ -52,6 +52,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     _finished_runs.clear()
     _reported.clear()
     _swept.clear()
+    sweeping.expect(_swept, _report)
     if os.getcwd() not in sys.path:  # for the user's own metrics, callbacks and components
         sys.path.append(os.getcwd())
     words, overrides, flags = sys.argv[1:], [], []
@@ -64,6 +65,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         if ranks.started():  # raises for variables of launchers that contradict one another
             answering.enter_context(signals.answered_by_a_thread())
         overrides, flags = arguments.ordered(words)
+        use_own(own_folders(overrides, flags))
         arguments.check_overrides(overrides, command)
         if prepare is not None:
             overrides, flags = prepare(overrides, flags)
@@ -78,24 +80,38 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
             several = command == "merge" or arguments.is_sweep(flags)  # of which some may be finished by now
             hint = " (without overwrite=true)" if again and several else ""
             screen.say(f"\n{stop.number.name}: {stop.line}{hint}", sys.stderr)
-    except BrokenPipeError:  # what read the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except Exception as error:
+    except BrokenPipeError:
+        _nobody_reads()
+    except (Exception, sweeping.Refused) as error:
+        error = error.__cause__ if isinstance(error, sweeping.Refused) else error
         line = one_line(error, command, overrides, _extra_folder(flags))
         # A composition error comes before there is a config, so `debug` is read from the command line as well.
         asked = [word.partition("=")[2].lower() for word in words if word.startswith("debug=")]
-        _report(error, line, debug=any(WORDS.get(word) for word in asked))
+        _report(_failure(error, line, debug=any(WORDS.get(word) for word in asked)))
+    records, best = sweeping.close(stopped is not None)
     signals.stop_listening()
-    if _finished_runs and ranks.LAUNCHED not in os.environ:
-        from cl.reporting import closing
+    _finished_runs.extend(Path(folder) for record in records for folder in record.folders)
+    try:
+        if _finished_runs and ranks.LAUNCHED not in os.environ:
+            from cl.reporting import closing
 
-        closing.show(_finished_runs)
+            closing.show(list(dict.fromkeys(_finished_runs)))
+        if best:
+            screen.say(f"\n{best}")
+    except BrokenPipeError:
+        _nobody_reads()
+    _list_failures(records)
     status = 128 + stopped.number if stopped is not None else 1 if _mistaken else reports.LOST if _lost else 0
     if _is_rank():
         _leave(status)
     signals.ignore()
     sys.exit(status)
+
+
+def _nobody_reads() -> None:
+    """End where what read the output has ended, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _for_each_job(overrides: list[str]) -> list[str]:
@@ -148,29 +164,45 @@ def run_job(config, run: Callable | None = None) -> float | None:
     Returns the average accuracy, the objective of Hydra's optimising sweepers; None after an error, which is said at
     once: a sweep goes on with its other jobs.
     """
-    try:
-        check_given(config, words_of_job())
-        started = ranks.started()
-        if run is not None and started and started[2] > 1:  # each would do the same work in the same folders
-            raise ValueError(
-                f"{started[2]} ranks were started, but merging runs in one process: start it without srun, mpirun or "
-                "torchrun; run.py strategy=independent trains on several ranks, and run=FOLDER merges its networks"
-            )
-        ranks.prepare()
-        folders = run(config) if run is not None else [run_or_find(config, _words_of_ranks())]
-    except Exception as error:
-        if _process != os.getpid():  # Hydra launchers that start processes learn of it by the exception
-            raise
-        line = one_line(error, "run", [])
-        _report(error, line, debug=WORDS.get(str(config.get("debug")).lower()) is True, job=_job())
-        return None
-    if ranks.rank() > 0:
-        return None
-    if not folders:  # a study prints its own tables
-        return None
-    _finished_runs.extend(folder for folder in folders if folder not in _finished_runs)
-    content = read_results(folders[-1] / "results.json")
-    return content.get("average_accuracy", content.get("average_error"))
+    with sweeping.job() as record:
+        try:
+            if _process != os.getpid():
+                config.progress = False  # bars of several processes would write over one another
+            folders = _folders(config, run)
+        except BrokenPipeError:
+            _nobody_reads()
+        except Exception as error:
+            if _process != os.getpid() and record is None:
+                raise
+            failure = _failure(error, one_line(error, "run", []), WORDS.get(str(config.get("debug")).lower()) is True)
+            if record is not None:
+                record.failure = failure
+            if _process == os.getpid():
+                _report(failure, record.words if record is not None else "")
+            return None
+        if ranks.rank() > 0 or not folders:  # a study prints its own tables
+            return None
+        content = read_results(folders[-1] / "results.json")
+        value = content.get("average_accuracy", content.get("average_error"))
+        if record is None:
+            _finished_runs.extend(folders)
+        else:
+            record.folders, record.value = [str(folder.absolute()) for folder in folders], value
+        return value
+
+
+def _folders(config, run: Callable | None) -> list[Path]:
+    """Do a job; the folders of what it has trained or found."""
+    check_given(config, words_of_job())
+    use_own(folders_of_job())  # a launcher may have started this process
+    started = ranks.started()
+    if run is not None and started and started[2] > 1:  # each would do the same work in the same folders
+        raise ValueError(
+            f"{started[2]} ranks were started, but merging runs in one process: start it without srun, mpirun or "
+            "torchrun; run.py strategy=independent trains on several ranks, and run=FOLDER merges its networks"
+        )
+    ranks.prepare()
+    return run(config) if run is not None else [run_or_find(config, _words_of_ranks())]
 
 
 def _words_of_ranks() -> list[str]:
@@ -181,31 +213,49 @@ def _words_of_ranks() -> list[str]:
     return words + [f"--config-dir={folder}" for folder in folders]
 
 
-def _report(error: Exception, line: str, debug: bool, job: str = "") -> None:
+def _failure(error: Exception, line: str, debug: bool) -> dict:
+    """What went wrong, as it can be handed on between processes; `ranks`: what ranks of our launcher reported."""
+    loss = error.is_loss if isinstance(error, RanksFailed) else is_loss(error)
+    said = error.errors if isinstance(error, RanksFailed) else []
+    trace = "".join(traceback.format_exception(error)) if debug and not said else ""
+    return {"line": (_lost_rank() or line) if loss and not said else line, "loss": loss, "ranks": said, "trace": trace}
+
+
+def _report(failure: dict, words: str = "") -> None:
     """Say what went wrong: a rank of our launcher tells the launcher, which says the same of several ranks once."""
     global _lost, _mistaken
-    loss = error.is_loss if isinstance(error, RanksFailed) else is_loss(error)
+    loss, line, job = failure["loss"], failure["line"], f"job {words}: " if words else ""
     _lost, _mistaken = _lost or loss, _mistaken or not loss
-    if isinstance(error, RanksFailed):
-        for who, text, trace in error.errors:
-            if text not in _reported:
-                _reported.add(text)
-                print(f"{trace}{who}error: {job}{text}", file=sys.stderr)
-        if not line:
-            return
-    if line in _reported:
+    for who, text, trace in failure["ranks"]:
+        if text not in _reported:
+            _reported.add(text)
+            print(f"{trace}{who}error: {job}{text}", file=sys.stderr)
+    if not line or line in _reported:
         return
     _reported.add(line)
-    if loss:
-        line = _lost_rank() or line
     if reports.is_read():
-        trace = "".join(traceback.format_exception(error)) if debug else ""
-        reports.tell("error", line=job + line, trace=trace, lost=loss)
+        reports.tell("error", line=job + line, trace=failure["trace"], lost=loss)
         return
-    if debug:
-        traceback.print_exception(error)
     where = f"rank {ranks.rank()}: " if _is_rank() else ""
+    print(failure["trace"], end="", file=sys.stderr)
     screen.say(f"{where}error: {job}{line}", sys.stderr)
+
+
+def _list_failures(records: list[sweeping.Record]) -> None:
+    """The jobs of a sweep that failed, at its end; not where all failed alike, which was said once."""
+    global _mistaken, _lost
+    failed: dict[str, list[str]] = {}
+    for record in records:
+        if record.failure is not None:
+            _lost, _mistaken = _lost or record.failure["loss"], _mistaken or not record.failure["loss"]
+            texts = [record.failure["line"], *(text for _, text, _ in record.failure["ranks"])]
+            failed.setdefault(next(filter(None, texts), ""), []).append(record.words or f"job {record.number}")
+    number = sum(map(len, failed.values()))
+    if not failed or number == len(records) and len(failed) == 1 and set(failed) <= _reported:
+        return
+    screen.say(f"\n{number} of {len(records)} jobs failed:", sys.stderr)
+    for line, jobs in failed.items():
+        screen.say(f"  {'; '.join(jobs)}: {line}", sys.stderr)
 
 
 def _lost_rank() -> str | None:
@@ -223,11 +273,3 @@ def _is_rank() -> bool:
         return ranks.started() is not None
     except ValueError:
         return False
-
-
-def _job() -> str:
-    """What this job of a sweep does not have in common with the others, to begin a message with."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return ""
-    own = [word for word in words_of_job() if word.lstrip("+").partition("=")[0] in _swept]
-    return f"job {' '.join(own)}: " if own else ""

@@ -159,6 +159,7 @@ def _results(session: Session, memory: dict, history: History, files: State) -> 
         "stage_counts": history.passes,
         "stage_costs": history.stages,
         "files": files,
+        **({} if session.weights is None else {"pretrained": session.weights}),
         "versions": results.versions(),
         "config": config,
     }

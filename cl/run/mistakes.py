@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cl.build import LABELS
 from cl.configuration.arguments import options, options_with
-from cl.configuration.place import CONF
+from cl.configuration.place import CONF, own_folders
+from cl.configuration.plugins import package_of
 from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
 from cl.values import did_you_mean
@@ -62,9 +63,11 @@ def _missing_option(error: MissingConfigException) -> str:
         group, name = match.groups()
         valid = options(group)
         return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if missing := package_of(group, name):
+        return missing
     if error.options is None:
         return _first_line(error).rstrip(".")
-    group, _, name = error.missing_cfg_file.rpartition("/")
     valid = [option for option in error.options if option != "recipe"]
     if group.endswith("/recipe"):
         return f"backbone={name} has no conf/{group}/{name}.yaml: add one, or choose optimizer=NAME and schedule=NAME"
@@ -76,7 +79,14 @@ def _missing_option(error: MissingConfigException) -> str:
             f"scenario={name} does not exist; {int(number)} tasks are scenario={same[0]} "
             f"scenario.num_tasks={int(number)}; valid: {', '.join(valid)}"
         )
-    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}{_no_groups()}"
+
+
+def _no_groups() -> str:
+    """A hint at a folder of --config-dir that has no options, because it is the one above or below, perhaps."""
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    empty = [str(folder) for folder in own_folders() if not any((folder / group).is_dir() for group in groups)]
+    return f"; {empty[0]} has no options: expected {empty[0]}/GROUP/NAME.yaml" if empty else ""
 
 
 def _composition_error(error: Exception, command: str, overrides: list[str], searchpath: str | None) -> str:

@@ -16,7 +16,7 @@ from cl.reporting.loggers.several import Loggers
 from cl.run import agreement
 from cl.run import device as devices
 from cl.run.compiler import defer_compiler
-from cl.run.network import build_network, check_network
+from cl.run.network import build_network, check_network, in_words, normalisation, weights_of
 from cl.run.plan import Plan
 from cl.run.recipe import Recipe
 from cl.scenarios.base import Tasks
@@ -55,17 +55,21 @@ class Session:
         if config["compile"]:
             devices.check_compiler(self.device)
         self._opened.enter_context(devices.repeatable(self.device))
+        self.model = build_network(self.plan).to(self.device)
+        mean, std = normalisation(self.plan, self.model)
         self.transform = BatchTransform(
-            dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], self.device, config["channels_last"],
+            dataset.augment, mean, std, dataset.sample_shape[0], self.device, config["channels_last"],
             dataset.crop, config["mixing"]["mixup"], config["mixing"]["cutmix"], dataset.sample_dtype,
         )  # fmt: skip
-        self.model = build_network(self.plan).to(self.device)
+        self.weights = weights_of(self.model, mean, std)
+        if self.weights is not None and self.comm.is_main:
+            print(in_words(self.weights))
         # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights
         # follow inside each convolution.
         if config["channels_last"] and self.comm.engine != "horovod":
             self.model = self.model.to(memory_format=torch.channels_last)
         self._opened.enter_context(devices.threads(config["threads"], self.model, self.comm.local_size))
-        agreement.check_program(self.comm, config, self.device)
+        agreement.check_program(self.comm, config, self.device, self.weights)
         fewest = check_network(self.plan, self.model, self.transform, self.device)
         self.passes = Passes()
         self.passes.watch(self.model)

@@ -17,6 +17,8 @@ from pathlib import Path
 from cl.atomic import write_json
 from cl.checksums import ENTRY, DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
+from cl.jobs.pool import Pool
+from cl.jobs.sizes import processors
 from cl.reporting import opening
 from cl.reporting.loggers.several import Loggers
 from cl.run.checks import check
@@ -27,7 +29,6 @@ from merging.study import record, worker
 from merging.study.configurations import NO_LOGGER, Configurations
 from merging.study.options import Budget, Options
 from merging.study.planning import DoesNotFit, Planned, Planner
-from merging.study.pool import Pool, processors
 from merging.study.rows import Facts, Row, rows_of
 from merging.study.runs import Progress, RunError, Runs
 from merging.study.words import check_seeds, check_words, named
@@ -92,12 +93,12 @@ class Study:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         opening.say(f"study {self.options.name} {opening.on_data(self.config, seeds)}", self.folder)
         with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
-            pool = Pool(self._jobs(None))
+            pool = Pool(self._jobs(None), modules=("merging.run",))
             try:
                 self.facts = facts = await self._facts(pool)
                 if facts.gpus is not None:
                     pool.close(at_once=False)
-                    pool = Pool(self._jobs(facts.gpus), facts.gpus)
+                    pool = Pool(self._jobs(facts.gpus), facts.gpus, ("merging.run",))
                 done = await self._rows(pool)
             except BaseException:
                 pool.close(at_once=True)

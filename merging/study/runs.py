@@ -8,11 +8,11 @@ from pathlib import Path
 
 from cl.checksums import DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
+from cl.jobs.pool import Pool
 from cl.reporting import progress
 from cl.run.folder import run_folder
 from merging.study import worker
 from merging.study.configurations import Configurations, folder_of
-from merging.study.pool import Pool
 
 INTERVAL = 60  # seconds between lines where there is no bar
 NEEDED = {"run": ("passes", "persistent", "stage_costs"), "merge": ("passes", "persistent")}  # in results.json

@@ -17,6 +17,7 @@ DECIDED = {
     **dict.fromkeys(("running", "sequential"), "study.orders"),
     "ema": "study.both and study.ema",
     "dataset.validation": "study.search",
+    "jobs": "study.jobs",
 }
 NO_ROWS = ("run", "checkpoints", "initial", "overwrite")
 

@@ -1,24 +1,11 @@
-"""What a process of a study does: one run after the other, so that torch is imported once for many."""
+"""What a process of a study does: a run, a merge, or finding out what the data and components are."""
 
 import contextlib
-import gc
 import io
-import os
-import signal
 
 from omegaconf import OmegaConf
 
-from cl import signals
-from cl.parent import end_with_parent
-
-
-def start(gpus) -> None:
-    """Prepare a process. `gpus`: a queue of the names of GPUs, of which it takes one; None without."""
-    signals.listen(outside=lambda number: os._exit(128 + number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study ends its processes itself, by SIGTERM: a run is saved then
-    if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
-    end_with_parent()  # a study that is killed must not leave runs behind that the next one starts as well
+from cl.jobs.sizes import gpus_for
 
 
 def execute(kind: str, config: dict) -> tuple[str, bool] | None:
@@ -32,13 +19,8 @@ def execute(kind: str, config: dict) -> tuple[str, bool] | None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the lines of single tasks
             _do(kind, config)
-    except signals.Stopped as stopped:  # by the study, which is ending
-        os._exit(128 + stopped.number)
     except Exception as error:
         return one_line(error, "merge", []), isinstance(error, DivergedError)
-    finally:
-        gc.collect()  # a run's data are in cycles; several processes cannot wait until there is enough of them
-        gc.freeze()  # what is left is the libraries', and need not be looked at again
     return None
 
 
@@ -49,16 +31,6 @@ def _do(kind: str, config: dict) -> None:
         merges.run(OmegaConf.create(config))
     else:
         merges.train(merges.parts(config)[2] if kind == "networks" else config)
-
-
-def _gpus(device: str) -> list[str]:
-    """The names of the GPUs that runs are shared out among; none where the user has chosen one."""
-    import torch
-
-    if device.startswith("cuda:"):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
 
 
 def facts(config: dict, fusions: dict[str, dict]) -> dict:
@@ -87,7 +59,7 @@ def facts(config: dict, fusions: dict[str, dict]) -> dict:
             "batch_norm": has_statistics(session.model),
             "learning_rate": config["optimizer"]["lr"],
             "small_network": sum(weight.numel() for weight in session.model.parameters()) < SMALL_NETWORK,
-            "gpus": _gpus(config["device"]) if session.device.type == "cuda" else None,
+            "gpus": gpus_for(config["device"]) if session.device.type == "cuda" else None,
             "fusions": {
                 name: {
                     "needs_initial": fusion.needs_initial,

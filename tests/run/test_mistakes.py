@@ -64,7 +64,7 @@ MISTAKES = [
     ("strategy.alpha=true", "strategy.alpha must be a number of at least 0, got true"),
     ("strategy.alpha=nan", "strategy.alpha must be a number of at least 0, got nan"),
     ("strategy.alpha=-1", "strategy.alpha must be a number of at least 0, got -1"),
-    ("strategy.memory=false", "strategy.memory=False is no option", "strategy=derpp"),
+    ("strategy.memory=false", "strategy.memory=false is no option", "strategy=derpp"),
     ("backbone.hidden=[a]", "backbone.hidden must be a list (each a whole number of at least 1), got ['a']"),
     ("scenario.increment=[2,x]", "scenario.increment must be", "a list (each a whole number)", "got [2, 'x']"),
     ("schedule=multistep schedule.milestones=[a]", "schedule.milestones must be a list (each a number above 0), got"),

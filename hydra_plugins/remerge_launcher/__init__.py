@@ -1,0 +1,1 @@
+"""The launcher of remerge's sweeps, where Hydra looks for its plugins."""
