@@ -6,6 +6,7 @@ fragment has a checksum, a length and a kind: whole, first, middle or last.
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,19 +39,29 @@ def parts(content: bytes):
         _, length, kind = struct.unpack("<IHB", content[place : place + 7])
         if kind == 0:
             return
+        if place + 7 + length > len(content):  # under way
+            return
         begun = (b"" if kind in (WHOLE, FIRST) else begun) + content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (WHOLE, LAST):
             yield begun
 
 
-def read(path: Path) -> Told:
-    """One offline run, from its folder or its file."""
+def read(path: Path, seconds: float = 20) -> Told:
+    """One offline run that has ended, from its folder; wandb's own process may write its end a moment later."""
+    (file,) = path.glob("*.wandb")
+    until = time.monotonic() + seconds
+    while (told := _read(file.read_bytes())).status is None:
+        assert time.monotonic() < until, f"{file} has no end"
+        time.sleep(0.05)
+    return told
+
+
+def _read(content: bytes) -> Told:
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = [path] if path.is_file() else path.glob("*.wandb")
-    content, told = file.read_bytes(), Told()
-    assert content[:4] == b":W&B"
+    told = Told()
+    assert content[:4] in (b"", b":W&B")
     for part in parts(content):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(part)
