@@ -7,8 +7,9 @@ machine's speed affect all of them. The table has medians over the rounds: the r
 processor times (which other processes change little), and the seconds. Training is timed up to its first step
 (`benchmarks/first_step.py`); with --data, the folder of MNIST, also on Split MNIST. The last table shows the import
 times by package, from Python's -X importtime. Every process finds its modules compiled, in a folder of the benchmark,
-as after the first start of an installation.
-Limits: 1.5 until the first training step; 1 s for a mistake that needs no torch.
+as after the first start of an installation. What is being done is said before torch is imported: the second table has
+the seconds until the first line of output, through a pipe.
+Limits: 1.5 until the first training step; 1 s for a mistake that needs no torch; 0.5 s until the first line.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = [sys.executable, "-c", "import torch"]
-LIMIT, LIMIT_SECONDS = 1.5, 1.0
+LIMIT, LIMIT_SECONDS, LIMIT_FIRST_LINE = 1.5, 1.0, 0.5
 
 
 def commands(data: str | None, folder: Path) -> dict[str, list[str]]:
@@ -62,6 +63,35 @@ def timed(command: list[str], folder: Path) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_utime + usage.ru_stime
 
 
+def first_lines(folder: Path) -> dict[str, list[str]]:
+    """The commands whose first line is timed, by name; the output folder is empty."""
+    output, report = f"output={folder / 'new'}", [sys.executable, "-m", "cl.report", str(folder / "finished"), "--page"]
+    return {
+        "run.py": [sys.executable, "run.py", output],
+        "run.py, a sweep": [sys.executable, "run.py", output, "-m", "seed=0,1"],
+        "run.py, finished": [sys.executable, "run.py", f"output={folder / 'finished'}", "steps=1", "pictures=[]"],
+        "merge.py": [sys.executable, "merge.py", output],
+        "merge.py, a study": [sys.executable, "merge.py", "study=equal_budget", output],
+        "cl.report --page": report,
+    }
+
+
+def seconds_to_line(command: list[str], folder: Path) -> float:
+    """Seconds until a command writes its first line; it is stopped then."""
+    subprocess.run(["rm", "-rf", folder / "new"], check=True)
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    line = process.stdout.readline()
+    seconds = time.perf_counter() - started
+    process.kill()
+    process.communicate()
+    if not line.strip():
+        raise RuntimeError(f"{' '.join(command)} wrote no line")
+    return seconds
+
+
 def costs(command: list[str], folder: Path) -> tuple[dict[str, float], int]:
     """Seconds for importing each top-level package without its dependencies, and the number of modules."""
     line = [command[0], "-X", "importtime", *command[1:]]
@@ -93,12 +123,19 @@ def main() -> None:
             for name, command in chosen.items():
                 seconds = timed(command, folder)
                 rows[name].append((*seconds, seconds[0] / unit[0], seconds[1] / unit[1]))
+        lines = {
+            name: statistics.median(seconds_to_line(command, folder) for _ in range(arguments.rounds))
+            for name, command in first_lines(folder).items()
+        }
         packages, count = costs(chosen["first step, digits"], folder)
     print(f"{'':24}  ratio  by processor  seconds  processor s")
     for name, found in rows.items():
         wall, processor, ratio, by_processor = map(statistics.median, zip(*found))
         print(f"{name:24}  {ratio:5.2f}  {by_processor:12.2f}  {wall:7.2f}  {processor:11.2f}")
     print(f"\nlimits: {LIMIT} until the first step, {LIMIT_SECONDS} s for a mistake")
+    print(f"\n{'first line':24}  seconds  (limit: {LIMIT_FIRST_LINE} s)")
+    for name, seconds in lines.items():
+        print(f"{name:24}  {seconds:7.2f}")
     print(f"\n{count} modules until the first step; seconds for imports by package:")
     for name, seconds in packages.most_common(arguments.top):
         print(f"{name:24}  {seconds:5.2f}")

@@ -34,23 +34,40 @@ GIVEN = {
     "loader": ("device", "local_ranks"),
 }
 
+# What is made of the members of a group; by name, because most of these import torch.
+MADE = {
+    "buffer": "cl.buffers.base.ReplayBuffer", "strategy": "cl.strategies.base.Strategy",
+    "scenario": "cl.scenarios.base.Scenario", "dataset": "cl.datasets.base.Dataset",
+    "backbone": "torch.nn.modules.module.Module", "optimizer": "torch.optim.optimizer.Optimizer",
+    "schedule": "cl.step.schedules.Schedule", "fusion": "merging.fusion.Fusion",
+}  # fmt: skip
+SHORT = {
+    "torch.nn.modules.module.Module": "torch.nn.Module",
+    "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
+}
+
 
 def locate(node: dict, group: str):
     """The class or function named by the node's `_target_`; raises ValueError if it cannot be imported."""
     target = node.get("_target_")
     if not target:
         raise ValueError(f"{group} has no _target_: expected the dotted name of a class or function")
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module's code may raise anything
-        raise ValueError(
-            f"{group}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME "
-            "of a module in the current folder or on PYTHONPATH"
-        ) from error
+    found = imported(target, f"{group}._target_={target}")
     if not callable(found):
         raise ValueError(f"{group}._target_={target} is not a class or function")
     return found
+
+
+def imported(target: str, what: str):
+    """What a dotted name stands for; `what` names it in errors. Raises ValueError if it cannot be imported."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # a module's code may raise anything
+        raise ValueError(
+            f"{what} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME of a module in the "
+            "current folder, beside the folder of --config-dir, or on PYTHONPATH"
+        ) from error
 
 
 def build(node: dict, group: str, **given):
@@ -61,13 +78,24 @@ def build(node: dict, group: str, **given):
     assert group not in GIVEN or tuple(given) == GIVEN[group], (group, tuple(given))
     target = locate(node, group)
     options = checked_options(node, group, _parameters(target), given)
+    if inspect.isabstract(target):
+        lacks = ", ".join(sorted(target.__abstractmethods__))
+        raise ValueError(f"{group}._target_={node['_target_']} lacks {lacks}, which every {group} must have")
     try:
-        return target(**options, **given)
+        made = target(**options, **given)
     except ValueError as error:
         if not target.__module__.startswith("torch"):  # messages of torch do not name our options
             raise
         given = " ".join(f"{group}.{key}={value}" for key, value in options.items())
         raise ValueError(f"{given}: {error}") from error
+    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(made).__mro__]
+    expected = MADE.get(group, kinds[0])
+    if expected not in kinds:
+        raise ValueError(
+            f"{group}._target_={node['_target_']} makes an object of {type(made).__name__}, "
+            f"expected {SHORT.get(expected, expected)}"
+        )
+    return made
 
 
 def options_of(node: dict, group: str) -> dict:
@@ -89,6 +117,12 @@ def checked_options(node: dict, group: str, parameters: Mapping[str, Parameter],
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
     valid = [name for name, p in parameters.items() if name not in given and p.kind is not Parameter.VAR_KEYWORD]
     options = {key: value for key, value in node.items() if key not in LABELS}
+    lacks = [name for name in GIVEN.get(group, ()) if name not in parameters and not takes_any]
+    if lacks:
+        raise ValueError(
+            f"{group}._target_={node.get('_target_')} does not take {', '.join(lacks)}: remerge calls every {group} "
+            f"with {', '.join(GIVEN[group])} beside its options"
+        )
     for key in options:
         if key not in valid and not takes_any:
             raise ValueError(

@@ -6,6 +6,7 @@ from itertools import chain
 from torch import nn
 
 from cl.build import build
+from cl.reporting import screen
 from cl.run.session import Session
 from merging.choices import check_choices
 from merging.fusion import Fusion, WeightFusion, no_initial
@@ -102,7 +103,7 @@ def known_tasks(fusion: Fusion, own: dict, session: Session, source: Source, say
     if say:
         for number, tasks in assumed.items():
             what = f"task {number + 1}, its position" if len(tasks) == 1 else "all tasks"
-            print(f"{source.files[number]} does not name the tasks of its network: assumed {what}")
+            screen.say(f"{source.files[number]} does not name the tasks of its network: assumed {what}")
     return [tasks if tasks is not None else assumed[number] for number, tasks in enumerate(source.tasks)]
 
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from cl.reporting import opening, screen
 from cl.run import checks
 from cl.run.folder import plain
 from merging.choices import check_choices
+from merging.folder import merge_folder
 from merging.study import words
 
 
@@ -21,6 +23,9 @@ def merge(config) -> list[Path]:
     settings = plain(config)
     checks.check(settings)
     check_choices(settings)
+    opening.say(
+        f"{settings['fusion']['name']} of {_networks(settings)} {opening.on_data(settings)}", merge_folder(settings)
+    )
     from merging.run import run  # imports torch
 
     return run(config)
@@ -34,3 +39,12 @@ def study_folder(config, given: list[str], folder: str | None = None) -> Path:
     from merging.study.run import prepared
 
     return prepared(*words.of_study(config, given, folder)).folder
+
+
+def _networks(config: dict) -> str:
+    """Which networks are merged, in words."""
+    if config["checkpoints"] is not None:
+        return f"{len(config['checkpoints'])} files"
+    if config["run"] is not None:
+        return f"the networks in {screen.place(config['run'])}"
+    return f"the networks of {config['strategy']['name']}"

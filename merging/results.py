@@ -25,7 +25,7 @@ def merge_results(
     session = context.session
     base, history, used = session.config, context.history, used_networks(fusion, len(source.states), own)
     accuracies = [sum(row) / len(row) for row in alone]
-    measured = results.measures(history, session.plan.scenario.task_aware)
+    measured = results.measures(history, session.plan.scenario)
     return {
         **results.described(base | own, "merge"),
         "fusion": own["fusion"]["name"],
@@ -49,6 +49,7 @@ def merge_results(
         **spent,
         **context.recorded,
         "files": context.files,
+        **({} if session.weights is None else {"pretrained": session.weights}),
         "versions": results.versions(),
         "config": base | own,
     }

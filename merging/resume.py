@@ -15,6 +15,7 @@ import torch
 
 from cl.atomic import save_tensors
 from cl.networks import weights
+from cl.reporting import screen
 from cl.run.checkpoint import Checkpoints, Position
 from cl.run.remains import OF_MERGE, TRAINING
 from cl.run.saving import Saver
@@ -64,6 +65,8 @@ class Trained:
         checkpoints = Checkpoints(self._place(number), tree, session.comm, session.device)
         with closing(checkpoints):
             position = checkpoints.load()
+            if position is not None:
+                screen.say(f"resumed in training {number + 1} of the merge, step {position.step} of {steps}")
             saver = Saver(checkpoints, session.comm, session.config["checkpoint"]["every"], self.folder)
             trainer.after_step = saver.within(0, steps, f"training {number + 1} of the merge")
             yield position

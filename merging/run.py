@@ -6,16 +6,20 @@ The networks are trained by the code of any other run and kept in the same folde
 import copy
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from torch import nn
 
-from cl.configuration.place import CONF
+from cl.configuration import place
+from cl.configuration.composing import composed
 from cl.configuration.settings import MERGE_KEYS
-from cl.reporting import custom, plots
+from cl.configuration.trust import check_trust
+from cl.reporting import custom, plots, screen
 from cl.reporting import results as files
 from cl.reporting.history import History
+from cl.reporting.loggers import told
 from cl.run import checkpoint, experiment
 from cl.run.evaluator import Evaluator
 from cl.run.folder import alone, found_finished, plain
@@ -105,17 +109,19 @@ class Merge:
         tasks, _ = self.session.load_tasks()
         source = self.find()
         source.num_samples = [tasks.num_training(of_network) for of_network in source.tasks]
-        self.session.logger.start(folder, base | own)
+        if base["overwrite"]:
+            checkpoint.clear(folder, everything=True)
+            resume.clear(folder)
+        self.session.logger.start(folder, base | own, "merge")
         content = self.merge(tasks, source)
         files.write_json(folder / "results.json", content)
         resume.clear(folder)
-        try:
+        with ExitStack() as ending:
+            ending.callback(self.session.logger.finish, content)
+            ending.callback(self.draw, content)
             content |= custom.add(folder, base["metrics"])
-            self.session.logger.finish(content)
-        finally:
-            self.draw(content)
         reach = "  ".join(f"{100 * value:.2f}" for value in content["model_accuracies"])
-        print(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {reach} %")
+        screen.say(f"{own['fusion']['name']} of {len(source.states)} networks, which reach alone: {reach} %")
         return [*finished, folder]
 
     def draw(self, content: dict) -> None:
@@ -193,15 +199,13 @@ class Merge:
         history = History(*evaluator(session.model))
         source = source.to(session.device)
         states = source.states
-        if self.base["overwrite"]:
-            checkpoint.clear(self.folder, everything=True)
-            resume.clear(self.folder)
         context = self.context(session, tasks, history, self.folder, source)
         alone = self.alone(source, context, evaluator)
         merge_seconds = 0.0
         merged: nn.Module | None = None
         carried: dict[str, float] = {}
-        for last in range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]:
+        merges = range(len(states)) if own["sequential"] or own["running"] else [len(states) - 1]
+        for last in merges:
             started = time.perf_counter()
             before = merged.state_dict() if own["running"] and merged is not None else None
             merged = self.fuse(source, last, before, carried, context)
@@ -210,7 +214,10 @@ class Merge:
                 # The next network started from this merge, so it is counted in the training already.
                 context.forget_costs()
                 merge_seconds = 0.0
-            history.add(*evaluator(merged))
+            row, task_aware_row = evaluator(merged)
+            history.add(row, task_aware_row)
+            stage = len(history.rows) - 1
+            session.logger.log_test(stage, told.of_test("accuracy", row, task_aware_row, stage, len(merges)))
             about = {"tasks": union(source.tasks[: last + 1]), "accuracy": history.rows[-1], "config": self.base | own}
             checkpoint.save_task(self.folder, last, merged, about)
         context.measure()
@@ -268,10 +275,14 @@ class Merge:
 
 def with_strategy(base: dict, name: str) -> dict:
     """The configuration with another strategy at its default options."""
-    node = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{name}.yaml"))
+    file = place.file_of("strategy", name)
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    if "defaults" in node:  # a file of the user that is made of another
+        node = OmegaConf.to_container(composed("run", [f"strategy={name}"], file.parent.parent).strategy)
     changed = copy.deepcopy(base)
     for group, values in node.items() if "strategy" in node else [("strategy", node)]:
         changed[group] = values if group == "strategy" else changed[group] | values
+    check_trust(changed)
     return changed
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 
 from cl.checksums import DamagedError
+from cl.configuration.identity import is_set
 from cl.networks import weights
+from cl.networks.pretrained import is_file
 from cl.reporting.reading import read_results
 from cl.run import checkpoint
+from cl.run.network import STATISTICS
 from cl.run.session import Session
 from cl.scenarios.classes import ClassIncremental
 from merging.fusion import State
@@ -89,6 +92,12 @@ class Reader:
                         f"{what} was trained with {group}.{key}={_word(theirs[key])}, but this is "
                         f"{group}.{key}={_word(ours[key])}"
                     )
+        theirs, ours = (_of_input(config) for config in (trained, self.config))
+        if theirs != ours:
+            raise ValueError(
+                f"{what} was trained with backbone.pretrained={_word(theirs)}, whose mean and std normalise its input, "
+                f"but this is backbone.pretrained={_word(ours)}: give the same, or dataset.mean and dataset.std"
+            )
         theirs, ours = trained.get("seed", self.config["seed"]), self.config["seed"]
         if self.seed_matters and theirs != ours:
             raise ValueError(
@@ -158,6 +167,15 @@ class Reader:
 def moved(state: State, device: torch.device) -> State:
     """The state dict on a device."""
     return {name: value.to(device) for name, value in state.items()}
+
+
+def _of_input(config: dict) -> bool | str | None:
+    """The pretrained weights that decide how pictures are normalised; None where the data set does."""
+    backbone, node = config.get("backbone", {}), config["dataset"]
+    ours = str(backbone.get("_target_")).startswith("cl.networks.")
+    word = backbone.get("pretrained") if ours else None
+    by_dataset = backbone.get("input_statistics") == "dataset" or any(is_set("dataset", node, k) for k in STATISTICS)
+    return None if word is None or by_dataset or is_file(word) else word
 
 
 def _is_ours(about: dict) -> bool:

@@ -22,18 +22,19 @@ class ReplayBuffer:
             buffer.add(x=x, y=y)
 
     `insertion` and `sampling` name the policies (docs/replay_buffer.md); `num_classes`: labels lie below it; `kind`:
-    native (C++) or reference (Python); `options`: those of the policies. Raises ValueError for what makes no sense.
+    native (C++) or reference (Python, also with the class of a policy of your own, docs/extending.md); `options`: those
+    of the policies. Raises ValueError for what makes no sense.
     """
 
     def __init__(
-        self, capacity: int, insertion: str = "reservoir", sampling: str = "uniform", seed: int = 0,
+        self, capacity: int, insertion: str | type = "reservoir", sampling: str | type = "uniform", seed: int = 0,
         num_classes: int = 1000, kind: str = "native", **options,
     ):  # fmt: skip
         self.capacity, self.seed, self.num_classes = capacity, seed, num_classes
         if kind not in KINDS:
             raise ValueError(f"kind must be {one_of(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
-        self._node = {"_target_": KINDS[kind], "capacity": capacity, "insertion": insertion, "sampling": sampling}
-        self._node |= options
+        self._node = {"_target_": KINDS[kind], "capacity": capacity, **options}
+        self._node |= {"insertion": _dotted(insertion), "sampling": _dotted(sampling)}
         check_buffer(self._node)
         options_of(self._node, "buffer")
         self._buffer = None
@@ -79,3 +80,8 @@ class ReplayBuffer:
             self._node, "buffer", fields=fields, num_classes=self.num_classes, seed=self.seed,
             device=columns["y"].device, comm=Comm(), timeout=300.0,
         )  # fmt: skip
+
+
+def _dotted(policy: str | type) -> str:
+    """The name of a policy; of a class the one by which it is imported."""
+    return policy if isinstance(policy, str) else f"{policy.__module__}.{policy.__qualname__}"

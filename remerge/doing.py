@@ -108,11 +108,16 @@ def _one_by_one(every: list[list[str]], command: str, config_dir) -> tuple[list[
 
 
 def _at_once(every: list[list[str]], command: str, config_dir, jobs: int | str) -> tuple[list[Run], list[Failure]]:
-    from cl.jobs.sweep import Job, do
+    from cl.jobs.sweep import Job, Outcome, do
     from merging.command import merge as do_merge
 
-    folder, how = config_dir and str(config_dir), do_merge if command == "merge" else None
-    outcomes = do([Job(command, tuple(words), folder, how, PROGRAM) for words in every], jobs)
+    def tell(place: int, outcome: Outcome) -> None:
+        what = f"failed: {outcome.error}" if outcome.error else f"{outcome.seconds:.1f} s"
+        print(f"{command} {place + 1}/{len(every)}  {' '.join(every[place])}  {what}", flush=True)
+
+    folder, merge = config_dir and str(config_dir), do_merge if command == "merge" else None
+    with _job():
+        outcomes = do([Job(command, tuple(words), folder, merge, PROGRAM) for words in every], jobs, tell)
     found = [Run(folder) for outcome in outcomes for folder in outcome.folders]
     return found, [Failure(outcome.words, outcome.error) for outcome in outcomes if outcome.error]
 

@@ -186,8 +186,8 @@ def import_libraries() -> None:
     """What every run imports before anything of remerge matters; no more, or a missing import would go unnoticed."""
     import hydra._internal.hydra  # noqa: F401
     import matplotlib.figure  # noqa: F401
+    import rich.table  # noqa: F401
     import torch  # noqa: F401
-    import tqdm  # noqa: F401
 
 
 def execute(line: list[str], cwd: str, env: dict[str, str]) -> None:

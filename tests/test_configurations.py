@@ -25,6 +25,10 @@ def test_every_configuration_file_composes_and_its_target_exists(compose_config,
         assert config.protocol.keys() == fair.keys() and config.protocol.name == option
     elif group == "study":
         assert Options.read(OmegaConf.to_container(config.study)).name == option
+    elif group == "logger":  # each under its name, several at a time
+        node = OmegaConf.to_container(config[group])
+        assert node.keys() == {option} and path.read_text().startswith(f"# @package logger.{option}\n")
+        assert callable(locate(node[option], group))
     elif group != "experiment":
         node = OmegaConf.to_container(config[group])
         assert {"name", "_target_"} <= node.keys()

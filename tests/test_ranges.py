@@ -65,7 +65,7 @@ OUT_OF_RANGE = [
     ("loader", "workers", "prefetch", 0, "a whole number of at least 1"),
     ("loader", "dali", "threads", 0, "a whole number of at least 1"),
     ("loader", "dali", "prefetch", 0, "a whole number of at least 1"),
-    ("logger", "wandb", "mode", "offlin", "online, offline or disabled"),
+    ("logger.wandb", "wandb", "mode", "offlin", "online, offline or disabled"),
     ("dataset", "digits", "validation", 1.0, "a number of at least 0 and below 1"),
     ("dataset", "mnist", "augment", "flip_", "a list (each crop, flip, resized_crop or rand_augment)"),
     ("dataset", "mnist", "augment", [["flip"]], "a list (each crop, flip, resized_crop or rand_augment)"),
@@ -113,7 +113,7 @@ IMPOSSIBLE = [
 
 
 def target(group: str, name: str) -> str:
-    return OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml")["_target_"]
+    return OmegaConf.load(ROOT / "conf" / group.partition(".")[0] / f"{name}.yaml")["_target_"]
 
 
 @pytest.mark.parametrize("group, name, option, value, valid", OUT_OF_RANGE)

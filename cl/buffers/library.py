@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cl.buffers.policy import Policy
+from cl.buffers.settings import check_native
 
 try:
     try:
@@ -33,6 +34,7 @@ def native_policies(name_at: Callable) -> list[str]:
 
 def check_both_sides(key: str, name: str, kind: type[Policy], name_at: Callable) -> None:
     """Raise ValueError for a policy that only Python or only the library has."""
+    check_native(key, name)
     here, there = name in list(kind.known), name in native_policies(name_at)
     if here and not there:
         raise ValueError(

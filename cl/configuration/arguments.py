@@ -6,8 +6,8 @@ and a missing equals sign for something else than what was meant. What can be sa
 
 from omegaconf import OmegaConf
 
-from cl.configuration.place import CONF
-from cl.configuration.settings import ADDED, MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
+from cl.configuration import place
+from cl.configuration.settings import ADDED, LOGGER_KEYS, MERGE_GROUPS, MERGE_KEYS, RUN_GROUPS, Merge, Run
 from cl.values import did_you_mean, one_of
 
 # Hydra's flags that are followed by a value; all others stand alone. Of some the value is one of these.
@@ -26,6 +26,7 @@ RENAMED = {
     "buffer.draw": "buffer.sampling",
     "passes": "gradient_accumulation_steps",
 }
+SEVERAL = ("experiment", "logger")  # of which several options may be put together
 # The value of --info may be left out, so it is taken only where it is one of these.
 INFO_VALUES = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
@@ -41,7 +42,7 @@ def ordered(arguments: list[str]) -> tuple[list[str], list[str]]:
     while pending is not None:
         argument, pending = pending, next(rest, None)
         if not argument.startswith("-"):
-            overrides.append(_hosts_as_text(argument))
+            overrides.append(_hosts_as_text(respelled(argument)))
             continue
         flag, equals, value = argument.partition("=")
         if flag not in FLAGS:
@@ -58,6 +59,12 @@ def ordered(arguments: list[str]) -> tuple[list[str], list[str]]:
     return overrides, flags
 
 
+def respelled(override: str) -> str:
+    """An override with the key that it has now: `logger.mode=offline` goes on working."""
+    bare = override.partition("=")[0].lstrip("+~")
+    return override.replace(bare, LOGGER_KEYS[bare], 1) if bare in LOGGER_KEYS else override
+
+
 def _hosts_as_text(override: str) -> str:
     """Hosts in quotes: Hydra would sweep over `launcher.hosts=a:4,b:4`, and take `[fd00::1]:4` for a list."""
     key, _, value = override.partition("=")
@@ -66,15 +73,15 @@ def _hosts_as_text(override: str) -> str:
 
 
 def options(group: str) -> list[str]:
-    """The names of a group's options."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The names of a group's options, with those of the user."""
+    return place.names(group)
 
 
 def options_with(group: str, name: str) -> list[str]:
     """The options that have a value with that name."""
     found = []
     for option in options(group):
-        node = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+        node = OmegaConf.to_container(OmegaConf.load(place.file_of(group, option)))
         if name in node.get(group, node):
             found.append(option)
     return found
@@ -90,24 +97,25 @@ def check_overrides(overrides: list[str], command: str) -> None:
     groups = {*MERGE_GROUPS, "launcher", "protocol", "study"} if command == "merge" else {*RUN_GROUPS, "launcher"}
     keys = Merge.__annotations__ if command == "merge" else Run.__annotations__
     known = sorted({*keys, *groups})
-    for place, override in enumerate(overrides):
+    for number, override in enumerate(overrides):
         key, equals, value = override.partition("=")
         if not equals and not override.startswith("~"):
-            raise ValueError(_no_setting(overrides, place, known))
+            raise ValueError(_no_setting(overrides, number, known))
         bare = key.lstrip("+~")
         if bare in RENAMED:
             raise ValueError(f"{bare} is now {RENAMED[bare]}")
         if bare.startswith("hydra"):
             continue
         top = bare.partition(".")[0]
-        opened = "{" if bare == "experiment" else "[{"  # several experiments may be put together
+        opened = "{" if bare in SEVERAL else "[{"
         if key.startswith("~"):
             if top not in known:
                 raise ValueError(f"{override}: there is no {top} to take out{did_you_mean(top, known)}")
             # Below that are the free words of an option such as backbone.options; and what an experiment sets for one
             # option has to be taken out for another: +experiment=skewed_mnist strategy=er ~strategy.init
             if bare.count(".") < 2 and not _foreign(bare, overrides) and not (top in ADDED and "." in bare):
-                raise ValueError(f"{override} takes out what is needed: set another value, {bare}=VALUE")
+                key = top if top in SEVERAL else bare
+                raise ValueError(f"{override} takes out what is needed: set another value, {key}=VALUE")
         elif key == "experiment":
             raise ValueError(f"an experiment is added, with a plus: +experiment={value}")
         elif key == "++experiment":
@@ -116,9 +124,10 @@ def check_overrides(overrides: list[str], command: str) -> None:
             raise ValueError(f"{bare} is there already, so it is set without a plus: {bare}={value}")
         elif top in MERGE_KEYS and command == "run":
             raise ValueError(f"{override} is for merge.py: run.py has no {top}")
-        elif bare in (*groups, "experiment") and (value in ("", "null") or value[0] in opened):
+        elif bare in (*groups, "experiment") and (value in ("", "null", "[]") or value[0] in opened):
             valid = ", ".join(options(bare))
-            raise ValueError(f"{bare} must be the name of one option, got {value or repr('')}; valid: {valid}")
+            many = " or of several, [csv,wandb]," if bare == "logger" else ","
+            raise ValueError(f"{bare} must be the name of one option{many} got {value or repr('')}; valid: {valid}")
 
 
 def _foreign(key: str, overrides: list[str]) -> bool:
@@ -137,10 +146,10 @@ def _unknown_flag(flag: str, value: str | None) -> str:
     return f"unknown flag {flag}{did_you_mean(flag, FLAGS)}; valid: {', '.join(sorted(FLAGS))}"
 
 
-def _no_setting(overrides: list[str], place: int, names: list[str]) -> str:
+def _no_setting(overrides: list[str], number: int, names: list[str]) -> str:
     """What is said of a word without an equals sign."""
-    word, before = overrides[place], overrides[place - 1] if place else ""
-    after = [*overrides[place + 1 : place + 3], "", ""]
+    word, before = overrides[number], overrides[number - 1] if number else ""
+    after = [*overrides[number + 1 : number + 3], "", ""]
     if before.count("[") > before.count("]") or before.count("{") > before.count("}"):
         return f"cannot read the argument {before!r}: a list is written without spaces, or the whole of it in quotes"
     name, colon, value = word.partition(":")

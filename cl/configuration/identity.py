@@ -126,6 +126,11 @@ def _component(group: str, node: dict, prefix: str) -> dict:
     return found
 
 
+def is_set(group: str, node: dict, key: str) -> bool:
+    """Whether an option of a group's member is another than in its file, which is what a run's name would say."""
+    return bool(_differences(key, node.get(key), _neutral_member(group, node).get(key)))
+
+
 def _differences(key: str, value, neutral) -> dict:
     """The words of one value, none where it is neutral."""
     if isinstance(value, dict) and "_target_" in value:  # a component within another, such as a curve's own schedule

@@ -1,5 +1,6 @@
 """Where the files of conf/ are: beside the code in a checkout, within the package `remerge` once it is installed."""
 
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,3 +20,42 @@ def _found(in_checkout: str, installed: str) -> Path:
 
 CONF = _found("conf", "remerge/conf")
 HOROVOD = _found("scripts/build_horovod.py", "remerge/build_horovod.py")
+
+
+_own: list[Path] = []  # folders of the user's own options, in the order in which they became known
+
+
+def use(folder: str | Path) -> None:
+    """Make a folder of the user's own options known, as --config-dir names it.
+
+    Modules beside that folder can be imported from then on; whether they are is a matter of `trust`. Raises ValueError
+    for an option with the name of one of ours, which Hydra would take in its place.
+    """
+    folder = Path(folder).resolve()
+    for path in sorted(folder.rglob("*.yaml")):
+        ours = CONF / path.relative_to(folder)
+        if ours.is_file() and ours.read_bytes() != path.read_bytes():
+            option = "=".join(ours.relative_to(CONF).with_suffix("").as_posix().rsplit("/", 1))
+            raise ValueError(
+                f"{path} has the name of a file of remerge, {option}, and would never be read: give it another name"
+            )
+    if folder not in _own:
+        _own.append(folder)
+    if str(folder.parent) not in sys.path:
+        sys.path.append(str(folder.parent))
+
+
+def own_folders() -> tuple[Path, ...]:
+    """The folders of the user's own options."""
+    return tuple(_own)
+
+
+def names(group: str) -> list[str]:
+    """The options of a group, ours and the user's."""
+    return sorted({path.stem for folder in (CONF, *_own) for path in (folder / group).glob("*.yaml")})
+
+
+def file_of(group: str, name: str) -> Path | None:
+    """The file of an option; None if there is none."""
+    paths = (folder / group / f"{name}.yaml" for folder in (CONF, *_own))
+    return next((path for path in paths if path.is_file()), None)

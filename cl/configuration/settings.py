@@ -130,6 +130,8 @@ RUN_GROUPS = (
 MERGE_GROUPS = (*RUN_GROUPS, "fusion")
 # Keys under which a user adds components, each under a name: +metrics.NAME._target_=MODULE.FUNCTION.
 ADDED = {"metrics": "my_metrics.worst_task", "callbacks": "my_callbacks.Timer"}
+# Options of wandb as they were called while there was one logger at a time, and their keys now.
+LOGGER_KEYS = {f"logger.{key}": f"logger.wandb.{key}" for key in ("project", "entity", "mode", "tags")}
 # Keys of conf/merge.yaml that conf/run.yaml does not have.
 MERGE_KEYS = (*(key for key in Merge.__annotations__ if key not in Run.__annotations__), "fusion")
 
@@ -157,7 +159,17 @@ def checked(config: dict) -> dict:
     for key in groups:
         if not isinstance(config[key], dict):
             raise ValueError(f"{key} must be the name of a file in conf/{key}/, got {config[key]!r}")
-        convert(f"{key}.name", config[key].get("name"), Text)
+        if key == "logger":  # which holds several nodes, each under its name
+            continue
+        if config[key].get("name") is None:
+            raise ValueError(f"{key} has no name: its file in conf/{key}/ needs a line name: NAME")
+        convert(f"{key}.name", config[key]["name"], Text)
+    _check_loggers(config["logger"])
+    if not isinstance(config["strategy"].get("memory"), bool):
+        raise ValueError(
+            f"strategy={config['strategy']['name']} does not say whether it stores samples: its file needs a line "
+            f"memory: true or memory: false, got {config['strategy'].get('memory')!r}"
+        )
     config |= {key: _converted(key, config[key], kind) for key, kind in kinds.items()}
     for key, example in ADDED.items():
         _check_added(key, config[key], example)
@@ -167,6 +179,17 @@ def checked(config: dict) -> dict:
         given = " ".join(f"launcher.{key}={value}" for key, value in launcher.items() if value != alone[key])
         raise ValueError(f"launcher=none starts no ranks, got {given}: choose launcher=horovod or launcher=torchrun")
     return config
+
+
+def _check_loggers(nodes: dict) -> None:
+    for name, node in nodes.items():
+        if f"logger.{name}" in LOGGER_KEYS:
+            raise ValueError(f"logger.{name} is now {LOGGER_KEYS[f'logger.{name}']}")
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            raise ValueError(
+                f"logger.{name} must be a logger with its _target_, got {node!r}: the file conf/logger/NAME.yaml "
+                "begins with the line `# @package logger.NAME`"
+            )
 
 
 def _check_added(key: str, nodes: dict, example: str) -> None:

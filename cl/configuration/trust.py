@@ -1,7 +1,8 @@
 """Whose code a configuration may name: ours, and that of the modules which the user lists in `trust`.
 
-A `_target_` is imported and called, so a configuration is a program. What the files in conf/ name belongs to remerge;
-anything else, also another function of cl or of torch, is refused before it is imported, unless `trust` has its module.
+A `_target_` is imported and called, and so is a policy of the replay memory by dotted name, so a configuration is a
+program. What the files in conf/ name belongs to remerge; anything else, also another function of cl or of torch, is
+refused before it is imported, unless `trust` has its module.
 """
 
 import functools
@@ -9,6 +10,8 @@ import re
 from collections.abc import Iterator
 
 from cl.configuration.place import CONF
+
+POLICIES = ("buffer.insertion", "buffer.sampling")
 
 
 def check_trust(config: dict) -> None:
@@ -22,7 +25,7 @@ def check_trust(config: dict) -> None:
     if foreign:
         modules = list(dict.fromkeys(target.rpartition(".")[0] or target for _, target in foreign))
         raise ValueError(
-            f"{foreign[0][0]}._target_={foreign[0][1]} is no component of remerge: if you trust the code of "
+            f"{foreign[0][0]}={foreign[0][1]} is no component of remerge: if you trust the code of "
             f"{' and '.join(modules)}, add trust=[{','.join([*trusted, *modules])}]"
         )
 
@@ -39,12 +42,13 @@ def check_given(config, overrides: list[str]) -> None:
 
 
 def targets(node, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every `_target_` in a node with the key of the node that has it."""
+    """What a node names to be imported, with its key: every `_target_`, and the policies of a buffer by dotted name."""
     if isinstance(node, dict):
-        if node.get("_target_"):
-            yield key, str(node["_target_"])
         for name, value in node.items():
-            yield from targets(value, f"{key}.{name}" if key else str(name))
+            inner = f"{key}.{name}" if key else str(name)
+            if value and (name == "_target_" or inner in POLICIES and "." in str(value)):
+                yield inner, str(value)
+            yield from targets(value, inner)
     elif isinstance(node, list):
         for place, value in enumerate(node):
             yield from targets(value, f"{key}[{place}]")

@@ -127,6 +127,17 @@ class Dataset(ABC):
             )
 
 
+def check_dataset(dataset: Dataset) -> None:
+    """Raise ValueError or OSError for a data set that does not know its shape, or whose data cannot be loaded."""
+    lacks = [name for name in ("num_classes", "sample_shape") if not hasattr(dataset, name)]
+    if lacks:
+        raise ValueError(
+            f"{type(dataset).__name__} has no {' and no '.join(lacks)}: a data set knows them before anything is "
+            "loaded, for example num_classes = 10 and sample_shape = (3, 32, 32) in its class"
+        )
+    dataset.check()
+
+
 def by_class(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The indices grouped by class, in their given order within each class."""
     return indices[np.argsort(labels[indices], kind="stable")]

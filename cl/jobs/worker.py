@@ -65,7 +65,6 @@ def work(jobs: Connection, control: socket.socket) -> int:
 def _begin(world: World, control: socket.socket) -> None:
     import numpy as np
     import torch
-    from tqdm import tqdm
 
     gc.enable()
     os.chdir(world.folder)
@@ -76,7 +75,6 @@ def _begin(world: World, control: socket.socket) -> None:
     random.seed()  # otherwise all processes would draw the same numbers
     np.random.seed()
     torch.default_generator.seed()
-    tqdm.set_lock(threading.RLock())  # its own is one between processes, which would be left behind
     signals.listen(outside=lambda number: os._exit(128 + number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client stops its processes itself: a run is saved then
     threading.Thread(target=_obey, args=(control,), daemon=True).start()

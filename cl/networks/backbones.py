@@ -15,7 +15,10 @@ import torch
 from torch import nn
 
 from cl.networks import weights
-from cl.values import Count
+from cl.networks.pretrained import Found, find, is_file, of_file, statistics
+from cl.values import Count, Text
+
+TAKEN = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "in_chans", "num_classes"}
 
 
 def mlp(
@@ -64,55 +67,115 @@ def mnistnet(
 
 
 def timm_model(
-    sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: str | None, options: dict
-) -> nn.Module:
+    sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: bool | Text | None, options: dict,
+    input_statistics: Literal["weights", "dataset"] = "weights",
+) -> nn.Module:  # fmt: skip
     """A model of timm by name, with the channels and classes of the data set.
 
-    `pretrained`: a file of weights (see `load_weights`); `options`: further arguments of timm.create_model. Raises
-    ValueError for an unknown name and for options that the model does not take.
+    `pretrained`: true or a word of `cl.networks.pretrained.find`, a file (see `load_weights`), or None.
+    `options`: further arguments of timm.create_model. `input_statistics`: whose mean and std pretrained weights by word
+    ask for. Raises ValueError for an unknown name, for options that the model does not take and for weights that do not
+    fit, OSError for weights that cannot be had.
     """
+    _check_pretrained(pretrained)
+    if pretrained is None or is_file(pretrained):
+        network = _timm(sample_shape, num_outputs, model, options)
+        if pretrained is not None:
+            _load_file(network, Path(pretrained))
+        return network
+    found = find(model, pretrained)
+    options = _fixed(found.options) | options
     network = _timm(sample_shape, num_outputs, model, options)
-    if pretrained is not None:
-        load_weights(network, Path(pretrained))
-    return network
+    # Made once more with all of the classes, which timm fills strictly: no tensor stays random unsaid.
+    cfg = {"pretrained": True, "pretrained_cfg": found.cfg}
+    cfg["pretrained_cfg_overlay"] = {"file": str(found.path), "custom_load": found.cfg["custom_load"]}
+    what = f"backbone.pretrained={pretrained if pretrained is not True else 'true'} ({found.path})"
+    try:
+        whole = _timm(sample_shape, found.cfg["num_classes"], model, options, **cfg)
+    except Exception as error:  # of timm, torch and safetensors
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{what} cannot be loaded into timm's {model}: {type(error).__name__}: {reason}") from error
+    network.load_state_dict(weights.fit(whole.state_dict(), network.state_dict(), what, _classifier(network)))
+    return _marked(network, found, sample_shape[0], input_statistics)
 
 
 def resnet_cifar(
-    sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: str | None, options: dict
-) -> nn.Module:
-    """A ResNet of timm with a 3x3 stem without pooling, for pictures of about 32 pixels (He et al. 2016)."""
-    network = _timm(sample_shape, num_outputs, model, options)
+    sample_shape: tuple[int, int, int], num_outputs: int, model: str, pretrained: bool | Text | None, options: dict,
+    input_statistics: Literal["weights", "dataset"] = "weights",
+) -> nn.Module:  # fmt: skip
+    """A ResNet of timm with a 3x3 stem without pooling, for pictures of about 32 pixels (He et al. 2016).
+
+    Of pretrained weights with a 7x7 stem all but the stem are taken. Arguments and errors as of `timm_model`.
+    """
+    _check_pretrained(pretrained)
+    found = None if pretrained is None or is_file(pretrained) else find(model, pretrained)
+    network = _timm(sample_shape, num_outputs, model, (_fixed(found.options) if found else {}) | options)
     if not isinstance(getattr(network, "conv1", None), nn.Conv2d) or not hasattr(network, "maxpool"):
         raise ValueError(f"backbone.model={model} is not a ResNet with a simple stem; use backbone=timm for it")
     stem = nn.Conv2d(sample_shape[0], network.conv1.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     network.conv1, network.maxpool = stem, nn.Identity()
+    if found is not None:
+        load_weights(network, found.path, replaceable=("conv1.",))
+        return _marked(network, found, sample_shape[0], input_statistics)
     if pretrained is not None:
-        load_weights(network, Path(pretrained), replaceable=("conv1.",))  # the file may have the 7x7 stem
+        _load_file(network, Path(pretrained), replaceable=("conv1.",))  # the file may have the 7x7 stem
     return network
 
 
-def _timm(sample_shape: tuple[int, int, int], num_outputs: int, model: str, options: dict) -> nn.Module:
+def _check_pretrained(pretrained: bool | str | None) -> None:
+    if pretrained is False:
+        raise ValueError(
+            "backbone.pretrained must be true, a name, a file, or null for random weights, got false: set it to null"
+        )
+
+
+def _fixed(options: dict) -> dict:
+    """Options with which weights were made, without those that follow the data set."""
+    return {key: value for key, value in options.items() if key not in (*TAKEN, "img_size")}
+
+
+def _load_file(network: nn.Module, path: Path, replaceable: tuple[str, ...] = ()) -> None:
+    load_weights(network, path, replaceable)
+    network.pretrained_from = of_file(path)
+
+
+def _marked(network: nn.Module, found: Found, channels: int, input_statistics: str) -> nn.Module:
+    """The network with what a run has to know of its weights: which they are, and how to normalise its input."""
+    network.pretrained_from = found.about
+    if input_statistics == "weights":
+        network.input_statistics = statistics(found.cfg, channels)
+    return network
+
+
+def _timm(sample_shape: tuple[int, int, int], num_outputs: int, model: str, options: dict, **loading) -> nn.Module:
+    """`loading`: arguments of timm.create_model that say which weights it loads."""
     import timm
 
     if not timm.is_model(model):
         names = timm.list_models()
         close = difflib.get_close_matches(model, names, n=5) or names[:5]
         raise ValueError(f"timm has no model {model!r}; valid names are {', '.join(close)} and others")
-    taken = {"pretrained", "checkpoint_path", "in_chans", "num_classes"} & options.keys()
+    taken = TAKEN & options.keys()
     if taken:
         raise ValueError(
             f"backbone.options must not have {', '.join(sorted(taken))}: channels and classes follow the data set, and "
-            "weights come from a file (backbone.pretrained)"
+            "weights have an option of their own (backbone.pretrained)"
         )
     if timm.get_pretrained_cfg(model).fixed_input_size:  # such as transformers with learned position embeddings
         options = {"img_size": sample_shape[1:]} | options
     try:
-        return timm.create_model(model, in_chans=sample_shape[0], num_classes=num_outputs, **options)
+        return timm.create_model(model, in_chans=sample_shape[0], num_classes=num_outputs, **options, **loading)
     except TypeError as error:
         raise ValueError(f"backbone.options={options}: timm's {model} does not take them ({error})") from error
     except AssertionError as error:  # timm asserts that sizes fit together
         raise ValueError(f"timm's {model} does not take pictures of {sample_shape[1:]}: {error}") from error
+
+
+def _classifier(network: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the classifier's tensors."""
+    classifier = network.default_cfg["classifier"] or ()
+    return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
 
 
 def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = ()) -> None:
@@ -126,8 +189,7 @@ def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = 
 
     what = f"backbone.pretrained={path}"
     own = network.state_dict()
-    classifier = network.default_cfg["classifier"] or ()
-    replaceable += tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    replaceable += _classifier(network)
     found = weights.unprefixed(weights.read(path, what)[0], own, what, replaceable)
     first = network.default_cfg["first_conv"]
     for name in [f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)]:

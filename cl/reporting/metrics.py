@@ -175,6 +175,34 @@ def measured(results: dict) -> tuple[Matrix, Row]:
     return matrix, results["untrained_accuracy"]
 
 
+def constant(task_classes: list[int] | None, task_aware: bool) -> set[str]:
+    """The keys of measures of accuracy that tasks of so many classes decide by themselves, whatever a method does.
+
+    With one class per task the right class is known once the task is, and forward transfer, which is measured on a
+    class that nothing has been learned of, is that of the untrained network. Of a single task, the task-aware accuracy
+    is the accuracy. `task_classes`: None where tasks share their classes.
+    """
+    if not task_classes:
+        return set()
+    found = set()
+    if len(task_classes) == 1:
+        found.add("task_average_accuracy")
+    elif max(task_classes[1:]) == 1:
+        found.add("forward_transfer")
+    if max(task_classes) == 1:
+        known = ("task_aware", "scenario") if task_aware else ("task_aware",)
+        found |= {metric.key for metric in METRICS if metric.accuracies in known}
+    return found
+
+
+def says_something(key: str, runs: list[dict]) -> bool:
+    """Whether some of these results have a value of a measure or cost that was not decided by their tasks alone."""
+    return any(
+        run.get(key) is not None and key not in constant(run.get("task_classes"), run.get("task_aware", False))
+        for run in runs
+    )
+
+
 def _is_square(matrix: Matrix) -> bool:
     return len(matrix) == len(matrix[0]) > 1
 

@@ -1,34 +1,52 @@
-"""What a run shows while it trains: a bar over its steps, and one line per task."""
+"""What a run or a study shows while it works: a bar over its steps in a terminal, and lines above it."""
 
+import os
 import sys
+import time
 
-from tqdm import tqdm
+from cl.reporting import screen
+
+INTERVAL = 0.1  # seconds between two pictures of the bar
+SHARE = 200  # a picture takes this part of the time between two at most
 
 
 class Progress:
-    """Bar and lines of one run; `show` False keeps the lines only."""
+    """Bar and lines; there is no bar where `show` is False, or where errors do not go to a terminal.
 
-    def __init__(self, title: str, total_steps: int, done_steps: int, show: bool):
-        # Into a file each update is a piece of text for good, so there the bar is written every 10 seconds only.
-        self.terminal = sys.stderr.isatty()
-        interval = 0.1 if self.terminal else 10
-        self.bar = tqdm(
-            total=total_steps, initial=done_steps, desc=title, unit="step", disable=not show, mininterval=interval,
-            leave=False, dynamic_ncols=True,
-        )  # fmt: skip
-        self.step = self.bar.update
+    `note` stands at the end of the bar.
+    """
 
-    def expect(self, more_steps: int) -> None:
-        """The run will have this many steps more, or fewer, than was thought."""
-        if more_steps:
-            self.bar.total += more_steps
+    def __init__(self, title: str, total: int, done: int, show: bool, unit: str = "step"):
+        self.total, self.done, self.note = total, done, ""
+        self._bar, self._next = None, 0.0
+        if show and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
+            from cl.reporting.bar import Bar
+
+            self._bar = Bar(title, total, done, unit)
+            self._draw()
+
+    def step(self) -> None:
+        """One more is done."""
+        self.done += 1
+        if self._bar is not None and time.perf_counter() >= self._next:
+            self._draw()
+
+    def expect(self, more: int) -> None:
+        """There will be so many more, or fewer, than was thought."""
+        self.total += more
 
     def line(self, text: str) -> None:
         """A line above the bar."""
-        if self.terminal:
-            self.bar.write(text, file=sys.stdout)
-        else:
-            print(text, flush=True)
+        screen.say(text)
 
     def close(self) -> None:
-        self.bar.close()
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _draw(self) -> None:
+        started = time.perf_counter()
+        self._bar.draw(self.total, self.done, self.note)
+        ended = time.perf_counter()
+        self._next = ended + max(INTERVAL, SHARE * (ended - started))

@@ -1,7 +1,8 @@
 """Where the numbers of training go: the history of the run, metrics.csv, the logger, and the progress bar."""
 
 from cl.reporting.history import History
-from cl.reporting.loggers import NoLogger
+from cl.reporting.loggers import told
+from cl.reporting.loggers.base import Logger, NoLogger
 from cl.reporting.metrics_file import MetricsFile, State
 from cl.reporting.progress import Progress
 
@@ -14,7 +15,7 @@ class Recorder:
         history: History,
         progress: Progress | None = None,
         metrics: MetricsFile | None = None,
-        logger: NoLogger | None = None,
+        logger: Logger | None = None,
         log_interval: int = 100,
     ):
         self.history, self.metrics = history, metrics
@@ -38,7 +39,8 @@ class Recorder:
     def row(self, row: dict, logged: dict[str, float] | None = None) -> None:
         """One interval of training, with the columns of metrics.csv, and the numbers that the strategy has logged."""
         logged = logged or {}
+        self.progress.note = f"loss {row['loss']:.4f}"
         if self.metrics is not None:
             self.metrics.append(row)
             self.metrics.append_logged(row, logged)
-        self.logger.log(row | {f"strategy/{name}": value for name, value in logged.items()})
+        self.logger.log_training(row["step"], told.of_row(row, logged))

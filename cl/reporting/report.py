@@ -5,6 +5,7 @@
     python -m cl.report multirun/skewed2_mnist_mlp --published docs/published/skewed_mnist.yaml
     python -m cl.report multirun/class5_digits_mlp --metric my_metrics.worst_task
     python -m cl.report multirun/class5_digits_mlp --page
+    python -m cl.report multirun/class5_digits_mlp --wandb --tensorboard
     python -m cl.report multirun/class5_digits_mlp --format pdf,svg --no-titles
 
 Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
@@ -13,16 +14,15 @@ is a row for those that were merged; beside published figures, how far off they 
 """
 
 import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
 
 from cl.atomic import atomic_write
-from cl.reporting import custom, folding, plots
+from cl.reporting import backfill, custom, plots, screen
 from cl.reporting.groups import Group, load
 from cl.reporting.published import Published
-from cl.reporting.tables import as_csv, as_latex, as_markdown, as_text, caption, names
+from cl.reporting.tables import as_csv, as_latex, as_markdown, caption, names, show
 
 BOUNDS = ("finetune", "joint")  # what the other methods lie between
 
@@ -113,13 +113,16 @@ def main() -> None:
         help=f"of the plot, one or more of {', '.join(plots.FORMATS)} (default: png)",
     )
     parser.add_argument("--no-titles", action="store_true", help="plots without titles, for papers")
+    backfill.add_arguments(parser)
     arguments = parser.parse_args()
     try:
-        paths = arguments.paths
+        send, paths = backfill.sender(arguments), arguments.paths
         if arguments.page:
+            screen.say(f"a page of the runs at or below {', '.join(map(screen.place, paths))}")
             from cl.reporting.page import page  # imports scipy, which takes a second
 
             if not (paths := page.write_studies(paths)):
+                send(arguments.paths)
                 return
         published = None if arguments.published is None else Published.read(arguments.published)
         groups = load(paths, () if published is None else published.strategies)
@@ -130,6 +133,11 @@ def main() -> None:
         (measure,) = measures
         output = arguments.output or (arguments.paths[0] if len(arguments.paths) == 1 else Path())
         output = output.parent if output.is_file() else output
+        if arguments.page:
+            print()
+        show(groups, published, rest="report.csv has all")
+        if not arguments.page:
+            print()
         written = {
             "report.md": as_markdown(groups, published) + picture_text(groups, arguments.format, measure),
             "report.tex": as_latex(groups, published),
@@ -144,9 +152,11 @@ def main() -> None:
             page.write_groups(output, groups)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    width = folding.terminal_width()
-    print(as_text(groups, published, width))
     files = ", ".join([*written, *(f"report.{kind}" for kind in arguments.format)])
-    print("\n" + folding.wrapped(f"written: {files} in {os.path.relpath(output)}", width))
+    screen.say(f"written: {files} in {screen.place(output)}")
     if note := left_out(groups):
-        print(folding.wrapped(note, width))
+        screen.say(note)
+    try:
+        send(arguments.paths)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

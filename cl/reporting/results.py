@@ -16,6 +16,7 @@ from cl.configuration.identity import as_text, config_hash, words
 from cl.distributed.ranks import world_size
 from cl.reporting import metrics
 from cl.reporting.history import History
+from cl.scenarios.base import Scenario
 
 SCHEMA = "remerge.results/2"
 
@@ -28,12 +29,13 @@ def described(config: dict, kind: str) -> dict:
     return {"schema": SCHEMA, "kind": kind, **names, "seed": config["seed"], **hashed}
 
 
-def measures(history: History, task_aware: bool) -> dict:
+def measures(history: History, scenario: Scenario) -> dict:
     """The entries of results.json that follow from the accuracies, or from the errors.
 
     Transfer and forgetting are taken from the matrix that the scenario asks for: task-aware in
     task-incremental scenarios, over all classes in all others.
     """
+    task_aware = scenario.task_aware
     matrix, task_matrix = history.rows, history.task_aware_rows or None
     if history.measure == "error":
         return {
@@ -41,6 +43,7 @@ def measures(history: History, task_aware: bool) -> dict:
             **metrics.measures(metrics.ERROR_METRICS, matrix, None, matrix, history.untrained),
             "untrained_error": history.untrained,
             "task_aware": False,
+            "task_classes": None,
         }
     own, untrained = (task_matrix, history.untrained_task_aware) if task_aware else (matrix, history.untrained)
     return {
@@ -49,7 +52,13 @@ def measures(history: History, task_aware: bool) -> dict:
         **metrics.measures(metrics.METRICS, matrix, task_matrix, own, untrained),
         "untrained_accuracy": untrained,
         "task_aware": task_aware,
+        "task_classes": task_classes(scenario),
     }
+
+
+def task_classes(scenario: Scenario) -> list[int] | None:
+    """How many classes each task of a planned scenario has of its own; None where tasks share them."""
+    return [len(outputs) for outputs in scenario.task_outputs] or None
 
 
 def write_config(path: Path, config: dict) -> None:

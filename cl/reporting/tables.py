@@ -1,13 +1,14 @@
-"""Tables of groups of runs: for a terminal, in Markdown, LaTeX, CSV. Columns follow from the entries of the metrics."""
+"""Tables of groups of runs: for a terminal, in HTML, Markdown, LaTeX, CSV. Columns follow from the metrics."""
 
 import csv
+import html
 import io
 import statistics
 from dataclasses import dataclass
 
-from cl.reporting import custom, folding, latex
+from cl.reporting import custom, latex, screen
 from cl.reporting.groups import ABOUT, Group
-from cl.reporting.metrics import ERROR_METRICS, METRICS, Metric
+from cl.reporting.metrics import ERROR_METRICS, METRICS, Metric, says_something
 from cl.reporting.published import Published
 from cl.versions import made_with
 
@@ -44,13 +45,22 @@ IN_CSV = tuple(  # of each run, in report.csv only
         "optimizer_bytes",
     )
 )  # fmt: skip
+# Where a terminal has no room for all columns these go, the first ones first, and after them the metrics of users and
+# published figures. What a row is, the seeds, and average accuracy or error stay; the task-aware one where the scenario
+# asks for it.
+FIRST_OUT = (
+    "forward_transfer", "error_forward_transfer", "train_seconds", "backward_transfer", "error_backward_transfer",
+    *(cost.key for cost in COUNTED_BEFORE), "merge_passes", "task_average_accuracy", "forgetting", "error_forgetting",
+    "passes", "persistent_bytes",
+)  # fmt: skip
+REPORT = "python -m cl.report writes all"
 SPREAD = "Mean ± sample standard deviation over seeds."
 
 
 def columns(groups: list[Group], everything: bool = False) -> list[Metric | Cost]:
     """The columns of measures and costs: those in which some run says something, or `everything` that a table may have.
 
-    A cost that is zero for all says nothing.
+    A cost that is zero for all says nothing, nor does a measure that the tasks alone decide (`metrics.constant`).
     """
     runs = [run for group in groups for run in group.runs]
     metrics = [metric for metric in (*METRICS, *ERROR_METRICS) if metric.heading]
@@ -63,7 +73,10 @@ def columns(groups: list[Group], everything: bool = False) -> list[Metric | Cost
     costs = () if not merging else COUNTED if counted else (*COUNTED, *COUNTED_BEFORE)
     found = [*metrics, *custom.of_runs(runs), *costs, TRAIN_SECONDS]
     values = {column.key: [value for group in groups for value in group.values(column.key)] for column in found}
-    return [column for column in found if (any if column in costs else bool)(values[column.key])]
+    return [
+        column for column in found
+        if (any(values[column.key]) if column in costs else says_something(column.key, runs))
+    ]  # fmt: skip
 
 
 def names(groups: list[Group]) -> list[str]:
@@ -72,26 +85,39 @@ def names(groups: list[Group]) -> list[str]:
     return [name for name in found if any(group.label.get(name) for group in groups)]
 
 
-def rows(groups: list[Group], published: Published | None = None) -> tuple[list[str], list[list[str]]]:
-    """Heading and printed cells: the columns of `names`, then numbers."""
-    named = names(groups)
-    heading = [*named, "seeds"]
-    cells = [[*(group.label.get(name, "") for name in named), str(len(group.runs))] for group in groups]
+@dataclass(frozen=True)
+class Printed:
+    """A column as it is printed; `key` is empty where it says what a row is, or how many seeds it has."""
+
+    key: str
+    heading: str
+    cells: list[str]
+
+
+def printed(groups: list[Group], published: Published | None = None) -> list[Printed]:
+    """The columns of `names`, then numbers."""
+    found = [Printed("", name, [group.label.get(name, "") for group in groups]) for name in names(groups)]
+    found.append(Printed("", "seeds", [str(len(group.runs)) for group in groups]))
     for column in columns(groups):
         key, factor, digits = column.key, column.factor, column.digits
-        heading.append(column.title)
-        for group, row in zip(groups, cells):
-            row.append(_mean_and_std(group.values(key), factor, digits))
+        values = [group.values(key) for group in groups]
+        found.append(Printed(key, column.title, [_mean_and_std(each, factor, digits) for each in values]))
         if published is None or key not in published.measures:
             continue
-        heading += ["published", "off by, in its std"]
-        for group, row in zip(groups, cells):
-            figure = published.of(group.runs[0]["config"], group.label, key)
-            row += ["-", "-"] if figure is None else [
-                f"{figure.mean:.{digits}f} ± {figure.std:.{digits}f}",
-                f"{(factor * statistics.fmean(group.values(key)) - figure.mean) / figure.std:+.1f}",
-            ]  # fmt: skip
-    return heading, cells
+        figures = [published.of(group.runs[0]["config"], group.label, key) for group in groups]
+        means = ["-" if figure is None else f"{figure.mean:.{digits}f} ± {figure.std:.{digits}f}" for figure in figures]
+        off = [
+            "-" if figure is None else f"{(factor * statistics.fmean(each) - figure.mean) / figure.std:+.1f}"
+            for figure, each in zip(figures, values)
+        ]
+        found += [Printed(f"published {key}", "published", means), Printed(f"off {key}", "off by, in its std", off)]
+    return found
+
+
+def rows(groups: list[Group], published: Published | None = None) -> tuple[list[str], list[list[str]]]:
+    """Heading and printed cells, row by row."""
+    found = printed(groups, published)
+    return [column.heading for column in found], [list(row) for row in zip(*(column.cells for column in found))]
 
 
 def _mean_and_std(values: list[float], factor: float, digits: int) -> str:
@@ -124,11 +150,57 @@ def mixed_versions(groups: list[Group]) -> str:
 
 def as_text(groups: list[Group], published: Published | None = None, width: int | None = None) -> str:
     """The table in aligned columns, for a terminal of that width; None: as wide as it is."""
-    lines = [folding.wrapped(caption(groups), width)]
-    lines.append(folding.table(*rows(groups, published), len(names(groups)), width))
+    return _text(groups, published, width, REPORT, styled=False)
+
+
+def show(groups: list[Group], published: Published | None = None, rest: str = REPORT) -> None:
+    """Print the table, no wider than the terminal; `rest`: where the columns are that it has no room for."""
+    print(screen.printable(_text(groups, published, screen.width(), rest, styled=True)), flush=True)
+
+
+def _text(groups: list[Group], published: Published | None, width: int | None, rest: str, styled: bool) -> str:
+    """`styled`: for the output as it is."""
+    found, count = printed(groups, published), len(names(groups))
+    stay = {"", "average_accuracy", "average_error"}
+    if any(run.get("task_aware") for group in groups for run in group.runs):
+        stay.add("task_average_accuracy")
+    keys = [column.key for column in found]
+    order = [place for key in FIRST_OUT for place in range(len(keys)) if keys[place] == key and key not in stay]
+    order += [place for place, key in enumerate(keys) if key not in stay and key not in FIRST_OUT]
+    heading = [column.heading for column in found]
+    cells = [[cell or "-" for cell in row] for row in zip(*(column.cells for column in found))]
+    places = screen.fitting(heading, cells, count, order, width)
+    chosen = [[row[place] for place in places] for row in (heading, *cells)]
+    parts = [screen.wrapped(caption(groups), width)]
+    parts.append(screen.table(chosen[0], chosen[1:], count, width, styled))
+    if missing := [title for place, title in enumerate(heading) if place not in places]:
+        parts.append(screen.wrapped(f"not shown for want of width: {', '.join(missing)}; {rest}", width))
     if note := mixed_versions(groups):
-        lines += ["", folding.wrapped(note, width)]
-    return "\n".join(lines)
+        parts += ["", screen.wrapped(note, width)]
+    return "\n".join(parts)
+
+
+def as_html(groups: list[Group], published: Published | None = None) -> str:
+    """The table in HTML, for notebooks: what all rows have in common as its caption."""
+    heading, cells = rows(groups, published)
+    count = len(names(groups))
+
+    def line(kind: str, row: list[str]) -> str:
+        styles = ["text-align: left"] * count + ["text-align: right"] * (len(row) - count)
+        inner = (f'<{kind} style="{style}">{html.escape(cell)}</{kind}>' for style, cell in zip(styles, row))
+        return f"<tr>{''.join(inner)}</tr>"
+
+    lines = [
+        "<table>",
+        f"<caption>{html.escape(caption(groups))}</caption>",
+        "<thead>",
+        line("th", heading),
+        "</thead>",
+    ]
+    lines += ["<tbody>", *(line("td", row) for row in cells), "</tbody>", "</table>"]
+    if note := mixed_versions(groups):
+        lines.append(f"<p>{html.escape(note)}</p>")
+    return "\n".join(lines) + "\n"
 
 
 def as_markdown(groups: list[Group], published: Published | None = None) -> str:

@@ -42,6 +42,7 @@ REMEDIES = {
     "code": "install the same version of the code on every host",
     "packages": "install the same versions on every host",
     "device": "run on hosts of one kind, or set device and threads",
+    "pretrained weights": "copy the file to every host anew, or name a revision (hf_hub:USER/MODEL@REVISION)",
     "number of samples": "copy the data set to every host anew",
     "labels": "copy the data set to every host anew",
     "pixels": "copy the data set to every host anew",
@@ -49,8 +50,11 @@ REMEDIES = {
 }
 
 
-def check_program(comm: Comm, config: dict, device: torch.device) -> None:
-    """Raise ValueError on every rank unless configuration, code, packages, device and threads are the same on all."""
+def check_program(comm: Comm, config: dict, device: torch.device, weights: dict | None = None) -> None:
+    """Raise ValueError on every rank unless configuration, code, packages, device and threads are the same on all.
+
+    `weights`: what results.json says of pretrained ones; their files have to hold the same, wherever they lie.
+    """
     if comm.size == 1:
         return
     found = {"configuration": options(config), "code": code(config["trust"]), "packages": packages()}
@@ -58,6 +62,8 @@ def check_program(comm: Comm, config: dict, device: torch.device) -> None:
     found["device"] = {"device": device.type}
     if device.type == "cpu":
         found["device"]["threads"] = str(torch.get_num_threads())
+    if weights is not None:
+        found["pretrained weights"] = {"sha256": weights["sha256"]}
     agree(comm, found)
 
 

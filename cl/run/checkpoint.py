@@ -20,6 +20,8 @@ from torch import nn
 from cl.atomic import save_tensors
 from cl.distributed.comm import Comm
 from cl.networks import weights
+from cl.reporting import screen
+from cl.reporting.loggers.files import forget
 from cl.run.state import Copied, StateTree, copied
 
 CONTENT = {"overwrite", "device", "stage", "step", "steps", "shared", "own"}
@@ -53,6 +55,8 @@ def clear(folder: Path, everything: bool) -> None:
     for pattern in patterns:
         for file in folder.glob(pattern):
             file.unlink()
+    if everything:
+        forget(folder)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class Checkpoints:
                 break
             if content is not None:
                 if damage and self.comm.is_main:
-                    print(f"{damage[0]}: the run goes on from the checkpoint before it, {self._file(name).name}")
+                    screen.say(f"{damage[0]}: the run goes on from the checkpoint before it, {self._file(name).name}")
                 return self._take(name, content)
         if self.overwrite:
             self.clear(everything=True)

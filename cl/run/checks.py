@@ -20,8 +20,10 @@ def check(config: dict) -> None:
 
         check_buffer(config["buffer"])
     if config["launcher"]["hosts"] is None and config["launcher"]["hostfile"] is None:  # else the files are elsewhere
+        from cl.datasets.base import check_dataset  # imports numpy, too
+
         dataset = build(config["dataset"], "dataset")
-        dataset.check()
+        check_dataset(dataset)
         build(config["scenario"], "scenario").plan(dataset)
         check_writable(run_folder(config))
     custom.check(config["metrics"])
@@ -32,7 +34,10 @@ def check(config: dict) -> None:
 def check_options(config: dict) -> None:
     """Raise ValueError for an option of a group that is unknown, missing, of a wrong kind or out of range."""
     for group in MERGE_GROUPS:
-        if group in config:
+        if group == "logger":
+            for name, node in config[group].items():
+                _check_group(node, f"{group}.{name}")
+        elif group in config:
             _check_group(config[group], group)
 
 
@@ -42,7 +47,8 @@ def _check_group(node: dict, group: str) -> None:
     except UnreadableError:  # the import will tell
         return
     if group == "buffer":  # also text, which is made a number when the data set is known
-        from cl.buffers.settings import with_policy_options
+        from cl.buffers.settings import import_own, with_policy_options
 
+        import_own(node)
         node, parameters = node | {"capacity": 1}, with_policy_options(parameters)
     checked_options(node, group, parameters, GIVEN.get(group, ()))

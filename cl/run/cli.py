@@ -21,11 +21,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cl import signals
 from cl.configuration import arguments
-from cl.configuration.composing import register_resolvers, words_of_job
+from cl.configuration.composing import folders_of_job, own_folders, register_resolvers, use_own, words_of_job
 from cl.configuration.settings import Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.failures import RanksFailed
+from cl.reporting import screen
 from cl.reporting.reading import read_results
 from cl.run import sweeping
 from cl.run.job import run_or_find
@@ -64,6 +65,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         if ranks.started():  # raises for variables of launchers that contradict one another
             answering.enter_context(signals.answered_by_a_thread())
         overrides, flags = arguments.ordered(words)
+        use_own(own_folders(overrides, flags))
         arguments.check_overrides(overrides, command)
         if prepare is not None:
             overrides, flags = prepare(overrides, flags)
@@ -77,10 +79,9 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
             again = any(word.startswith("overwrite=") and WORDS.get(word.partition("=")[2].lower()) for word in words)
             several = command == "merge" or arguments.is_sweep(flags)  # of which some may be finished by now
             hint = " (without overwrite=true)" if again and several else ""
-            print(f"\n{stop.number.name}: {stop.line}{hint}", file=sys.stderr)
-    except BrokenPipeError:  # what read the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+            screen.say(f"\n{stop.number.name}: {stop.line}{hint}", sys.stderr)
+    except BrokenPipeError:
+        _nobody_reads()
     except (Exception, sweeping.Refused) as error:
         error = error.__cause__ if isinstance(error, sweeping.Refused) else error
         line = one_line(error, command, overrides, _extra_folder(flags))
@@ -90,18 +91,27 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     records, best = sweeping.close(stopped is not None)
     signals.stop_listening()
     _finished_runs.extend(Path(folder) for record in records for folder in record.folders)
-    if _finished_runs and ranks.LAUNCHED not in os.environ:
-        from cl.reporting import folding, report
+    try:
+        if _finished_runs and ranks.LAUNCHED not in os.environ:
+            from cl.reporting import closing
 
-        print("\n" + report.as_text(report.load(list(dict.fromkeys(_finished_runs))), width=folding.terminal_width()))
-    if best:
-        print(f"\n{best}")
+            closing.show(list(dict.fromkeys(_finished_runs)))
+        if best:
+            screen.say(f"\n{best}")
+    except BrokenPipeError:
+        _nobody_reads()
     _list_failures(records)
     status = 128 + stopped.number if stopped is not None else 1 if _mistaken else reports.LOST if _lost else 0
     if _is_rank():
         _leave(status)
     signals.ignore()
     sys.exit(status)
+
+
+def _nobody_reads() -> None:
+    """End where what read the output has ended, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _for_each_job(overrides: list[str]) -> list[str]:
@@ -159,6 +169,8 @@ def run_job(config, run: Callable | None = None) -> float | None:
             if _process != os.getpid():
                 config.progress = False  # bars of several processes would write over one another
             folders = _folders(config, run)
+        except BrokenPipeError:
+            _nobody_reads()
         except Exception as error:
             if _process != os.getpid() and record is None:
                 raise
@@ -182,6 +194,7 @@ def run_job(config, run: Callable | None = None) -> float | None:
 def _folders(config, run: Callable | None) -> list[Path]:
     """Do a job; the folders of what it has trained or found."""
     check_given(config, words_of_job())
+    use_own(folders_of_job())  # a launcher may have started this process
     started = ranks.started()
     if run is not None and started and started[2] > 1:  # each would do the same work in the same folders
         raise ValueError(
@@ -224,7 +237,8 @@ def _report(failure: dict, words: str = "") -> None:
         reports.tell("error", line=job + line, trace=failure["trace"], lost=loss)
         return
     where = f"rank {ranks.rank()}: " if _is_rank() else ""
-    print(f"{failure['trace']}{where}error: {job}{line}", file=sys.stderr)
+    print(failure["trace"], end="", file=sys.stderr)
+    screen.say(f"{where}error: {job}{line}", sys.stderr)
 
 
 def _list_failures(records: list[sweeping.Record]) -> None:
@@ -239,9 +253,9 @@ def _list_failures(records: list[sweeping.Record]) -> None:
     number = sum(map(len, failed.values()))
     if not failed or number == len(records) and len(failed) == 1 and set(failed) <= _reported:
         return
-    print(f"\n{number} of {len(records)} jobs failed:", file=sys.stderr)
+    screen.say(f"\n{number} of {len(records)} jobs failed:", sys.stderr)
     for line, jobs in failed.items():
-        print(f"  {'; '.join(jobs)}: {line}", file=sys.stderr)
+        screen.say(f"  {'; '.join(jobs)}: {line}", sys.stderr)
 
 
 def _lost_rank() -> str | None:

@@ -1,6 +1,7 @@
 """One run, from its configuration to its results: plan, session, data, training, results; to be read downwards."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -74,11 +75,10 @@ def _finish(training: Training, evaluator: Evaluator, content: dict) -> dict:
     folder, session = training.folder, training.session
     results.write_json(folder / "results.json", content)
     training.checkpoints.clear()
-    try:
+    with ExitStack() as ending:  # an error in a metric of the user leaves no run without pictures
+        ending.callback(session.logger.finish, content)
+        ending.callback(_draw, session, training.tested, evaluator, content)
         content |= custom.add(folder, session.config["metrics"])
-        session.logger.finish(content)
-    finally:  # an error in a metric of the user leaves no run without pictures
-        _draw(session, training.tested, evaluator, content)
     return content
 
 
@@ -145,7 +145,7 @@ def _results(session: Session, memory: dict, history: History, files: State) -> 
         **results.described(config, "run"),
         "buffer": config["buffer"]["name"] if plan.strategy.uses_buffer else None,
         "world_size": session.comm.size,
-        **results.measures(history, plan.scenario.task_aware),
+        **results.measures(history, plan.scenario),
         "train_seconds": history.train_seconds,
         "eval_seconds": history.eval_seconds,
         "samples_per_second": history.labelled_samples / history.train_seconds,
@@ -159,6 +159,7 @@ def _results(session: Session, memory: dict, history: History, files: State) -> 
         "stage_counts": history.passes,
         "stage_costs": history.stages,
         "files": files,
+        **({} if session.weights is None else {"pretrained": session.weights}),
         "versions": results.versions(),
         "config": config,
     }

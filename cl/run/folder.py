@@ -24,7 +24,7 @@ from cl.configuration.identity import config_hash
 from cl.configuration.settings import checked
 from cl.configuration.trust import check_trust
 from cl.distributed.ranks import world_size
-from cl.reporting import custom
+from cl.reporting import custom, screen
 from cl.reporting.metrics_file import changed_files
 from cl.reporting.reading import read_results
 from cl.run.lock import InUseError, locked
@@ -97,7 +97,7 @@ def found_finished(folder: Path, metrics: dict, again: str) -> None:
         raise ValueError(f"{folder / 'results.json'} is not a result of remerge: {again}")
     for path in changed_files(folder, content.get("files", {})):  # nothing is computed from these
         print(f"{path}: its rows are not those that were written; results.json is whole", file=sys.stderr)
-    print(f"finished before: {folder}{other_version(content)}  ({again})")
+    screen.say(f"finished before: {screen.place(folder)}{other_version(content)}  ({again})")
     if custom.missing(content, metrics):
         with locked(folder):
             custom.add(folder, metrics)

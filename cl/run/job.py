@@ -1,10 +1,13 @@
 """One job of a command or of a notebook: checks it, finds it finished or trains it, here or on ranks of its own."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cl.distributed import ranks
+from cl.reporting import opening, screen
+from cl.reporting.backfill import tell_agent
 from cl.run.checks import check
 from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
 
@@ -19,13 +22,17 @@ def run_or_find(config, words: Sequence[str], program: Sequence[str] | None = No
     if ranks.started():
         if launcher != "none":
             raise ValueError(f"launcher={launcher} starts ranks itself; within ranks that are started leave it out")
+        if ranks.rank() == 0 and ranks.LAUNCHED not in os.environ:  # else the launcher has said it
+            opening.run(plain(config), run_folder(plain(config)))
     else:
         folder = finished_run(config)
         if folder is not None:
+            tell_agent(folder, plain(config)["logger"])
             return folder
         check(plain(config))
         if hint := begun_elsewhere(plain(config)):
-            print(hint)
+            screen.say(hint)
+        opening.run(plain(config), run_folder(plain(config)))
         if launcher != "none":
             from cl.distributed.launch import start_ranks
 

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cl.build import LABELS
-from cl.configuration.arguments import options_with
-from cl.configuration.place import CONF
+from cl.configuration.arguments import options, options_with
+from cl.configuration.place import CONF, own_folders
 from cl.configuration.plugins import package_of
 from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
@@ -64,6 +64,10 @@ def is_loss(error: BaseException) -> bool:
 
 
 def _missing_option(error: MissingConfigException) -> str:
+    if match := re.search(r"Could not load '(\w+)/(\w+)'", str(error)):  # one of a list
+        group, name = match.groups()
+        valid = options(group)
+        return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if missing := package_of(group, name):
         return missing
@@ -80,7 +84,14 @@ def _missing_option(error: MissingConfigException) -> str:
             f"scenario={name} does not exist; {int(number)} tasks are scenario={same[0]} "
             f"scenario.num_tasks={int(number)}; valid: {', '.join(valid)}"
         )
-    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}{_no_groups()}"
+
+
+def _no_groups() -> str:
+    """A hint at a folder of --config-dir that has no options, because it is the one above or below, perhaps."""
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    empty = [str(folder) for folder in own_folders() if not any((folder / group).is_dir() for group in groups)]
+    return f"; {empty[0]} has no options: expected {empty[0]}/GROUP/NAME.yaml" if empty else ""
 
 
 def _composition_error(error: Exception, command: str, overrides: list[str], searchpath: str | None) -> str:
@@ -116,6 +127,9 @@ def _unknown_option(key: str, command: str, overrides: list[str], searchpath: st
         return f"unknown option {key}{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
     if key.partition(".")[0] in ADDED:
         return f"{key} is new, so it is set with a plus: +{key}=VALUE"
+    if node is None and parent.startswith("logger."):
+        name = parent.partition(".")[2]
+        return f"unknown option {key}: add this logger, logger={name}, or with others logger=[csv,{name}]"
     if node is None:
         valid = sorted(str(key) for key in config if key != "hydra")
         return f"unknown option {key}: there is no {parent}{did_you_mean(parent, valid)}; valid: {', '.join(valid)}"
@@ -139,7 +153,8 @@ def _choices(overrides: list[str]):
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.key_or_group in groups:
             element = override.get_key_element()
-            words = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+            one = [] if override.is_sweep_override() else [override.get_value_element_as_str()]
+            words = one or override.sweep_string_iterator()
             chosen.append([f"{element}={word}" for word in words])
     return itertools.product(*chosen)
 

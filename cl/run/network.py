@@ -5,9 +5,12 @@ from torch import nn
 
 from cl import seeding
 from cl.build import build
+from cl.configuration.identity import is_set
 from cl.data.transforms import BatchTransform
 from cl.networks.backbones import fewest_samples
 from cl.run.plan import Plan
+
+STATISTICS = ("mean", "std")
 
 
 def build_network(plan: Plan, number: int = 0, config: dict | None = None) -> nn.Module:
@@ -21,6 +24,35 @@ def build_network(plan: Plan, number: int = 0, config: dict | None = None) -> nn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config["seed"], "weights", *numbers))
         return build(config["backbone"], "backbone", **shapes)
+
+
+def normalisation(plan: Plan, model: nn.Module) -> tuple[list[float] | None, list[float] | None]:
+    """The mean and standard deviation of each channel by which pictures are normalised, None for neither.
+
+    Those of the network's pretrained weights (its `input_statistics`, if it has them), unless the user has set others
+    than the file of the data set. Samples that are no pictures keep those of the data set.
+    """
+    dataset, node = plan.dataset, plan.config["dataset"]
+    of_weights = getattr(model, "input_statistics", None)
+    if of_weights is None or dataset.dtype_name != "uint8" or any(is_set("dataset", node, key) for key in STATISTICS):
+        return dataset.mean, dataset.std
+    mean, std = of_weights
+    return list(mean), list(std)
+
+
+def weights_of(model: nn.Module, mean: list[float] | None, std: list[float] | None) -> dict | None:
+    """For results.json: which pretrained weights a network has, and how its input is normalised; None without."""
+    about = getattr(model, "pretrained_from", None)
+    return None if about is None else about | {"mean": mean, "std": std}
+
+
+def in_words(weights: dict) -> str:
+    """What `weights_of` says, in a line for the terminal."""
+    at = f"{weights['repository']} at {weights['revision'][:8]}" if "repository" in weights else weights.get("url")
+    mean, std = ("none" if values is None else ", ".join(f"{value:.4g}" for value in values)
+                 for values in (weights["mean"], weights["std"]))  # fmt: skip
+    where = weights["file"] if at is None else f"{weights['file']} of {at}"
+    return f"pretrained weights: {where}; input normalised by mean {mean} and std {std}"
 
 
 def check_network(plan: Plan, model: nn.Module, transform: BatchTransform, device: torch.device) -> int:

@@ -7,9 +7,9 @@ follow (merge.py checks its baselines this way). What needs a device, a network 
 from dataclasses import dataclass
 from pathlib import Path
 
-from cl.buffers.settings import check_buffer
+from cl.buffers.settings import check_buffer, import_own
 from cl.build import build, locate, options_of
-from cl.datasets.base import Dataset
+from cl.datasets.base import Dataset, check_dataset
 from cl.distributed.ranks import world_size
 from cl.reporting import custom
 from cl.run.callbacks import Callbacks
@@ -35,7 +35,7 @@ class Plan:
 def make_plan(config: dict) -> Plan:
     """The plan of a run; raises ValueError or OSError for components, or combinations of them, that cannot work."""
     dataset = build(config["dataset"], "dataset")
-    dataset.check()
+    check_dataset(dataset)
     scenario = build(config["scenario"], "scenario")
     scenario.plan(dataset)
     strategy = build(config["strategy"], "strategy")
@@ -78,10 +78,12 @@ def _check_memory(config: dict, strategy: Strategy) -> None:
     """The options of the replay memory, as far as the strategy uses it."""
     if strategy.uses_memory is not config["strategy"]["memory"]:  # it decides which options name the run's folder
         raise ValueError(
-            f"strategy.memory={config['strategy']['memory']} is no option: it says what "
-            f"strategy={config['strategy']['name']} does, which is {strategy.uses_memory}"
+            f"strategy.memory={str(config['strategy']['memory']).lower()} is no option: it says in the file of "
+            f"strategy={config['strategy']['name']} whether it stores samples, and its class has uses_memory = "
+            f"{strategy.uses_memory}"
         )
     buffer, ranks = config["buffer"], world_size(config)
+    import_own(buffer)
     options_of(buffer | {"capacity": 1}, "buffer")
     if not strategy.uses_memory:
         return

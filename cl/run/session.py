@@ -11,11 +11,12 @@ from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import ENGINE_SECONDS
 from cl.distributed.group import connect
-from cl.reporting.loggers import NoLogger
+from cl.reporting.loggers.base import NoLogger
+from cl.reporting.loggers.several import Loggers
 from cl.run import agreement
 from cl.run import device as devices
 from cl.run.compiler import defer_compiler
-from cl.run.network import build_network, check_network
+from cl.run.network import build_network, check_network, in_words, normalisation, weights_of
 from cl.run.plan import Plan
 from cl.run.recipe import Recipe
 from cl.scenarios.base import Tasks
@@ -54,17 +55,21 @@ class Session:
         if config["compile"]:
             devices.check_compiler(self.device)
         self._opened.enter_context(devices.repeatable(self.device))
+        self.model = build_network(self.plan).to(self.device)
+        mean, std = normalisation(self.plan, self.model)
         self.transform = BatchTransform(
-            dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], self.device, config["channels_last"],
+            dataset.augment, mean, std, dataset.sample_shape[0], self.device, config["channels_last"],
             dataset.crop, config["mixing"]["mixup"], config["mixing"]["cutmix"], dataset.sample_dtype,
         )  # fmt: skip
-        self.model = build_network(self.plan).to(self.device)
+        self.weights = weights_of(self.model, mean, std)
+        if self.weights is not None and self.comm.is_main:
+            print(in_words(self.weights))
         # Horovod exchanges contiguous gradients only; there the pictures alone are channels_last, and the weights
         # follow inside each convolution.
         if config["channels_last"] and self.comm.engine != "horovod":
             self.model = self.model.to(memory_format=torch.channels_last)
         self._opened.enter_context(devices.threads(config["threads"], self.model, self.comm.local_size))
-        agreement.check_program(self.comm, config, self.device)
+        agreement.check_program(self.comm, config, self.device, self.weights)
         fewest = check_network(self.plan, self.model, self.transform, self.device)
         self.passes = Passes()
         self.passes.watch(self.model)
@@ -76,7 +81,7 @@ class Session:
         self._opened.callback(self.loader.close)
         scenario = self.plan.scenario
         self.outputs = TaskOutputs(scenario.num_outputs, scenario.task_outputs, scenario.task_aware, self.device)
-        self.logger = build(config["logger"], "logger") if self.comm.is_main else NoLogger()
+        self.logger = Loggers.of_config(config["logger"]) if self.comm.is_main else NoLogger()
         self._opened.callback(self.logger.close)
 
     def load_tasks(self) -> tuple[Tasks, int]:

@@ -10,8 +10,9 @@ from torch import nn
 from cl.buffers.base import ReplayBuffer
 from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
-from cl.reporting import results
+from cl.reporting import metrics, results, screen
 from cl.reporting.history import History
+from cl.reporting.loggers import told
 from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
@@ -39,6 +40,8 @@ class Training:
         self.session, self.plan, self.config = session, session.plan, session.config
         self.folder, self.strategy, self.stages = session.plan.folder, session.plan.strategy, session.plan.stages
         self.tasks, self.evaluator, self.start = tasks, evaluator, start
+        own = metrics.constant(results.task_classes(self.plan.scenario), self.plan.scenario.task_aware)
+        self.shows_task_aware = "task_average_accuracy" not in own
         self.label = f"{self.folder.parent.name.rpartition('_')[0]} seed {self.config['seed']}"
         self.history = History([], None, measure="error" if self.plan.scenario.targets else "accuracy")
         self.fresh_updater = copy.deepcopy(session.updater.state_dict())
@@ -98,7 +101,7 @@ class Training:
                 "leave it out"
             )
         if position is not None and position.ranks != comm.size and comm.is_main:
-            print(
+            screen.say(
                 f"this run stands where {position.ranks} ranks have left it and goes on with {comm.size}: its numbers "
                 "differ from now on from those of a run with one number of ranks"
             )
@@ -121,7 +124,7 @@ class Training:
             self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
         # What loggers and callbacks draw at their start belongs to the run's own start, not to one that goes on.
         streams = {name: copied(self.tree.own[name].state_dict()) for name in ("generators", "transform")}
-        session.logger.start(self.folder, self.config)
+        session.logger.start(self.folder, self.config, "run")
         self._start_callbacks(position)
         if resumed:
             for name, state in streams.items():
@@ -143,12 +146,18 @@ class Training:
                     self.plan.callbacks.stage_start(stage, len(training_set), needed)
                 elif position.ranks != comm.size:  # steps of these ranks, and streams of theirs
                     self.trainer.start(stage, within * needed // position.steps)
+                    progress.done += self.trainer.step - within
+                if resumed and stage == first and comm.is_main:
+                    step = self.trainer.step if within else 0
+                    done = f"{progress.done} of {progress.total} steps"
+                    progress.line(f"resumed at task {stage + 1}, step {step} of {needed} ({done} in all)")
                 self.trainer.after_step = saver.within(stage, needed, name)
                 loss = self.trainer.train(training_set, stage, needed)
                 self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
-                    progress.line(stage_line(self.label, stage, self.stages, loss, self.history))
+                    line = stage_line(self.label, stage, self.stages, loss, self.history, self.shows_task_aware)
+                    progress.line(line)
         finally:
             progress.close()
             checkpoints.close()
@@ -198,11 +207,11 @@ class Training:
         return row
 
     def _record(self, stage: int, row: list[float]) -> None:
-        """Tell the logger and callbacks of a test, and save the network."""
+        """Tell the loggers and callbacks of a test, and save the network."""
         session, history = self.session, self.history
-        digits = max(2, len(str(len(row) - 1)))  # loggers sort by text
-        measured = {f"{history.measure}/task_{j:0{digits}}": value for j, value in enumerate(row)}
-        session.logger.log({"stage": stage, **measured})
+        task_aware_row = history.task_aware_rows[-1] if history.task_aware_rows else None
+        tested = told.of_test(history.measure, row, task_aware_row, stage, len(self.stages))
+        session.logger.log_test(stage, tested)
         self.plan.callbacks.stage_end(stage, row)
         if session.comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
@@ -216,16 +225,26 @@ class Training:
         self.session.updater.load_state_dict(copy.deepcopy(self.fresh_updater))
 
 
-def stage_line(label: str, stage: int, stages: list[list[int]], loss: float, history: History) -> str:
-    """The line of one stage: accuracies, or errors, are means over the tasks seen so far."""
+def stage_line(
+    label: str, stage: int, stages: list[list[int]], loss: float, history: History, task_aware: bool
+) -> str:  # fmt: skip
+    """The line of one stage: accuracies, or errors, are means over the tasks seen so far; `task_aware`: those too.
+
+    The loss, and then the task-aware accuracy, are left out where the terminal has no room for them.
+    """
     seen = sorted({task for tasks in stages[: stage + 1] for task in tasks})
-    line = f"{label}  task {stage + 1:2}/{len(stages)}  loss {loss:6.4f}  "
+    parts = {"label": label, "task": f"task {stage + 1:2}/{len(stages)}", "loss": f"loss {loss:6.4f}"}
     if history.measure == "error":
-        return line + f"error so far {_mean_of(history.rows[-1], seen):.4f}"
-    line += f"accuracy so far {100 * _mean_of(history.rows[-1], seen):5.1f} %"
-    if not history.task_aware_rows:
-        return line
-    return line + f"  task-aware {100 * _mean_of(history.task_aware_rows[-1], seen):5.1f} %"
+        parts["error"] = f"error so far {_mean_of(history.rows[-1], seen):.4f}"
+    else:
+        parts["accuracy"] = f"accuracy so far {100 * _mean_of(history.rows[-1], seen):5.1f} %"
+        if history.task_aware_rows and task_aware:
+            parts["task-aware"] = f"task-aware {100 * _mean_of(history.task_aware_rows[-1], seen):5.1f} %"
+    width = screen.width()
+    for name in ("loss", "task-aware"):
+        if width is not None and len("  ".join(parts.values())) > width:
+            parts.pop(name, None)
+    return "  ".join(parts.values())
 
 
 def _mean_of(row: list[float], tasks: list[int]) -> float:

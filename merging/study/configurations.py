@@ -19,6 +19,7 @@ from merging.folder import merge_folder
 
 # What every run of a study is given in addition; none of it is part of a run's identity.
 QUIET = {"pictures": [], "progress": False, "baselines": []}
+NO_LOGGER = {"logger": {"csv": {"_target_": "cl.reporting.loggers.base.NoLogger"}}}  # of runs that are no rows
 GROUPS = {*MERGE_GROUPS, "launcher", "protocol", "experiment"}
 
 
@@ -47,7 +48,7 @@ class Configurations:
                 OmegaConf.update(config, key, value)
         silenced = {name: item for name, item in QUIET.items() if quiet and name in config}
         for key, value in (values | silenced).items():
-            OmegaConf.update(config, key, value)
+            OmegaConf.update(config, key, value, merge=False)
         return plain(config)
 
     def folder(self, command: str, words: Sequence[str], **values) -> Path:

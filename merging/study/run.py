@@ -10,20 +10,23 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 from cl.atomic import write_json
+from cl.checksums import ENTRY, DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
 from cl.jobs.pool import Pool
 from cl.jobs.sizes import processors
-from cl.reporting.page import page
+from cl.reporting import opening
+from cl.reporting.loggers.several import Loggers
 from cl.run.checks import check
 from cl.run.folder import benchmark_name
 from cl.run.lock import locked
 from merging.choices import check_choices
 from merging.study import record, worker
-from merging.study.configurations import Configurations
+from merging.study.configurations import NO_LOGGER, Configurations
 from merging.study.options import Budget, Options
 from merging.study.planning import DoesNotFit, Planned, Planner
 from merging.study.rows import Facts, Row, rows_of
@@ -81,11 +84,14 @@ class Study:
         text = json.dumps([named(configurations.shared), decides], sort_keys=True, default=str)
         code = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.folder = self.output / benchmark_name(config) / f"{options.name}_{code}"
-        self.scratch = {"output": str(self.output / ".study")}  # of runs that are no rows
+        self.scratch = NO_LOGGER | {"output": str(self.output / ".study")}  # of runs that are no rows
+        self.logger = Loggers.of_config(config["logger"])  # raises ValueError for one that cannot work
 
     async def run(self) -> Path:
         """Plan, search, run, write."""
         # Two studies would train in the same folders.
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        opening.say(f"study {self.options.name} {opening.on_data(self.config, seeds)}", self.folder)
         with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
             pool = Pool(self._jobs(None), modules=("merging.run",))
             try:
@@ -233,10 +239,25 @@ class Study:
         commands = [("run", base), ("merge", merge)]
         return "\n".join(self.configurations.command(command, words, self.seeds) for command, words in commands)
 
+    def _known(self) -> dict | None:
+        """What the study said when it was done before; None if it was not."""
+        path = self.folder / "study.json"
+        try:
+            return {key: value for key, value in read_json(path).items() if key != ENTRY} if path.is_file() else None
+        except DamagedError:  # it is written anew
+            return None
+
     def _write(self, rows: list[record.Done]) -> Path:
+        from cl.reporting.page import page  # imports scipy, which the first line does not wait for
+
         content = record.content(self.options, self.config, self.facts, rows, self.seeds, self.folder, self.command)
+        known = self._known()
         write_json(self.folder / "study.json", content)
         page.write(self.folder, content)
+        if known != json.loads(json.dumps(content)):
+            with closing(self.logger):
+                self.logger.start(self.folder, self.config | {"study": asdict(self.options)}, "study")
+                self.logger.finish(content)
         failed: dict[str, list[int]] = {}
         for done in rows:
             for seed, error in done.failed:

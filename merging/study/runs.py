@@ -2,18 +2,19 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from cl.checksums import DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
 from cl.jobs.pool import Pool
+from cl.reporting import progress
 from cl.run.folder import run_folder
 from merging.study import worker
 from merging.study.configurations import Configurations, folder_of
 
+INTERVAL = 60  # seconds between lines where there is no bar
 NEEDED = {"run": ("passes", "persistent", "stage_costs"), "merge": ("passes", "persistent")}  # in results.json
 
 
@@ -25,31 +26,29 @@ class RunError(Exception):
         self.diverged = diverged
 
 
-class Progress:
-    """One line for the whole study: runs that are done, of how many, and the time that is left."""
+class Progress(progress.Progress):
+    """One bar for the whole study: runs that are done, of how many, and the time that is left.
+
+    Where there is no terminal a line says so once in a while.
+    """
 
     def __init__(self, name: str, expected: int, show: bool):
-        self.failures = 0
-        interval = 0.1 if sys.stderr.isatty() else 10
-        self.bar = tqdm(
-            total=expected, desc=name, unit="run", disable=not show, mininterval=interval, leave=False,
-            dynamic_ncols=True, smoothing=0.05,
-        )  # fmt: skip
+        super().__init__(name, expected, 0, show, unit="run")
+        self.name, self.failures = name, 0
+        self.lines = show and not sys.stderr.isatty()
+        self._said = time.monotonic()
 
-    def expect(self, more: int) -> None:
-        """There are so many runs more than was thought, or fewer."""
-        self.bar.total += more
-
-    def done(self) -> None:
-        self.bar.update()
+    def step(self) -> None:
+        super().step()
+        if self.lines and time.monotonic() - self._said >= INTERVAL:
+            self._said = time.monotonic()
+            note = f", {self.note}" if self.note else ""
+            print(f"{self.name}: {self.done} of {self.total} runs{note}", file=sys.stderr, flush=True)
 
     def failed(self) -> None:
         """One more run of a row has failed."""
         self.failures += 1
-        self.bar.set_postfix_str(f"{self.failures} failed")
-
-    def close(self) -> None:
-        self.bar.close()
+        self.note = f"{self.failures} failed"
 
 
 class Runs:
@@ -70,7 +69,7 @@ class Runs:
             await self._once(command, config, folder)
             return folder, _read(folder)
         finally:
-            self.progress.done()
+            self.progress.step()
 
     async def _once(self, kind: str, config: dict, folder: Path) -> None:
         if folder not in self._tasks:

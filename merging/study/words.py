@@ -90,4 +90,5 @@ def named(shared: tuple[str, ...]) -> list[str]:
     """The words that tell one study from another: not where data lie and what is shown."""
     own_data = any(word == f"dataset={name}" for word in shared for name in ROOT_IS_DATA)
     without = NOT_IDENTITY | (PLACES - {"dataset.root"} if own_data else PLACES)
-    return sorted(word for word in shared if word.lstrip("+~").partition("=")[0] not in without)
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in shared}
+    return sorted(word for word, key in keys.items() if key not in without and not key.startswith("logger."))

@@ -126,7 +126,9 @@ def test_two_policies_of_one_name_and_policies_without_a_name_are_refused(new_po
     with pytest.raises(TypeError, match="two policies have the name fifo: cl.buffers.insertion_fifo and"):
         type("Other", (InsertionPolicy,), {"offer": None}, name="fifo")
     with pytest.raises(TypeError, match="Other has no name"):
-        type("Other", (InsertionPolicy,), {"offer": lambda self, labels: {}})
+        type(
+            "Other", (InsertionPolicy,), {"offer": lambda self, labels: {}, "__module__": "cl.buffers.insertion_other"}
+        )
     assert Policy.__subclasses__() == [InsertionPolicy, SamplingPolicy]
 
 

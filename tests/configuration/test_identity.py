@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from cl import versions
 from cl.configuration import identity, trust
+from cl.configuration.arguments import respelled
 from cl.configuration.composing import register_resolvers
 from cl.run.folder import finished_run, plain, run_folder
 
@@ -23,6 +24,7 @@ def config_of(compose_config):
 
     def make(command: str) -> dict:
         script, *overrides = command.split(" ")
+        overrides = map(respelled, overrides)  # as the command line does it
         return plain(compose_config(*overrides, name=script.removesuffix(".py")))
 
     return make
@@ -33,6 +35,12 @@ def test_recorded_commands_keep_their_identity(config_of, command, name, words):
     config = config_of(command)
     assert " ".join(identity.as_text(identity.words(config))) == words
     assert identity.config_hash(config) == name
+
+
+def test_results_of_the_time_of_one_logger_are_read(config_of):
+    config = config_of("run.py strategy=er")
+    node = {"name": "wandb", "_target_": "cl.reporting.loggers.WandbLogger", "mode": "offline"}
+    assert identity.words(config | {"logger": node}) == identity.words(config)
 
 
 def test_the_table_is_long_enough_and_tells_different_runs_apart():

@@ -42,7 +42,7 @@ def mark(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "group",
-    ["strategy", "dataset", "scenario", "backbone", "optimizer", "schedule", "loader", "logger", "buffer"],
+    ["strategy", "dataset", "scenario", "backbone", "optimizer", "schedule", "loader", "logger.csv", "buffer"],
 )
 def test_no_group_of_a_run_may_name_strange_code(compose_config, mark, group):
     config = compose_config(f"{group}._target_=strange.value", "strategy=er", "device=cpu")

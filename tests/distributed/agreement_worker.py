@@ -113,7 +113,7 @@ def inverted_pixels(x, y):
 torch.set_num_threads(1)
 said = {
     "equal": [program(), data(), with_code("x = 1"), streamed(None)],
-    "what may differ": program(changed(output="/elsewhere", progress=True, logger__name="wandb", loader__workers=0)),
+    "what may differ": program(changed(output="/elsewhere", progress=True, logger__csv="another", loader__workers=0)),
     "configuration": program(changed(optimizer__lr=0.25, steps=7)),
     "seed": program(changed(seed=5)),
     "code": with_code(f"x = {comm.rank}"),

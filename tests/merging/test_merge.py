@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb_files
 from support import command
 from torch import nn
 
@@ -348,7 +349,7 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
     words = [*SMALL, "epochs=1", "fusion=avg,magmax", "baselines=[finetune,er]", f"output={tmp_path}", "-m", "seed=0,1"]
     done = command(*words, script="merge.py", timeout=200)
     assert done.returncode == 0, done.stderr
-    table = done.stdout[done.stdout.rindex("scenario class2") :].splitlines()
+    table = done.stdout[done.stdout.rindex("scenario class2") :].partition("\n\n")[0].splitlines()
     assert [row.split("  ")[0].strip() for row in table[3:]] == [
         "finetune", "er", "a network alone (mean of 2)", "avg", "magmax",
     ]  # fmt: skip
@@ -358,11 +359,21 @@ def test_the_command_ends_with_one_table_of_baselines_and_merged_networks(tmp_pa
 def test_a_merge_has_a_run_of_wandb_of_its_own_and_ends_it(config_of, monkeypatch):
     import wandb
 
-    words = ("logger=wandb", "logger.mode=offline", "fusion=curve", "fusion.points=0", "fusion.plane=0")
+    words = ("logger=[wandb,tensorboard]", "logger.wandb.mode=offline")
+    words = (*words, "fusion=curve", "fusion.points=0", "fusion.plane=0")
     folder = run.run(config_of(*words, "epochs=1", "fusion.epochs=1"))[-1]
     (trained,) = folder.parent.parent.glob("independent_*/seed0")
     for place in (folder, trained):
-        assert len(list(place.glob("wandb/offline-run-*/*.wandb"))) == 1 and wandb.run is None
+        assert wandb.run is None
+    results = json.loads((folder / "results.json").read_text())
+    ((merge,), (training,)) = (wandb_files.offline(place) for place in (folder, trained))
+    assert (merge.run.job_type, training.run.job_type) == ("merge", "run")
+    assert merge.summary["average_accuracy"] == pytest.approx(results["average_accuracy"])
+    steps = [step for step, _ in merge.series("train/loss", "train/step")]
+    assert steps == [int(row["step"]) for row in csv.DictReader((folder / "metrics.csv").open())] and len(steps) >= 1
+    tests = merge.series("accuracy/task_00", "test/stage")
+    assert tests == [(stage, row[0]) for stage, row in enumerate(results["accuracy_matrix"])]
+    assert len(list(folder.glob("tensorboard/*.remerge"))) == 1
     monkeypatch.setattr(run.Merge, "fuse", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.run(config_of(*words, "epochs=1", "fusion.epochs=1", "overwrite=true"))

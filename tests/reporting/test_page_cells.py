@@ -128,3 +128,15 @@ def test_an_error_has_no_highest_value():
             run["average_error"] = run.pop("average_accuracy")
     axes = drawn(study(*rows, budgets=(SMALL,), measure=ERROR_METRICS[0]))
     assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 12 and json.dumps(extent(axes)).count("NaN") == 0
+
+
+@pytest.mark.parametrize("classes, decided", [([1, 1], True), ([2, 2], False), (None, False)])
+def test_what_the_tasks_alone_decide_is_neither_compared_nor_a_column(tmp_path, classes, decided):
+    content = synthetic.write_study(tmp_path, seeds=(0, 1), budgets=synthetic.BUDGETS[:1])
+    for file in tmp_path.rglob("results.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"task_aware": True, "task_classes": classes}))
+    of = read(tmp_path, content)
+    (table,) = comparison.tables(of)
+    shown = [column.key for column in cells.columns(of, table)]
+    assert ("forgetting" in shown) != decided and ("average_accuracy" in shown) == decided
+    assert of.measure.key == ("average_accuracy" if decided else "task_average_accuracy")

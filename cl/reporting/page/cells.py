@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cl.reporting.metrics import Metric
+from cl.reporting.metrics import Metric, says_something
 from cl.reporting.page import text
 from cl.reporting.page.comparison import Line, Table
 from cl.reporting.page.study import Budget, Row, Study
@@ -86,9 +86,11 @@ def columns(study: Study, table: Table) -> list[Column]:
                lambda line: f"{len(line.row.failed)} failed" if line.row.failed else "", ascending=False),
         Column("within", "within 2 %", _within, _within, lambda line: _shares(line, table.budget)),
     ]  # fmt: skip
-    if table.budget.kind is None:
-        found = [column for column in found if column.key not in ("rate", "within")]
-    return found
+    left_out = {"rate", "within"} if table.budget.kind is None else set()
+    runs = [run for row in study.rows for run in row.runs.values()]
+    if any(row.values(forgetting.key) for row in study.rows) and not says_something(forgetting.key, runs):
+        left_out.add("forgetting")  # the tasks alone decide it
+    return [column for column in found if column.key not in left_out]
 
 
 def _mean(key: str, heading: str, show: Callable) -> Column:

@@ -1,6 +1,5 @@
 """Writes the page of a study, or of any runs, and the same in other forms, into the folder `report`."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from markupsafe import Markup
 
 from cl.atomic import atomic_write
 from cl.checksums import read_json
-from cl.reporting.folding import terminal_width, wrapped
+from cl.reporting import screen
 from cl.reporting.groups import Group
 from cl.reporting.page import answer, cells, comparison, files, pictures, rules, study
 
@@ -88,12 +87,12 @@ def _write(folder: Path, of: study.Study) -> Path:
     for name in reversed(written):  # the page last: it speaks of the others
         with atomic_write(report / name) as file:
             file.write(written[name].encode())
-    width = terminal_width()
+    print()
     for heading, lines in sections:
         for line in lines:
-            print(wrapped(f"{heading}: {line}" if heading else line, width))
+            screen.say(f"{heading}: {line}" if heading else line)
     beside = [*sorted(written.keys() - {PAGE}), *(f"{each.picture.name}.{form}" for each in drawn for form in FORMATS)]
-    print(wrapped(f"written: {os.path.relpath(report / PAGE)} and beside it {', '.join(beside)}", width))
+    screen.say(f"written: {screen.place(report / PAGE)} and beside it {', '.join(beside)}")
     return report / PAGE
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cl.checksums import DamagedError
 from cl.reporting.groups import ABOUT, Group
-from cl.reporting.metrics import ERROR_METRICS, METRICS, Metric
+from cl.reporting.metrics import ERROR_METRICS, METRICS, Metric, says_something
 from cl.reporting.page.schools import BOUND, CONTROL, school
 from cl.reporting.reading import read_results
 from cl.reporting.tables import caption
@@ -177,7 +177,7 @@ def _measures(rows: list[Row]) -> tuple[Metric, Metric]:
     entries = {metric.key: metric for metric in (*METRICS, *ERROR_METRICS)}
     if errors == {True}:
         return entries["average_error"], entries["error_forgetting"]
-    aware = bool(runs) and all(run.get("task_aware") for run in runs)
+    aware = all(run.get("task_aware") for run in runs) and says_something("task_average_accuracy", runs)
     return entries["task_average_accuracy" if aware else "average_accuracy"], entries["forgetting"]
 
 

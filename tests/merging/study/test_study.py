@@ -1,5 +1,6 @@
 """A whole study through its command: its page, its failures, and that it goes on wherever it was killed."""
 
+import csv
 import json
 import os
 import random
@@ -11,16 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb_files
 from support import ROOT, command
 
 from cl.atomic import write_json
+from cl.reporting import report
 from cl.reporting.page import page
 
 SMALL = (
     "study=equal_budget", "study.budgets=[30]", "study.passes=1", "study.strategies=[er]", "study.fusions=[avg]",
     "study.inits=[shared]", "study.orders=[end]", "study.finetune=[true]", "study.both=[]", "study.bounds=[finetune]",
     "study.controls=false", "study.search.factors=[1,3]", "scenario=class2", "backbone.hidden=[8]", "progress=false",
-    "seed=0,1", "-m",
+    "logger=[csv,tensorboard]", "seed=0,1", "-m",
 )  # fmt: skip
 # Of a run: how long it took, and what that was at its most.
 CLOCK = (
@@ -72,6 +75,28 @@ def test_a_study_writes_its_page_from_ordinary_runs(whole):
         for place, seed in zip(row["runs"], (0, 1)):
             results = json.loads((folder / place).read_text())
             assert results["seed"] == seed and results["config"]["optimizer"]["lr"] == row["rate"]
+
+
+def test_a_study_has_event_files_of_its_own_and_of_its_rows_alone(whole, monkeypatch, capsys):
+    """Its short runs tell no logger; wandb is sent the table and the pictures later, once."""
+    output = whole[0] / "multirun"
+    folder = folder_of(output)
+    with_files = {path.parent.parent for path in output.rglob("tensorboard/*.remerge")}
+    assert with_files == {path.parent for path in output.glob("*/*/seed*/results.json")} | {folder}
+    assert len(list((output / ".study").rglob("results.json"))) > 3
+    table = list(csv.reader((folder / "report" / "report.csv").open()))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(sys, "argv", ["cl.report", str(folder), "--page", "--wandb"])
+    for times in ("1 sent", "0 sent, 1 had been sent before"):
+        report.main()
+        assert capsys.readouterr().out.endswith(f"wandb: {times}\n")
+    (told,) = wandb_files.offline(folder)
+    (sent,) = folder.glob("wandb/offline-run-*/files/media/table/study_*.json")
+    sent = json.loads(sent.read_text())
+    assert told.run.job_type == "study" and told.status == 0
+    assert sent["columns"] == table[0] and [row[:2] for row in sent["data"]] == [row[:2] for row in table[1:]]
+    pictures = {path.name for path in (folder / "report").glob("*.png")}
+    assert pictures and len(list(folder.glob("wandb/offline-run-*/files/media/images/pictures/*.png"))) == len(pictures)
 
 
 def test_the_command_of_a_row_finds_its_runs(whole):
