@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 HOROVOD ?= yes
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help setup horovod run test lint bench wheel clean
+.PHONY: help setup horovod run test lint bench wheel docs docs-serve docs-output clean
 
 help:
 	@echo 'make setup   build or update .venv (PYTHON=, CXX=, TORCH_INDEX= choose what it uses)'
@@ -18,6 +18,8 @@ help:
 	@echo 'make lint    check the code with ruff, clang-format and, if it is there, clang'
 	@echo 'make bench   time the training loop: BENCH_ARGS="..."'
 	@echo 'make wheel   build wheel and source distribution in dist/, and try them in a bare environment'
+	@echo 'make docs    build the documentation site in site/; make docs-serve: show it while you write'
+	@echo 'make docs-output  run the commands of the pages and write their output there: PAGES="docs/getting_started.md"'
 	@echo 'make clean   remove .venv and caches; results and data stay'
 
 setup:
@@ -50,8 +52,20 @@ bench: setup
 wheel: setup
 	sh scripts/check_wheel.sh dist
 
+# Only those who build the site need MkDocs, so it is fetched on first use. No network is needed after that.
+docs: setup
+	@$(VENV_PYTHON) -c 'import material' 2>/dev/null || $(VENV_PYTHON) -m pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict --quiet
+
+docs-serve: setup
+	@$(VENV_PYTHON) -c 'import material' 2>/dev/null || $(VENV_PYTHON) -m pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs serve
+
+docs-output: setup
+	$(VENV_PYTHON) -m scripts.documentation.consoles --write $(PAGES)
+
 # multirun/ and data/ are not even searched: they may be large, and nothing there is ours to delete.
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache build dist site *.egg-info
 	find . \( -path ./multirun -o -path ./data -o -path ./.git \) -prune -o \
 		-type d -name __pycache__ -prune -exec rm -rf {} +

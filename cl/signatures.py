@@ -57,7 +57,17 @@ def parameters_of(target: str) -> dict[str, Parameter]:
     return dict(_parameters(module, name, MOST_STEPS))
 
 
-def _parameters(module: str, name: str, steps: int) -> dict[str, Parameter]:
+def docstring_of(target: str) -> str:
+    """The docstring of a class or function by its dotted name, without its indentation; "" if it has none.
+
+    Raises UnreadableError where the source does not tell.
+    """
+    module, _, name = target.rpartition(".")
+    return ast.get_docstring(_definition(module, name, MOST_STEPS)[1]) or ""
+
+
+def _definition(module: str, name: str, steps: int) -> tuple[str, ast.FunctionDef | ast.ClassDef]:
+    """The module that defines a name which another may import, and the definition."""
     tree, is_package = _parsed(module)
     if steps == 0:
         raise UnreadableError(f"{module}.{name} leads too far")
@@ -69,16 +79,21 @@ def _parameters(module: str, name: str, steps: int) -> dict[str, Parameter]:
         original = next(alias.name for alias in node.names if name == (alias.asname or alias.name))
         package = module if is_package else module.rpartition(".")[0]
         source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-        return _parameters(source, original, steps - 1)
+        return _definition(source, original, steps - 1)
     if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.decorator_list:
         raise UnreadableError(f"{module}.{name} is no plain class or function")
+    return module, node
+
+
+def _parameters(module: str, name: str, steps: int) -> dict[str, Parameter]:
+    module, node = _definition(module, name, steps)
     if isinstance(node, ast.FunctionDef):
         return _read(node.args)
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__" and not member.decorator_list:
             return dict(list(_read(member.args).items())[1:])  # without self
         if "__init__" in _defined(member) or "__new__" in _defined(member):
-            raise UnreadableError(f"{module}.{name} has no plain constructor")
+            raise UnreadableError(f"{module}.{node.name} has no plain constructor")
     return _of_bases(module, node, steps)
 
 

@@ -94,7 +94,7 @@ def convert(name: str, value, annotation):
     if converted is UNFIT:
         shown = {None: "null", True: "true", False: "false"}.get(value) if not isinstance(value, (list, dict)) else None
         shown = shown if value is None or isinstance(value, bool) else repr(value)
-        raise ValueError(f"{name} must be {_describe(annotation)}, got {shown}{_hint(name, value, annotation)}")
+        raise ValueError(f"{name} must be {describe(annotation)}, got {shown}{_hint(name, value, annotation)}")
     return converted
 
 
@@ -185,18 +185,19 @@ KINDS = {
 }
 
 
-def _describe(annotation) -> str:
+def describe(annotation) -> str:
+    """The values that an annotation takes, in words; "" where it says nothing that is checked."""
     words = []
     for kind, arguments, limit in _parts(annotation):
         if kind is typing.Literal:
             words += arguments
-        elif kind is list and arguments:
-            words.append(f"a list (each {_describe(arguments[0])})")
+        elif kind is list and arguments and describe(arguments[0]):
+            words.append(f"a list (each {describe(arguments[0])})")
         elif kind is tuple:
-            words.append(f"a list of {len(arguments)} ({'; '.join(map(_describe, arguments))})")
+            words.append(f"a list of {len(arguments)} ({'; '.join(map(describe, arguments))})")
         else:
             words.append(limit.describe(KINDS[kind][0]) if limit else KINDS[kind][0])
-    return one_of(words)
+    return one_of(words) if words else ""
 
 
 def _hint(name: str, value, annotation) -> str:

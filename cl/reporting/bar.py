@@ -4,6 +4,7 @@ import functools
 import sys
 
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
@@ -36,6 +37,12 @@ class _Figures(ProgressColumn):
         return Text("  ".join([*parts, *filter(None, [task.fields["note"]])]))
 
 
+class _Bars(Progress):
+    def get_renderable(self) -> Constrain:
+        """All bars, with room for the ^C that a terminal writes behind them: else it would move them to a new line."""
+        return Constrain(super().get_renderable(), max(1, _console().width - 2))
+
+
 class Bar:
     """The bar, from its start until `close`, which leaves nothing of it.
 
@@ -43,7 +50,7 @@ class Bar:
     """
 
     def __init__(self, title: str, total: int, done: int, unit: str):
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(ratio=1)), _Figures(Column(no_wrap=True)),
             console=_console(), auto_refresh=False, transient=True, expand=True, redirect_stdout=sys.stdout.isatty(),

@@ -54,7 +54,8 @@ def wrapped(text: str, width: int | None) -> str:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print sentences at once, no wider than the terminal."""
-    print(printable(wrapped(text, width(stream)), stream), file=stream, flush=True)
+    lines = printable(wrapped(text, width(stream)), stream)
+    print(f"{lines}\n", end="", file=stream, flush=True)  # in one piece: jobs of a sweep share a terminal
 
 
 def place(path: Path | str) -> str:

@@ -64,7 +64,10 @@ def test_a_study_writes_its_page_from_ordinary_runs(whole):
     cwd, printed = whole
     folder = folder_of(cwd / "multirun")
     assert "written: " in printed and "report/index.html" in printed
-    assert printed.startswith("At 30 samples, ")
+    first, answer = printed.split("\n\n")
+    place = folder.relative_to(cwd)
+    assert first == f"study equal_budget on class2 of digits, seeds 0, 1, network mlp -> {place}"
+    assert answer.startswith("At 30 samples, ")
     study = json.loads((folder / "study.json").read_text())
     assert [row["name"] for row in study["rows"]] == ["finetune", "er", "avg + fine-tuning"]
     own = [word for word in SMALL if word.startswith("study")]
