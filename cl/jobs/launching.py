@@ -1,5 +1,6 @@
 """The jobs of one of Hydra's sweeps in processes beside this one."""
 
+import atexit
 import importlib
 import inspect
 import json
@@ -36,6 +37,7 @@ def launch(
     configs = [_configuration(config, context, list(words), first + i) for i, words in enumerate(overrides)]
     if not _pools:
         _pools.append(_pool(jobs_of(config), configs))
+        atexit.register(_pools[0].close, at_once=False)
     pool = _pools[0]
     futures = [pool.submit(do, task.__module__, task.__qualname__, each) for each in configs]
     try:

@@ -9,6 +9,7 @@ is gone, and which carries the request to stop.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -29,6 +30,7 @@ MODULES = (
 )  # fmt: skip
 BEGIN = "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from cl.jobs import server; server.main()"
 FORK = b"f"
+END_SECONDS = 2.0  # for the server and its processes, once their client has no more for them to do
 
 
 # ---- In the client ---------------------------------------------------------------------------------------------------
@@ -55,7 +57,7 @@ class Server:
     def __init__(self, modules: Sequence[str]):
         self._socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
-        self._client = os.getpid()
+        self._client, self._forked = os.getpid(), False
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
@@ -76,15 +78,20 @@ class Server:
         """
         (jobs, their_jobs), (control, their_control) = socket.socketpair(), socket.socketpair()
         with their_jobs, their_control, self._lock:
+            self._forked = True
             socket.send_fds(self._socket, [FORK], [their_jobs.fileno(), their_control.fileno()])
         return Connection(jobs.detach()), control
 
     def _close(self) -> None:
         """It may be in the middle of its imports, for jobs that were not needed."""
-        if os.getpid() == self._client:
-            self._socket.close()
-            self._process.kill()
-            self._process.wait()
+        if os.getpid() != self._client:
+            return
+        self._socket.close()
+        if self._forked:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+        self._process.kill()
+        self._process.wait()
 
 
 # ---- In the server ---------------------------------------------------------------------------------------------------
@@ -94,7 +101,7 @@ def main() -> None:
     """Import, and then fork whenever the client asks, until it is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; it ends with its client
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for its children
+    signal.signal(signal.SIGCHLD, _reap)
     client = socket.socket(fileno=int(sys.argv[1]))
     client.set_inheritable(False)
     gc.disable()  # nothing that is imported is garbage; looking for it takes a tenth of the time
@@ -105,20 +112,36 @@ def main() -> None:
     while True:
         request, handles, _, _ = socket.recv_fds(client, 1, 2)
         if not request:
-            return
+            break
         if os.fork() == 0:
             client.close()
-            break
+            _work(*handles)
         for handle in handles:
             os.close(handle)
+    with contextlib.suppress(ChildProcessError):  # until none is left: their CPU time counts as that of the command
+        while True:
+            os.wait()
+    os._exit(0)  # the end of an interpreter that has torch takes a while, and the command waits for it
+
+
+def _reap(*_) -> None:
+    """Let processes that have ended go."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _work(jobs: int, control: int) -> None:
+    """Do jobs in this process, and end it: not through the end of the interpreter, which is the server's."""
     status = 1
     try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from cl.jobs import worker
 
-        status = worker.work(Connection(handles[0]), socket.socket(fileno=handles[1]))
+        status = worker.work(Connection(jobs), socket.socket(fileno=control))
     except BaseException:
         traceback.print_exc()
-    finally:  # not through the end of the interpreter, which is the server's
+    finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -75,7 +75,6 @@ def _begin(world: World, control: socket.socket) -> None:
     random.seed()  # otherwise all processes would draw the same numbers
     np.random.seed()
     torch.default_generator.seed()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signals.listen(outside=lambda number: os._exit(128 + number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client stops its processes itself: a run is saved then
     threading.Thread(target=_obey, args=(control,), daemon=True).start()

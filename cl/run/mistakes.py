@@ -26,6 +26,9 @@ PEER_ERRORS = re.compile(
     "HorovodInternalError|PeerError|DistBackendError|DistNetworkError|DistStoreError|Connection (closed|reset)"
 )
 
+# What launchers of others raise when a process of theirs has died; they add pages of what it said.
+PROCESS_ERRORS = ("TerminatedWorkerError", "UncompletedJobError")
+
 
 def one_line(error: Exception, command: str, overrides: list[str], searchpath: str | None = None) -> str:
     """What to print of an error.
@@ -48,6 +51,8 @@ def one_line(error: Exception, command: str, overrides: list[str], searchpath: s
         return " ".join(str(error).split())
     if is_loss(error):
         return f"lost another rank of this run, see what the launcher says of it ({_first_line(error)})"
+    if type(error).__name__ in PROCESS_ERRORS:
+        return f"a process of the launcher has ended before its job was done ({_first_line(error)})"
     return f"{type(error).__name__}: {' '.join(str(error).split())} (debug=true shows where)"
 
 

@@ -79,6 +79,13 @@ def test_a_mistake_in_how_jobs_run_is_one_line(tmp_path, words, parts):
     assert all(part in done.stderr for part in parts) and not done.stdout
 
 
+def test_what_submitit_says_of_a_job_that_died_is_one_line():
+    utils = pytest.importorskip("submitit.core.utils")
+    error = utils.UncompletedJobError("Job 7 (task: 0) has not produced any output\nLook at stdout: FILE\nmore\n" * 9)
+    line = "a process of the launcher has ended before its job was done (Job 7 (task: 0) has not produced any output)"
+    assert one_line(error, "run", []) == line
+
+
 @pytest.mark.parametrize("ranks", [[], ["launcher=torchrun", "launcher.np=2"]])
 def test_the_agent_of_wandb_runs_our_command(tmp_path, ranks):
     utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")

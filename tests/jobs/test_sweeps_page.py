@@ -1,4 +1,4 @@
-"""The commands of docs/sweeps.md: all of them can be composed, and those that need nothing else are run."""
+"""The commands of docs/sweeps.md can be composed; test_launchers.py runs such sweeps under every launcher."""
 
 import re
 import shlex
@@ -31,10 +31,8 @@ def test_the_page_shows_every_launcher_and_sweeper():
         assert sum(part in line for line in COMMANDS) == 1, part
 
 
-@pytest.mark.parametrize("part, more", [("-m jobs=2", []), ("hydra/sweeper=search", ["hydra.sweeper.n_trials=2"])])
-def test_a_command_of_the_page_runs(tmp_path, part, more):
-    (line,) = (line for line in COMMANDS if part in line)
-    done = command(*shlex.split(line), *more, "scenario=class2", f"output={tmp_path}", *QUICK)
+def test_the_search_of_the_page_runs(tmp_path):
+    (line,) = (line for line in COMMANDS if "hydra/sweeper=search" in line)
+    done = command(*shlex.split(line), "hydra.sweeper.n_trials=2", "scenario=class2", f"output={tmp_path}", *QUICK)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert len(list(tmp_path.rglob("results.json"))) == (2 if more else 8)
-    assert ("\nbest: optimizer.lr=" in done.stdout) == bool(more)
+    assert len(list(tmp_path.rglob("results.json"))) == 2 and "\nbest: optimizer.lr=" in done.stdout
