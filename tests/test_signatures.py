@@ -23,6 +23,7 @@ TARGETS = sorted(
     {
         (path.relative_to(ROOT / "conf").parts[0], target)
         for path in (ROOT / "conf").rglob("*.yaml")
+        if path.relative_to(ROOT / "conf").parts[0] != "hydra"  # plugins, which Hydra builds
         for target in targets(OmegaConf.to_container(OmegaConf.load(path)))
     }
 )

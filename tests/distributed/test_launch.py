@@ -91,11 +91,11 @@ def test_every_rank_says_every_error(kind, monkeypatch, capsys):
     for name, value in {"RANK": "2", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(cli, "_reported", set())
-    cli._report(kind("here"), "what it says", debug=False)  # started by torchrun or srun
+    cli._report(cli._failure(kind("here"), "what it says", debug=False))  # started by torchrun or srun
     assert capsys.readouterr().err == "rank 2: error: what it says\n"
     reader, writer = os.pipe()
     monkeypatch.setenv(reports.PIPE, str(writer))
-    cli._report(kind("there"), "what else it says", debug=True)  # started by our launcher, which says it
+    cli._report(cli._failure(kind("there"), "what else it says", debug=True))  # started by our launcher, which says it
     assert capsys.readouterr().err == ""
     told = json.loads(os.read(reader, 1 << 16))
     assert told["line"] == "what else it says" and told["lost"] is False

@@ -8,7 +8,8 @@ import torch
 from support import QUICK
 
 from cl.networks.ptychonn import ptychonn
-from cl.reporting.report import as_text, load
+from cl.reporting.groups import load
+from cl.reporting.tables import as_text
 from cl.run.experiment import run
 from cl.step.objectives import AbsoluteError
 

@@ -143,7 +143,7 @@ def test_a_signal_ends_a_rank_that_hangs_in_leaving_the_others(own_signals, monk
 def test_the_status_tells_lost_ranks_from_mistakes(own_signals, errors, status):
     def main() -> None:
         for error in errors:
-            cli._report(error, str(error), debug=False)
+            cli._report(cli._failure(error, str(error), debug=False))
 
     with pytest.raises(SystemExit) as ended:
         cli.launch(main, "run")

@@ -8,7 +8,7 @@ import torch
 from matplotlib import image
 from torch import nn
 
-from merging import run
+from merging import context, run
 from merging.curve import landscape
 from merging.curve.finding import Curve
 
@@ -160,11 +160,22 @@ def test_the_best_point_is_chosen_on_samples_that_were_not_trained_on(compose_co
     assert same["curve"]["at"] == found["curve"]["at"] and same["accuracy_matrix"] != found["accuracy_matrix"]
 
 
-def test_measuring_says_how_far_it_is(compose_config, capfd):
+def test_measuring_says_how_far_it_is(compose_config, monkeypatch):
+    begun, ended = [], []
+
+    class Shown(context.Progress):
+        def __init__(self, title, total, done, show):
+            super().__init__(title, total, done, show)
+            begun.append((title, total, show))
+
+        def close(self):
+            ended.append((self.done, self.total))
+
+    monkeypatch.setattr(context, "Progress", Shown)
     merged(compose_config, *CURVE, "fusion.at=best", "fusion.plane=2", "progress=true", "fusion.epochs=0.1")
-    shown = capfd.readouterr().err
     for what, count in (("choosing the point", 5), ("along the curve", 5), ("around the curve", 4)):
-        assert f"{what}:" in shown and f"0/{count} [" in shown
+        assert (what, count, True) in begun
+    assert ended and all(done == total for done, total in ended)
 
 
 @dataclass
