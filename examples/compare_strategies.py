@@ -1,4 +1,4 @@
-"""Compare four strategies over three seeds, and draw how accuracy falls as tasks are added.
+"""Compare four strategies over two seeds, and draw how accuracy falls as tasks are added.
 
     python examples/compare_strategies.py
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 
 import remerge
 
-runs = remerge.sweep("strategy=finetune,er,derpp,joint", "scenario=class5", seed=range(3), epochs=2)
+runs = remerge.sweep("strategy=finetune,er,derpp,joint", "scenario=class5", seed=range(2), epochs=1)
 print(runs)  # mean and standard deviation over the seeds
 
 frame = runs.frame  # pandas: a row for each run
