@@ -15,6 +15,11 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, as tests of several ranks and of signals wait much of their time."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(autouse=True)
 def resolvers():
     register_resolvers()

@@ -46,9 +46,18 @@ def use_own(folders: Iterable[str | Path]) -> None:
         place.use(folder)
         for path in (Path(folder) / "backbone").glob("*.yaml"):
             for group in ("optimizer/recipe", "schedule/recipe"):
+                _stored(group).pop(f"{path.stem}.yaml", None)  # Hydra would check a file of this name against it
                 if place.file_of(group, path.stem) is None:
                     node = {"defaults": [f"/{group}/{RECIPE}@_here_"]}
                     ConfigStore.instance().store(name=path.stem, group=group, node=node, provider="remerge")
+
+
+def _stored(group: str) -> dict:
+    """What Hydra's store has of a group."""
+    found = ConfigStore.instance().repo
+    for name in group.split("/"):
+        found = found.get(name, {})
+    return found
 
 
 def own_folders(overrides: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -224,7 +224,9 @@ def _kinds_of(parameters: dict[str, Parameter], group: str) -> dict:
 
 
 def _policies() -> dict[str, str]:
-    return {"insertion": one_of(sorted(InsertionPolicy.known)), "sampling": one_of(sorted(SamplingPolicy.known))}
+    kinds = {"insertion": InsertionPolicy, "sampling": SamplingPolicy}
+    ours = {key: sorted(name for name in kind.known if "." not in name) for key, kind in kinds.items()}
+    return {key: one_of(names) for key, names in ours.items()}
 
 
 def _docstring(target: str) -> str:

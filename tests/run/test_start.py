@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from support import ROOT
-from test_mistakes import MISTAKES, split
+from test_mistakes import LEFT, MISTAKES, NEED_TORCH, split
 
 # What a step of a small network has no use for; torch itself is needed.
 UNUSED = {
@@ -51,12 +51,6 @@ for program, *words in json.load(sys.stdin):
             said.append((ended.code, errors.getvalue()))
 print(json.dumps(said))
 """
-
-# Mistakes that torch or a library on top of it has to tell.
-NEED_TORCH = {
-    "optimizer.nesterov=true", "strategy.memory=false", "epochs=[1,2]", "backbone=timm backbone.model=resnet19",
-    "backbone=timm backbone.model=vit_tiny_patch16_224", "device=cuda:99",
-}  # fmt: skip
 
 
 def modules(*command: str) -> set[str]:
@@ -122,6 +116,8 @@ def test_mistakes_are_said_before_torch_is_imported(tmp_path):
     assert done.returncode == 0, done.stderr
     late = []
     for (line, *parts), (status, said) in zip(cases, json.loads(done.stdout), strict=True):
-        if status != 1 or any(part not in said for part in parts):
+        one_line = said.startswith("error: ") and said.count("\n") == 1
+        if status != 1 or not one_line or any(part not in said for part in parts):
             late.append((line, said))
     assert late == []
+    assert [path for path in tmp_path.rglob("*") if path.name not in LEFT] == []

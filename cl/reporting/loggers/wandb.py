@@ -65,7 +65,7 @@ class WandbLogger(Logger):
         settings |= {"silent": True} if self.silent else {}  # else as WANDB_SILENT says
         settings = {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
         self.run = wandb.init(
-            dir=folder,
+            dir=folder.absolute(),  # its service may have been started in another folder
             group=folder.parent.name,
             name=f"{folder.parent.name}/{folder.name}",
             job_type=kind,
