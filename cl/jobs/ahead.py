@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hydra.core.plugins import Plugins
 
 from cl.configuration.arguments import is_sweep
+from cl.reporting import screen
 
 
 def start(overrides: list[str], flags: list[str], modules: Sequence[str] = ()) -> tuple[list[str], list[str]]:
@@ -13,10 +14,14 @@ def start(overrides: list[str], flags: list[str], modules: Sequence[str] = ()) -
     `modules`: further ones that the jobs import.
     """
     if is_sweep(flags):
-        if any(word.startswith("jobs=") and word != "jobs=1" for word in overrides):
+        asked = [word.partition("=")[2] for word in overrides if word.startswith("jobs=") and word != "jobs=1"]
+        if asked:
             from cl.jobs.server import server
 
             server(modules)
+            screen.say(
+                "a sweep, " + ("as many jobs at a time as fit" if asked[-1] == "auto" else f"{asked[-1]} at a time")
+            )
         from hydra_plugins.remerge_launcher.launcher import JobsLauncher
 
         Plugins.instance().register(JobsLauncher)  # Hydra does not find it in an installation that can be edited
