@@ -67,6 +67,8 @@ def configuration(command: str, words: Sequence[str], folder: str | Path | None 
     """
     try:
         arguments.check_overrides(list(words), command)
+        if several := next((word for word in words if len(_choices(word)) > 1), None):
+            raise ValueError(f"{several} has several values: remerge.sweep does a job for each of them")
         config = composed(command, words, folder)
         check_given(config, list(words))
     except Exception as error:  # Hydra's errors are of many types and pages long

@@ -61,6 +61,7 @@ def test_jobs_are_the_product_of_words_and_values():
         (["seed"], "cannot read the argument 'seed'"),
         (["fusion=avg"], "for merge.py"),
         (["optimizer.lrr=1"], "lrr"),
+        (["strategy=er", "seed=0,1"], "seed=0,1 has several values: remerge.sweep"),
     ],
 )
 def test_mistakes_are_one_line(words, said):
