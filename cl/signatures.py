@@ -174,4 +174,4 @@ def _parsed(module: str) -> tuple[ast.Module, bool]:
         is_package = path.name == "__init__.py"
     if path.suffix != ".py":
         raise UnreadableError(f"there is no source of {module}")
-    return ast.parse(path.read_bytes()), is_package
+    return ast.parse(path.read_bytes(), str(path)), is_package

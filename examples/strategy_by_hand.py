@@ -22,4 +22,4 @@ with remerge.Learner("strategy=derpp", "scenario=class5", seed=0, epochs=1) as l
     matrix = learner.accuracy_matrix
 
 run = remerge.run("strategy=derpp", "scenario=class5", seed=0, epochs=1)  # the same, with files and pictures
-print("equal to the run:", matrix == run.accuracy_matrix.tolist())
+print("equal to the run:", (matrix == run.accuracy_matrix).all())

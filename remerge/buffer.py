@@ -68,6 +68,10 @@ class ReplayBuffer:
         """Bytes of the records at full capacity."""
         return 0 if self._buffer is None else self._buffer.nbytes
 
+    def __repr__(self) -> str:
+        policies = f"{self._node['insertion']} insertion, {self._node['sampling']} draws"
+        return f"{len(self)} of {self.capacity} records, {policies}"
+
     def close(self) -> None:
         """Free the memory."""
         if self._buffer is not None:

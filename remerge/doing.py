@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cl import signals
+from cl.configuration import plugins
 from cl.distributed import ranks
 from cl.run.job import run_or_find
 from cl.run.mistakes import one_line
@@ -31,7 +32,7 @@ def run(*words: str, config_dir: str | Path | None = None, **values) -> Run:
 def _run(words: list[str], config_dir: str | Path | None) -> Run:
     own = [] if config_dir is None else [f"--config-dir={Path(config_dir).resolve()}"]
     config = configuration("run", words, config_dir)
-    return Run(run_or_find(config, [*words, *own], PROGRAM))
+    return Run(run_or_find(config, [*words, *own], PROGRAM), trust=config.trust)
 
 
 def merge(*words: str, config_dir: str | Path | None = None, **values) -> Run:
@@ -45,8 +46,9 @@ def merge(*words: str, config_dir: str | Path | None = None, **values) -> Run:
         given = words_of(words, values)
         if any(word.startswith("study=") for word in given):
             raise ValueError('a study is remerge.study("study=equal_budget", seeds=range(5))')
-        *baselines, folder = do_merge(configuration("merge", given, config_dir))
-        return Run(folder, tuple(map(Run, baselines)))
+        config = configuration("merge", given, config_dir)
+        *baselines, folder = do_merge(config)
+        return Run(folder, [Run(baseline, trust=config.trust) for baseline in baselines], config.trust)
 
 
 def study(
@@ -85,12 +87,13 @@ def sweep(
     """
     if command not in ("run", "merge"):
         raise ValueError(f"command must be run or merge, got {command!r}")
+    jobs = plugins.jobs_of({"jobs": jobs})
     every = jobs_of(words, values, command, config_dir)
     for job in every:  # mistakes of all jobs are known before the first one starts
         configuration(command, job, config_dir)
     found, failed = _one_by_one(every, command, config_dir) if jobs == 1 else _at_once(every, command, config_dir, jobs)
     if failed:
-        raise SweepFailed(Runs(found), failed)
+        raise SweepFailed(Runs(found), failed, len(every))
     return Runs(found)
 
 
@@ -118,7 +121,11 @@ def _at_once(every: list[list[str]], command: str, config_dir, jobs: int | str) 
     folder, merge = config_dir and str(config_dir), do_merge if command == "merge" else None
     with _job():
         outcomes = do([Job(command, tuple(words), folder, merge, PROGRAM) for words in every], jobs, tell)
-    found = [Run(folder) for outcome in outcomes for folder in outcome.folders]
+    found = [
+        Run(folder, trust=configuration(command, words, config_dir).trust)
+        for words, outcome in zip(every, outcomes)
+        for folder in outcome.folders
+    ]
     return found, [Failure(outcome.words, outcome.error) for outcome in outcomes if outcome.error]
 
 
@@ -129,8 +136,14 @@ def _job() -> Iterator[None]:
         sys.path.append(os.getcwd())
     if ranks.started():
         raise ValueError("remerge is called by one process, and starts ranks itself (launcher=torchrun launcher.np=2)")
-    with signals.listening():
-        yield
+    torch = sys.modules.get("torch")
+    drawn = None if torch is None else torch.get_rng_state()
+    try:
+        with signals.listening():
+            yield
+    finally:
+        if drawn is not None:  # what the caller draws does not depend on whether a run was trained or found
+            torch.set_rng_state(drawn)
 
 
 def _in_a_process(words: list[str]) -> None:

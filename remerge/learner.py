@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -66,9 +67,9 @@ class Learner:
         return self._training.strategy
 
     @property
-    def accuracy_matrix(self) -> list[list[float]]:
-        """The rows of the stages that are finished: accuracies, or errors, on all tasks."""
-        return self._training.history.rows
+    def accuracy_matrix(self) -> np.ndarray:
+        """[stages that are finished, tasks] float64: accuracies, or errors."""
+        return np.array(self._training.history.rows)
 
     def batches(self, stage: int) -> Iterator[Rows]:
         """The batches of a stage, as a run has them: `batch["x"]` raw pictures, `batch["y"]` labels.
@@ -91,10 +92,18 @@ class Learner:
         self._stage, self._samples = stage, samples
         trainer.start(stage)
         for _, batch in trainer.batches(chosen, stage, training.steps(stage, len(chosen))):
+            before = trainer.step
             yield batch
+            if trainer.step != before + 1:
+                raise ValueError(f"each batch is for one step(batch), got {trainer.step - before} of them")
 
     def step(self, batch: Rows) -> torch.Tensor:
         """One optimizer step on a batch of `batches`; returns the loss, a tensor on the device."""
+        if not isinstance(batch, Rows):
+            raise ValueError(
+                f"step takes the batches of learner.batches(stage), got {type(batch).__name__}; pairs of pictures and "
+                "labels, as tasks have them, are for a loop of your own with remerge.ReplayBuffer"
+            )
         trainer = self._training.trainer
         loss = trainer.strategy.observe(batch)
         trainer.step += 1

@@ -9,6 +9,7 @@ from torch import nn
 from cl.build import build
 from cl.configuration.trust import check_trust
 from cl.networks import weights
+from cl.networks.pretrained import HUB
 from cl.run.checkpoint import task_files
 
 
@@ -18,8 +19,10 @@ class Networks(Sequence):
     Raises ValueError for a run without such files, and for networks that the run's configuration does not describe.
     """
 
-    def __init__(self, folder: Path, config: dict):
-        self.config, self.files = config, list(task_files(folder).values())
+    def __init__(self, folder: Path, results: dict, trust: Sequence[str]):
+        """`trust`: modules of the caller's whose code the results may name; their own list of these is not heard."""
+        self.config = results["config"] | {"trust": list(trust)}
+        self.pretrained, self.files = results.get("pretrained"), list(task_files(folder).values())
         if not self.files:
             raise ValueError(f"{folder} has no files task_NN.pt: its networks are not there (any more)")
 
@@ -45,5 +48,12 @@ class Networks(Sequence):
         check_trust(config)
         dataset, scenario = build(config["dataset"], "dataset"), build(config["scenario"], "scenario")
         scenario.plan(dataset)
-        backbone = config["backbone"] | ({"pretrained": None} if "pretrained" in config["backbone"] else {})
-        return build(backbone, "backbone", sample_shape=dataset.input_shape, num_outputs=scenario.num_outputs)
+        backbone = config["backbone"]
+        # The saved weights take the place of pretrained ones; a repository or folder of these also says how to build.
+        word = str(backbone.get("pretrained"))
+        if "pretrained" in backbone and not word.startswith(HUB) and not (Path(word) / "config.json").is_file():
+            backbone["pretrained"] = None
+        network = build(backbone, "backbone", sample_shape=dataset.input_shape, num_outputs=scenario.num_outputs)
+        if self.pretrained is not None and self.pretrained["mean"] is not None:
+            network.input_statistics = self.pretrained["mean"], self.pretrained["std"]
+        return network

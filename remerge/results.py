@@ -22,12 +22,13 @@ PICTURES = ("*.png", "*.svg", "*.pdf")
 class Run:
     """A finished run or merge, read from its folder.
 
-    `baselines`: of a merge, the runs that it is compared with. Raises FileNotFoundError for a folder without results,
+    `baselines`: of a merge, the runs that it is compared with. `trust`: modules of yours whose code its networks need.
+    Raises FileNotFoundError for a folder without results,
     ValueError for one with damaged ones.
     """
 
-    def __init__(self, folder: str | Path, baselines: Sequence["Run"] = ()):
-        self.folder, self.baselines = Path(folder), tuple(baselines)
+    def __init__(self, folder: str | Path, baselines: Sequence["Run"] = (), trust: Sequence[str] = ()):
+        self.folder, self.baselines, self.trust = Path(folder), tuple(baselines), tuple(trust)
         path = self.folder / "results.json"
         if not path.is_file():
             raise FileNotFoundError(f"{self.folder} has no results.json: expected the folder of a finished run")
@@ -89,7 +90,7 @@ class Run:
         """The network after each stage, in evaluation mode on the CPU; read when one is asked for."""
         from remerge.networks import Networks
 
-        return Networks(self.folder, self.config)
+        return Networks(self.folder, self.results, self.trust)
 
     @property
     def network(self) -> "nn.Module":
@@ -161,13 +162,15 @@ class Runs(Sequence):
 
 
 class SweepFailed(ValueError):
-    """Some jobs of a sweep failed; `runs` are the others, `failed` has the words and the error of each."""
+    """Some of `total` jobs failed; `runs` are the others, `failed` has the words and the error of each."""
 
-    def __init__(self, runs: Runs, failed: Sequence[Failure]):
-        self.runs, self.failed = runs, list(failed)
+    def __init__(self, runs: Runs, failed: Sequence[Failure], total: int):
+        self.runs, self.failed, self.total = runs, list(failed), total
         lines = [f"{' '.join(failure.words)}: {failure.error}" for failure in failed]
-        count = len(runs) + len(failed)
-        super().__init__("\n".join([f"{len(failed)} of {count} jobs failed (the others are in .runs):", *lines]))
+        super().__init__("\n".join([f"{len(failed)} of {total} jobs failed (the others are in .runs):", *lines]))
+
+    def __reduce__(self):
+        return type(self), (self.runs, self.failed, self.total)
 
 
 def _as_html(runs: list[Run], more: str) -> str:

@@ -93,8 +93,9 @@ class Scenario(Sequence):
         loader = build(config["loader"], "loader", device=self.device, local_ranks=1)
         self.tasks = self.plan.split(*dataset.load(config["seed"], loader), config["seed"])
         self.sample_shape, self.num_outputs = dataset.input_shape, self.plan.num_outputs
+        mean, std = _normalisation(config, dataset)
         self.transform = BatchTransform(
-            dataset.augment, dataset.mean, dataset.std, dataset.sample_shape[0], self.device, False, dataset.crop,
+            dataset.augment, mean, std, dataset.sample_shape[0], self.device, False, dataset.crop,
             dtype=dataset.sample_dtype,
         )  # fmt: skip
         self.transform.reseed(config["seed"])
@@ -118,3 +119,14 @@ class Scenario(Sequence):
     def __repr__(self) -> str:
         name, data = self.config["scenario"]["name"], self.config["dataset"]["name"]
         return f"{name} of {data}: {len(self)} tasks, {self.num_outputs} outputs"
+
+
+def _normalisation(config: dict, dataset) -> tuple[list[float] | None, list[float] | None]:
+    """As a run normalises with this configuration: pretrained weights decide, where there are any."""
+    if config["backbone"].get("pretrained") is None:
+        return dataset.mean, dataset.std
+    from cl.run.network import build_network, normalisation
+    from cl.run.plan import make_plan
+
+    plan = make_plan(config)
+    return normalisation(plan, build_network(plan))

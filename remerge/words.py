@@ -10,10 +10,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 
-from cl.configuration import arguments
+from cl.configuration import arguments, place
 from cl.configuration.composing import composed
 from cl.configuration.trust import check_given
 from cl.run.mistakes import one_line
+
+LISTS = (*arguments.SEVERAL, "checkpoints")  # options that are lists, whatever their default
 
 
 def words_of(overrides: Sequence[str], values: Mapping[str, object]) -> list[str]:
@@ -65,6 +67,7 @@ def configuration(command: str, words: Sequence[str], folder: str | Path | None 
 
     Raises ValueError in one line, with what is valid.
     """
+    place.forget()  # folders of earlier calls
     try:
         arguments.check_overrides(list(words), command)
         if several := next((word for word in words if len(_choices(word)) > 1), None):
@@ -91,7 +94,8 @@ def jobs_of(
     if several:
         first = configuration(command, [each[0] for each in choices], folder)
         for key, value in several.items():
-            is_list = isinstance(OmegaConf.select(first, key), ListConfig) and not any(map(_is_list, value))
+            listed = key in LISTS or isinstance(OmegaConf.select(first, key), ListConfig)
+            is_list = listed and not any(map(_is_list, value))
             choices.append([f"{key}={as_word(key, each)}" for each in ([value] if is_list else value)])
             if not choices[-1]:
                 raise ValueError(f"{key} has no value to sweep over")

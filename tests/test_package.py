@@ -10,7 +10,7 @@ import pytest
 from support import ROOT
 
 import remerge
-from cl.configuration import composing
+from cl.configuration import place
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_every_command_is_there_and_named_in_its_help(monkeypatch):
     assert {script.name for script in scripts} == {f"remerge-{name}" for name in ("run", "merge", "report", "horovod")}
     assert all(callable(script.load()) for script in scripts)
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/remerge-run"])
-    assert composing.program("run") == "remerge-run" and composing.program("report") == "remerge-report"
+    assert place.program("run") == "remerge-run" and place.program("report") == "remerge-report"
     monkeypatch.setattr(sys, "argv", ["run.py"])
-    assert composing.program("run") == "python run.py" and composing.program("merge") == "python merge.py"
+    assert place.program("run") == "python run.py" and place.program("merge") == "python merge.py"
 
 
 def test_the_api_is_what_it_says():

@@ -35,7 +35,7 @@ def import_own(node: dict) -> None:
     """
     for key, kind in KINDS.items():
         name = str(node.get(key))
-        if "." not in name or name in kind.known:
+        if "." not in name:
             continue
         found = imported(name, f"buffer.{key}={name}")
         if not (isinstance(found, type) and issubclass(found, kind)) or inspect.isabstract(found):

@@ -1,6 +1,5 @@
 """A configuration from its words, as the command line composes it, and what the files in conf/ ask for by `${...}`."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -98,20 +97,13 @@ def register_resolvers() -> None:
     """Make `${published:...}`, `${groups:...}` and `${program:...}` known."""
     OmegaConf.register_new_resolver("published", published, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
-    OmegaConf.register_new_resolver("program", program, replace=True)
+    OmegaConf.register_new_resolver("program", place.program, replace=True)
 
 
 def groups(command: str) -> str:
     """`${groups:run}`: the groups that have an effect on a command with their options, for its help."""
     names = ("experiment", *RUN_GROUPS, *(("launcher",) if command == "run" else ("fusion", "protocol", "study")))
     return "\n".join(f"{name}: {', '.join(arguments.options(name))}" for name in names)
-
-
-def program(command: str) -> str:
-    """`${program:run}`: how a command is called: by its script in a checkout, by its name once it is installed."""
-    if Path(sys.argv[0]).name.startswith("remerge-"):
-        return f"remerge-{command}"
-    return "python -m cl.report" if command == "report" else f"python {command}.py"
 
 
 def published(name: str, *, _root_) -> float:

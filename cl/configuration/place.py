@@ -22,6 +22,13 @@ CONF = _found("conf", "remerge/conf")
 HOROVOD = _found("scripts/build_horovod.py", "remerge/build_horovod.py")
 
 
+def program(command: str) -> str:
+    """How `run`, `merge` or `report` is called: by its script in a checkout, by its name once it is installed."""
+    if Path(sys.argv[0]).name.startswith("remerge-"):
+        return f"remerge-{command}"
+    return "python -m cl.report" if command == "report" else f"python {command}.py"
+
+
 _own: list[Path] = []  # folders of the user's own options, in the order in which they became known
 
 
@@ -39,10 +46,16 @@ def use(folder: str | Path) -> None:
             raise ValueError(
                 f"{path} has the name of a file of remerge, {option}, and would never be read: give it another name"
             )
-    if folder not in _own:
-        _own.append(folder)
+    if folder in _own:
+        _own.remove(folder)
+    _own.insert(0, folder)  # the newest goes first
     if str(folder.parent) not in sys.path:
         sys.path.append(str(folder.parent))
+
+
+def forget() -> None:
+    """Know no folder of the user's own: for a process that composes one configuration after the other."""
+    _own.clear()
 
 
 def own_folders() -> tuple[Path, ...]:

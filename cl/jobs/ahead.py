@@ -19,9 +19,10 @@ def start(overrides: list[str], flags: list[str], modules: Sequence[str] = ()) -
             from cl.jobs.server import server
 
             server(modules)
-            screen.say(
-                "a sweep, " + ("as many jobs at a time as fit" if asked[-1] == "auto" else f"{asked[-1]} at a time")
-            )
+            if asked[-1] == "auto":
+                screen.say("a sweep, as many jobs at a time as fit")
+            elif asked[-1].isdigit() and int(asked[-1]) and not any(w.startswith("hydra/launcher=") for w in overrides):
+                screen.say(f"a sweep, {asked[-1]} at a time")
         from hydra_plugins.remerge_launcher.launcher import JobsLauncher
 
         Plugins.instance().register(JobsLauncher)  # Hydra does not find it in an installation that can be edited

@@ -12,7 +12,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cl.configuration.composing import register_resolvers
 from cl.configuration.plugins import jobs_of
@@ -80,7 +80,7 @@ def _pool(jobs: int | str, configs: list[DictConfig]) -> Pool:
     for config in configs:
         if jobs is None or str(config.device) in ("auto", "cuda"):
             try:
-                found = plain(config)
+                found = plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
             except ValueError:  # the job will tell
                 continue
             decisive = [found[key] for key in ("device", "threads", "launcher", "scenario", "dataset", "backbone")]

@@ -82,12 +82,16 @@ class Pool:
         for alone in (False, True):
             with self._turn(alone):
                 try:
-                    return process.do(function, *arguments)
+                    good, result = process.do(function, *arguments)
                 except ENDED as error:
                     process.close()
                     if self._closing:
                         raise _Closed from error
                     last = error
+                    continue
+            if good:
+                return result
+            raise result
         raise RuntimeError("its process was killed twice, perhaps for want of memory") from last
 
     @contextlib.contextmanager

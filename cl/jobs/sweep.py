@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from cl.configuration import place
 from cl.configuration.composing import composed
 from cl.jobs import sizes
 from cl.jobs.pool import Pool
@@ -45,7 +46,7 @@ def do(jobs: Sequence[Job], size: int | str, on_done: Callable[[int, Outcome], N
     and outcome of each job that is done, in this thread. After an error here, or Ctrl-C, what runs is saved and ended
     first. The processes run nothing of the caller's script.
     """
-    configs = _plain(jobs) if size == "auto" else []
+    configs = [config for config in _plain(jobs) if size == "auto" or config["device"] in ("auto", "cuda")]
     size, gpus = sizes.shared_out(None if size == "auto" else size, configs)
     pool = Pool(size, gpus, ("merging.run",) if any(job.merge for job in jobs) else ())
     found: dict[int, Outcome] = {}
@@ -86,6 +87,7 @@ def _do(job: Job) -> Outcome:
     from cl.run.mistakes import one_line
 
     began, folders, error = time.monotonic(), [], None
+    place.forget()  # folders of earlier jobs
     try:
         words = list(job.words)
         with contextlib.redirect_stdout(io.StringIO()):  # the lines of single tasks

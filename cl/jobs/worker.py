@@ -97,13 +97,10 @@ def _portable(error: BaseException) -> BaseException:
 
 
 def finish(jobs: Connection, function: Callable, *arguments):
-    """Of the client: do a job in the process at the other end, and return its result or raise its error.
+    """Of the client: do a job in the process at the other end; whether that went well, and its result or its error.
 
     Raises EOFError or ConnectionError if the process ends meanwhile.
     """
     content = pickle.dumps((function, arguments))
     jobs.send_bytes(content)
-    good, result = pickle.loads(jobs.recv_bytes())
-    if good:
-        return result
-    raise result
+    return pickle.loads(jobs.recv_bytes())

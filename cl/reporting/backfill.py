@@ -68,18 +68,22 @@ def _send(paths: list[Path], kinds: dict[str, Callable[[], Logger]]) -> None:
     others = [path for path in paths if path not in studies and path / STUDY not in studies]
     groups = load(others) if others else []
     files = dict.fromkeys(file for group in groups for file in group.files)  # a merge is in two groups
-    sent = dict.fromkeys(kinds, 0)
+    sent, failed = dict.fromkeys(kinds, 0), []
     for path in (*studies, *files):
         loggers = {name: make() for name, make in kinds.items()}
         asked = {name: logger for name, logger in loggers.items() if not _has(logger, path.parent)}
         if asked:
             screen.say(f"{', '.join(asked)}: {screen.place(path.parent)}")
-            _tell(Loggers(asked), path)
+            if not _tell(Loggers(asked), path):
+                failed.append(screen.place(path.parent))
+                continue
         for name in asked:
             sent[name] += 1
     for name, number in sent.items():
-        there = len(studies) + len(files) - number
+        there = len(studies) + len(files) - number - len(failed)
         screen.say(f"{name}: {number} sent" + (f", {there} had been sent before" if there else ""))
+    if failed:
+        raise ValueError(f"{', '.join(failed)} could not be sent as a whole, see above: give the command again")
 
 
 def _silent(logger: WandbLogger) -> WandbLogger:
@@ -100,7 +104,8 @@ def _has(logger: Logger, folder: Path) -> bool:
     return isinstance(logger, WandbLogger) and logger.is_complete(folder)
 
 
-def _tell(loggers: Loggers, path: Path) -> None:
+def _tell(loggers: Loggers, path: Path) -> bool:
+    """Whether all of it has arrived."""
     study = path.name == STUDY
     content = read_json(path) if study else read_results(path)
     try:
@@ -111,3 +116,4 @@ def _tell(loggers: Loggers, path: Path) -> None:
         loggers.finish(content)
     finally:
         loggers.close()
+    return not loggers.failed

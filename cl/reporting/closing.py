@@ -2,10 +2,10 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cl.configuration.place import program
 from cl.reporting import screen, tables
 from cl.reporting.groups import load
 from cl.reporting.plots import FORMATS
@@ -14,7 +14,7 @@ from cl.reporting.plots import FORMATS
 def show(folders: Sequence[Path]) -> None:
     """Print the table of finished runs and merges, and where they are."""
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    report = f"{_program()} {shlex.quote(screen.place(common))}"
+    report = f"{program('report')} {shlex.quote(screen.place(common))}"
     several = len(folders) > 1
     print()
     tables.show(load(list(folders)), rest=f"{'a report' if several else 'results.json'} has all")
@@ -24,9 +24,3 @@ def show(folders: Sequence[Path]) -> None:
         return
     pictures = sorted(path.name for path in common.iterdir() if path.suffix[1:] in FORMATS)
     screen.say(f"in {screen.place(common)}: {', '.join(pictures) or 'results.json'}")
-
-
-def _program() -> str:
-    """The command that makes reports, as this one was started: from a checkout or from an installation."""
-    installed = Path(sys.argv[0]).name.startswith("remerge-")
-    return "remerge-report" if installed else "python -m cl.report"

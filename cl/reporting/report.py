@@ -14,11 +14,13 @@ is a row for those that were merged; beside published figures, how far off they 
 """
 
 import argparse
+import os
 import statistics
 import sys
 from pathlib import Path
 
 from cl.atomic import atomic_write
+from cl.configuration.place import program
 from cl.reporting import backfill, custom, plots, screen
 from cl.reporting.groups import Group, load
 from cl.reporting.published import Published
@@ -89,7 +91,9 @@ def _formats(text: str) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m cl.report`."""
-    parser = argparse.ArgumentParser(prog="python -m cl.report", description="tables and plots of finished runs")
+    if os.getcwd() not in sys.path:  # for the user's own metrics, also where the command is a script elsewhere
+        sys.path.append(os.getcwd())
+    parser = argparse.ArgumentParser(prog=program("report"), description="tables and plots of finished runs")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, or results.json files")
     parser.add_argument(
         "--output",

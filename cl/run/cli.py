@@ -19,7 +19,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from cl import signals
+from cl import __version__, signals
 from cl.configuration import arguments
 from cl.configuration.composing import folders_of_job, own_folders, register_resolvers, use_own, words_of_job
 from cl.configuration.settings import Merge
@@ -65,6 +65,9 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
         if ranks.started():  # raises for variables of launchers that contradict one another
             answering.enter_context(signals.answered_by_a_thread())
         overrides, flags = arguments.ordered(words)
+        if "--version" in flags:
+            print(f"remerge {__version__}")
+            sys.exit(0)
         use_own(own_folders(overrides, flags))
         arguments.check_overrides(overrides, command)
         if prepare is not None:

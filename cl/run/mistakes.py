@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import sys
+import traceback
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -14,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cl.build import LABELS
 from cl.configuration.arguments import options, options_with
-from cl.configuration.place import CONF, own_folders
+from cl.configuration.place import CONF, ROOT, own_folders
 from cl.configuration.plugins import package_of
 from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
@@ -53,7 +55,16 @@ def one_line(error: Exception, command: str, overrides: list[str], searchpath: s
         return f"lost another rank of this run, see what the launcher says of it ({_first_line(error)})"
     if type(error).__name__ in PROCESS_ERRORS:
         return f"a process of the launcher has ended before its job was done ({_first_line(error)})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())} (debug=true shows where)"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{_where(error)} (debug=true shows all of it)"
+
+
+def _where(error: Exception) -> str:
+    """The line that raised an error, or the last one of the user's own code before it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    others = [*(ROOT / name for name in ("cl", "merging", "remerge")), Path(sys.base_prefix), Path(sys.prefix)]
+    own = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(other) for other in others)]
+    frames = own or frames
+    return f", {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def is_loss(error: BaseException) -> bool:
@@ -160,11 +171,16 @@ def _choices(overrides: list[str]):
 
 
 def _composed(command: str, choices, searchpath: str | None):
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
+    hydra, own = GlobalHydra.instance(), HydraConfig.instance()
+    outer = hydra.hydra, own.cfg  # of whoever calls this
+    hydra.clear()
+    own.cfg = None
     extra = [f"hydra.searchpath=['{Path(searchpath).resolve()}']"] if searchpath else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, [*choices, *extra], return_hydra_config=True)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(command, [*choices, *extra], return_hydra_config=True)
+    finally:
+        hydra.hydra, own.cfg = outer
 
 
 def _first_line(error: Exception) -> str:

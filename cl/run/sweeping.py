@@ -33,6 +33,7 @@ from cl.configuration.composing import words_of_job
 from cl.configuration.place import ROOT
 from cl.configuration.plugins import check_launcher, check_sweeper
 from cl.distributed import ranks
+from cl.reporting import screen
 from cl.run.lock import InUseError, locked
 
 FOLDER = "REMERGE_SWEEP"  # names the folder of the records to all processes of a sweep
@@ -141,7 +142,7 @@ class Sweep:
             return ""
         best = (min if self.direction == "minimize" else max)(found, key=lambda record: record.value)
         reached = f"error {best.value:.4g}" if self.direction == "minimize" else f"accuracy {100 * best.value:.2f} %"
-        return f"best: {best.words}  {reached}  {best.folders[-1]}"
+        return f"best: {best.words}  {reached}  {screen.place(best.folders[-1])}"
 
 
 _sweep: Sweep | None = None

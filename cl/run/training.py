@@ -120,18 +120,18 @@ class Training:
         steps = [self.steps(stage, self.tasks.num_training(chosen)) for stage, chosen in enumerate(self.stages)]
         show = self.config["progress"] and comm.is_main
         self.recorder.progress = progress = Progress(self.label, sum(steps), sum(steps[:first]) + position.step, show)
-        if comm.is_main:
-            self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
-        # What loggers and callbacks draw at their start belongs to the run's own start, not to one that goes on.
-        streams = {name: copied(self.tree.own[name].state_dict()) for name in ("generators", "transform")}
-        session.logger.start(self.folder, self.config, "run")
-        self._start_callbacks(position)
-        if resumed:
-            for name, state in streams.items():
-                self.tree.own[name].load_state_dict(state)
-        session.model.train()
-        saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder)
         try:
+            if comm.is_main:
+                self.recorder.metrics = MetricsFile(self.folder / "metrics.csv", self.recorder.kept)
+            # What loggers and callbacks draw at their start belongs to the run's own start, not to one that goes on.
+            streams = {name: copied(self.tree.own[name].state_dict()) for name in ("generators", "transform")}
+            session.logger.start(self.folder, self.config, "run")
+            self._start_callbacks(position)
+            if resumed:
+                for name, state in streams.items():
+                    self.tree.own[name].load_state_dict(state)
+            session.model.train()
+            saver = Saver(checkpoints, comm, self.config["checkpoint"]["every"], self.folder)
             for stage in range(first, len(self.stages)):
                 within, name = position.step if stage == first else 0, f"task {stage + 1} of {len(self.stages)}"
                 samples = self.tasks.training(self.stages[stage]).to(session.device)

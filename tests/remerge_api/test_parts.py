@@ -32,7 +32,10 @@ def test_a_loader_of_torch_gives_each_sample_once():
 
 def test_batches_are_those_of_a_run():
     with remerge.Learner("strategy=finetune", "scenario=class5", seed=3, epochs=1) as learner:
-        of_run = [batch["y"].tolist() for batch in learner.batches(0)]
+        of_run = []
+        for batch in learner.batches(0):
+            of_run.append(batch["y"].tolist())
+            learner.step(batch)
     task = remerge.scenario("scenario=class5", seed=3)[0]
     assert [y.tolist() for _, y in task.batches()] == of_run
 
@@ -95,7 +98,7 @@ def test_a_strategy_by_hand_has_the_numbers_of_a_run(strategy, tmp_path):
         matrix = learner.accuracy_matrix
     assert torch.isfinite(loss)
     run = remerge.run(*words, **values, output=tmp_path, progress=False, pictures=[])
-    assert matrix == run.results["accuracy_matrix"]
+    assert matrix.tolist() == run.results["accuracy_matrix"]
 
 
 def test_stages_of_a_learner_come_in_order():
@@ -104,7 +107,13 @@ def test_stages_of_a_learner_come_in_order():
             learner.batches(1)
         with pytest.raises(ValueError, match="no stage has begun"):
             learner.finish()
-        learner.step(next(learner.batches(0)))
+        batches = learner.batches(0)
+        learner.step(next(batches))
+        next(batches)
+        with pytest.raises(ValueError, match="each batch is for one step"):
+            next(batches)
+        with pytest.raises(ValueError, match="step takes the batches of learner.batches"):
+            learner.step((torch.zeros(1), torch.zeros(1)))
         with pytest.raises(ValueError, match="finish"):
             learner.batches(0)
     learner.close()

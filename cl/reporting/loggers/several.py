@@ -101,6 +101,11 @@ class Loggers(Logger):
         """Take back the state of a run that another number of ranks began: rank 0 had the loggers."""
         self.load_state_dict(states[0])
 
+    @property
+    def failed(self) -> bool:
+        """Whether some values did not reach a logger."""
+        return bool(self._warned)
+
     def _each(self, tell: Callable[[Logger], None]) -> None:
         for name in self.loggers:
             self._guarded(name, tell)
