@@ -78,7 +78,7 @@ def last_screen(written: str) -> list[str]:
 
 
 def test_in_a_terminal_no_line_is_too_wide_and_a_bar_is_there_while_it_trains(tmp_path):
-    status, written = in_terminal(*WORDS, "epochs=10", cwd=tmp_path)
+    status, written = in_terminal(*WORDS, "epochs=25", cwd=tmp_path)
     (folder,) = (path.parent for path in tmp_path.rglob("results.json"))
     steps = json.loads((folder / "results.json").read_text())["gradient_steps"]
     place = folder.relative_to(tmp_path)
