@@ -100,8 +100,9 @@ def convert(name: str, value, annotation):
 
 def did_you_mean(name, valid) -> str:
     """A hint with the nearest of the valid names, in brackets; "" if none is close."""
-    close = difflib.get_close_matches(str(name), [str(word) for word in valid], n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    words = {str(word).lower(): str(word) for word in valid}
+    close = difflib.get_close_matches(str(name).lower(), words, n=1)
+    return f" (did you mean {words[close[0]]}?)" if close else ""
 
 
 def one_of(words) -> str:

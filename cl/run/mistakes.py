@@ -135,7 +135,9 @@ def _unknown_option(key: str, command: str, overrides: list[str], searchpath: st
             break
     if not parent:
         valid = sorted(str(key) for key in node if key != "hydra")
-        return f"unknown option {key}{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+        within = [f"{group}.{name}" for group in valid if OmegaConf.is_dict(node[group]) and name in node[group]]
+        hint = f" (did you mean {' or '.join(within)}?)" if within else did_you_mean(name, valid)
+        return f"unknown option {key}{hint}; valid: {', '.join(valid)}"
     if key.partition(".")[0] in ADDED:
         return f"{key} is new, so it is set with a plus: +{key}=VALUE"
     if node is None and parent.startswith("logger."):

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import open_dict
 from support import ROOT
 
+from cl.jobs import launching, sizes
 from cl.jobs.pool import Pool
 
 
@@ -141,3 +143,22 @@ def test_a_client_that_is_killed_leaves_no_process(tmp_path):
         server = int(Path(f"/proc/{pid}/stat").read_text().split()[3]) if sys.platform == "linux" else pid
         client.kill()
     assert ends(pid) and ends(server)
+
+
+def test_an_error_that_looks_like_the_end_of_a_process_is_the_error_of_its_job():
+    pool = Pool(1)
+    future = pool.submit(_raise_end_of_file)
+    with pytest.raises(EOFError, match="no data left"):
+        future.result()
+    pool.close(at_once=False)
+
+
+def _raise_end_of_file() -> None:
+    raise EOFError("no data left")
+
+
+def test_auto_takes_the_processors_for_the_threads_of_the_jobs(compose_config):
+    with open_dict(config := compose_config("device=cpu", "threads=1")):
+        config.hydra = {"job": {"num": "???"}}  # as the configuration of a job has it
+    pool = launching._pool("auto", [config])
+    assert pool.size == sizes.processors()

@@ -1,6 +1,8 @@
 """remerge.run, sweep, merge and load: the same files and numbers as the commands."""
 
 import json
+import pickle
+import shutil
 import signal
 
 import numpy as np
@@ -11,6 +13,9 @@ from support import QUICK, command
 
 import remerge
 from cl import signals
+from cl.atomic import write_json
+from cl.configuration import place
+from remerge.words import configuration
 
 TINY = {"epochs": 1, "backbone.hidden": [16], "progress": False, "pictures": []}
 
@@ -132,3 +137,44 @@ def test_an_interrupted_cell_is_saved_and_goes_on(tmp_path, monkeypatch):
     resumed = remerge.run(*words, **values)
     whole = remerge.run(*words, **values | {"output": tmp_path / "whole"})
     assert resumed.results["accuracy_matrix"] == whole.results["accuracy_matrix"]
+
+
+def test_networks_run_no_code_that_only_their_results_trust(er, tmp_path):
+    content = json.loads((er.folder / "results.json").read_text())
+    content.pop("checksum")
+    content["config"]["backbone"] = {"name": "mlp", "_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
+    content["config"]["trust"] = ["os"]
+    copy = shutil.copytree(er.folder, tmp_path / "copy")
+    write_json(copy / "results.json", content)
+    with pytest.raises(ValueError, match="backbone._target_=os.system is no component of remerge"):
+        remerge.Run(copy).network  # noqa: B018
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_the_caller_draws_does_not_depend_on_a_run(output):
+    drawn = []
+    for _ in range(2):  # trained, found
+        torch.manual_seed(1)
+        remerge.run("strategy=finetune", "scenario=class2", seed=7, output=output / "draws", **TINY)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
+def test_folders_of_options_of_an_earlier_call_are_forgotten(tmp_path):
+    for number in (5, 9):
+        (tmp_path / str(number) / "strategy").mkdir(parents=True)
+        (tmp_path / str(number) / "strategy" / "mine.yaml").write_text(
+            "defaults: [er]\nname: mine\nmemory: true\nreplay_batch_size: " + str(number)
+        )
+        assert configuration("run", ["strategy=mine"], tmp_path / str(number)).strategy.replay_batch_size == number
+        assert place.own_folders() == (tmp_path / str(number),)
+    with pytest.raises(ValueError, match="strategy=mine does not exist"):
+        configuration("run", ["strategy=mine"])
+
+
+def test_a_sweep_checks_jobs_and_counts_jobs_not_runs(output):
+    for jobs in (-1, 0, "two"):
+        with pytest.raises(ValueError, match="jobs must be"):
+            remerge.sweep("strategy=er", jobs=jobs)
+    failed = remerge.SweepFailed(remerge.Runs([]), [], 4)
+    assert str(pickle.loads(pickle.dumps(failed))) == str(failed) and failed.total == 4

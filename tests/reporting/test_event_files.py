@@ -1,8 +1,13 @@
 """Event files of TensorBoard while a run is under way, and what makes no file of ours."""
 
+import csv
 import struct
 
+import pytest
+from support import QUICK, run_killed
+
 from cl.reporting.loggers.tensorboard import Events, TensorBoardLogger, files
+from cl.run import experiment
 
 
 def losses(folder) -> list[tuple[int, float]]:
@@ -33,6 +38,15 @@ def test_a_torn_end_of_a_killed_run_hides_nothing_that_comes_after(tmp_path):
     logger.start(tmp_path, {}, "run")
     logger.log_training(3, {"train/loss": 3.0})
     assert losses(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_a_run_that_was_begun_without_it_has_all_rows_in_the_end(tmp_path, compose_config):
+    words = ("strategy=er", "scenario=class2", *QUICK, "log_interval=5")
+    run_killed(compose_config(*words), stage=1)
+    folder = experiment.run(compose_config(*words, "logger=tensorboard"))
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [(int(row["step"]), pytest.approx(float(row["loss"]), rel=1e-6)) for row in csv.DictReader(file)]
+    assert losses(folder) == rows and len(rows) > 20
 
 
 def test_records_are_those_of_tensorboards_own_writer(tmp_path):

@@ -18,6 +18,8 @@ from cl.run.trainer import Trainer
 
 # The command line, and every part that its line must have: key, value, what is valid.
 MISTAKES = [
+    ("lr=0.1", "unknown option lr (did you mean optimizer.lr?)"),
+    ("strategy=ER", "did you mean er?"),
     # words and numbers outside the groups
     ("overwrite=maybe", "overwrite must be true or false, got 'maybe'"),
     ("compile=sure", "compile must be true or false, got 'sure'"),

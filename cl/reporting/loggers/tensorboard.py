@@ -31,12 +31,13 @@ class TensorBoardLogger(Logger):
         self.folder, self.events = Path(), None
         self.earlier: list[Path] = []  # files of this run when it was begun before
         self.ended: list[tuple] = []  # tables and pictures, which are told once, at the end
-        self.resumed = False
+        self.resumed = self.partial = False
 
     def start(self, folder: Path, config: dict, kind: Kind) -> None:
         self.folder = folder
         self.earlier = files(folder)
         self.resumed = bool(self.earlier)
+        self.partial = told.begun_without(folder)
         self.events = Events(folder, self.earlier)
 
     def log_training(self, step: int, values: dict[str, float]) -> None:
@@ -55,7 +56,7 @@ class TensorBoardLogger(Logger):
         self.ended.append(("picture", f"pictures/{path.stem}", path.read_bytes()))
 
     def finish(self, results: dict) -> None:
-        if self.earlier and "kind" in results:  # else files of a study, which is made anew
+        if (self.earlier or self.partial) and "kind" in results:  # else files of a study, which is made anew
             before, self.earlier = files(self.folder), []
             self.events.close()
             self.events = Events(self.folder, before)

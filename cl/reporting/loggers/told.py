@@ -89,6 +89,11 @@ def rows(path: Path) -> Iterator[dict[str, str]]:
             yield from csv.DictReader(file)
 
 
+def begun_without(folder: Path) -> bool:
+    """Whether a run in this folder is under way and has rows already, which a logger that begins now has not seen."""
+    return not (folder / "results.json").exists() and next(rows(folder / "metrics.csv"), None) is not None
+
+
 def read(text: str) -> int | float | str:
     """A number, or the text itself."""
     for kind in (int, float):

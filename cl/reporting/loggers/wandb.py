@@ -53,7 +53,7 @@ class WandbLogger(Logger):
         self.run_id: str | None = None  # of a run that is resumed
         self.step = 0  # of wandb, of the next row at least: it does not know how far an offline run came
         self.reached = {STEP: -1, STAGE: -1}  # what wandb has already: a resumed run repeats what is after a checkpoint
-        self.failed = False
+        self.failed = self.partial = False
         self.silent = False  # whether wandb prints nothing
 
     def start(self, folder: Path, config: dict, kind: Kind) -> None:
@@ -61,6 +61,7 @@ class WandbLogger(Logger):
 
         self.folder = folder
         run_id = None if in_sweep() else self._record(folder).get("id", self.run_id)
+        self.partial = run_id is None and told.begun_without(folder)
         settings = {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         settings |= {"silent": True} if self.silent else {}  # else as WANDB_SILENT says
         settings = {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
@@ -77,7 +78,8 @@ class WandbLogger(Logger):
         )
         self.run_id = self.run.id
         self.step = max(self.step, self.run.starting_step)  # `step` is 0 until something is logged (wandb 0.31)
-        self._note()
+        if not self.partial:  # else the whole of it can be sent later, as a run of its own
+            self._note()
         self.reached = {axis: self.run.summary.get(axis, -1) for axis in self.reached}
         for axis, names in AXES.items():
             self.run.define_metric(axis)
@@ -110,7 +112,7 @@ class WandbLogger(Logger):
                 self._upload()
         finally:
             self._end(exit_code=0)
-        if not self.failed:
+        if not (self.failed or self.partial):  # else `cl.report --wandb` sends the whole of it
             self._note(complete=True)
 
     def close(self) -> None:
