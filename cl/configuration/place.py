@@ -29,6 +29,7 @@ def program(command: str) -> str:
     return "python -m cl.report" if command == "report" else f"python {command}.py"
 
 
+_places: set[Path] = set()  # folders of the user's modules, beside those of options
 _own: list[Path] = []  # folders of the user's own options, in the order in which they became known
 
 
@@ -46,11 +47,24 @@ def use(folder: str | Path) -> None:
             raise ValueError(
                 f"{path} has the name of a file of remerge, {option}, and would never be read: give it another name"
             )
+    _check_modules(folder.parent)
     if folder in _own:
         _own.remove(folder)
     _own.insert(0, folder)  # the newest goes first
     if str(folder.parent) not in sys.path:
         sys.path.append(str(folder.parent))
+
+
+def _check_modules(place: Path) -> None:
+    """Raise ValueError for a module here whose name one of another such place has taken: Python would run that one."""
+    for path in place.glob("*.py"):
+        file = getattr(sys.modules.get(path.stem), "__file__", None)
+        if file is not None and Path(file).parent in _places - {place}:
+            raise ValueError(
+                f"{path} has the name of {file}, which this process has imported already: give one of them another "
+                "name, or start a new process"
+            )
+    _places.add(place)
 
 
 def forget() -> None:

@@ -43,5 +43,5 @@ def own(tmp_path, monkeypatch):
 
     yield make
     for name in set(sys.modules) - before:
-        if name.startswith("my_"):
+        if name.startswith(("my_", "lacking")):
             del sys.modules[name]

@@ -1,9 +1,11 @@
 """remerge.run, sweep, merge and load: the same files and numbers as the commands."""
 
+import importlib
 import json
 import pickle
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pandas as pd
@@ -170,6 +172,19 @@ def test_folders_of_options_of_an_earlier_call_are_forgotten(tmp_path):
         assert place.own_folders() == (tmp_path / str(number),)
     with pytest.raises(ValueError, match="strategy=mine does not exist"):
         configuration("run", ["strategy=mine"])
+
+
+def test_two_modules_of_one_name_are_never_taken_for_one_another(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name / "conf").mkdir(parents=True)
+        (tmp_path / name / "only_one_of_two.py").write_text(f"NAME = {name!r}")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    configuration("run", [], tmp_path / "a" / "conf")
+    assert importlib.import_module("only_one_of_two").NAME == "a"
+    with pytest.raises(ValueError, match="has the name of .*a/only_one_of_two.py, which this process has imported"):
+        configuration("run", [], tmp_path / "b" / "conf")
+    del sys.modules["only_one_of_two"]
+    place.forget()
 
 
 def test_a_sweep_checks_jobs_and_counts_jobs_not_runs(output):
