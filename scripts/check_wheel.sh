@@ -13,6 +13,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 dist=${1:-$work/dist}
 if [ -x "$tools/uv" ]; then
+    # uv does not read pip's settings (scripts/setup.sh does the same).
+    mirror=${PIP_INDEX_URL:-$("$tools/python" -m pip config list | sed -n "s/^global.index-url='\(.*\)'$/\1/p")}
+    if [ -n "$mirror" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}${UV_INDEX:-}" ]; then
+        export UV_DEFAULT_INDEX="$mirror"
+    fi
     "$tools/uv" build -q --out-dir "$dist" .
     "$tools/uv" venv -q -p "$tools/python" "$work/bare"
     "$tools/uv" pip install -q -p "$work/bare/bin/python" "$dist"/remerge-*.whl

@@ -7,7 +7,8 @@ import time
 from cl.reporting import screen
 
 INTERVAL = 0.1  # seconds between two pictures of the bar
-SHARE = 200  # a picture takes this part of the time between two at most
+SHARE = 200  # a picture takes this part of the time between two at most,
+LONGEST = 2.0  # but there is one every two seconds: on a busy machine a single picture may be interrupted for long
 
 
 class Progress:
@@ -49,4 +50,4 @@ class Progress:
         started = time.perf_counter()
         self._bar.draw(self.total, self.done, self.note)
         ended = time.perf_counter()
-        self._next = ended + max(INTERVAL, SHARE * (ended - started))
+        self._next = ended + min(LONGEST, max(INTERVAL, SHARE * (ended - started)))
