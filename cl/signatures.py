@@ -155,7 +155,6 @@ def _annotation(node: ast.expr | None):
         return Unknown
 
 
-@functools.cache
 def _parsed(module: str) -> tuple[ast.Module, bool]:
     """The source of a module, and whether it is a package; no package on the way is imported."""
     top, *rest = module.split(".")
@@ -174,4 +173,10 @@ def _parsed(module: str) -> tuple[ast.Module, bool]:
         is_package = path.name == "__init__.py"
     if path.suffix != ".py":
         raise UnreadableError(f"there is no source of {module}")
-    return ast.parse(path.read_bytes(), str(path)), is_package
+    return _tree(path, path.stat().st_mtime_ns), is_package
+
+
+@functools.cache
+def _tree(path: Path, changed: int) -> ast.Module:
+    """The syntax of a file as it was changed last: a notebook may edit and reload a module."""
+    return ast.parse(path.read_bytes(), str(path))

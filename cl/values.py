@@ -9,6 +9,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -103,6 +104,15 @@ def did_you_mean(name, valid) -> str:
     words = {str(word).lower(): str(word) for word in valid}
     close = difflib.get_close_matches(str(name).lower(), words, n=1)
     return f" (did you mean {words[close[0]]}?)" if close else ""
+
+
+def is_plain(value, leaves: Collection[type]) -> bool:
+    """Whether a value is of these types, or lists, tuples and dictionaries of them: what a checkpoint can hold."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str | int) and is_plain(item, leaves) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(is_plain(item, leaves) for item in value)
+    return type(value) in leaves
 
 
 def one_of(words) -> str:

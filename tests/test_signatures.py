@@ -1,12 +1,13 @@
 """Signatures that are read from the source are those of the imported targets, for every file of conf/."""
 
 import inspect
+import os
 
 import pytest
 from omegaconf import OmegaConf
 from support import ROOT
 
-from cl import signatures, values
+from cl import values
 from cl.build import GIVEN, KINDS, locate
 from cl.signatures import Unknown, UnreadableError, parameters_of
 
@@ -109,9 +110,7 @@ def package(tmp_path, monkeypatch):
     (folder / "one.py").write_text(SOURCE)
     (folder / "other.py").write_text("class Far:\n    def __init__(self, far: bool): ...\ndef function(x): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    signatures._parsed.cache_clear()
     yield "unimported"
-    signatures._parsed.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -151,3 +150,13 @@ def test_what_the_source_does_not_tell_is_left_to_the_import(package, name):
 def test_what_has_no_source_is_left_to_the_import(target):
     with pytest.raises(UnreadableError):
         parameters_of(target)
+
+
+def test_a_module_that_was_changed_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "edited_in_a_notebook.py"
+    file.write_text("def make(old): pass")
+    assert list(parameters_of("edited_in_a_notebook.make")) == ["old"]
+    file.write_text("def make(new, more=1): pass")
+    os.utime(file, ns=(1, 1))  # a clock may be coarse
+    assert list(parameters_of("edited_in_a_notebook.make")) == ["new", "more"]

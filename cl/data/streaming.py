@@ -4,7 +4,6 @@ The workers do not know about epochs, ranks or tasks. They receive the file name
 shared memory. Batches come back in the order of the requests, for any number of workers.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,17 +13,13 @@ import numpy as np
 import torch
 
 from cl.parent import end_with_parent
+from cl.processors import processors
 from cl.values import Count, Natural
 
 if TYPE_CHECKING:  # it imports Pillow, which most data sets do not need
     from cl.data.decoding import Decoder
 
 Request = tuple["Decoder", list[bytes]]
-
-
-def processors() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Workers:

@@ -122,7 +122,8 @@ class ImageFolder(Dataset):
 
         import torch
 
-        from cl.data.streaming import FileImages, processors
+        from cl.data.streaming import FileImages
+        from cl.processors import processors
 
         paths, labels = self._files(part)
         if self.stream is True or self.stream == "auto" and len(paths) * np.prod(self.sample_shape) > IN_MEMORY:

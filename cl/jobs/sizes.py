@@ -3,11 +3,7 @@
 import os
 
 from cl.jobs.pool import Pool
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from cl.processors import processors
 
 
 def gpus_for(device: str) -> list[str]:

@@ -101,7 +101,13 @@ def printed(groups: list[Group], published: Published | None = None) -> list[Pri
     for column in columns(groups):
         key, factor, digits = column.key, column.factor, column.digits
         values = [group.values(key) for group in groups]
-        found.append(Printed(key, column.title, [_mean_and_std(each, factor, digits) for each in values]))
+        printed = [_mean_and_std(each, factor, digits) for each in values]
+        # Of fewer seeds than the row has: a metric that was added to some of its runs.
+        printed = [
+            f"{text} ({len(each)} of {len(group.runs)})" if 0 < len(each) < len(group.runs) else text
+            for text, each, group in zip(printed, values, groups)
+        ]
+        found.append(Printed(key, column.title, printed))
         if published is None or key not in published.measures:
             continue
         figures = [published.of(group.runs[0]["config"], group.label, key) for group in groups]
@@ -238,6 +244,7 @@ def as_csv(groups: list[Group]) -> str:
         numbers = []
         for key in keys:
             values = group.values(key)
+            values = values if len(values) == len(group.runs) else []  # a mean over all seeds of the row, or none
             numbers += [statistics.fmean(values) if values else "", statistics.stdev(values) if len(values) > 1 else ""]
         writer.writerow([*(group.label.get(name, "") for name in (*ABOUT, "with")), len(group.runs), *numbers])
     return out.getvalue()

@@ -18,7 +18,7 @@ from torch import nn
 
 from cl.build import locate, options_of
 from cl.step.passes import Passes
-from cl.values import did_you_mean
+from cl.values import did_you_mean, is_plain
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Callbacks:
         states = {}
         for name, each in self.all.items():
             states[name] = self._guarded(name, "state_dict")
-            if not _is_plain(states[name]):
+            if not is_plain(states[name], PLAIN):
                 raise CallbackError(
                     f"callbacks.{name} ({self.targets[name]}): state_dict must hold tensors and plain Python values "
                     f"(numbers, text, None, lists, tuples, dicts), got {states[name]!r}"
@@ -174,11 +174,3 @@ def _build(name: str, node: dict) -> Callback:
         return kind(**options)
     except Exception as error:
         raise ValueError(f"{group} ({target}) cannot be made: {type(error).__name__}: {error}") from error
-
-
-def _is_plain(value) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str | int) for key in value) and all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return type(value) in PLAIN

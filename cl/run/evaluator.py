@@ -43,11 +43,12 @@ class Evaluator:
         `classifier` is what gives the outputs for images, with the help of `model`; None: the network itself.
         """
         classifier = classifier or model
-        was_training = model.training
+        modes = [(module, module.training) for module in model.modules()]  # a user may have frozen some of them
         model.eval()
         with self.passes.paused():
             sums, totals = self._sums(classifier)
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
         rows = [[total / count for total, count in zip(row, totals)] for row in self.comm.sum(sums).tolist()]
         return rows[0], rows[1] if len(rows) > 1 else None
 

@@ -5,11 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cl.configuration.place import program as program_of
 from cl.distributed import ranks
 from cl.reporting import opening, screen
 from cl.reporting.backfill import tell_agent
 from cl.run.checks import check
 from cl.run.folder import begun_elsewhere, finished_run, plain, run_folder
+
+SENDABLE = ("wandb", "tensorboard")  # the loggers that `cl.report` sends finished runs to
 
 
 def run_or_find(config, words: Sequence[str], program: Sequence[str] | None = None) -> Path:
@@ -27,7 +30,9 @@ def run_or_find(config, words: Sequence[str], program: Sequence[str] | None = No
     else:
         folder = finished_run(config)
         if folder is not None:
-            tell_agent(folder, plain(config)["logger"])
+            loggers = plain(config)["logger"]
+            tell_agent(folder, loggers)
+            _say_unsent(folder, loggers)
             return folder
         check(plain(config))
         if hint := begun_elsewhere(plain(config)):
@@ -43,3 +48,12 @@ def run_or_find(config, words: Sequence[str], program: Sequence[str] | None = No
     from cl.run.experiment import run  # imports torch
 
     return run(config)
+
+
+def _say_unsent(folder: Path, loggers: dict[str, dict]) -> None:
+    """Loggers hear of a run while it is trained; of one that is found they can be told by a command."""
+    unsent = [name for name in SENDABLE if name in loggers and not (folder / name).exists()]
+    if unsent:
+        flags = " ".join(f"--{name}" for name in unsent)
+        command = f"{program_of('report')} {screen.place(folder)} {flags}"
+        screen.say(f"not in {' and '.join(unsent)}: {command} sends it there")

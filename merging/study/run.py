@@ -18,7 +18,7 @@ from cl.atomic import write_json
 from cl.checksums import ENTRY, DamagedError, read_json
 from cl.configuration.settings import MERGE_KEYS
 from cl.jobs.pool import Pool
-from cl.jobs.sizes import processors
+from cl.processors import processors
 from cl.reporting import opening
 from cl.reporting.loggers.several import Loggers
 from cl.run.checks import check

@@ -17,6 +17,7 @@ from cl.reporting import custom, groups, metrics, report, results, tables
 from cl.reporting.reading import read_results
 from cl.run import experiment
 from cl.run.folder import finished_run, plain, run_folder
+from cl.run.job import run_or_find
 from cl.run.plan import make_plan
 from cl.run.trainer import Trainer
 
@@ -239,3 +240,27 @@ def test_a_metric_of_ours_is_one_entry(compose_config, monkeypatch):
     errors = results.History([0.5], None, rows=[[0.25, 0.75]], measure="error")
     assert results.measures(errors, SimpleNamespace(task_aware=False, task_outputs=[]))["worst_error"] == 0.75
     assert replace(entry.of_errors()).title == "worst error" and not entry.of_errors().higher_is_better
+
+
+def test_a_metric_of_some_seeds_is_never_the_mean_of_all(compose_config):
+    folders = [experiment.run(compose_config(*SMALL, f"seed={seed}")) for seed in range(2)]
+    finished_run(compose_config(*SMALL, WORST, "seed=0"))
+    found = groups.load([folder.parent for folder in folders[:1]])
+    value = read_results(folders[0] / "results.json")["worst_task"]
+    assert f"{value:.4f} (1 of 2)" in tables.as_text(found)
+    (row,) = csv.DictReader(tables.as_csv(found).splitlines())
+    assert row["worst_task_mean"] == "" and row["average_accuracy_mean"] and row["seeds"] == "2"
+
+
+def test_a_finished_run_says_which_loggers_have_not_heard_of_it(compose_config, capsys):
+    config = compose_config(*SMALL)
+    folder = run_or_find(config, [])
+    capsys.readouterr()
+    found = compose_config(*SMALL, "logger=[csv,tensorboard]")
+    assert run_or_find(found, []) == folder
+    assert f"not in tensorboard: python -m cl.report {folder} --tensorboard" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    (folder / "tensorboard").mkdir()
+    run_or_find(found, [])
+    assert "not in tensorboard" not in capsys.readouterr().out

@@ -55,3 +55,10 @@ def test_the_network_is_in_evaluation_mode_and_left_as_it_was():
         evaluator(SHARED, 2)(model)
         assert model.training is training
     assert set(modes) == {(False, False)}
+
+
+def test_a_part_that_the_user_has_frozen_stays_so():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)).train()
+    model[1].eval()
+    evaluator(SHARED, 2)(model)
+    assert [model.training, model[0].training, model[1].training] == [True, True, False]

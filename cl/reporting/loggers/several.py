@@ -11,6 +11,7 @@ from pathlib import Path
 from cl.build import build, locate
 from cl.reporting.loggers import told
 from cl.reporting.loggers.base import Kind, Logger
+from cl.values import is_plain
 
 PLAIN = (type(None), bool, int, float, str)  # what a state is made of, beside lists, tuples and dicts
 BASE = "cl.reporting.loggers.base.Logger"
@@ -83,7 +84,7 @@ class Loggers(Logger):
         """The states by name; raises ValueError for what a checkpoint cannot hold."""
         states = {name: logger.state_dict() for name, logger in self.loggers.items()}
         for name, state in states.items():
-            if not _is_plain(state):
+            if not is_plain(state, PLAIN):
                 raise ValueError(
                     f"logger {name}: state_dict must hold plain Python values (numbers, text, None, lists, tuples, "
                     f"dicts), got {state!r}"
@@ -122,11 +123,3 @@ class Loggers(Logger):
                     "of its values may be missing there (docs/loggers.md says how to send a finished run again)",
                     file=sys.stderr,
                 )
-
-
-def _is_plain(value) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str | int) for key in value) and all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return type(value) in PLAIN
