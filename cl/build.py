@@ -6,8 +6,10 @@ with the valid names.
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Collection, Mapping
 from inspect import Parameter
+from pathlib import Path
 from typing import Literal
 
 from cl.values import BelowOne, NotNegative, Positive, convert, did_you_mean
@@ -65,9 +67,23 @@ def imported(target: str, what: str):
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # a module's code may raise anything
         raise ValueError(
-            f"{what} cannot be imported ({type(error).__name__}: {error}): expected MODULE.NAME of a module in the "
-            "current folder, beside the folder of --config-dir, or on PYTHONPATH"
+            f"{what} cannot be imported ({type(error).__name__}: {error}): {_remedy(error, module)}"
         ) from error
+
+
+def _remedy(error: Exception, module: str) -> str:
+    """What to do about a module that cannot be imported, or lacks a name."""
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return (
+            "expected MODULE.NAME of a module in the current folder, beside the folder of --config-dir, or on "
+            "PYTHONPATH"
+        )
+    if module == "__main__":
+        return "what a script or notebook defines is not there in other processes, put it into a module"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".py")]
+    if isinstance(error, AttributeError) and Path(frames[-1].filename) == Path(__file__):
+        return "the module is there, and has no such name"
+    return f"the module is there, the error is of {Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 
 def build(node: dict, group: str, **given):

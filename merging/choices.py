@@ -22,7 +22,11 @@ def check_choices(config: dict) -> None:
             "strategy=independent on several ranks, then merge with run=FOLDER"
         )
     if files is None and run is None and config["strategy"]["name"] != "independent":
-        raise ValueError(f"merging starts from strategy=independent, got strategy={config['strategy']['name']}")
+        name = config["strategy"]["name"]
+        raise ValueError(
+            f"merging starts from strategy=independent, got strategy={name}: to merge the networks of a run of {name} "
+            f"give run=FOLDER, and to compare with {name} give baselines=[{name}]"
+        )
     known = options("strategy")
     for baseline in config["baselines"]:
         if baseline not in known:

@@ -35,7 +35,7 @@ from merging.folder import merge_folder
 from merging.fusion import Fusion, Models, State, WeightFusion, loaded
 from merging.results import merge_costs, merge_results
 from merging.sources import Reader, Source, moved
-from merging.training import train
+from merging.training import train, train_all
 
 
 def run(config) -> list[Path]:
@@ -50,10 +50,10 @@ def run(config) -> list[Path]:
         merge = Merge(fusion, own, session, folder)
         baselines = merge.checked_baselines()
         if merge.is_finished():  # also while another command adds baselines to it
-            return [*map(train, baselines), folder]
+            return [*train_all(baselines), folder]
         with alone(folder, session.comm):
             if merge.is_finished():  # meanwhile
-                return [*map(train, baselines), folder]
+                return [*train_all(baselines), folder]
             return merge.run(baselines)
 
 
@@ -105,7 +105,7 @@ class Merge:
         base, own, folder = self.base, self.own, self.folder
         check_network(self.fusion, self.session)
         check_merge(self.fusion, own, self.session, None if self.trains else self.look())
-        finished = [train(baseline) for baseline in baselines]
+        finished = train_all(baselines)
         tasks, _ = self.session.load_tasks()
         source = self.find()
         source.num_samples = [tasks.num_training(of_network) for of_network in source.tasks]

@@ -1,6 +1,7 @@
 """What several tests share: configurations composed from the real conf/, and where real data may be."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from support import ROOT
 
 from cl.configuration.composing import register_resolvers
+from cl.signals import SIGNALS
 
 
 def pytest_configure() -> None:
@@ -18,6 +20,16 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors, as tests of several ranks and of signals wait much of their time."""
     return min(4, (os.cpu_count() or 1) + 1)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """A command that ran within a test ignores signals at its end, and processes that are started would do so too."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

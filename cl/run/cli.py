@@ -74,6 +74,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
             overrides, flags = prepare(overrides, flags)
         if arguments.is_sweep(flags):
             overrides = _for_each_job(overrides)
+            sweeping.announce(_swept, overrides, flags)
         sys.argv[1:] = overrides + flags
         main()
     except signals.Stopped as stop:
@@ -177,7 +178,9 @@ def run_job(config, run: Callable | None = None) -> float | None:
         except Exception as error:
             if _process != os.getpid() and record is None:
                 raise
-            failure = _failure(error, one_line(error, "run", []), WORDS.get(str(config.get("debug")).lower()) is True)
+            failure = _failure(
+                error, one_line(error, "run", words_of_job()), WORDS.get(str(config.get("debug")).lower()) is True
+            )
             if record is not None:
                 record.failure = failure
             if _process == os.getpid():

@@ -76,8 +76,8 @@ def begun_elsewhere(config: dict) -> str | None:
     return None
 
 
-def finished_run(config) -> Path | None:
-    """The folder of the run if it was finished before and is not to be overwritten, else None.
+def finished_run(config, quiet: bool = False) -> Path | None:
+    """The folder of the run if it was finished before and is not to be overwritten, else None; `quiet`: without a line.
 
     A metric of the user that its results lack is added to them. Raises DamagedError for results that are not those
     that the run wrote.
@@ -86,18 +86,19 @@ def finished_run(config) -> Path | None:
     folder = run_folder(config)
     if config["overwrite"] or not (folder / "results.json").is_file():
         return None
-    found_finished(folder, config["metrics"], "overwrite=true trains it again")
+    found_finished(folder, config["metrics"], "overwrite=true trains it again", quiet)
     return folder
 
 
-def found_finished(folder: Path, metrics: dict, again: str) -> None:
+def found_finished(folder: Path, metrics: dict, again: str, quiet: bool = False) -> None:
     """Say that the run or merge in a folder is finished, add the metrics that it lacks, and remove what is left."""
     content = read_results(folder / "results.json")
     if "versions" not in content:
         raise ValueError(f"{folder / 'results.json'} is not a result of remerge: {again}")
     for path in changed_files(folder, content.get("files", {})):  # nothing is computed from these
         print(f"{path}: its rows are not those that were written; results.json is whole", file=sys.stderr)
-    screen.say(f"finished before: {screen.place(folder)}{other_version(content)}  ({again})")
+    if not quiet:
+        screen.say(f"finished before: {screen.place(folder)}{other_version(content)}  ({again})")
     if custom.missing(content, metrics):
         with locked(folder):
             custom.add(folder, metrics)

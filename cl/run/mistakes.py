@@ -22,6 +22,14 @@ from cl.configuration.settings import ADDED, MERGE_GROUPS, Merge
 from cl.distributed import ranks
 from cl.values import did_you_mean
 
+# What other suites call some of ours (docs/from_other_suites.md).
+ELSEWHERE = {
+    "model": "strategy", "buffer_size": "buffer.capacity", "mem_size": "buffer.capacity", "n_epochs": "epochs",
+    "train_epochs": "epochs", "train_mb_size": "batch_size", "eval_mb_size": "eval_batch_size",
+    "minibatch_size": "strategy.replay_batch_size", "n_experiences": "scenario.num_tasks", "benchmark": "scenario",
+    "naive": "finetune", "sgd": "finetune", "replay": "er", "cumulative": "joint",
+    "seq-mnist": "dataset=mnist scenario=class5", "seq-cifar10": "dataset=cifar10 scenario=class5",
+}  # fmt: skip
 # What an exchange between ranks raises when one of them is gone, in Horovod, torch.distributed and the replay buffer;
 # by name and words, because this file imports none of them.
 PEER_ERRORS = re.compile(
@@ -50,7 +58,8 @@ def one_line(error: Exception, command: str, overrides: list[str], searchpath: s
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, (ValueError, OSError)):
-        return " ".join(str(error).split())
+        text = " ".join(str(error).split())
+        return text + _of_experiment(text, overrides)
     if is_loss(error):
         return f"lost another rank of this run, see what the launcher says of it ({_first_line(error)})"
     if type(error).__name__ in PROCESS_ERRORS:
@@ -95,7 +104,8 @@ def _missing_option(error: MissingConfigException) -> str:
             f"scenario={name} does not exist; {int(number)} tasks are scenario={same[0]} "
             f"scenario.num_tasks={int(number)}; valid: {', '.join(valid)}"
         )
-    return f"{group}={name} does not exist{did_you_mean(name, valid)}; valid: {', '.join(valid)}{_no_groups()}"
+    hint = f" (here it is {ELSEWHERE[name.lower()]})" if name.lower() in ELSEWHERE else did_you_mean(name, valid)
+    return f"{group}={name} does not exist{hint}; valid: {', '.join(valid)}{_no_groups()}"
 
 
 def _no_groups() -> str:
@@ -137,6 +147,7 @@ def _unknown_option(key: str, command: str, overrides: list[str], searchpath: st
         valid = sorted(str(key) for key in node if key != "hydra")
         within = [f"{group}.{name}" for group in valid if OmegaConf.is_dict(node[group]) and name in node[group]]
         hint = f" (did you mean {' or '.join(within)}?)" if within else did_you_mean(name, valid)
+        hint = f" (here it is {ELSEWHERE[name]})" if name in ELSEWHERE else hint
         return f"unknown option {key}{hint}; valid: {', '.join(valid)}"
     if key.partition(".")[0] in ADDED:
         return f"{key} is new, so it is set with a plus: +{key}=VALUE"
@@ -157,6 +168,15 @@ def _unknown_option(key: str, command: str, overrides: list[str], searchpath: st
     words += f"valid for {chosen}: {', '.join(valid)}" if valid else f"{chosen} has no options"
     others = options_with(parent, name)
     return words + (f"; {parent}={', '.join(others)} can take {name}" if others else "")
+
+
+def _of_experiment(text: str, overrides: list[str]) -> str:
+    """Where an unknown option comes from that the user has not typed; "" of others."""
+    match = re.match(r"unknown option ([\w.]+)", text)
+    experiment = next((word for word in overrides if word.startswith("+experiment=")), None)
+    if match is None or experiment is None or any(word.startswith(f"{match[1]}=") for word in overrides):
+        return ""
+    return f"; it is set by {experiment}: take it out with ~{match[1]}"
 
 
 def _choices(overrides: list[str]):

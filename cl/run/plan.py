@@ -14,7 +14,7 @@ from cl.distributed.ranks import world_size
 from cl.reporting import custom
 from cl.run.callbacks import Callbacks
 from cl.run.folder import run_folder
-from cl.scenarios.base import Scenario
+from cl.scenarios.base import KINDS, Scenario
 from cl.strategies.base import Strategy
 
 
@@ -55,6 +55,16 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
         raise ValueError(
             f"{name} is defined by labels, and scenario={config['scenario']['name']} has targets to compute "
             f"({', '.join(scenario.targets)})"
+        )
+    if not scenario.targets and scenario.kind not in strategy.defined_in:
+        raise ValueError(
+            f"{name} is defined where {', or '.join(KINDS[kind] for kind in strategy.defined_in)}; "
+            f"in scenario={config['scenario']['name']} {KINDS[scenario.kind].partition(' (')[0]}"
+        )
+    if strategy.needs_boundaries and not scenario.has_boundaries:
+        raise ValueError(
+            f"{name} has to be told when a task ends, and scenario={config['scenario']['name']} has no boundaries "
+            "between tasks: choose a strategy without that need (docs/strategies.md lists them) or another scenario"
         )
     if strategy.keeps_weights and config["model_state"] == "reset":
         raise ValueError(

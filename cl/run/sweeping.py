@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from cl.atomic import atomic_write
 from cl.configuration.composing import words_of_job
 from cl.configuration.place import ROOT
-from cl.configuration.plugins import check_launcher, check_sweeper
+from cl.configuration.plugins import check_launcher, check_sweeper, direction
 from cl.distributed import ranks
 from cl.reporting import screen
 from cl.run.lock import InUseError, locked
@@ -40,6 +40,18 @@ FOLDER = "REMERGE_SWEEP"  # names the folder of the records to all processes of 
 LOOK_SECONDS = 0.2  # between two looks for new records
 OWN = ("hydra_plugins.remerge_launcher.", "hydra._internal.core_plugins.")  # launchers that know where the code is
 FOUND_SECONDS = 0.1  # a job that takes less has found its run finished
+NEW_SECONDS = 60  # after which a folder of a sweep that nobody holds was left behind
+SHOWING = {
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+}  # nothing is done
 LOST = "its process ended before it was done; the same command tries it again"
 
 
@@ -61,6 +73,9 @@ class Record:
     failure: dict | None = None  # what `cl.run.cli` reports
 
     def write(self, folder: str | Path) -> None:
+        """Write it, unless the command has ended meanwhile; a cluster goes on with its jobs."""
+        if not Path(folder).is_dir():
+            return
         with atomic_write(Path(folder) / f"{self.number}.json", "w") as file:
             json.dump(asdict(self), file)
 
@@ -71,9 +86,7 @@ class Sweep:
     def __init__(self, folder: Path, config: DictConfig, keys: set[str], tell: Callable[[dict, str], None]):
         self.folder, self.tell, self.keys = folder, tell, sorted(keys)
         self.total = _expected(config)
-        self.direction = str(
-            getattr(config.hydra.sweeper.get("direction"), "name", config.hydra.sweeper.get("direction"))
-        )
+        self.direction = direction(config)
         self.began = time.monotonic()
         self.records: dict[int, Record] = {}  # of jobs that are done
         self.processes: set[tuple] = set()  # that do jobs
@@ -138,7 +151,7 @@ class Sweep:
     def best(self) -> str:
         """The best of an optimising sweep, in words; empty of another."""
         found = [record for record in self.records.values() if record.value is not None]
-        if self.direction not in ("minimize", "maximize") or not found:
+        if self.direction is None or not found:
             return ""
         best = (min if self.direction == "minimize" else max)(found, key=lambda record: record.value)
         reached = f"error {best.value:.4g}" if self.direction == "minimize" else f"accuracy {100 * best.value:.2f} %"
@@ -155,6 +168,15 @@ def expect(keys: set[str], tell: Callable[[dict, str], None]) -> None:
     global _sweep, _keys, _tell
     _sweep, _keys, _tell = None, keys, tell
     os.environ.pop(FOLDER, None)
+
+
+def announce(keys: set[str], overrides: list[str], flags: list[str]) -> None:
+    """Say what will be done, before Hydra composes the configuration of each job."""
+    if not keys or ranks.started() or set(flag.partition("=")[0] for flag in flags) & SHOWING:
+        return
+    jobs = next((word.partition("=")[2] for word in reversed(overrides) if word.startswith("jobs=")), "1")
+    beside = f", {jobs} jobs at a time" if jobs.isdigit() and int(jobs) > 1 else ""
+    screen.say(f"a sweep over {', '.join(sorted(keys))}{beside}")
 
 
 def close(stopped: bool) -> tuple[list[Record], str]:
@@ -185,9 +207,11 @@ class Follow(Callback):
             logging.getLogger("hydra_plugins").addHandler(logging.NullHandler())
             folder = Path(str(config.hydra.sweep.dir)).absolute()
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob("sweep-*"):  # by a command that was killed
-                with contextlib.suppress(InUseError), locked(left):
-                    shutil.rmtree(left, ignore_errors=True)
+            for left in folder.glob("sweep-*"):  # by a command that was killed; a new one may not be locked yet
+                with contextlib.suppress(InUseError, FileNotFoundError):
+                    if time.time() - left.stat().st_mtime > NEW_SECONDS:
+                        with locked(left):
+                            shutil.rmtree(left, ignore_errors=True)
             own = Path(tempfile.mkdtemp(prefix="sweep-", dir=folder))
         except (ValueError, OSError) as error:
             raise Refused from error
@@ -207,16 +231,14 @@ def job() -> Iterator[Record | None]:
         yield None
         return
     record = Record(HydraConfig.get().job.num, own_words(_keys_in(folder)), this_process())
-    with contextlib.suppress(FileNotFoundError):  # the command has ended, and a cluster goes on with its jobs
-        record.write(folder)
+    record.write(folder)
     if _sweep is not None:
         _sweep.look()
         print(_sweep.line(len(_sweep.records) + 1, record.words), flush=True)
     began = time.monotonic()
     yield record
     record.done, record.seconds = True, time.monotonic() - began
-    with contextlib.suppress(FileNotFoundError):
-        record.write(folder)
+    record.write(folder)
 
 
 def failed(number: int, line: str) -> None:

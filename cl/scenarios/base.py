@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
     from cl.data.rows import Rows
 
+# What tasks bring, with a scenario that has it: new classes, with the task of a sample unknown or known, or new inputs.
+KINDS = {
+    "class": "each task brings new classes and the task is not told (scenario=class10)",
+    "task": "each task brings new classes and the task is told (scenario=task5)",
+    "domain": "all tasks share their labels (scenario=domain5)",
+}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -102,6 +109,7 @@ class Scenario(ABC):
 
     task_aware = False  # whether the task of a sample is known in training and for the scenario's accuracy
     targets: dict[str, tuple[int, ...]] = {}
+    has_boundaries = True  # whether the data change at the ends of tasks; without, a task is an interval between tests
 
     def __init__(self, num_tasks: int, concatenate: bool):
         if num_tasks < 1:
@@ -109,6 +117,13 @@ class Scenario(ABC):
         self.num_tasks, self.concatenate = num_tasks, concatenate
         self.num_outputs = 0
         self.task_outputs: list[range] = []
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS` (van de Ven et al. 2022, table 1), once the tasks are planned."""
+        if not self.task_outputs:
+            return "domain"
+        return "task" if self.task_aware else "class"
 
     @property
     def num_labels(self) -> int:

@@ -39,6 +39,7 @@ class Derpp(Der):
             raise ValueError("strategy.beta=null belongs to strategy.folded=true: give it a number of at least 0")
         super().__init__(replay_batch_size, alpha, replay_from)
         self.beta, self.folded = beta, folded
+        self.needs_boundaries |= distill_from > 1
 
     def sizes_of_draws(self, stage: int) -> tuple[int, ...]:
         distilled = self.distillation_batch_size if stage + 1 >= self.distill_from else 0

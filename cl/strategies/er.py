@@ -29,6 +29,7 @@ class Er(ReplayStrategy):
         super().__init__(replay_batch_size, replay_from, filling)
         self.weighting, self.task_number = weighting, 1
         self.mixable = weighting == "together"
+        self.needs_boundaries |= weighting == "by_task"
 
     def set_stage(self, stage: int) -> None:
         super().set_stage(stage)

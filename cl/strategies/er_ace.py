@@ -7,7 +7,6 @@ import torch
 
 from cl.buffers.base import Records
 from cl.data.rows import Rows
-from cl.scenarios.base import Scenario
 from cl.scenarios.outputs import keep_only
 from cl.strategies.replay import ReplayStrategy
 
@@ -19,15 +18,9 @@ class ErAce(ReplayStrategy):
     nor replays in the first task.
     """
 
+    defined_in = ("class", "task")
     needs_labels = True
     seen: torch.Tensor | None = None  # [C] bool
-
-    def check(self, scenario: Scenario, buffer: dict) -> None:
-        if not scenario.task_outputs:
-            raise ValueError(
-                "strategy=er_ace is defined where each task brings new classes (scenario=class10 and the like); "
-                "here they share them"
-            )
 
     def observe(self, batch: Rows) -> torch.Tensor:
         # The batch is that of all ranks and accumulation steps together.

@@ -12,7 +12,6 @@ from torch import nn
 
 from cl.buffers.base import Records
 from cl.data.rows import Rows
-from cl.scenarios.base import Scenario
 from cl.scenarios.outputs import tasks_of
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
@@ -30,15 +29,9 @@ class Icarl(Strategy):
     over the classes in place of the sum, and does not normalise features.
     """
 
-    needs_labels = True
+    defined_in = ("class",)
+    needs_labels = needs_boundaries = True
     uses_memory = True
-
-    def check(self, scenario: Scenario, buffer: dict) -> None:
-        if not scenario.task_outputs or scenario.task_aware:
-            raise ValueError(
-                "strategy=icarl is defined where each task brings new classes and the task is not told: "
-                "scenario=class10 and the like"
-            )
 
     def setup(self, context: StrategyContext) -> None:
         super().setup(context)

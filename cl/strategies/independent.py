@@ -15,7 +15,7 @@ class Independent(Strategy):
     which python merge.py sets.
     """
 
-    mixable = True
+    mixable = needs_boundaries = True
 
     def __init__(
         self,

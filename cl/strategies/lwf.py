@@ -31,7 +31,7 @@ class Lwf(Strategy):
     have converged); comparisons have none.
     """
 
-    needs_labels = True
+    needs_labels = needs_boundaries = True
     steps_left = 0  # of the warm-up
     teacher: nn.Module | None = None  # the network before the task; None in the first task and between two tasks
 

@@ -16,7 +16,7 @@ class PenaltyStrategy(Strategy):
     The loss that is reported is the first term.
     """
 
-    changes_gradients = mixable = True
+    changes_gradients = mixable = needs_boundaries = True
 
     def __init__(self, strength: float):
         self.strength = strength

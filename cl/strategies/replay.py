@@ -26,6 +26,7 @@ class ReplayStrategy(Strategy):
         self, replay_batch_size: Count, replay_from: Count = 1, filling: Literal["stream", "task_end"] = "stream"
     ):
         self.replay_batch_size, self.replay_from, self.filling = replay_batch_size, replay_from, filling
+        self.needs_boundaries = filling == "task_end" or replay_from > 1
         self.draw_sizes = self.sizes_of_draws(0)
 
     def setup(self, context: StrategyContext) -> None:

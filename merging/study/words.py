@@ -6,6 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cl.configuration.composing import words_of_job
 from cl.configuration.identity import NOT_IDENTITY, PLACES, ROOT_IS_DATA
+from cl.reporting import screen
+from cl.run.sweeping import SHOWING
 
 SWEEP = ("-m", "--multirun")
 # What the rows of a study set themselves, and what says so.
@@ -24,7 +26,12 @@ NO_ROWS = ("run", "checkpoints", "initial", "overwrite")
 
 def as_one_job(overrides: list[str], flags: list[str]) -> tuple[list[str], list[str]]:
     """The words of a command with the seeds of a study as one value; other commands are left as they are."""
-    if not any(word.startswith("study=") for word in overrides) or not set(flags) & set(SWEEP):
+    study = next((word.partition("=")[2] for word in overrides if word.startswith("study=")), "null")
+    if study == "null":
+        return overrides, flags
+    if not {flag.partition("=")[0] for flag in flags} & SHOWING:
+        screen.say(f"study {study}")
+    if not set(flags) & set(SWEEP):
         return overrides, flags
     kept = []
     for override in OverridesParser.create().parse_overrides(overrides):

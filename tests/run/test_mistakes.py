@@ -19,6 +19,12 @@ from cl.run.trainer import Trainer
 # The command line, and every part that its line must have: key, value, what is valid.
 MISTAKES = [
     ("lr=0.1", "unknown option lr (did you mean optimizer.lr?)"),
+    ("buffer_size=200", "unknown option buffer_size (here it is buffer.capacity)"),
+    ("strategy=Naive", "strategy=Naive does not exist (here it is finetune)"),
+    (
+        "+experiment=split_mnist_derpp buffer.capacity=200 strategy=er dataset.root=x",
+        "unknown option strategy.alpha;", "it is set by +experiment=split_mnist_derpp: take it out with ~strategy.",
+    ),
     ("strategy=ER", "did you mean er?"),
     # words and numbers outside the groups
     ("overwrite=maybe", "overwrite must be true or false, got 'maybe'"),

@@ -112,13 +112,9 @@ def test_a_second_signal_ends_a_rank_that_waits_in_c():
 @pytest.fixture
 def own_signals(monkeypatch):
     """What `cli.launch` changes in this process is as before after the test."""
-    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     monkeypatch.setattr(sys, "argv", ["run.py"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_a_signal_ends_a_rank_that_hangs_in_leaving_the_others(own_signals, monkeypatch):

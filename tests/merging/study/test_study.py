@@ -64,8 +64,10 @@ def test_a_study_writes_its_page_from_ordinary_runs(whole):
     cwd, printed = whole
     folder = folder_of(cwd / "multirun")
     assert "written: " in printed and "report/index.html" in printed
-    first, answer = printed.split("\n\n")
+    begun, first = printed.split("\n\n")[0].splitlines()
+    answer = printed.split("\n\n")[1]
     place = folder.relative_to(cwd)
+    assert begun == "study equal_budget"
     assert first == f"study equal_budget on class2 of digits, seeds 0, 1, network mlp -> {place}"
     assert answer.startswith("At 30 samples, ")
     study = json.loads((folder / "study.json").read_text())
