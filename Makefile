@@ -1,14 +1,15 @@
 # Every target sets up .venv first (scripts/setup.sh, which returns at once when nothing changed).
-# Variables: ARGS (run), PYTEST_ARGS (test), BENCH_ARGS (bench), and for the set-up PYTHON, CXX, TORCH_INDEX;
-# given as `make setup PYTHON=python3.12` or from the environment, both reach the script.
+# Variables: ARGS (run), PYTEST_ARGS (test), BENCH_ARGS (bench), GPU_ARGS (gpu), and for the set-up PYTHON, CXX,
+# TORCH_INDEX; given as `make setup PYTHON=python3.12` or from the environment, both reach the script.
 
 ARGS ?= strategy=derpp scenario=class10 -m seed=0,1,2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?=
 HOROVOD ?= yes
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help setup horovod run test lint bench wheel docs docs-serve docs-output clean
+.PHONY: help setup horovod run test lint bench gpu gpu-wheels wheel docs docs-serve docs-output clean
 
 help:
 	@echo 'make setup   build or update .venv (PYTHON=, CXX=, TORCH_INDEX= choose what it uses)'
@@ -17,6 +18,7 @@ help:
 	@echo 'make test    run the tests: PYTEST_ARGS="-k buffer -x"'
 	@echo 'make lint    check the code with ruff, clang-format and, if it is there, clang'
 	@echo 'make bench   time the training loop: BENCH_ARGS="..."'
+	@echo 'make gpu     test and time everything on a GPU, in under eight minutes: GPU_ARGS="--out=FOLDER"'
 	@echo 'make wheel   build wheel and source distribution in dist/, and try them in a bare environment'
 	@echo 'make docs    build the documentation site in site/; make docs-serve: show it while you write'
 	@echo 'make docs-output  run the commands of the pages and write their output there: PAGES="docs/getting_started.md"'
@@ -48,6 +50,13 @@ lint: setup
 
 bench: setup
 	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)
+
+# WHEELS=FOLDER: without a network and without .venv, by the python3 (or PYTHON) that has torch.
+gpu:
+	@sh scripts/gpu.sh $(GPU_ARGS)
+
+gpu-wheels: setup
+	@sh scripts/gpu.sh wheels
 
 wheel: setup
 	sh scripts/check_wheel.sh dist

@@ -1,6 +1,6 @@
 """What remerge's training loop costs over a bare PyTorch loop on a GPU, with networks and batches as in the papers.
 
-    python benchmarks/gpu_training.py [--rounds 5] [--seconds 0.8] [--case NAME] [--device cuda]
+    python benchmarks/gpu_training.py [--rounds 5] [--seconds 0.8] [--case NAME] [--device cuda] [--json FILE]
 
 All training data are on the device. The bare loop of `er` and `derpp` has batches of replayed samples lying ready there
 too; remerge draws them from `buffer=native` with 5000 records in host memory. The loops are timed in turn in one
@@ -9,6 +9,7 @@ algorithms, so that runs repeat to the bit), and with torch's defaults.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -54,6 +55,7 @@ class Case:
     channels_last: bool
     rows: int  # of training data
     capacity: int = CAPACITY
+    compiled: str | None = None  # mode of torch.compile
 
     def prepare(self, device: torch.device) -> "Case":
         """Make the data: new samples, and those that the bare loop replays."""
@@ -133,8 +135,10 @@ class Remerge:
             fields = strategy.fields((3, case.side, case.side), (CLASSES,))
             self.buffer = NativeBuffer(case.capacity, "reservoir", "uniform", fields, CLASSES, 0, device, Comm())
             self.fill(fields)
+        network = model if case.compiled is None else torch.compile(model, mode=case.compiled)
+        outputs = TaskOutputs(CLASSES)
         strategy.setup(
-            StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=self.buffer, fewest_samples=2)
+            StrategyContext(model, updater, transform, outputs, network=network, buffer=self.buffer, fewest_samples=2)
         )
         model.train()
         self.trainer = Trainer(strategy, Constant(), batch, 0, Recorder(History([], None)))
@@ -160,7 +164,8 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def compare(case: Case, method: str, rounds: int, seconds: float) -> None:
+def compare(case: Case, method: str, rounds: int, seconds: float) -> dict:
+    """Times and ratios of one method in one case; they are printed, too."""
     loops = {
         "remerge": (Remerge, lambda: repeatable(case.device)),
         "bare, deterministic": (Bare, lambda: repeatable(case.device)),
@@ -180,13 +185,21 @@ def compare(case: Case, method: str, rounds: int, seconds: float) -> None:
             with context():
                 times[name].append(1e3 * made[name].run(steps) / steps)
     after = wait_of(made["remerge"])
-    line = "  ".join(f"{name} {statistics.median(values):.3f}" for name, values in times.items())
-    print(f"{case.name} {method}: ms per step ({steps} steps): {line}")
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    found = {"case": case.name, "method": method, "ms": medians, "ratios": {}}
+    print(
+        f"{case.name} {method}: ms per step ({steps} steps): " + "  ".join(f"{n} {t:.3f}" for n, t in medians.items())
+    )
     for theirs in ("bare, deterministic", "bare"):
         ratios = sorted(a / b for a, b in zip(times["remerge"], times[theirs]))
+        found["ratios"][theirs] = [statistics.median(ratios), ratios[0], ratios[-1]]
         print(f"    over {theirs}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    samples = case.batch * {"finetune": 1, "er": 2, "derpp": 3}[method]
+    found["images_per_second"] = 1e3 * samples / medians["remerge"]
     if waited is not None:
-        print(f"    waited for replay {1e6 * (after - waited) / (rounds * steps):.1f} us per step", flush=True)
+        found["wait_us"] = 1e6 * (after - waited) / (rounds * steps)
+        print(f"    waited for replay {found['wait_us']:.1f} us per step", flush=True)
+    return found
 
 
 def wait_of(loop: Remerge) -> float | None:
@@ -218,17 +231,21 @@ def main() -> None:
     parser.add_argument("--methods", default="finetune,er,derpp")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a small network in place of the cases")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     device = choose_device(arguments.device, 0)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         print(torch.cuda.get_device_name(device), "torch", torch.__version__)
+    found = []
     for case in TINY if arguments.tiny else CASES:
         if arguments.case in case.name:
             case.prepare(device)
             for method in arguments.methods.split(","):
-                compare(case, method, arguments.rounds, arguments.seconds)
+                found.append(compare(case, method, arguments.rounds, arguments.seconds))
             del case.new, case.ready
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
