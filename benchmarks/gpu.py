@@ -10,6 +10,7 @@ The exit status is 1 if a part failed; the others are written all the same.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,9 +24,9 @@ sys.path.insert(0, str(ROOT))
 PARTS = {
     "training": ("gpu_training.py", ["--rounds=4", "--seconds=0.5"], 0.25),
     "replay": ("gpu_replay.py", ["--rounds=4", "--seconds=0.5"], 0.15),
-    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.5"], 0.25),
+    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.5"], 0.3),
 }
-TESTS = 0.35  # of the time
+TESTS = 0.3  # of the time
 AIM = 0.95  # images per second over a bare loop
 
 
@@ -65,7 +66,16 @@ def measured(arguments) -> dict:
             rows = json.loads(file.read_text()) if file.exists() else []
             content["parts"][name] = {"seconds": seconds, "failed": failed, "rows": rows}
     if not arguments.no_tests:
-        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-n", "4", str(ROOT / "tests" / "gpu")]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--no-header",
+            "-n",
+            str(min(8, os.cpu_count() or 1)),
+            str(ROOT / "tests" / "gpu"),
+        ]
         failed, seconds = run_part(command, 60 * arguments.minutes * TESTS)
         content["tests"] = {"seconds": seconds, "failed": failed}
     return content
