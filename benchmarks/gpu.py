@@ -22,11 +22,11 @@ sys.path.insert(0, str(ROOT))
 
 # Script, arguments, and its share of the time.
 PARTS = {
-    "training": ("gpu_training.py", ["--rounds=4", "--seconds=0.5"], 0.25),
-    "replay": ("gpu_replay.py", ["--rounds=4", "--seconds=0.5"], 0.15),
-    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.5"], 0.3),
+    "training": ("gpu_training.py", ["--rounds=3", "--seconds=0.4"], 0.25),
+    "replay": ("gpu_replay.py", ["--rounds=4", "--seconds=0.4"], 0.15),
+    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.4"], 0.35),
 }
-TESTS = 0.3  # of the time
+TESTS = 0.25  # of the time
 AIM = 0.95  # images per second over a bare loop
 
 

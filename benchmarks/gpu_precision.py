@@ -8,7 +8,6 @@ each is shown over fp32 without the compiler. Compiling is not counted; its seco
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from gpu_training import TINY, Case, Remerge, cifar, large
+from gpu_training import TINY, Case, Remerge, cifar, keep, large
 
 from cl.run.device import choose_device, repeatable
 
@@ -97,9 +96,8 @@ def main() -> None:
                     flush=True,
                 )
         found += rows
+        keep(arguments.json, found)
         del case.new, case.ready
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

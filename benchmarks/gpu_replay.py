@@ -12,7 +12,6 @@ draws    A draw from the replay memory in host memory until it is on the GPU, wi
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from gpu_training import CASES, TINY, Case, Remerge, now
+from gpu_training import CASES, TINY, Case, Remerge, keep, now
 
 from cl.run.device import choose_device, repeatable
 
@@ -139,9 +138,8 @@ def main() -> None:
             f"{d['ratio']:.2f} ({d['from']:.2f} to {d['to']:.2f})",
             flush=True,
         )
+        keep(arguments.json, found)
         del case.new, case.ready
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

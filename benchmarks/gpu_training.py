@@ -243,9 +243,14 @@ def main() -> None:
             case.prepare(device)
             for method in arguments.methods.split(","):
                 found.append(compare(case, method, arguments.rounds, arguments.seconds))
+                keep(arguments.json, found)
             del case.new, case.ready
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found))
+
+
+def keep(file: Path | None, found: list[dict]) -> None:
+    """Write the figures so far: whoever runs out of time has those."""
+    if file is not None:
+        file.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

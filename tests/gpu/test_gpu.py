@@ -17,8 +17,8 @@ from cl.run import checkpoint, experiment
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-QUICK = ("scenario=class2", "steps=30", "backbone.hidden=[32]", "pictures=[]", "checkpoint.every=null", "batch_size=16")
-CONVOLUTIONAL = ("backbone=resnet18_cifar", "steps=6", "backbone.options.zero_init_last=false")
+QUICK = ("scenario=class2", "steps=30", "pictures=[]", "checkpoint.every=null", "batch_size=16")
+CONVOLUTIONAL = ("backbone=resnet18_cifar", "steps=6")
 ALL = sorted(path.stem for path in (ROOT / "conf" / "strategy").glob("*.yaml"))
 STRATEGIES = ALL if GPU else ["derpp"]
 OPTIONS = [
