@@ -165,7 +165,7 @@ class Trainer:
 
     def _log(self, stage: int, epoch: int, training_set: Rows) -> float:
         """Close an interval; returns its mean loss."""
-        buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
+        buffer, rate = self.strategy.buffer, self._groups[0]["lr"] if self.strategy.trains else 0.0
         steps, samples, seconds, loss = self.meter.take()
         # One exchange per interval. The mean of the ranks' losses is that of all samples: they are weighted.
         logged = self.strategy.take_logged()

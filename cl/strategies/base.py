@@ -29,6 +29,7 @@ class Strategy:
 
     defined_in: tuple[str, ...] = ("class", "task", "domain")  # kinds of scenarios (`Scenario.kind`), where not targets
     needs_boundaries = False  # whether it has to be told when a task ends and the next begins
+    trains = True  # whether it takes gradient steps; without, it sees each sample once, whatever epochs and steps say
     needs_labels = False  # whether its loss or its memory is about classes
     mixable = False  # whether all of its loss on labels is one mean, so that images can be mixed (mixup, CutMix)
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
