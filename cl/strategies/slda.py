@@ -12,7 +12,7 @@ from cl.values import Fraction
 
 
 class Slda(FeatureStrategy):
-    """Scores W phi(x) + b: Lambda = ((1 - s) Sigma + s I)^-1, w_k = Lambda mu_k, b_k = -mu_k . Lambda mu_k / 2 (sec. 3).
+    """Scores W phi(x) + b: Lambda = ((1 - s) Sigma + s I)^-1, w_k = Lambda mu_k, b_k = -mu_k . Lambda mu_k / 2.
 
     Sigma is the covariance of phi within the classes, over all samples so far (the paper's "plastic" one), s the
     `shrinkage`. The paper adds a sample with its distance to the running mean, times t / (t + 1) after t samples of

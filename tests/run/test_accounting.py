@@ -27,7 +27,7 @@ NEW = 2 * 3 * 10  # samples in the steps
 DRAWN, AGEM = 5 * 4, 3 * 4
 # After the tasks: the features of their samples, then of the exemplars of each class so far, for its mean.
 HERDED = 723 + 5 * 4 + 719 + 10 * 2
-OPTIONS = {"ewc": ["strategy.fisher_samples=7"]}
+OPTIONS = {"ewc": ["strategy.fisher_samples=7"], "ranpac": ["strategy.num_features=16"]}
 DRAW = "strategy.replay_batch_size=4"
 OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem"), [DRAW])
 # Forward and backward passes; bytes of samples and of statistics.
@@ -46,6 +46,10 @@ BY_HAND = {
     "si": (NEW, NEW, 0, 2 * NETWORK),
     "lwf": (NEW + NEW // 2, NEW, 0, 0),  # the network before the second task is asked about its samples
     "icarl": (NEW + NEW // 2 + HERDED, NEW, 10 * 2 * ROW, 4 * 10 * 8),  # a mean of 8 features for each class
+    # Every sample once, whatever steps say; numbers of 8 bytes: samples and features by class, products of features.
+    "ncm": (ALL, 0, 0, 8 * (10 + 10 * 8)),
+    "slda": (ALL, 0, 0, 8 * (10 + 10 * 8 + 8 * 8)),
+    "ranpac": (ALL, 0, 0, 8 * (10 + 10 * 16 + 16 * 16)),
 }
 
 

@@ -47,6 +47,9 @@ STRATEGIES = {
     "scratch": [],
     "independent": [],
     "joint": [],
+    "ncm": ["dataset.stream=true"],
+    "slda": ["batch_size=2", "gradient_accumulation_steps=2"],
+    "ranpac": ["strategy.num_features=9"],
 }
 
 

@@ -29,8 +29,11 @@ from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
 from cl.strategies.joint import Joint
 from cl.strategies.lwf import Lwf
+from cl.strategies.ncm import Ncm
+from cl.strategies.ranpac import Ranpac
 from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
+from cl.strategies.slda import Slda
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, CAPACITY, SEED, STOP = 3, 6, 18, 5, 3
@@ -50,8 +53,11 @@ STRATEGIES = {
     "joint": lambda: Joint(),
     "lwf": lambda: Lwf(weighting="by_task"),
     "lwf in its warm-up": lambda: Lwf(warmup_steps=STOP + 2),
+    "ncm": lambda: Ncm(),
+    "ranpac": lambda: Ranpac(num_features=9),
     "scratch": lambda: Scratch(),
     "si": lambda: Si(0.5, 0.1),
+    "slda": lambda: Slda(),
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
