@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from cl.buffers.base import Field, Records
 from cl.data.rows import Rows
@@ -40,6 +41,13 @@ class Strategy:
     needs_start = ""  # for a method whose stages start from weights that it is given: what to say where there are none
     draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step; 0: none in this stage
     stage: int | None = None  # of training, the one that is under way or was the last
+
+    def trained(self, model: nn.Module, num_outputs: int, seed: int) -> nn.Module:
+        """What the optimizer trains: the network, perhaps with a module of the method's own, such as a projection.
+
+        Asked for once, before `setup`. The weights of such a module are part of `state_dict`.
+        """
+        return model
 
     def setup(self, context: StrategyContext) -> None:
         """Take what the strategy works on; called once, before anything else but `curriculum` and `check`.

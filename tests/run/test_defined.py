@@ -31,6 +31,8 @@ DECLARED = [
     (("ncm",), "class task domain", False),
     (("slda",), "class task domain", False),
     (("ranpac",), "class task domain", False),
+    (("scr",), "class domain", False),
+    (("mas",), "class task domain", True),
 ]
 
 

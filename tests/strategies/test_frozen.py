@@ -186,7 +186,9 @@ def test_the_classifier_can_be_asked_within_a_task(name):
     part.before_task(0, rows)
     part.observe(rows.part(slice(0, 24)))
     early = scores(part, tests)
-    np.testing.assert_allclose(early, scores(learn(made(MAKE[name]()), rows.part(slice(0, 24))), tests), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        early, scores(learn(made(MAKE[name]()), rows.part(slice(0, 24))), tests), rtol=1e-6, atol=1e-6
+    )
     part.observe(rows.part(slice(24, None)))
     part.after_task(0, rows)
     np.testing.assert_array_equal(scores(part, tests), scores(learn(made(MAKE[name]()), rows, 24), tests))
