@@ -209,6 +209,7 @@ UNDEFINED = {
 def test_every_strategy_trains_in_every_scenario_in_which_it_is_defined(compose_config, scenario, strategy):
     # with mixed precision and several passes a step
     options = ("precision=bf16", "gradient_accumulation_steps=2", "batch_size=5", *QUICK)
+    options += ("strategy.replay_batch_size=10", "steps=20") if strategy == "scr" else ()
     config = compose_config(f"scenario={scenario}", f"strategy={strategy}", *options)
     if scenario in UNDEFINED.get(strategy, ()):
         with pytest.raises(ValueError, match=f"strategy={strategy} is defined where "):
