@@ -141,6 +141,9 @@ def _memory(strategy: Strategy, buffer: ReplayBuffer | None, capacity: int | Non
 def _results(session: Session, memory: dict, history: History, files: State) -> dict:
     """The content of results.json."""
     config, plan = session.config, session.plan
+    stage_costs, gradient_steps = history.stages, history.gradient_steps
+    if not plan.strategy.trains:  # what the history has counted are batches
+        stage_costs, gradient_steps = [stage | {"gradient_steps": 0} for stage in stage_costs], 0
     return {
         **results.described(config, "run"),
         "buffer": config["buffer"]["name"] if plan.strategy.uses_buffer else None,
@@ -151,13 +154,13 @@ def _results(session: Session, memory: dict, history: History, files: State) -> 
         "samples_per_second": history.labelled_samples / history.train_seconds,
         **memory,
         "peak_memory_bytes": results.peak_memory_bytes(session.device),
-        "gradient_steps": history.gradient_steps,
+        "gradient_steps": gradient_steps,
         "labelled_samples": history.labelled_samples,
         "unlabelled_samples": 0,
         **costs.compute(session, costs.summed(history.passes)),
         "stage_passes": [costs.training_passes(counts) for counts in history.passes],
         "stage_counts": history.passes,
-        "stage_costs": history.stages,
+        "stage_costs": stage_costs,
         "files": files,
         **({} if session.weights is None else {"pretrained": session.weights}),
         "versions": results.versions(),

@@ -43,7 +43,7 @@ def make_plan(config: dict) -> Plan:
     strategy.check(scenario, config["buffer"])
     _check_memory(config, strategy)
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
-    epochs = _epochs(config["epochs"], len(stages))
+    epochs = _epochs(config["epochs"] if strategy.trains else 1, len(stages))
     custom.try_out(config["metrics"], len(stages), scenario.num_tasks)
     callbacks = Callbacks(config["callbacks"])
     return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs, callbacks)

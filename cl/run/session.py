@@ -76,7 +76,8 @@ class Session:
         if not config["compile"]:
             defer_compiler()
         self.recipe = Recipe(config, self.comm, self.device, fewest)
-        self.updater = self.recipe.updater(self.model, self.plan.strategy.changes_gradients)
+        trained = self.plan.strategy.trained(self.model, self.plan.scenario.num_outputs, config["seed"])
+        self.updater = self.recipe.updater(trained, self.plan.strategy.changes_gradients)
         self.loader = build(config["loader"], "loader", device=self.device, local_ranks=self.comm.local_size)
         self._opened.callback(self.loader.close)
         scenario = self.plan.scenario

@@ -156,7 +156,7 @@ class Trainer:
         words = f"the loss is {loss} after {self.history.gradient_steps} steps, the last at a learning rate of {rate:g}"
         strength = getattr(self.strategy, "strength", None)
         if strength is not None:
-            words += f" and a penalty of strength {strength:g} (strategy.lambda_, or twice strategy.c)"
+            words += f" and a penalty of strength {strength:g} (lambda_ of ewc, twice lambda_ of mas or c of si)"
         for name, column in samples.columns.items():
             if isinstance(column, torch.Tensor) and not torch.isfinite(column).all():
                 return f"{words}: the column {name} of the training data has numbers that are not finite"
@@ -165,7 +165,7 @@ class Trainer:
 
     def _log(self, stage: int, epoch: int, training_set: Rows) -> float:
         """Close an interval; returns its mean loss."""
-        buffer, rate = self.strategy.buffer, self._groups[0]["lr"]
+        buffer, rate = self.strategy.buffer, self._groups[0]["lr"] if self.strategy.trains else 0.0
         steps, samples, seconds, loss = self.meter.take()
         # One exchange per interval. The mean of the ranks' losses is that of all samples: they are weighted.
         logged = self.strategy.take_logged()

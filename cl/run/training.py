@@ -112,6 +112,11 @@ class Training:
                 if self.average is not None:
                     self.average.begin()
             if comm.is_main:
+                if not self.strategy.trains:
+                    screen.say(
+                        f"strategy={self.config['strategy']['name']} sees each sample once and takes no gradient "
+                        "steps: epochs, steps, optimizer and schedule do not apply"
+                    )
                 results.write_config(self.folder / "config.yaml", self.config)
             self.history.start(*self.evaluator(session.model))
             position = Position(0, ranks=comm.size)
@@ -156,7 +161,8 @@ class Training:
                 self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
-                    line = stage_line(self.label, stage, self.stages, loss, self.history, self.shows_task_aware)
+                    shown = loss if self.strategy.trains else None
+                    line = stage_line(self.label, stage, self.stages, shown, self.history, self.shows_task_aware)
                     progress.line(line)
         finally:
             progress.close()
@@ -218,22 +224,25 @@ class Training:
             checkpoint.save_task(self.folder, stage, self.tested, about)
 
     def steps(self, stage: int, num_samples: int) -> int:
-        """How many optimizer steps a stage has on so many samples."""
-        return self.config["steps"] or self.session.recipe.steps(self.plan.epochs[stage], num_samples)
+        """How many steps a stage has on so many samples."""
+        fixed = self.config["steps"] if self.strategy.trains else None
+        return fixed or self.session.recipe.steps(self.plan.epochs[stage], num_samples)
 
     def _reset_updater(self) -> None:
         self.session.updater.load_state_dict(copy.deepcopy(self.fresh_updater))
 
 
 def stage_line(
-    label: str, stage: int, stages: list[list[int]], loss: float, history: History, task_aware: bool
+    label: str, stage: int, stages: list[list[int]], loss: float | None, history: History, task_aware: bool
 ) -> str:  # fmt: skip
     """The line of one stage: accuracies, or errors, are means over the tasks seen so far; `task_aware`: those too.
 
     The loss, and then the task-aware accuracy, are left out where the terminal has no room for them.
     """
     seen = sorted({task for tasks in stages[: stage + 1] for task in tasks})
-    parts = {"label": label, "task": f"task {stage + 1:2}/{len(stages)}", "loss": f"loss {loss:6.4f}"}
+    parts = {"label": label, "task": f"task {stage + 1:2}/{len(stages)}"}
+    if loss is not None:
+        parts["loss"] = f"loss {loss:6.4f}"
     if history.measure == "error":
         parts["error"] = f"error so far {_mean_of(history.rows[-1], seen):.4f}"
     else:

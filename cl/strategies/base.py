@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from cl.buffers.base import Field, Records
 from cl.data.rows import Rows
@@ -29,6 +30,7 @@ class Strategy:
 
     defined_in: tuple[str, ...] = ("class", "task", "domain")  # kinds of scenarios (`Scenario.kind`), where not targets
     needs_boundaries = False  # whether it has to be told when a task ends and the next begins
+    trains = True  # whether it takes gradient steps; without, it sees each sample once, whatever epochs and steps say
     needs_labels = False  # whether its loss or its memory is about classes
     mixable = False  # whether all of its loss on labels is one mean, so that images can be mixed (mixup, CutMix)
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
@@ -39,6 +41,13 @@ class Strategy:
     needs_start = ""  # for a method whose stages start from weights that it is given: what to say where there are none
     draw_sizes: tuple[int, ...] = ()  # records of each independent draw per step; 0: none in this stage
     stage: int | None = None  # of training, the one that is under way or was the last
+
+    def trained(self, model: nn.Module, num_outputs: int, seed: int) -> nn.Module:
+        """What the optimizer trains: the network, perhaps with a module of the method's own, such as a projection.
+
+        Asked for once, before `setup`. The weights of such a module are part of `state_dict`.
+        """
+        return model
 
     def setup(self, context: StrategyContext) -> None:
         """Take what the strategy works on; called once, before anything else but `curriculum` and `check`.

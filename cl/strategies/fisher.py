@@ -43,6 +43,7 @@ class SquaredGradients:
     sample by sample.
     """
 
+    magnitude = staticmethod(torch.square)  # what is added up of each sample's gradient
     products = 0  # of a vector with J^T so far: backward passes of single samples
 
     def __init__(self, model: nn.Module, weights: list[torch.Tensor], mask: Callable):
@@ -77,7 +78,7 @@ class SquaredGradients:
         with torch.enable_grad():
             logits, passed = self._forward(x)
         with torch.no_grad():
-            vectors = directions_of(self.mask(logits, task).softmax(1))
+            vectors = directions_of(self.prediction(logits, task))
         self.products += vectors.shape[0] * vectors.shape[1]
         if passed:
             for vector in vectors:
@@ -85,10 +86,14 @@ class SquaredGradients:
                 found = torch.autograd.grad(logits, outputs, vector, retain_graph=True, allow_unused=True)
                 for (layer, (entered, _)), gradient in zip(passed.items(), found):
                     if gradient is not None:
-                        self._add_linear(layer, entered.square(), gradient.square())
+                        self._add_linear(layer, self.magnitude(entered), self.magnitude(gradient))
         if self.others:
             for name, value in self._by_sample(x, vectors.transpose(0, 1)):
                 self.totals[name] += value
+
+    def prediction(self, logits: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        """What the vectors v are made of."""
+        return self.mask(logits, task).softmax(1)
 
     def _add_linear(self, layer: nn.Linear, entered: torch.Tensor, gradient: torch.Tensor) -> None:
         for kind, name in self.linear[layer]:
@@ -106,7 +111,7 @@ class SquaredGradients:
             totals = dict.fromkeys(weights, 0)
             for vector in vectors:
                 gradient = pull(vector)[0]
-                totals = {name: totals[name] + gradient[name].square() for name in weights}
+                totals = {name: totals[name] + self.magnitude(gradient[name]) for name in weights}
             return totals
 
         for name, value in vmap(squares, in_dims=(None, 0, 0))(weights, x, vectors).items():

@@ -9,6 +9,7 @@ from cl import seeding
 from cl.data.rows import Rows
 from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
+from cl.strategies.replay import all_records
 from cl.strategies.scratch import Scratch
 
 OFFERED = 1000  # samples at a time
@@ -40,11 +41,7 @@ class Gdumb(Scratch):
         order = torch.from_numpy(seeding.generator(self.seed, "stream", stage).permutation(len(samples)))
         for mine in order[comm.rank :: comm.size].to(samples.y.device).split(OFFERED):
             self.buffer.add(samples.part(mine).loaded().columns)
-        self.buffer.request(self.capacity)
-        everything = self.buffer.receive()
-        # Each rank draws the records in another order; the loader wants the same on all.
-        order = everything.ids.argsort().to(everything["y"].device)
-        self.stored = Rows(everything.columns).part(order)
+        self.stored = all_records(self.buffer, self.capacity)
 
     def training_set(self, stage: int, samples: Rows) -> Rows:
         """All records of the memory as they were when the stage began, in the order in which they were offered.

@@ -15,7 +15,7 @@ from cl.data.rows import Rows
 from cl.scenarios.outputs import tasks_of
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
-from cl.strategies.head import last_layer
+from cl.strategies.features import Features, evaluating
 from cl.strategies.teacher import loaded_teacher, new_teacher
 
 PART = 500  # images whose features are computed at once
@@ -35,7 +35,7 @@ class Icarl(Strategy):
 
     def setup(self, context: StrategyContext) -> None:
         super().setup(context)
-        self.head = last_layer(self.model, self.outputs.num_outputs, "strategy=icarl")
+        self.entered_head = Features(self.model, self.outputs.num_outputs, "strategy=icarl")
         self.exemplars: dict[int, Rows] = {}  # by class, the best first
         self.means = torch.empty(0)  # [classes, features], in the order of `exemplars`
         self.teacher: nn.Module | None = None
@@ -84,22 +84,14 @@ class Icarl(Strategy):
             means = [F.normalize(self.features(own.x).mean(0), dim=0) for own in self.exemplars.values()]
         self.means = torch.stack(means)
 
-    @torch.no_grad()
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """[N, D] of raw images, each of length 1."""
-        was_training = self.model.training
-        self.model.eval()
-        found = torch.cat([self.features_of(self.transform.test(part)) for part in x.split(PART)])
-        self.model.train(was_training)
-        return found
+        with evaluating(self.model):
+            return torch.cat([self.features_of(self.transform.test(part)) for part in x.split(PART)])
 
     def features_of(self, images: torch.Tensor) -> torch.Tensor:
         """[B, D] of transformed images, each of length 1."""
-        entered = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-        self.model(images)
-        hook.remove()
-        return F.normalize(entered[0].flatten(1).float())
+        return F.normalize(self.entered_head(images))
 
     def classifier(self):
         """Scores: minus the squared distance to the mean of each class; of classes that were not seen, the least."""

@@ -5,10 +5,25 @@ from typing import Literal
 import torch
 
 from cl import seeding
+from cl.buffers.base import ReplayBuffer
 from cl.data.rows import Rows
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
 from cl.values import Count
+
+
+def all_records(buffer: ReplayBuffer, capacity: int) -> Rows:
+    """All records of a memory, on all ranks together, in the order in which they were offered.
+
+    Draws that were asked for before are forgotten. `capacity`: as many as there can be.
+    """
+    for _ in range(buffer.pending):
+        buffer.receive()
+    buffer.request(capacity)
+    everything = buffer.receive()
+    # Each rank draws the records in another order.
+    order = everything.ids.argsort().to(everything["y"].device)
+    return Rows(everything.columns).part(order)
 
 
 class ReplayStrategy(Strategy):

@@ -27,8 +27,9 @@ NEW = 2 * 3 * 10  # samples in the steps
 DRAWN, AGEM = 5 * 4, 3 * 4
 # After the tasks: the features of their samples, then of the exemplars of each class so far, for its mean.
 HERDED = 723 + 5 * 4 + 719 + 10 * 2
-OPTIONS = {"ewc": ["strategy.fisher_samples=7"]}
+OPTIONS = {"ewc": ["strategy.fisher_samples=7"], "ranpac": ["strategy.num_features=16"]}
 DRAW = "strategy.replay_batch_size=4"
+OPTIONS["scr"] = [DRAW, "strategy.projection_hidden=4", "strategy.projection_dim=3"]
 OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem"), [DRAW])
 # Forward and backward passes; bytes of samples and of statistics.
 BY_HAND = {
@@ -46,6 +47,13 @@ BY_HAND = {
     "si": (NEW, NEW, 0, 2 * NETWORK),
     "lwf": (NEW + NEW // 2, NEW, 0, 0),  # the network before the second task is asked about its samples
     "icarl": (NEW + NEW // 2 + HERDED, NEW, 10 * 2 * ROW, 4 * 10 * 8),  # a mean of 8 features for each class
+    # Every sample once, whatever steps say; numbers of 8 bytes: samples and features by class, products of features.
+    "ncm": (ALL, 0, 0, 8 * (10 + 10 * 8)),
+    "slda": (ALL, 0, 0, 8 * (10 + 10 * 8 + 8 * 8)),
+    # Two views; then the features of the memory. A projection from 8 to 4 and to 3.
+    "scr": (2 * (NEW + DRAWN) + 2 * 20, 2 * (NEW + DRAWN), 20 * ROW, 4 * (8 * 4 + 4 + 4 * 3 + 3)),
+    "mas": (NEW + ALL, NEW + ALL, 0, 2 * NETWORK),
+    "ranpac": (ALL, 0, 0, 8 * (10 + 10 * 16 + 16 * 16)),
 }
 
 

@@ -28,6 +28,11 @@ DECLARED = [
     (("si",), "class task domain", True),
     (("lwf",), "class task domain", True),
     (("independent",), "class task domain", True),
+    (("ncm",), "class task domain", False),
+    (("slda",), "class task domain", False),
+    (("ranpac",), "class task domain", False),
+    (("scr",), "class domain", False),
+    (("mas",), "class task domain", True),
 ]
 
 

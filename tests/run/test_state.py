@@ -47,6 +47,11 @@ STRATEGIES = {
     "scratch": [],
     "independent": [],
     "joint": [],
+    "scr": ["strategy.replay_batch_size=2"],
+    "mas": ["dataset.stream=true"],
+    "ncm": ["dataset.stream=true"],
+    "slda": ["batch_size=2", "gradient_accumulation_steps=2"],
+    "ranpac": ["strategy.num_features=9"],
 }
 
 

@@ -29,8 +29,13 @@ from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
 from cl.strategies.joint import Joint
 from cl.strategies.lwf import Lwf
+from cl.strategies.mas import Mas
+from cl.strategies.ncm import Ncm
+from cl.strategies.ranpac import Ranpac
+from cl.strategies.scr import Scr
 from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
+from cl.strategies.slda import Slda
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, CAPACITY, SEED, STOP = 3, 6, 18, 5, 3
@@ -50,12 +55,17 @@ STRATEGIES = {
     "joint": lambda: Joint(),
     "lwf": lambda: Lwf(weighting="by_task"),
     "lwf in its warm-up": lambda: Lwf(warmup_steps=STOP + 2),
+    "mas": lambda: Mas(3.0),
+    "ncm": lambda: Ncm(),
+    "ranpac": lambda: Ranpac(num_features=9),
     "scratch": lambda: Scratch(),
+    "scr": lambda: Scr(4, projection_dim=3),
     "si": lambda: Si(0.5, 0.1),
+    "slda": lambda: Slda(),
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
-WITH_STATE = ["derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "si"]
+WITH_STATE = ["derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "mas", "scr", "si"]
 
 
 def task(number: int) -> Rows:
@@ -76,8 +86,9 @@ class Training:
     def __init__(self, make, buffer="reference"):
         self.strategy, self.model = make(), network().train()
         self.stages = self.strategy.curriculum(TASKS, concatenate=False)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.5)
-        self.updater = Updater(self.optimizer, self.model, CPU, Comm(), ReduceOptions())
+        trained = self.strategy.trained(self.model, CLASSES, SEED)
+        self.optimizer = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.5)
+        self.updater = Updater(self.optimizer, trained, CPU, Comm(), ReduceOptions())
         self.transform = BatchTransform(["flip"], None, None, 1, CPU)
         self.buffer = None
         if self.strategy.uses_buffer:

@@ -15,7 +15,7 @@ from cl.run.trainer import Trainer
 
 STRATEGIES = [
     "agem", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "finetune", "gdumb", "icarl", "independent", "lwf",
-    "scratch", "si",
+    "mas", "scratch", "si",
 ]  # fmt: skip
 FROM_SCRATCH = ("gdumb", "independent", "scratch")  # whatever the options say
 STATES = {
@@ -84,7 +84,7 @@ def test_teachers_anchors_and_starts(compose_config, monkeypatch, strategy, stat
         if strategy in ("lwf", "icarl"):
             assert (before["teacher"] is None) == (stage == 0)
             assert stage == 0 or same(before["teacher"], ends[stage - 1])
-        if strategy in ("ewc", "si"):
+        if strategy in ("ewc", "mas", "si"):
             assert same(before["anchor"], ends[stage - 1] if stage else [])
         if strategy == "ewc_separate" and stage == 1:
             assert same(before["anchor"], ends[0])

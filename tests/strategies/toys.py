@@ -29,13 +29,14 @@ def ready(strategy, model=None, capacity=4, outputs=None, lr=0.0, augment=(), ac
     """A strategy that is set up, with SGD; `more` goes to its context."""
     outputs = outputs or TaskOutputs(CLASSES)
     model = model or linear()
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    trained = strategy.trained(model, outputs.num_outputs, more.get("seed", 0))
+    optimizer = torch.optim.SGD(trained.parameters(), lr=lr)
     transform = BatchTransform(list(augment), None, None, 1, CPU)
     buffer = None
     if strategy.uses_buffer:
         fields = strategy.fields(SHAPE, (outputs.num_outputs,))
         buffer = ReferenceBuffer(capacity, "reservoir", "uniform", fields, outputs.num_outputs, 0, CPU, Comm())
-    updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions(), accumulation_steps=accumulation_steps)
+    updater = Updater(optimizer, trained, CPU, Comm(), ReduceOptions(), accumulation_steps=accumulation_steps)
     strategy.setup(StrategyContext(model, updater, transform, outputs, buffer=buffer, capacity=capacity, **more))
     return strategy
 
