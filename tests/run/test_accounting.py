@@ -29,7 +29,7 @@ DRAWN, AGEM = 5 * 4, 3 * 4
 HERDED = 723 + 5 * 4 + 719 + 10 * 2
 OPTIONS = {"ewc": ["strategy.fisher_samples=7"]}
 DRAW = "strategy.replay_batch_size=4"
-OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem"), [DRAW])
+OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem", "fdr"), [DRAW])
 # Forward and backward passes; bytes of samples and of statistics.
 BY_HAND = {
     "finetune": (NEW, NEW, 0, 0),
@@ -41,6 +41,8 @@ BY_HAND = {
     "der": (NEW + DRAWN, NEW + DRAWN, 20 * (ROW + 4 * 10), 0),  # with logits
     "derpp": (NEW + 2 * DRAWN, NEW + 2 * DRAWN, 20 * (ROW + 4 * 10), 0),
     "agem": (NEW + AGEM, NEW + AGEM, 20 * ROW, 0),
+    # Its memory is filled as A-GEM's; after a task the records of that task (of the second 11) are asked for their outputs.
+    "fdr": (NEW + AGEM + 20 + 11, NEW + AGEM, 20 * (ROW + 4 * 10), 0),
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors
     "si": (NEW, NEW, 0, 2 * NETWORK),

@@ -21,6 +21,7 @@ DECLARED = [
     (("der",), "class task domain", False),
     (("derpp",), "class task domain", False),
     (("derpp", "strategy.distill_from=2"), "class task domain", True),
+    (("fdr",), "class task domain", True),
     (("er_ace",), "class task", False),
     (("gdumb",), "class task domain", False),
     (("icarl",), "class", True),

@@ -40,6 +40,7 @@ STRATEGIES = {
     "er_ace": ["strategy.replay_batch_size=2", "buffer.sampling=class_balanced", "optimizer_state=epoch"],
     "agem": ["strategy.replay_batch_size=4", "dataset.stream=true"],
     "ewc": ["model_state=reset"],
+    "fdr": ["strategy.replay_batch_size=2", "dataset.stream=true"],
     "si": [],
     "lwf": ["strategy.warmup_steps=5"],
     "gdumb": [],

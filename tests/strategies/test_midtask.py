@@ -23,6 +23,7 @@ from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
 from cl.strategies.er_ace import ErAce
 from cl.strategies.ewc import Ewc
+from cl.strategies.fdr import Fdr
 from cl.strategies.finetune import Finetune
 from cl.strategies.gdumb import Gdumb
 from cl.strategies.icarl import Icarl
@@ -42,6 +43,7 @@ STRATEGIES = {
     "er task_end": lambda: Er(4, filling="task_end", replay_from=2),
     "er_ace": lambda: ErAce(4),
     "ewc": lambda: Ewc(3.0, anchors="separate"),
+    "fdr": lambda: Fdr(4),
     "finetune": lambda: Finetune(),
     "gdumb": lambda: Gdumb(),
     "icarl": lambda: Icarl(),
