@@ -41,12 +41,15 @@ BY_HAND = {
     "der": (NEW + DRAWN, NEW + DRAWN, 20 * (ROW + 4 * 10), 0),  # with logits
     "derpp": (NEW + 2 * DRAWN, NEW + 2 * DRAWN, 20 * (ROW + 4 * 10), 0),
     "agem": (NEW + AGEM, NEW + AGEM, 20 * ROW, 0),
-    # Its memory is filled as A-GEM's; after a task the records of that task (of the second 11) are asked for their outputs.
+    # Filled as A-GEM's memory; then the records of the task (of the second 11) are asked for their outputs.
     "fdr": (NEW + AGEM + 20 + 11, NEW + AGEM, 20 * (ROW + 4 * 10), 0),
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors
     "si": (NEW, NEW, 0, 2 * NETWORK),
     "lwf": (NEW + NEW // 2, NEW, 0, 0),  # the network before the second task is asked about its samples
+    "wa": (NEW + NEW // 2 + 723 + 719, NEW, 10 * 2 * ROW, 0),  # the features of the samples, for herding
+    # and the outputs of what is held out of the second task; the last layer without the correction, 8 features
+    "bic": (NEW + NEW // 2 + 723 + 719 + 10, NEW, 10 * 2 * ROW, 4 * 10 * (8 + 1)),
     "icarl": (NEW + NEW // 2 + HERDED, NEW, 10 * 2 * ROW, 4 * 10 * 8),  # a mean of 8 features for each class
 }
 

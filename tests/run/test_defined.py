@@ -25,6 +25,8 @@ DECLARED = [
     (("er_ace",), "class task", False),
     (("gdumb",), "class task domain", False),
     (("icarl",), "class", True),
+    (("wa",), "class", True),
+    (("bic",), "class", True),
     (("ewc",), "class task domain", True),
     (("si",), "class task domain", True),
     (("lwf",), "class task domain", True),

@@ -17,6 +17,7 @@ from cl.distributed.comm import Comm, ReduceOptions
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.updater import Updater
 from cl.strategies.agem import Agem
+from cl.strategies.bic import Bic
 from cl.strategies.context import StrategyContext
 from cl.strategies.der import Der
 from cl.strategies.derpp import Derpp
@@ -32,11 +33,13 @@ from cl.strategies.joint import Joint
 from cl.strategies.lwf import Lwf
 from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
+from cl.strategies.wa import Wa
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, CAPACITY, SEED, STOP = 3, 6, 18, 5, 3
 STRATEGIES = {
     "agem": lambda: Agem(4),
+    "bic": lambda: Bic(held_out=0.5),
     "der": lambda: Der(4, alpha=0.5),
     "derpp": lambda: Derpp(4, 0.5, 0.5, distillation_batch_size=3, distill_from=2),
     "er": lambda: Er(4, weighting="by_task"),
@@ -54,10 +57,11 @@ STRATEGIES = {
     "lwf in its warm-up": lambda: Lwf(warmup_steps=STOP + 2),
     "scratch": lambda: Scratch(),
     "si": lambda: Si(0.5, 0.1),
+    "wa": lambda: Wa(),
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
-WITH_STATE = ["derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "si"]
+WITH_STATE = ["bic", "derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "si", "wa"]
 
 
 def task(number: int) -> Rows:
