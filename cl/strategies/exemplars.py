@@ -85,11 +85,7 @@ class ExemplarStrategy(Strategy):
 
     def features_of(self, images: torch.Tensor) -> torch.Tensor:
         """[B, D] of transformed images, each of length 1."""
-        entered = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-        self.model(images)
-        hook.remove()
-        return F.normalize(entered[0].flatten(1).float())
+        return directions(self.model, self.head, images)
 
     @property
     def nbytes(self) -> int:
@@ -109,6 +105,15 @@ class ExemplarStrategy(Strategy):
         super().load_state_dict(state)
         self.teacher = loaded_teacher(self.model, state["teacher"])
         self.exemplars = {label: Rows(columns).to(self.updater.device) for label, columns in state["exemplars"].items()}
+
+
+def directions(model: nn.Module, head: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """[B, D] of length 1: what enters the last layer of a network for transformed images."""
+    entered = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    model(images)
+    hook.remove()
+    return F.normalize(entered[0].flatten(1).float())
 
 
 def herding(features: torch.Tensor, count: int) -> torch.Tensor:

@@ -48,6 +48,7 @@ BY_HAND = {
     "si": (NEW, NEW, 0, 2 * NETWORK),
     "lwf": (NEW + NEW // 2, NEW, 0, 0),  # the network before the second task is asked about its samples
     "wa": (NEW + NEW // 2 + 723 + 719, NEW, 10 * 2 * ROW, 0),  # the features of the samples, for herding
+    "lucir": (NEW + NEW // 2 + 723 + 719, NEW, 10 * 2 * ROW, 4),  # and the scale
     # and the outputs of what is held out of the second task; the last layer without the correction, 8 features
     "bic": (NEW + NEW // 2 + 723 + 719 + 10, NEW, 10 * 2 * ROW, 4 * 10 * (8 + 1)),
     "icarl": (NEW + NEW // 2 + HERDED, NEW, 10 * 2 * ROW, 4 * 10 * 8),  # a mean of 8 features for each class

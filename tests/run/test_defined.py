@@ -27,6 +27,7 @@ DECLARED = [
     (("icarl",), "class", True),
     (("wa",), "class", True),
     (("bic",), "class", True),
+    (("lucir",), "class", True),
     (("ewc",), "class task domain", True),
     (("si",), "class task domain", True),
     (("lwf",), "class task domain", True),

@@ -45,6 +45,7 @@ STRATEGIES = {
     "lwf": ["strategy.warmup_steps=5"],
     "gdumb": [],
     "icarl": [],
+    "lucir": ["strategy.scale=5"],
     "wa": ["model_state=reset"],
     "bic": ["strategy.held_out=0.5", "gradient_accumulation_steps=2", "batch_size=2"],
     "scratch": [],

@@ -30,6 +30,7 @@ from cl.strategies.gdumb import Gdumb
 from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
 from cl.strategies.joint import Joint
+from cl.strategies.lucir import Lucir
 from cl.strategies.lwf import Lwf
 from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
@@ -53,6 +54,7 @@ STRATEGIES = {
     "independent": lambda: Independent(),
     "independent previous": lambda: Independent(init="previous"),
     "joint": lambda: Joint(),
+    "lucir": lambda: Lucir(),
     "lwf": lambda: Lwf(weighting="by_task"),
     "lwf in its warm-up": lambda: Lwf(warmup_steps=STOP + 2),
     "scratch": lambda: Scratch(),
@@ -61,7 +63,7 @@ STRATEGIES = {
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
-WITH_STATE = ["bic", "derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "si", "wa"]
+WITH_STATE = ["bic", "derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lucir", "lwf", "lwf in its warm-up", "si", "wa"]
 
 
 def task(number: int) -> Rows:

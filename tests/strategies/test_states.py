@@ -15,7 +15,7 @@ from cl.run.trainer import Trainer
 
 STRATEGIES = [
     "agem", "bic", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "fdr", "finetune", "gdumb", "icarl",
-    "independent", "lwf", "scratch", "si", "wa",
+    "independent", "lucir", "lwf", "scratch", "si", "wa",
 ]  # fmt: skip
 FROM_SCRATCH = ("gdumb", "independent", "scratch")  # whatever the options say
 STATES = {
@@ -82,7 +82,7 @@ def test_teachers_anchors_and_starts(compose_config, monkeypatch, strategy, stat
         assert same(before["weights"][:last], (initial if begins_anew else ends[stage - 1])[:last])
         fresh = stage == 0 or strategy in FROM_SCRATCH or state in ("reset", "epoch")
         assert (before["optimizer"] == 0) == fresh  # momentum of the task before
-        if strategy in ("lwf", "icarl", "bic", "wa"):
+        if strategy in ("lwf", "icarl", "bic", "lucir", "wa"):
             assert (before["teacher"] is None) == (stage == 0)
             assert stage == 0 or same(before["teacher"], ends[stage - 1])
         if strategy in ("ewc", "si"):
