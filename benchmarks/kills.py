@@ -70,7 +70,7 @@ def streamed(name: str, *words: str) -> Case:
 
 CASES = (
     *(alone(name, f"strategy={name}") for name in (
-        "er", "der", "derpp", "er_ace", "agem", "ewc", "si", "lwf", "gdumb", "icarl", "fdr", "wa", "bic", "lucir", "joint", "finetune", "scratch",
+        "er", "der", "derpp", "er_ace", "agem", "ewc", "si", "lwf", "gdumb", "icarl", "fdr", "gss", "wa", "bic", "lucir", "joint", "finetune", "scratch",
         "independent",
     )),
     alone("er in time", "strategy=er", "checkpoint.every=0.2s"),

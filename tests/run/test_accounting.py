@@ -29,7 +29,7 @@ DRAWN, AGEM = 5 * 4, 3 * 4
 HERDED = 723 + 5 * 4 + 719 + 10 * 2
 OPTIONS = {"ewc": ["strategy.fisher_samples=7"]}
 DRAW = "strategy.replay_batch_size=4"
-OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem", "fdr"), [DRAW])
+OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem", "fdr", "gss"), [DRAW])
 # Forward and backward passes; bytes of samples and of statistics.
 BY_HAND = {
     "finetune": (NEW, NEW, 0, 0),
@@ -43,6 +43,8 @@ BY_HAND = {
     "agem": (NEW + AGEM, NEW + AGEM, 20 * ROW, 0),
     # Filled as A-GEM's memory; then the records of the task (of the second 11) are asked for their outputs.
     "fdr": (NEW + AGEM + 20 + 11, NEW + AGEM, 20 * (ROW + 4 * 10), 0),
+    # Each step but the first scores its 10 new samples with 10 stored ones, and each record has a score.
+    "gss": (NEW + DRAWN + 5 * 20, NEW + DRAWN + 5 * 20, 20 * ROW, 20 * 8),
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors
     "si": (NEW, NEW, 0, 2 * NETWORK),

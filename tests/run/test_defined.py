@@ -23,6 +23,7 @@ DECLARED = [
     (("derpp", "strategy.distill_from=2"), "class task domain", True),
     (("fdr",), "class task domain", True),
     (("er_ace",), "class task", False),
+    (("gss",), "class task domain", False),
     (("gdumb",), "class task domain", False),
     (("icarl",), "class", True),
     (("wa",), "class", True),

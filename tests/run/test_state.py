@@ -44,6 +44,7 @@ STRATEGIES = {
     "si": [],
     "lwf": ["strategy.warmup_steps=5"],
     "gdumb": [],
+    "gss": ["strategy.replay_batch_size=2", "dataset.stream=true", "mixing.mixup=0.5"],
     "icarl": [],
     "lucir": ["strategy.scale=5"],
     "wa": ["model_state=reset"],

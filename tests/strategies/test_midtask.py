@@ -27,6 +27,7 @@ from cl.strategies.ewc import Ewc
 from cl.strategies.fdr import Fdr
 from cl.strategies.finetune import Finetune
 from cl.strategies.gdumb import Gdumb
+from cl.strategies.gss import Gss
 from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
 from cl.strategies.joint import Joint
@@ -50,6 +51,7 @@ STRATEGIES = {
     "fdr": lambda: Fdr(4),
     "finetune": lambda: Finetune(),
     "gdumb": lambda: Gdumb(),
+    "gss": lambda: Gss(4, compared=3),
     "icarl": lambda: Icarl(),
     "independent": lambda: Independent(),
     "independent previous": lambda: Independent(init="previous"),
@@ -63,7 +65,21 @@ STRATEGIES = {
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
-WITH_STATE = ["bic", "derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lucir", "lwf", "lwf in its warm-up", "si", "wa"]
+WITH_STATE = [
+    "bic",
+    "derpp",
+    "er",
+    "er_ace",
+    "ewc",
+    "gdumb",
+    "gss",
+    "icarl",
+    "lucir",
+    "lwf",
+    "lwf in its warm-up",
+    "si",
+    "wa",
+]
 
 
 def task(number: int) -> Rows:
