@@ -76,6 +76,7 @@ class Copy(Protocol):
 class ReplayBuffer(ABC):
     """A memory of past samples."""
 
+    fields: Sequence[Field]  # the columns of a record
     serves_ranks = False  # whether it is one memory over several ranks
     wait_seconds = 0.0  # how long the caller has waited for draws
 

@@ -76,6 +76,11 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
             f"ema={config['ema']} tests the network with averaged weights, and {name} tests something else than its "
             "network: set ema=null"
         )
+    if config["ema"] is not None and strategy.changes_network:
+        raise ValueError(
+            f"ema={config['ema']} tests the network with averaged weights, and {name} corrects its own network after "
+            "each task: set ema=null"
+        )
     mixes = any(config["mixing"].values())
     if mixes and (scenario.targets or not strategy.mixable):
         raise ValueError(

@@ -36,6 +36,7 @@ class Strategy:
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
     uses_buffer = False  # whether it stores them in the replay memory
     changes_gradients = False  # whether `adjust_gradients` does anything
+    changes_network = False  # whether `after_task` changes the network, so that an average of weights is another one
     starts_anew = False  # whether a stage starts from weights that do not come from the stage before
     keeps_weights = ""  # the option for which a stage starts from weights of those before it, if there is one
     needs_start = ""  # for a method whose stages start from weights that it is given: what to say where there are none

@@ -16,8 +16,8 @@ from cl.run import experiment
 
 ENGINE = "torchrun" if importlib.util.find_spec("horovod") is None else "horovod"
 # One memory for all ranks is another one than that of one process, unless all of it is drawn.
-EXACT = ["agem", "ewc", "icarl", "lwf", "mas", "ncm", "si", "slda"]
-WITH_OTHER_DRAWS = ["der", "er_ace", "gdumb", "scr"]
+EXACT = ["agem", "bic", "ewc", "icarl", "lucir", "lwf", "mas", "ncm", "si", "slda", "wa"]
+WITH_OTHER_DRAWS = ["der", "er_ace", "fdr", "gdumb", "gss", "scr"]
 WORDS = (
     "scenario=class2", "epochs=1", "backbone.hidden=[32]", "optimizer.lr=0.02", "buffer.capacity=20", "progress=false",
     "pictures=[]",

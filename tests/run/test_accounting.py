@@ -30,7 +30,7 @@ HERDED = 723 + 5 * 4 + 719 + 10 * 2
 OPTIONS = {"ewc": ["strategy.fisher_samples=7"], "ranpac": ["strategy.num_features=16"]}
 DRAW = "strategy.replay_batch_size=4"
 OPTIONS["scr"] = [DRAW, "strategy.projection_hidden=4", "strategy.projection_dim=3"]
-OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem"), [DRAW])
+OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem", "fdr", "gss"), [DRAW])
 # Forward and backward passes; bytes of samples and of statistics.
 BY_HAND = {
     "finetune": (NEW, NEW, 0, 0),
@@ -42,10 +42,18 @@ BY_HAND = {
     "der": (NEW + DRAWN, NEW + DRAWN, 20 * (ROW + 4 * 10), 0),  # with logits
     "derpp": (NEW + 2 * DRAWN, NEW + 2 * DRAWN, 20 * (ROW + 4 * 10), 0),
     "agem": (NEW + AGEM, NEW + AGEM, 20 * ROW, 0),
+    # Filled as A-GEM's memory; then the records of the task (of the second 11) are asked for their outputs.
+    "fdr": (NEW + AGEM + 20 + 11, NEW + AGEM, 20 * (ROW + 4 * 10), 0),
+    # Each step but the first scores its 10 new samples with 10 stored ones, and each record has a score.
+    "gss": (NEW + DRAWN + 5 * 20, NEW + DRAWN + 5 * 20, 20 * ROW, 20 * 8),
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors
     "si": (NEW, NEW, 0, 2 * NETWORK),
     "lwf": (NEW + NEW // 2, NEW, 0, 0),  # the network before the second task is asked about its samples
+    "wa": (NEW + NEW // 2 + 723 + 719, NEW, 10 * 2 * ROW, 0),  # the features of the samples, for herding
+    "lucir": (NEW + NEW // 2 + 723 + 719, NEW, 10 * 2 * ROW, 4),  # and the scale
+    # and the outputs of what is held out of the second task; the last layer without the correction, 8 features
+    "bic": (NEW + NEW // 2 + 723 + 719 + 10, NEW, 10 * 2 * ROW, 4 * 10 * (8 + 1)),
     "icarl": (NEW + NEW // 2 + HERDED, NEW, 10 * 2 * ROW, 4 * 10 * 8),  # a mean of 8 features for each class
     # Every sample once, whatever steps say; numbers of 8 bytes: samples and features by class, products of features.
     "ncm": (ALL, 0, 0, 8 * (10 + 10 * 8)),

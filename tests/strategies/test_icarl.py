@@ -2,20 +2,13 @@
 
 import pytest
 import torch
+from exemplar_toys import OUTPUTS, STAGES, network, task
 from torch import nn
 from toys import batch, ready, samples
 
-from cl.data.rows import Rows
-from cl.scenarios.outputs import TaskOutputs
+from cl.strategies.exemplars import herding
 from cl.strategies.head import last_layer
-from cl.strategies.icarl import Icarl, herding
-
-STAGES, OUTPUTS = [[0], [1]], TaskOutputs(4, [range(0, 2), range(2, 4)])
-
-
-def network() -> nn.Module:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))
+from cl.strategies.icarl import Icarl
 
 
 def icarl(capacity=8, lr=0.0):
@@ -59,12 +52,6 @@ def test_loss_adds_up_over_the_classes_seen_so_far():
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     loss.backward()
     assert strategy.model[3].weight.grad[2:].abs().sum() == 0
-
-
-def task(first_label: int, count: int = 10) -> Rows:
-    generator = torch.Generator().manual_seed(first_label)
-    pixels = torch.randint(0, 256, (2 * count, 2), generator=generator).tolist()
-    return samples(pixels, [first_label] * count + [first_label + 1] * count, task=first_label // 2)
 
 
 def test_exemplars_share_the_capacity_and_the_best_stay():

@@ -17,17 +17,21 @@ from cl.distributed.comm import Comm, ReduceOptions
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.updater import Updater
 from cl.strategies.agem import Agem
+from cl.strategies.bic import Bic
 from cl.strategies.context import StrategyContext
 from cl.strategies.der import Der
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
 from cl.strategies.er_ace import ErAce
 from cl.strategies.ewc import Ewc
+from cl.strategies.fdr import Fdr
 from cl.strategies.finetune import Finetune
 from cl.strategies.gdumb import Gdumb
+from cl.strategies.gss import Gss
 from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
 from cl.strategies.joint import Joint
+from cl.strategies.lucir import Lucir
 from cl.strategies.lwf import Lwf
 from cl.strategies.mas import Mas
 from cl.strategies.ncm import Ncm
@@ -36,23 +40,28 @@ from cl.strategies.scr import Scr
 from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
 from cl.strategies.slda import Slda
+from cl.strategies.wa import Wa
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, CAPACITY, SEED, STOP = 3, 6, 18, 5, 3
 STRATEGIES = {
     "agem": lambda: Agem(4),
+    "bic": lambda: Bic(held_out=0.5),
     "der": lambda: Der(4, alpha=0.5),
     "derpp": lambda: Derpp(4, 0.5, 0.5, distillation_batch_size=3, distill_from=2),
     "er": lambda: Er(4, weighting="by_task"),
     "er task_end": lambda: Er(4, filling="task_end", replay_from=2),
     "er_ace": lambda: ErAce(4),
     "ewc": lambda: Ewc(3.0, anchors="separate"),
+    "fdr": lambda: Fdr(4),
     "finetune": lambda: Finetune(),
     "gdumb": lambda: Gdumb(),
+    "gss": lambda: Gss(4, compared=3),
     "icarl": lambda: Icarl(),
     "independent": lambda: Independent(),
     "independent previous": lambda: Independent(init="previous"),
     "joint": lambda: Joint(),
+    "lucir": lambda: Lucir(),
     "lwf": lambda: Lwf(weighting="by_task"),
     "lwf in its warm-up": lambda: Lwf(warmup_steps=STOP + 2),
     "mas": lambda: Mas(3.0),
@@ -62,10 +71,14 @@ STRATEGIES = {
     "scr": lambda: Scr(4, projection_dim=3),
     "si": lambda: Si(0.5, 0.1),
     "slda": lambda: Slda(),
+    "wa": lambda: Wa(),
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
-WITH_STATE = ["derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "mas", "scr", "si"]
+WITH_STATE = [
+    "bic", "derpp", "er", "er_ace", "ewc", "gdumb", "gss", "icarl", "lucir", "lwf", "lwf in its warm-up", "mas",
+    "scr", "si", "wa",
+]  # fmt: skip
 
 
 def task(number: int) -> Rows:
