@@ -70,8 +70,8 @@ def streamed(name: str, *words: str) -> Case:
 
 CASES = (
     *(alone(name, f"strategy={name}") for name in (
-        "er", "der", "derpp", "er_ace", "agem", "ewc", "si", "lwf", "gdumb", "icarl", "fdr", "gss", "wa", "bic", "lucir",
-        "scr", "mas", "ncm", "slda", "ranpac", "joint", "finetune", "scratch", "independent",
+        "er", "der", "derpp", "er_ace", "agem", "ewc", "si", "lwf", "gdumb", "icarl", "fdr", "gss", "wa", "bic",
+        "lucir", "scr", "mas", "ncm", "slda", "ranpac", "joint", "finetune", "scratch", "independent",
     )),
     alone("er in time", "strategy=er", "checkpoint.every=0.2s"),
     alone("er with pictures", "strategy=er", "pictures=[png]"),
