@@ -100,9 +100,11 @@ class MergeContext:
             fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
         return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
+    def labelled(self, tasks: Sequence[int], per_task: int | None, trained: bool = True) -> Rows:
         """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
-        return self._samples(tasks, per_task, labelled=True)
+        samples = self._samples(tasks, per_task, labelled=True)
+        self.history.labelled_samples += 0 if trained else len(samples)
+        return samples
 
     def _samples(self, tasks: Sequence[int], per_task: int | None, labelled: bool) -> Rows:
         """The samples, or with `labelled` False those whose images alone are used."""

@@ -73,8 +73,11 @@ class Context(Protocol):
     network: nn.Module  # scratch network of the models' architecture; a fusion may change its weights
     sample_shape: tuple[int, int, int]  # (C, H, W) of an image
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
-        """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
+    def labelled(self, tasks: Sequence[int], per_task: int | None, trained: bool = True) -> Rows:
+        """Training samples of the tasks: `per_task` random ones of each, or all if it is None.
+
+        `trained`: whether `train` is called with them, which counts them; otherwise they are counted here.
+        """
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
         """About `count` training images [N, C, H, W] of the tasks in random order, as the network takes them.
