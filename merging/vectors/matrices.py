@@ -15,11 +15,11 @@ class MatrixFusion(WeightFusion):
     """theta_0 + scale tau, where tau of a layer is a function of the matrices Delta_i = theta_i - theta_0 of the layer.
 
     The layers are the weights of linear layers, and those of convolutions as matrices [outputs, everything else]. For
-    all other weights tau is the mean of the task vectors. With running=true each step merges two: the merge so far
-    (before `scale`) and the next model.
+    all other weights tau is the mean of the task vectors, and in these alone the models' weights have a say. With
+    running=true each step merges two: the merge so far (before `scale`) and the next model.
     """
 
-    uses_weights, needs_initial = False, True
+    needs_initial = True
     method: str  # its name, for errors
     scale: float
 
@@ -36,7 +36,7 @@ class MatrixFusion(WeightFusion):
             if name in matrices:
                 step = self.merged([each.flatten(1) for each in moved]).view_as(first)
             else:
-                step = sum(weight * each for weight, each in zip(even(models), moved))
+                step = sum(weight * each for weight, each in zip(models.weights, moved))
             result[name] = (first + self.scale * step).to(start[name].dtype)
         return {name: result[name] for name in models.states[0]}
 
@@ -44,9 +44,3 @@ class MatrixFusion(WeightFusion):
 def matrices_of(network: nn.Module) -> set[str]:
     """The names of the weights of linear layers and convolutions."""
     return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, MATRICES)}
-
-
-def even(models: Models) -> list[float]:
-    """Equal weights of all models; an earlier merge counts as often as models were merged into it."""
-    counts = [models.merged if models.merged and not number else 1 for number in range(len(models.states))]
-    return [count / sum(counts) for count in counts]

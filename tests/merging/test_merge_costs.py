@@ -50,6 +50,9 @@ BY_HAND = {
     "dare": ([], NOTHING, (NETWORK, 0, 0)),
     "magmax": ([], NOTHING, (NETWORK, 0, 0)),
     "opcm": ([], NOTHING, (NETWORK, 0, 0)),
+    "wudi": ([], NOTHING, (NETWORK, 0, 0)),
+    "tsvm": ([], NOTHING, (NETWORK, 0, 0)),
+    "iso_c": ([], NOTHING, (NETWORK, 0, 0)),
     # the second network and the first, to which it is moved, are shown three images of each task
     "ot": (["fusion.cost=activations", "fusion.samples=6", "fusion.anchor=first"], (0, 0, 12, 0), (0, 6 * PIXELS, 0)),
     "regmean": (["fusion.samples_per_task=5"], (0, 0, 10, 0), (0, 0, 2 * GRAMS)),
@@ -108,6 +111,11 @@ CASES = {
                        (40 - TRAINED, 40 - TRAINED, 0, 0), (1, 0, 40 * ROW, 0)),
     "barycentre": (["fusion=ot", "fusion.cost=activations", "fusion.samples=6", "fusion.anchor=barycentre",
                     "fusion.rounds=1"], (0, 0, 12, 0), (2, 0, 6 * PIXELS, 0)),
+    # thirty scales on five samples of each task
+    "scale": (["fusion=ties", "fusion.scale=search", "fusion.samples_per_task=5"],
+              (300, 0, 0, 0), (2, NETWORK, 10 * ROW, 0)),
+    "running scale": (["fusion=wudi", "fusion.scale=search", "fusion.samples_per_task=5", "running=true"],
+                      (150 + 300, 0, 0, 0), (2, NETWORK, 10 * ROW, 8)),
     # running: the merge after the first task is of one network; what it is shown again has to be kept as images
     "running": (["fusion=avg", "running=true", *FINETUNED], (80, 80, 0, 0), (2, 0, 20 * ROW, 0)),
     "running regmean": (["fusion=regmean", "fusion.samples_per_task=5", "running=true"],

@@ -256,7 +256,7 @@ MISTAKES = [
     (["checkpoints=[{a},{b},{a}]", "fusion=slerp"], "fusion=slerp merges 2 networks, got 3"),
     *(
         ([f"fusion={name}", "strategy.init=independent"], f"fusion={name} needs models that .* a common init")
-        for name in ("ties", "dare", "magmax", "opcm", "task_arithmetic")
+        for name in ("ties", "dare", "magmax", "opcm", "task_arithmetic", "wudi", "tsvm", "iso_c")
     ),
     (["run={other_inits}", "fusion=magmax"], "fusion=magmax needs models that were trained from a common init"),
     *(
