@@ -53,6 +53,9 @@ BY_HAND = {
     "wudi": ([], NOTHING, (NETWORK, 0, 0)),
     "tsvm": ([], NOTHING, (NETWORK, 0, 0)),
     "iso_c": ([], NOTHING, (NETWORK, 0, 0)),
+    "model_stock": ([], NOTHING, (NETWORK, 0, 0)),
+    # both networks and their mean on five samples of each task
+    "soup": (["fusion.samples_per_task=5"], (30, 0, 0, 0), (0, 10 * ROW, 0)),
     # the second network and the first, to which it is moved, are shown three images of each task
     "ot": (["fusion.cost=activations", "fusion.samples=6", "fusion.anchor=first"], (0, 0, 12, 0), (0, 6 * PIXELS, 0)),
     "regmean": (["fusion.samples_per_task=5"], (0, 0, 10, 0), (0, 0, 2 * GRAMS)),
