@@ -88,6 +88,7 @@ def outputs(fusion, models: Models) -> torch.Tensor:
 VARIANTS = [(name, ()) for name in FUSIONS] + [
     ("task_arithmetic", ("fusion.scale=0.5",)), ("dare", ("fusion.scale=0.5",)), ("dare", ("fusion.then=ties",)),
     ("ot", ("fusion.cost=activations",)), ("curve", ("fusion.start=average",)),
+    ("slerp", ("fusion.t=0.3",)), ("regmean", ("fusion.bias=true",)),
 ]  # fmt: skip
 
 

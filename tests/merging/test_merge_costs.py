@@ -114,6 +114,8 @@ CASES = {
                        (40 - TRAINED, 40 - TRAINED, 0, 0), (1, 0, 40 * ROW, 0)),
     "barycentre": (["fusion=ot", "fusion.cost=activations", "fusion.samples=6", "fusion.anchor=barycentre",
                     "fusion.rounds=1"], (0, 0, 12, 0), (2, 0, 6 * PIXELS, 0)),
+    "bias": (["fusion=regmean", "fusion.samples_per_task=5", "fusion.bias=true"],
+             (0, 0, 10, 0), (2, 0, 0, 2 * 8 * (65 * 65 + 9 * 9))),
     # thirty scales on five samples of each task
     "scale": (["fusion=ties", "fusion.scale=search", "fusion.samples_per_task=5"],
               (300, 0, 0, 0), (2, NETWORK, 10 * ROW, 0)),
