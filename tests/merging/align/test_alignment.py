@@ -34,6 +34,26 @@ class Convolutions(nn.Module):
         return self.fc2(torch.flatten(torch.tanh(self.fc1(x.view(x.size(0), -1))), 1))
 
 
+class Normalised(nn.Module):
+    """Layer norm with the channels first and last, and scales of channels as ConvNeXt has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.all = nn.Conv2d(1, 6, 3), nn.GroupNorm(1, 6)
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 10), nn.Linear(10, 6)
+        self.gamma = nn.Parameter(torch.rand(6))
+        self.beta = nn.Parameter(torch.rand(6))
+        self.wide, self.after, self.last = nn.Linear(6 * 9, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.all(self.conv(x))
+        y = self.norm(x.permute(0, 2, 3, 1))
+        y = self.down(self.up(y).relu()) + self.beta
+        x = x + y.permute(0, 3, 1, 2).mul(self.gamma.reshape(1, -1, 1, 1))
+        x = self.after(self.wide(nn.functional.max_pool2d(x, 2).flatten(1)))
+        return self.last(x.relu())
+
+
 def timm_network(name: str) -> nn.Module:
     return timm.create_model(name, num_classes=5, in_chans=1)
 
@@ -42,6 +62,8 @@ NETWORKS = {
     "mlp": (lambda: mlp((1, 8, 8), 4, [12, 9]), (1, 8, 8)),
     "mlp without biases": (lambda: mlp((1, 8, 8), 4, [12, 9], bias=False), (1, 8, 8)),
     "convolutions": (Convolutions, (1, 8, 8)),
+    "layer norm": (Normalised, (1, 8, 8)),
+    "convnext": (lambda: timm_network("test_convnext2"), (1, 32, 32)),
     "resnet": (lambda: timm_network("test_resnet"), (1, 32, 32)),
     "mobilenet": (lambda: timm_network("test_efficientnet"), (1, 32, 32)),
 }
@@ -50,10 +72,12 @@ NETWORKS = {
 def network(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     made, shape = NETWORKS[name][0](), NETWORKS[name][1]
-    for module in made.modules():  # no channel of batch-norm is like another
-        if isinstance(module, nn.BatchNorm2d):
+    for module in made.modules():  # no channel of a normalisation is like another
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
+        if isinstance(getattr(module, "gamma", None), nn.Parameter):
+            nn.init.uniform_(module.gamma, 0.5, 1.5)
     made.train()(torch.randn(16, *shape))
     return made.eval()
 
@@ -125,6 +149,52 @@ def test_groups_follow_residual_connections_and_depthwise_convolutions():
     assert {("conv1.weight", 0, 1), ("conv3.weight", 0, 1), ("conv3.bias", 0, 1), ("norm1.running_var", 0, 1)} < of_stem
     assert {("conv2.weight", 1, 1), ("depthwise.weight", 0, 2), ("fc1.weight", 1, 18)} < of_stem
     assert not any(name.startswith("fc2") and dim == 0 for name, dim, _ in of_stem)
+
+
+def test_groups_follow_layer_norm_and_permuted_axes():
+    groups = trace(network("layer norm"), (1, 8, 8)).groups
+    assert [group.size for group in groups] == [6, 10, 8]
+    of_stem = {(axis.name, axis.dim, axis.repeat) for axis in groups[0].axes}
+    assert {
+        (f"{name}.{part}", 0, 1) for name in ("all", "norm", "conv", "down") for part in ("weight", "bias")
+    } < of_stem
+    assert {("gamma", 0, 1), ("beta", 0, 1), ("up.weight", 1, 1), ("wide.weight", 1, 9)} < of_stem
+
+
+class Over(nn.Module):
+    """What is done to a picture's channels that have come last, before the outputs."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.conv, self.part, self.fc = nn.Conv2d(1, 6, 3), part, nn.Linear(6 * 36, 4)
+
+    def forward(self, x):
+        return self.fc(self.part(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "part", [nn.MaxPool2d(3, 1, 1), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.GroupNorm(1, 6), nn.LayerNorm((6, 6))]
+)
+def test_layers_that_mix_or_normalise_other_axes_have_no_rule(part):
+    with pytest.raises(ValueError, match="neurons cannot be aligned through part"):
+        trace(Over(part), (1, 8, 8))
+    assert trace(Over(nn.ReLU()), (1, 8, 8)).groups[0].size == 6
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_layer_norm_over_places_and_scales_of_places_have_no_rule(axis):
+    class Places(Over):
+        def __init__(self):
+            super().__init__(nn.LayerNorm(6))
+            self.scale = nn.Parameter(torch.rand(6))
+
+        def forward(self, x):
+            x = self.conv(x)
+            x = self.part(x) if axis == 3 else x * self.scale.reshape(1, 1, -1, 1)
+            return self.fc(x.flatten(1))
+
+    with pytest.raises(ValueError, match="neurons cannot be aligned through"):
+        trace(Places(), (1, 8, 8))
 
 
 METHODS = {
@@ -255,7 +325,7 @@ def distance(first: dict, second: dict) -> float:
     "name, shape, layer",
     [
         ("test_vit", (1, 160, 160), "VisionTransformer"),
-        ("test_convnext", (1, 64, 64), "stem.1"),
+        ("test_mambaout", (1, 64, 64), "stages.0.blocks.0 .split."),
         ("densenet121", (1, 32, 32), "cat"),
         ("resnext50_32x4d", (1, 32, 32), "layer1.0.conv2 .a convolution in 32 groups"),
     ],

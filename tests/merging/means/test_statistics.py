@@ -108,7 +108,8 @@ def test_regmean_with_bias_is_the_least_squares_fit_with_a_constant():
     given, around = models(1, 2), Context()
     merged = RegMean(samples_per_task=60, shrink=1.0, bias=True)(given, around)
     plain = RegMean(samples_per_task=60, shrink=1.0)(given, around)
-    for name, rows in (("0", lambda network, x: patches_of(x)), ("4", lambda network, x: nn.Sequential(*list(network)[:4])(x))):
+    of_convolution, of_linear = lambda _, x: patches_of(x), lambda network, x: nn.Sequential(*list(network)[:4])(x)
+    for name, rows in (("0", of_convolution), ("4", of_linear)):
         inputs, targets = [], []
         for task, state in enumerate(given.states):
             network = Net(0).eval()
