@@ -116,6 +116,8 @@ CASES = {
                     "fusion.rounds=1"], (0, 0, 12, 0), (2, 0, 6 * PIXELS, 0)),
     "bias": (["fusion=regmean", "fusion.samples_per_task=5", "fusion.bias=true"],
              (0, 0, 10, 0), (2, 0, 0, 2 * 8 * (65 * 65 + 9 * 9))),
+    # both networks and their mean on three images of each task
+    "repair": (["fusion=rebasin", "fusion.repair=6"], (0, 0, 18, 0), (2, 0, 6 * PIXELS, 0)),
     # thirty scales on five samples of each task
     "scale": (["fusion=ties", "fusion.scale=search", "fusion.samples_per_task=5"],
               (300, 0, 0, 0), (2, NETWORK, 10 * ROW, 0)),
