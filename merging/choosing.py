@@ -1,9 +1,13 @@
-"""How fusions choose among results: by the accuracy on labelled training samples of all tasks."""
+"""Samples that are chosen, and how fusions choose among results: by the accuracy on labelled training samples."""
 
 import copy
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
+import torch
+
+from cl.data.rows import Rows
 from merging.fusion import Context, Models, State
 
 
@@ -33,3 +37,8 @@ class Judge:
         self.context.recalibrate_batch_norm(self.network, self.tasks)
         loss, accuracy = self.context.score(self.network, self.samples)
         return Score(accuracy, -loss)
+
+
+def taken(samples: Rows, order: np.ndarray) -> Rows:
+    """The samples at these places, in this order."""
+    return samples.part(torch.from_numpy(order).to(samples.y.device))

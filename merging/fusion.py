@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cl.data.rows import Rows
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Schedule
 
 State = dict[str, torch.Tensor]
@@ -72,6 +73,7 @@ class Context(Protocol):
 
     network: nn.Module  # scratch network of the models' architecture; a fusion may change its weights
     sample_shape: tuple[int, int, int]  # (C, H, W) of an image
+    outputs: TaskOutputs  # which outputs belong to each task, and whether tests know the task
 
     def labelled(self, tasks: Sequence[int], per_task: int | None, trained: bool = True) -> Rows:
         """Training samples of the tasks: `per_task` random ones of each, or all if it is None.
@@ -93,6 +95,9 @@ class Context(Protocol):
 
         `schedule`: the learning rate schedule, None for the run's.
         """
+
+    def stepped(self, steps: int) -> None:
+        """Count gradient steps that the fusion takes by itself."""
 
     def testing(self, tasks: Sequence[int]) -> Rows:
         """The test samples of the tasks, each once."""

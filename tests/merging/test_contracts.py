@@ -1,6 +1,6 @@
 """What holds for every fusion: whether weights have a say, one model at a time; and what RegMean's layers read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import timm
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
 from cl.build import build
+from cl.scenarios.outputs import TaskOutputs
 from merging import run
 from merging.checks import check_options
 from merging.fusion import Models, WeightFusion
@@ -36,6 +37,13 @@ class Context:
 
     network: nn.Module
     sample_shape: tuple = (1, 3, 3)
+    outputs: TaskOutputs = field(default_factory=lambda: TaskOutputs(4))
+
+    def progress(self, _, items):
+        return items
+
+    def stepped(self, _):
+        pass
 
     def images(self, tasks, count):
         return torch.randn(40, *self.sample_shape, generator=torch.Generator().manual_seed(sum(tasks)))
@@ -93,7 +101,8 @@ VARIANTS = [(name, ()) for name in FUSIONS] + [
 
 
 def words(name: str, overrides: tuple) -> list[str]:
-    return [*overrides, *(("fusion.points=0", "fusion.plane=0") if name == "curve" else ())]
+    quick = {"curve": ("fusion.points=0", "fusion.plane=0"), "adamerging": ("fusion.steps=5",)}
+    return [*overrides, *quick.get(name, ())]
 
 
 @pytest.mark.parametrize("name, overrides", VARIANTS)

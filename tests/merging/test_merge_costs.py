@@ -56,6 +56,12 @@ BY_HAND = {
     "model_stock": ([], NOTHING, (NETWORK, 0, 0)),
     # both networks and their mean on five samples of each task
     "soup": (["fusion.samples_per_task=5"], (30, 0, 0, 0), (0, 10 * ROW, 0)),
+    # three steps on two images of each task
+    "adamerging": (
+        ["fusion.samples_per_task=5", "fusion.steps=3", "fusion.batch=2"],
+        (0, 0, 12, 12),
+        (NETWORK, 10 * PIXELS, 0),
+    ),
     # the second network and the first, to which it is moved, are shown three images of each task
     "ot": (["fusion.cost=activations", "fusion.samples=6", "fusion.anchor=first"], (0, 0, 12, 0), (0, 6 * PIXELS, 0)),
     "regmean": (["fusion.samples_per_task=5"], (0, 0, 10, 0), (0, 0, 2 * GRAMS)),
@@ -93,6 +99,7 @@ def test_passes_and_bytes_of_every_fusion(results_of, fusion):
     assert content["flops"] == 2 * (forward * products + backward * (products + 8 * 10))
     alone = max(0, passes[0]) + passes[2] + 2 * (max(0, passes[1]) + passes[3])
     assert content["merge_passes"] == pytest.approx(alone / 3)
+    assert content["merge_gradient_steps"] == {"curve": 8, "adamerging": 3}.get(fusion, 0)
 
 
 FINETUNED = ["finetune_samples=20", "finetune_epochs=2"]

@@ -256,12 +256,14 @@ MISTAKES = [
     (["checkpoints=[{a},{b},{a}]", "fusion=slerp"], "fusion=slerp merges 2 networks, got 3"),
     *(
         ([f"fusion={name}", "strategy.init=independent"], f"fusion={name} needs models that .* a common init")
-        for name in ("ties", "dare", "magmax", "opcm", "task_arithmetic", "wudi", "tsvm", "iso_c", "model_stock")
+        for name in (
+            "ties", "dare", "magmax", "opcm", "task_arithmetic", "wudi", "tsvm", "iso_c", "model_stock", "adamerging",
+        )
     ),
     (["run={other_inits}", "fusion=magmax"], "fusion=magmax needs models that were trained from a common init"),
     *(
         ([f"fusion={name}", "weighting=samples"], f"weighting=samples has no effect on fusion={name}")
-        for name in ("ties", "magmax", "opcm", "curve", "soup")
+        for name in ("ties", "magmax", "opcm", "curve", "soup", "adamerging")
     ),
     (["fusion=dare", "fusion.then=ties", "weighting=samples"], "has no effect on fusion=dare"),
     (["fusion=dare", "fusion.scale=0.5", "weighting=samples"], "no effect on fusion=dare with these options"),
