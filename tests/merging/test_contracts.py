@@ -132,7 +132,7 @@ def test_one_model_at_a_time_gives_what_all_at_once_give(name, overrides, compos
         assert torch.allclose(value, expected[key], atol=2e-6), key
 
 
-@pytest.mark.parametrize("name", [name for name in FUSIONS if name not in {n for n, _ in EXACT} | {"ensemble"}])
+@pytest.mark.parametrize("name", [name for name in FUSIONS if name not in {n for n, _ in EXACT} | {"ensemble", "emr"}])
 def test_of_the_others_each_step_merges_two(name, compose_config):
     fusion = build(options(name, compose_config, *words(name, ())), "fusion")
     before, state = one_at_a_time(fusion, 2), made((3,)).states[0]

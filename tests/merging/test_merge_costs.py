@@ -56,6 +56,8 @@ BY_HAND = {
     "model_stock": ([], NOTHING, (NETWORK, 0, 0)),
     # both networks and their mean on five samples of each task
     "soup": (["fusion.samples_per_task=5"], (30, 0, 0, 0), (0, 10 * ROW, 0)),
+    # a mask of a bit for each of the weights of both networks, and two factors
+    "emr": (["scenario=task5", "scenario.num_tasks=2"], NOTHING, (NETWORK, 0, 2 * 77 + 2 * 4)),
     # three steps on two images of each task
     "adamerging": (
         ["fusion.samples_per_task=5", "fusion.steps=3", "fusion.batch=2"],
