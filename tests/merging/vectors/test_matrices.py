@@ -1,6 +1,7 @@
 """Fusions of the task vectors of whole layers, against numpy, and cases in which the result is known."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def equal_values(moved: list[np.ndarray]) -> np.ndarray:
     return polar(total.T).T * np.linalg.svd(total, compute_uv=False).mean()
 
 
-RULES = {"wudi": (Wudi, least_squares), "tsvm": (Tsvm, joined), "iso_c": (IsoC, equal_values)}
+RULES = {"wudi": (partial(Wudi, cutoff=1e-10), least_squares), "tsvm": (Tsvm, joined), "iso_c": (IsoC, equal_values)}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -114,6 +115,14 @@ def test_of_two_opinions_on_one_input_wudi_takes_that_of_the_stronger_one():
     tilted = square([[1.0, 0.0]], [[1.0, 1.0]])
     # each model's own direction gives what that model gives: tau (1, 0) = 1 and tau (1, 1) = 2
     assert torch.allclose(Wudi()(tilted, layer(tilted))["0.weight"], torch.tensor([[1.0, 1.0]]))
+
+
+def test_directions_that_no_model_uses_much_are_added_and_not_balanced():
+    given = square([[1.0, 0.0], [0.0, 0.01]], [[1.0, 0.0], [0.0, 0.01]])
+    # A = 2 diag(1, 0.0001), nearly; both agree, so what is balanced is what each says, and what is added is twice that
+    balanced, added = (Wudi(cutoff=cutoff)(given, layer(given))["0.weight"] for cutoff in (0.00001, 0.001))
+    assert torch.allclose(balanced, torch.tensor([[1.0, 0.0], [0.0, 0.01]]), atol=1e-6)
+    assert torch.allclose(added, torch.tensor([[1.0, 0.0], [0.0, 0.02]]), atol=1e-6)
 
 
 def test_a_layer_with_fewer_outputs_than_tasks_keeps_one_direction_of_each():
