@@ -50,6 +50,11 @@ def check_merge(fusion: Fusion, own: dict, session: Session, source: Source | No
             fusion.check_shapes(session.model, plan.dataset.input_shape, source.states)
     if fusion.needs_initial and not common:
         raise ValueError(no_initial(name))
+    if fusion.needs_known_task and not plan.scenario.task_aware:
+        raise ValueError(
+            f"fusion={name} makes a network for each task and has to be told which one a test sample is of, but "
+            f"scenario={session.config['scenario']['name']} does not tell it: set scenario=task5"
+        )
     most = fusion.most_models
     if most is not None and (count < most or count > most and not own["running"]):
         hint = "; set running=true to merge each network with the merge of those before it" if count > most else ""

@@ -28,6 +28,7 @@ from cl.strategies.context import StrategyContext
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from merging import batch_norm
+from merging.choosing import taken
 from merging.fusion import Fusion, Models, State
 from merging.kept import Kept
 from merging.resume import Trained
@@ -47,8 +48,7 @@ class MergeContext:
     ):  # fmt: skip
         """`networks`: those that are merged, by which an interrupted merge knows what it has trained."""
         self.session, self.config, self.device = session, session.config, session.device
-        self.tasks, self.history, self.folder = tasks, history, folder
-        self.outputs = session.outputs
+        self.tasks, self.history, self.folder, self.outputs = tasks, history, folder, session.outputs
         self.network, self.sample_shape = copy.deepcopy(session.model), session.plan.dataset.input_shape
         self.trained, self.finished = 0, Trained(folder, networks)
         self.unlabelled_samples = 0  # used so far
@@ -100,9 +100,11 @@ class MergeContext:
             fisher = strategy.fisher(FIRST_STAGE + tasks[-1], samples)
         return {names[id(weight)]: value for weight, value in zip(updater.weights, fisher)}
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
+    def labelled(self, tasks: Sequence[int], per_task: int | None, trained: bool = True) -> Rows:
         """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
-        return self._samples(tasks, per_task, labelled=True)
+        samples = self._samples(tasks, per_task, labelled=True)
+        self.history.labelled_samples += 0 if trained else len(samples)
+        return samples
 
     def _samples(self, tasks: Sequence[int], per_task: int | None, labelled: bool) -> Rows:
         """The samples, or with `labelled` False those whose images alone are used."""
@@ -123,7 +125,7 @@ class MergeContext:
         """At most `count` random training samples of a task."""
         samples = self.tasks.training([task])
         order = seeding.generator(self.config["seed"], "merging samples", task).permutation(len(samples))
-        return _taken(samples, order[:count])
+        return taken(samples, order[:count])
 
     def train(self, module: nn.Module, samples: Rows, epochs: float, schedule: Schedule | None = None) -> None:
         """Train a module that maps images to logits, with the run's optimizer; not again what was trained before.
@@ -209,19 +211,23 @@ class MergeContext:
         """A new updater (optimizer and options of the step) for a module, by the run's recipe."""
         return self.session.recipe.updater(module)
 
+    def stepped(self, steps: int) -> None:
+        """Count gradient steps that a fusion takes by itself."""
+        self.history.gradient_steps += steps
+
     def testing(self, tasks: Sequence[int]) -> Rows:
         """The test samples of the tasks, each once."""
         return self.tasks.testing_once(tasks, self.device, by_task=self.outputs.task_aware)
 
     def some(self, samples: Rows, count: int) -> Rows:
         """At most `count` random ones of the samples."""
-        return _taken(samples, self._order(samples)[:count])
+        return taken(samples, self._order(samples)[:count])
 
     def hold_out(self, samples: Rows, fraction: float) -> tuple[Rows, Rows]:
         """Split the samples at random into the rest and a held-out `fraction`, in this order."""
         order = self._order(samples)
         count = max(1, round(fraction * len(samples)))
-        return _taken(samples, order[count:]), _taken(samples, order[:count])
+        return taken(samples, order[count:]), taken(samples, order[:count])
 
     def _order(self, samples: Rows) -> np.ndarray:
         return seeding.generator(self.config["seed"], "merging order").permutation(len(samples))
@@ -292,7 +298,3 @@ class MergeContext:
     def new_network(self, number: int) -> State:
         """The weights of an untrained network, different for each number."""
         return self.session.initial_weights(FIRST_STAGE + number)
-
-
-def _taken(samples: Rows, order: np.ndarray) -> Rows:
-    return samples.part(torch.from_numpy(order).to(samples.y.device))

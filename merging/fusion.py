@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cl.data.rows import Rows
+from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Schedule
 
 State = dict[str, torch.Tensor]
@@ -72,9 +73,13 @@ class Context(Protocol):
 
     network: nn.Module  # scratch network of the models' architecture; a fusion may change its weights
     sample_shape: tuple[int, int, int]  # (C, H, W) of an image
+    outputs: TaskOutputs  # which outputs belong to each task, and whether tests know the task
 
-    def labelled(self, tasks: Sequence[int], per_task: int | None) -> Rows:
-        """Training samples of the tasks: `per_task` random ones of each, or all if it is None."""
+    def labelled(self, tasks: Sequence[int], per_task: int | None, trained: bool = True) -> Rows:
+        """Training samples of the tasks: `per_task` random ones of each, or all if it is None.
+
+        `trained`: whether `train` is called with them, which counts them; otherwise they are counted here.
+        """
 
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
         """About `count` training images [N, C, H, W] of the tasks in random order, as the network takes them.
@@ -90,6 +95,9 @@ class Context(Protocol):
 
         `schedule`: the learning rate schedule, None for the run's.
         """
+
+    def stepped(self, steps: int) -> None:
+        """Count gradient steps that the fusion takes by itself."""
 
     def testing(self, tasks: Sequence[int]) -> Rows:
         """The test samples of the tasks, each once."""
@@ -129,6 +137,7 @@ class Fusion(ABC):
     uses_weights = True  # whether the models' weights change the result
     needs_initial = False  # whether it uses task vectors: weights minus the common init
     needs_tasks = False  # whether it uses data of each model's training tasks
+    needs_known_task = False  # whether its network has to be told the task of a test sample
     most_models: int | None = None  # largest number of models per call; None: any
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:

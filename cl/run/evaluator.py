@@ -40,7 +40,8 @@ class Evaluator:
         """Means per task: accuracies in [0, 1] over all outputs, and without other tasks' classes.
 
         The second is None where tasks share their outputs. With targets in place of labels: the mean error, and None.
-        `classifier` is what gives the outputs for images, with the help of `model`; None: the network itself.
+        `classifier` is what gives the outputs for images, with the help of `model`; None: the network itself. If it has
+        a method `for_task`, that gives what gives them for the images of a task.
         """
         classifier = classifier or model
         modes = [(module, module.training) for module in model.modules()]  # a user may have frozen some of them
@@ -59,9 +60,10 @@ class Evaluator:
         for task_id in range(len(self.tasks)):
             samples = self.tasks.testing(task_id, self.device)
             totals.append(len(samples))
+            own = classifier.for_task(task_id) if hasattr(classifier, "for_task") else classifier
             # Whole batches are shared out, not samples: each is computed as one rank alone would compute it, so the
             # sums are the same at any number of ranks.
             for batch in in_order(samples, self.batch_size, self.comm.rank, self.comm.size):
-                for row, values in enumerate(self.objective.measure(classifier(self.transform.test(batch.x)), batch)):
+                for row, values in enumerate(self.objective.measure(own(self.transform.test(batch.x)), batch)):
                     sums[row, task_id] += values.sum()
         return sums, totals

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from cl.values import Count, Positive
+from cl.values import Count, Natural, Positive
 from merging.align.alignment import Plan, apply_plans, check_widths, sweep
+from merging.align.repair import check_once, repair
 from merging.align.responses import responses
 from merging.align.structure import Group, Structure, trace
 from merging.fusion import Context, Models, State, WeightFusion, mean_state, widened
@@ -24,7 +25,7 @@ class Ot(WeightFusion):
     entropic regularisation of the last two, in units of the mean cost; `reg_marginal`: that of the marginals in
     "unbalanced". `marginals`: "uniform", or the "norm" of the incoming weights. `anchor`: the "first" model, the
     "widest", a "random" network, or a "barycentre", which takes the mean as the next anchor up to `rounds` times. The
-    merged network has the widths of the anchor.
+    merged network has the widths of the anchor. `repair`: see `merging.align.repair`, images for it, 0 for none.
     """
 
     unequal_widths = True
@@ -39,9 +40,10 @@ class Ot(WeightFusion):
         anchor: Literal["first", "widest", "random", "barycentre"] = "first",
         rounds: Count = 10,
         samples: Count = 100,
+        repair: Natural = 0,
     ):
         self.cost, self.solver, self.reg, self.reg_marginal, self.marginals = cost, solver, reg, reg_marginal, marginals
-        self.anchor, self.rounds, self.samples = anchor, rounds, samples
+        self.anchor, self.rounds, self.samples, self.repair = anchor, rounds, samples, repair
 
     def __call__(self, models: Models, context: Context) -> State:
         structure = trace(context.network, context.sample_shape)
@@ -57,10 +59,15 @@ class Ot(WeightFusion):
             if all(torch.equal(merged[name], anchor[name]) for name in merged):
                 break
             anchor = merged
+        if self.repair:
+            images = context.images(sorted(set(chain(*models.tasks))), self.repair)
+            return repair(context.network, merged, aligned, models.weights, images)
         return merged
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
         trace(network, sample_shape)
+        if self.repair:
+            check_once(network, sample_shape)
 
     def check_shapes(self, network: nn.Module, sample_shape: tuple[int, ...], states: Sequence[State]) -> None:
         own = network.state_dict()

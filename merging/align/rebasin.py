@@ -1,12 +1,15 @@
 """Git Re-Basin, weight matching (Ainsworth et al. 2023, Git Re-Basin: Merging Models modulo Permutation Symmetries)."""
 
+from itertools import chain
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from cl import seeding
-from cl.values import Count
+from cl.values import Count, Natural
 from merging.align.alignment import Plan, apply_plans, rows, sweep
+from merging.align.repair import check_once, repair
 from merging.align.structure import Group, Structure, trace
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
 
@@ -18,20 +21,27 @@ class Rebasin(WeightFusion):
 
     The permutations maximise the inner product of all weights by coordinate descent over the layers, in random order
     (algorithm 1), until none changes; each one is a linear assignment. The start is one pass through the layers that
-    matches incoming weights only; the paper starts from the identity.
+    matches incoming weights only; the paper starts from the identity. `repair`: see `merging.align.repair`, images for
+    it, 0 for none.
     """
 
-    def __init__(self, max_sweeps: Count = 100, seed: int = 0):
-        self.max_sweeps, self.seed = max_sweeps, seed
+    def __init__(self, max_sweeps: Count = 100, seed: int = 0, repair: Natural = 0):
+        self.max_sweeps, self.seed, self.repair = max_sweeps, seed, repair
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
         trace(network, sample_shape)
+        if self.repair:
+            check_once(network, sample_shape)
 
     def __call__(self, models: Models, context: Context) -> State:
         structure = trace(context.network, context.sample_shape)
         anchor, *others = models.states
         aligned = [self.align(structure, anchor, other, models.parameters) for other in others]
-        return mean_state(models, [anchor, *aligned])
+        merged = mean_state(models, [anchor, *aligned])
+        if self.repair:
+            images = context.images(sorted(set(chain(*models.tasks))), self.repair)
+            return repair(context.network, merged, [anchor, *aligned], models.weights, images)
+        return merged
 
     def align(self, structure: Structure, anchor: State, state: State, names: list[str]) -> State:
         """The model with its neurons permuted to be near the anchor (a local optimum of coordinate descent)."""

@@ -39,7 +39,12 @@ def responses(
 ) -> dict[Group, torch.Tensor]:
     """[channels, values] for each group: the inputs of the layers that read it, over all images and positions."""
     seen: dict[str, list[torch.Tensor]] = {name: [] for group in structure.groups for name, _ in group.readers}
-    with inputs_of(network, list(seen), lambda name, given: seen[name].append(given)):
+    linear = {name for name, module in network.named_modules() if isinstance(module, nn.Linear)}  # channels come last
+
+    def see(name: str, given: torch.Tensor) -> None:
+        seen[name].append(given.movedim(-1, 1) if name in linear else given)
+
+    with inputs_of(network, list(seen), see):
         show(network, state, images)
     return {
         group: torch.cat([_by_channel(seen[name], repeat) for name, repeat in group.readers], 1)

@@ -1,46 +1,29 @@
 """Which axes of a network's weights permute together, found by tracing the network's graph.
 
 Reordering the channels of a layer does not change the network's function if everything that uses these channels is
-reordered in the same way: the layer's rows and biases, the statistics and scales of the batch-norm after it, and the
+reordered in the same way: the layer's rows and biases, the statistics and scales of the normalisation after it, and the
 columns of every layer that reads them. A residual connection ties the channels of both tensors that it adds. The inputs
 and outputs of a network keep their order.
 """
 
 import copy
-import operator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from merging.align import rules
+
 WRITES, READS = "writes", "reads"
-MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
-# Modules, functions and methods that treat all channels in the same way and keep their order.
-PASSING_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Hardswish,
-    nn.Hardsigmoid, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d,
-    nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d,
-    nn.Upsample,
-)  # fmt: skip
-PASSING_FUNCTIONS = (
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.dropout, F.max_pool2d,
-    F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, F.pad, torch.relu, torch.tanh,
-    torch.sigmoid, torch.abs, operator.neg,
-)  # fmt: skip
-PASSING_METHODS = ("relu", "relu_", "tanh", "sigmoid", "contiguous", "float", "clone", "detach")
-JOINING = (operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.sub, torch.mul)
-FLATTENING = ("flatten", "view", "reshape")
-REDUCING = ("mean", "sum", "amax")
 
 
 @dataclass(frozen=True)
 class Axis:
     """Axis `dim` of the state dict's tensor `name`, on which each channel of a group has `repeat` adjacent entries.
 
-    `role`: "writes" (rows, biases and batch-norm, which compute the channel) or "reads" (columns, which use it).
+    `role`: "writes" (rows, biases and normalisation, which compute the channel) or "reads" (columns, which use it).
     """
 
     name: str
@@ -85,7 +68,14 @@ class _Tracer(fx.Tracer):
             raise
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        own = (*MIXING, BATCH_NORM, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention, nn.modules.pooling._MaxPoolNd)
+        own = (
+            *rules.MIXING,
+            rules.BATCH_NORM,
+            nn.LayerNorm,
+            nn.GroupNorm,
+            nn.MultiheadAttention,
+            nn.modules.pooling._MaxPoolNd,
+        )
         return isinstance(module, own) or super().is_leaf_module(module, name)
 
 
@@ -107,12 +97,21 @@ def trace(network: nn.Module, sample_shape: tuple[int, ...]) -> Structure:
     return _Walk(graph).structure()
 
 
+class _Layout(NamedTuple):
+    """Where a tensor has the channels of a group: on which axis, each with `repeat` adjacent entries."""
+
+    group: Group
+    repeat: int
+    axis: int
+
+
 class _Walk:
-    """One pass over the graph that finds, for every tensor, the group of its channels (axis 1) and their repeat."""
+    """One pass over the graph that finds the layout of every tensor."""
 
     def __init__(self, graph: fx.GraphModule):
         self.graph, self.modules = graph, dict(graph.named_modules())
-        self.layout: dict[fx.Node, tuple[Group, int]] = {}
+        self.layout: dict[fx.Node, _Layout] = {}
+        self.vectors: dict[fx.Node, tuple[str, int]] = {}  # weights by channel: their name, and their axis from the end
         self.joined: dict[Group, Group] = {}  # from a group to the one that absorbed it
         self.created: list[Group] = []
         self.ends: dict[str, tuple[Group, Group]] = {}
@@ -128,41 +127,42 @@ class _Walk:
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
             if "tensor_meta" in node.meta:  # absent for optional arguments other than the image
-                self.layout[node] = (self.new_group(_channels(node), fixed=True), 1)
+                self.layout[node] = _Layout(self.new_group(_shape(node)[1], fixed=True), 1, 1)
         elif node.op == "output":
             for source in node.all_input_nodes:
-                self.root(self.layout[source][0]).fixed = True
+                self.root(self.layout[source].group).fixed = True
         elif node.op == "call_module":
             self.visit_module(node, self.modules[node.target])
-        elif node.op == "get_attr" or "tensor_meta" not in node.meta:
-            return  # constants and numbers such as sizes have no layout; a tensor that uses a constant has no rule
-        else:
+        elif node.op == "get_attr":
+            if dict(self.graph.named_parameters()).get(str(node.target), torch.zeros(0, 0)).dim() == 1:
+                self.vectors[node] = str(node.target), -1
+        elif "tensor_meta" in node.meta:  # numbers such as sizes have no layout
             self.visit_function(node)
 
     def visit_module(self, node: fx.Node, layer: nn.Module) -> None:
         source = node.args[0]
         if source not in self.layout:
             raise self.no_rule(node)
-        group, repeat = self.layout[source]
-        group = self.root(group)
-        if isinstance(layer, MIXING):
-            self.layout[node] = self.visit_mixing(node, layer, group, repeat)
-        elif isinstance(layer, BATCH_NORM):
+        group, repeat, axis = self.layout[source]
+        group, last = self.root(group), len(_shape(source)) - 1
+        if isinstance(layer, rules.MIXING):
+            if axis != (last if isinstance(layer, nn.Linear) else 1):
+                raise self.no_rule(node)
+            self.layout[node] = self.visit_mixing(node, layer, group, repeat, axis)
+        elif isinstance(layer, rules.BATCH_NORM) and axis == 1 or _normalises(layer, axis, last):
             for name in ("weight", "bias", "running_mean", "running_var"):
                 if getattr(layer, name, None) is not None:
                     self.add(group, Axis(f"{node.target}.{name}", 0, repeat, WRITES))
-            self.layout[node] = (group, repeat)
-        elif isinstance(layer, nn.Flatten) and layer.start_dim == 1:
-            self.layout[node] = (group, repeat * _flattened(source, node))
-        elif isinstance(layer, PASSING_MODULES):
-            self.layout[node] = (group, repeat)
+            self.layout[node] = _Layout(group, repeat, axis)
+        elif isinstance(layer, nn.Flatten) and layer.start_dim == axis == 1:
+            self.layout[node] = _Layout(group, repeat * _flattened(source, node), 1)
+        elif isinstance(layer, rules.PASSING_MODULES) or isinstance(layer, rules.POOLING_MODULES) and axis == 1:
+            self.layout[node] = _Layout(group, repeat, axis)
         else:
             raise self.no_rule(node)
 
-    def visit_mixing(self, node: fx.Node, layer: nn.Module, group: Group, repeat: int) -> tuple[Group, int]:
+    def visit_mixing(self, node: fx.Node, layer: nn.Module, group: Group, repeat: int, axis: int) -> _Layout:
         name, rows = str(node.target), layer.weight.shape[0]
-        if isinstance(layer, nn.Linear) and len(_shape(node)) != 2:
-            raise self.no_rule(node)
         depth = getattr(layer, "groups", 1)
         if depth > 1:
             if depth != layer.in_channels:
@@ -171,7 +171,7 @@ class _Walk:
             for weight in ("weight", "bias"):
                 if getattr(layer, weight) is not None:
                     self.add(group, Axis(f"{name}.{weight}", 0, entries, WRITES))
-            return group, entries
+            return _Layout(group, entries, axis)
         made = self.new_group(rows)
         self.add(group, Axis(f"{name}.weight", 1, repeat, READS))
         if (name, repeat) not in group.readers:
@@ -180,32 +180,44 @@ class _Walk:
         if layer.bias is not None:
             self.add(made, Axis(f"{name}.bias", 0, 1, WRITES))
         self.ends[f"{name}.weight"] = (made, group)
-        return made, 1
+        return _Layout(made, 1, axis)
 
     def visit_function(self, node: fx.Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self.layout]
+        vectors = [source for source in node.all_input_nodes if source in self.vectors]
         named = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
         tensors = [source for source in node.all_input_nodes if "tensor_meta" in source.meta or source.op == "get_attr"]
-        if not sources or len(tensors) != len(sources):
+        if not sources and len(vectors) == len(tensors) == 1 and named in rules.FLATTENING:
+            long = [place for place, size in enumerate(_shape(node)) if size > 1]
+            if len(long) == 1:
+                self.vectors[node] = self.vectors[vectors[0]][0], long[0] - len(_shape(node))
+                return
+        if not sources or len(tensors) != len(sources) + len(vectors):
             raise self.no_rule(node)
-        group, repeat = self.layout[sources[0]]
-        group = self.root(group)
-        if node.target in JOINING:
+        group, repeat, axis = self.layout[sources[0]]
+        group, first = self.root(group), axis == 1
+        if node.target in rules.JOINING or named in rules.JOINING_METHODS:
             for other in sources[1:]:
-                if self.layout[other][1] != repeat or _channels(other) != _channels(sources[0]):
+                own = self.layout[other]
+                if own.repeat != repeat or own.axis != axis or _shape(other)[axis] != _shape(sources[0])[axis]:
                     raise self.no_rule(node)
-                group = self.join(group, self.root(self.layout[other][0]))
-            self.layout[node] = (group, repeat)
-        elif len(sources) > 1:
+                group = self.join(group, self.root(own.group))
+            for vector in vectors:
+                name, place = self.vectors[vector]
+                if place != axis - len(_shape(sources[0])):
+                    raise self.no_rule(node)
+                self.add(group, Axis(name, 0, repeat, WRITES))
+        elif len(sources) > 1 or vectors:
             raise self.no_rule(node)
-        elif node.target in PASSING_FUNCTIONS or named in PASSING_METHODS:
-            self.layout[node] = (group, repeat)
-        elif named in FLATTENING and len(_shape(node)) == 2:
-            self.layout[node] = (group, repeat * _flattened(sources[0], node))
-        elif named in REDUCING and _channels(node) == _channels(sources[0]) and len(_shape(sources[0])) == 4:
-            self.layout[node] = (group, repeat)
-        else:
+        elif named in rules.FLATTENING and len(_shape(node)) == 2 and first:
+            repeat *= _flattened(sources[0], node)
+        elif named == "permute":
+            axis = _places(node).index(axis)
+        elif node.target in rules.PASSING_FUNCTIONS or named in rules.PASSING_METHODS:
+            pass
+        elif not first or node.target not in rules.POOLING_FUNCTIONS and not _reduces(node, named, sources[0]):
             raise self.no_rule(node)
+        self.layout[node] = _Layout(group, repeat, axis)
 
     def new_group(self, size: int, fixed: bool = False) -> Group:
         self.created.append(Group(size, fixed))
@@ -241,7 +253,7 @@ class _Walk:
             place, kind = within[0] if within else "the network", getattr(node.target, "__name__", node.target)
         return ValueError(
             f"neurons cannot be aligned through {place} ({what or kind}): expected fully connected layers, "
-            "convolutions, batch-norm, pooling or residual connections; choose another fusion"
+            "convolutions, batch-norm, layer norm, pooling or residual connections; choose another fusion"
         )
 
 
@@ -249,10 +261,27 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(node.meta["tensor_meta"].shape)
 
 
-def _channels(node: fx.Node) -> int:
-    return _shape(node)[1]
+def _places(node: fx.Node) -> list[int]:
+    """Which axis of its input each axis of a permutation is."""
+    given = [*node.args[1:], *(value for key, value in node.kwargs.items() if key == "dims")]
+    places = list(given[0]) if isinstance(given[0], tuple | list) else given
+    return [place % len(places) for place in places]
+
+
+def _reduces(node: fx.Node, named: str, source: fx.Node) -> bool:
+    """Whether a function takes the mean, sum or maximum over the places of a picture."""
+    return named in rules.REDUCING and len(_shape(source)) == 4 and _shape(node)[1] == _shape(source)[1]
+
+
+def _normalises(layer: nn.Module, axis: int, last: int) -> bool:
+    """Whether a layer normalises each sample over all entries of this axis; libraries' "2d" ones do over axis 1."""
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups == 1 and axis == 1
+    if not isinstance(layer, nn.LayerNorm) or len(layer.normalized_shape) != 1:
+        return False
+    return axis == (1 if "2d" in type(layer).__name__ else last)
 
 
 def _flattened(source: fx.Node, node: fx.Node) -> int:
     """The number of entries of the flattened axis for each channel."""
-    return _channels(node) // _channels(source)
+    return _shape(node)[1] // _shape(source)[1]

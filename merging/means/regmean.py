@@ -28,21 +28,23 @@ class RegMean(WeightFusion):
     G_i = w_i X_i^T X_i / n, where X_i are the layer's inputs in model i on n = `samples_per_task` images of its task,
     without labels; off-diagonal entries are multiplied by `shrink` (section 4.2). X_i includes padding and all calls of
     the layer. A convolution is linear in its patches, and each of its groups is treated as a layer. All other weights,
-    and directions without any input, are averaged. With running=true the merge so far counts as a model of all its
-    tasks.
+    and directions without any input, are averaged. With `bias` a layer's bias is fitted with its weights, as the column
+    for an input that is always 1; the paper averages it. With running=true the merge so far counts as a model of all
+    its tasks.
     """
 
     needs_tasks = True
 
-    def __init__(self, samples_per_task: Count = 500, shrink: Fraction = 0.9):
-        self.samples_per_task, self.shrink = samples_per_task, shrink
+    def __init__(self, samples_per_task: Count = 500, shrink: Fraction = 0.9, bias: bool = False):
+        self.samples_per_task, self.shrink, self.bias = samples_per_task, shrink, bias
 
     def check(self, network: nn.Module, sample_shape: tuple[int, ...]) -> None:
         grams(network, network.state_dict(), torch.zeros(2, *sample_shape, device=next(network.parameters()).device))
 
     def __call__(self, models: Models, context: Context) -> State:
+        biases: dict[str, str] | None = {} if self.bias else None
         of_models = [
-            grams(context.network, state, context.images(tasks, len(tasks) * self.samples_per_task))
+            grams(context.network, state, context.images(tasks, len(tasks) * self.samples_per_task), biases)
             for tasks, state in zip(models.tasks, models.states)
         ]
         if not models.merged:  # a merge so far is run on the images of all earlier tasks again
@@ -51,7 +53,13 @@ class RegMean(WeightFusion):
         for name in models.parameters:
             if all(name in own for own in of_models):
                 own = [weight * self.shrunk(gram[name]) for weight, gram in zip(models.weights, of_models)]
-                result[name] = _fit(own, [state[name] for state in models.states], result[name])
+                if biases and name in biases:
+                    mean, *states = (_joined(state, name, biases[name]) for state in (result, *models.states))
+                    fitted = _fit(own, states, mean)
+                    result[name] = fitted[:, :-1].reshape(result[name].shape)
+                    result[biases[name]] = fitted[:, -1].contiguous()
+                else:
+                    result[name] = _fit(own, [state[name] for state in models.states], result[name])
         return result
 
     def shrunk(self, gram: torch.Tensor) -> torch.Tensor:
@@ -59,8 +67,10 @@ class RegMean(WeightFusion):
         return self.shrink * gram + (1 - self.shrink) * torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
 
 
-def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
+def grams(network: nn.Module, state: State, images: torch.Tensor, biases: dict[str, str] | None = None) -> State:
     """X^T X / n for each weight that multiplies an input: [d, d], or [groups, d, d] for a grouped convolution.
+
+    With `biases` the inputs of a layer with a bias have a last column of ones, and the name of the bias is added there.
 
     Raises ValueError for a layer without such a product: one that transforms its weights first, a transposed
     convolution, or one whose inputs are hidden (torch's fused attention).
@@ -71,7 +81,7 @@ def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
         x = rows.double()
         found[name] = found.get(name, 0) + x.mT @ x / len(images)
 
-    with _called(network) as called, _Products(state, see):
+    with _called(network) as called, _Products(state, see, biases):
         show(network, state, images)
     for name, weight in called.items():
         if weight not in found:
@@ -84,11 +94,14 @@ def grams(network: nn.Module, state: State, images: torch.Tensor) -> State:
 
 
 class _Products(TorchFunctionMode):
-    """Inside this block, each product of an input with one of the state's weights calls `see(name, rows)`."""
+    """Inside this block, each product of an input with one of the state's weights calls `see(name, rows)`.
 
-    def __init__(self, state: State, see: Callable[[str, torch.Tensor], None]):
+    With `biases` rows have a last column of ones where a bias is added, whose name is noted there.
+    """
+
+    def __init__(self, state: State, see: Callable[[str, torch.Tensor], None], biases: dict[str, str] | None):
         super().__init__()
-        self.names, self.see = {id(value): name for name, value in state.items()}, see
+        self.names, self.see, self.biases = {id(value): name for name, value in state.items()}, see, biases
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -98,10 +111,14 @@ class _Products(TorchFunctionMode):
             self.seen(_patches, *args, **kwargs)
         return func(*args, **kwargs)
 
-    def seen(self, rows_of, input, weight, *args, **kwargs) -> None:
+    def seen(self, rows_of, input, weight, bias=None, *args, **kwargs) -> None:
         name = self.names.get(id(weight))
-        if name is not None:
-            self.see(name, rows_of(input, weight, *args, **kwargs))
+        if name is None:
+            return
+        rows = rows_of(input, weight, bias, *args, **kwargs)
+        if self.biases is not None and id(bias) in self.names:
+            self.biases[name], rows = self.names[id(bias)], F.pad(rows, (0, 1), value=1.0)
+        self.see(name, rows)
 
 
 @contextmanager
@@ -150,6 +167,11 @@ def _patches(
 
 def _each(number: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
     return (number,) * dims if isinstance(number, int) else tuple(number) * (dims if len(number) == 1 else 1)
+
+
+def _joined(state: State, weight: str, bias: str) -> torch.Tensor:
+    """[outputs, fan in + 1]: the weights of a layer with its bias as the last column."""
+    return torch.cat([state[weight].flatten(1), state[bias][:, None]], 1)
 
 
 def _fit(grams: list[torch.Tensor], weights: list[torch.Tensor], mean: torch.Tensor) -> torch.Tensor:

@@ -127,7 +127,9 @@ class Study:
         """What the data and components are, found by a process that may import torch."""
         options, of = self.options, self.configurations.of
         names = {*options.fusions, *(("untrained", "last") if options.controls else ())}
-        fusions = {name: of("merge", (f"fusion={name}",))["fusion"] for name in sorted(names)}
+        fusions = {
+            name: of("merge", (f"fusion={name}", *options.words.get(name, ())))["fusion"] for name in sorted(names)
+        }
         strategies = sorted({*options.strategies, *options.both})
         memories = {name: of("run", (f"strategy={name}",))["strategy"]["memory"] for name in strategies}
         base = {key: value for key, value in self.config.items() if key not in MERGE_KEYS}

@@ -66,7 +66,9 @@ def facts(config: dict, fusions: dict[str, dict]) -> dict:
                     "weights": isinstance(fusion, WeightFusion),
                     "most_models": fusion.most_models,
                     "trains": "epochs" in fusions[name],
-                    "looks": "samples_per_task" in fusions[name] and "epochs" not in fusions[name],
+                    "looks": "samples_per_task" in fusions[name]
+                    and "epochs" not in fusions[name]
+                    and fusions[name].get("scale", "search") == "search",
                 }
                 for name, fusion in built.items()
             },

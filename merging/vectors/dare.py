@@ -5,13 +5,14 @@ from typing import Literal
 import torch
 
 from cl import seeding
-from cl.values import BelowOne, Percentage
+from cl.values import BelowOne, Count, Percentage
 from merging.fusion import EntryFusion, Models, flatten, unscaled
+from merging.vectors.scaled import Scaled
 from merging.vectors.task_arithmetic import combine, scales_of
 from merging.vectors.ties import elect_and_merge, smallest_kept, trim
 
 
-class Dare(EntryFusion):
+class Dare(Scaled, EntryFusion):
     """Each entry of tau_i is dropped with probability `drop`, the others are divided by 1 - `drop`; `then` merges them.
 
     `keep` (%) and `scale` are options of the method `then`. With running=true the entries of each model are dropped
@@ -25,9 +26,11 @@ class Dare(EntryFusion):
         drop: BelowOne = 0.5,
         then: Literal["task_arithmetic", "ties"] = "task_arithmetic",
         keep: Percentage = 100.0,
-        scale: float | None = None,
+        scale: float | Literal["search"] | None = None,
         seed: int = 0,
+        samples_per_task: Count = 100,
     ):
+        self.samples_per_task = samples_per_task
         self.drop, self.then, self.keep, self.scale, self.seed = drop, then, keep, scale, seed
         self.uses_weights = then == "task_arithmetic" and scale is None
 

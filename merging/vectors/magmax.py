@@ -1,11 +1,15 @@
 """MagMax (Marczak et al. 2024, MagMax: Leveraging Model Merging for Seamless Continual Learning)."""
 
+from typing import Literal
+
 import torch
 
+from cl.values import Count
 from merging.fusion import EntryFusion, Models, unscaled
+from merging.vectors.scaled import Scaled
 
 
-class Magmax(EntryFusion):
+class Magmax(Scaled, EntryFusion):
     """theta_0 + scale times the largest entry in magnitude over all task vectors, entry by entry.
 
     running=true gives the same result: the largest so far is compared with the next.
@@ -13,8 +17,8 @@ class Magmax(EntryFusion):
 
     uses_weights, needs_initial = False, True
 
-    def __init__(self, scale: float = 1.0):
-        self.scale = scale
+    def __init__(self, scale: float | Literal["search"] = 1.0, samples_per_task: Count = 100):
+        self.scale, self.samples_per_task = scale, samples_per_task
 
     def rule(self, models: Models):
         models.need_initial("magmax")

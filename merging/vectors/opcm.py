@@ -1,12 +1,10 @@
 """OPCM (Tang et al. 2025, Merging Models on the Fly Without Retraining): task vectors added one after the other."""
 
 import torch
-from torch import nn
 
 from cl.values import Fraction
 from merging.fusion import Context, Models, State, WeightFusion, mean_state
-
-MATRICES = (nn.Linear, nn.modules.conv._ConvNd)
+from merging.vectors.matrices import matrices_of
 
 
 class Opcm(WeightFusion):
@@ -28,8 +26,7 @@ class Opcm(WeightFusion):
 
     def __call__(self, models: Models, context: Context) -> State:
         start = models.need_initial("opcm")
-        names, modules = models.parameters, context.network.named_modules()
-        matrices = {f"{name}.weight" for name, module in modules if isinstance(module, MATRICES)}
+        names, matrices = models.parameters, matrices_of(context.network)
         merged, *vectors = (
             {name: state[name].double() - start[name].double() for name in names} for state in models.states
         )

@@ -1,11 +1,15 @@
 """Task arithmetic (Ilharco et al. 2023, Editing Models with Task Arithmetic): theta_0 + scale sum_i tau_i."""
 
+from typing import Literal
+
 import torch
 
+from cl.values import Count
 from merging.fusion import EntryFusion, Models
+from merging.vectors.scaled import Scaled
 
 
-class TaskArithmetic(EntryFusion):
+class TaskArithmetic(Scaled, EntryFusion):
     """theta_0 + `scale` times the sum of the task vectors tau_i = theta_i - theta_0.
 
     `scale` None: each tau_i times its model's weight, so 1/n for each of n equal ones. running=true gives the same
@@ -14,8 +18,8 @@ class TaskArithmetic(EntryFusion):
 
     needs_initial = True
 
-    def __init__(self, scale: float | None = None):
-        self.scale, self.uses_weights = scale, scale is None
+    def __init__(self, scale: float | Literal["search"] | None = None, samples_per_task: Count = 100):
+        self.scale, self.samples_per_task, self.uses_weights = scale, samples_per_task, scale is None
 
     def rule(self, models: Models):
         models.need_initial("task_arithmetic")

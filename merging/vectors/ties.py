@@ -1,12 +1,15 @@
 """TIES (Yadav et al. 2023, TIES-Merging: Resolving Interference When Merging Models): trim, elect sign, merge."""
 
+from typing import Literal
+
 import torch
 
-from cl.values import Percentage
+from cl.values import Count, Percentage
 from merging.fusion import EntryFusion, Models, flatten, unscaled
+from merging.vectors.scaled import Scaled
 
 
-class Ties(EntryFusion):
+class Ties(Scaled, EntryFusion):
     """theta_0 + scale times the mean, entry by entry, of the trimmed task vectors that have the elected sign.
 
     Trimming keeps the `keep` % largest entries of each task vector over the whole network (section 4), and all entries
@@ -16,8 +19,8 @@ class Ties(EntryFusion):
 
     uses_weights, needs_initial = False, True
 
-    def __init__(self, keep: Percentage = 20.0, scale: float = 1.0):
-        self.keep, self.scale = keep, scale
+    def __init__(self, keep: Percentage = 20.0, scale: float | Literal["search"] = 1.0, samples_per_task: Count = 100):
+        self.keep, self.scale, self.samples_per_task = keep, scale, samples_per_task
 
     def rule(self, models: Models):
         start = flatten(models.need_initial("ties"), models.parameters)

@@ -50,6 +50,20 @@ BY_HAND = {
     "dare": ([], NOTHING, (NETWORK, 0, 0)),
     "magmax": ([], NOTHING, (NETWORK, 0, 0)),
     "opcm": ([], NOTHING, (NETWORK, 0, 0)),
+    "wudi": ([], NOTHING, (NETWORK, 0, 0)),
+    "tsvm": ([], NOTHING, (NETWORK, 0, 0)),
+    "iso_c": ([], NOTHING, (NETWORK, 0, 0)),
+    "model_stock": ([], NOTHING, (NETWORK, 0, 0)),
+    # both networks and their mean on five samples of each task
+    "soup": (["fusion.samples_per_task=5"], (30, 0, 0, 0), (0, 10 * ROW, 0)),
+    # a mask of a bit for each of the weights of both networks, and two factors
+    "emr": (["scenario=task5", "scenario.num_tasks=2"], NOTHING, (NETWORK, 0, 2 * 77 + 2 * 4)),
+    # three steps on two images of each task
+    "adamerging": (
+        ["fusion.samples_per_task=5", "fusion.steps=3", "fusion.batch=2"],
+        (0, 0, 12, 12),
+        (NETWORK, 10 * PIXELS, 0),
+    ),
     # the second network and the first, to which it is moved, are shown three images of each task
     "ot": (["fusion.cost=activations", "fusion.samples=6", "fusion.anchor=first"], (0, 0, 12, 0), (0, 6 * PIXELS, 0)),
     "regmean": (["fusion.samples_per_task=5"], (0, 0, 10, 0), (0, 0, 2 * GRAMS)),
@@ -87,6 +101,7 @@ def test_passes_and_bytes_of_every_fusion(results_of, fusion):
     assert content["flops"] == 2 * (forward * products + backward * (products + 8 * 10))
     alone = max(0, passes[0]) + passes[2] + 2 * (max(0, passes[1]) + passes[3])
     assert content["merge_passes"] == pytest.approx(alone / 3)
+    assert content["merge_gradient_steps"] == {"curve": 8, "adamerging": 3}.get(fusion, 0)
 
 
 FINETUNED = ["finetune_samples=20", "finetune_epochs=2"]
@@ -108,6 +123,15 @@ CASES = {
                        (40 - TRAINED, 40 - TRAINED, 0, 0), (1, 0, 40 * ROW, 0)),
     "barycentre": (["fusion=ot", "fusion.cost=activations", "fusion.samples=6", "fusion.anchor=barycentre",
                     "fusion.rounds=1"], (0, 0, 12, 0), (2, 0, 6 * PIXELS, 0)),
+    "bias": (["fusion=regmean", "fusion.samples_per_task=5", "fusion.bias=true"],
+             (0, 0, 10, 0), (2, 0, 0, 2 * 8 * (65 * 65 + 9 * 9))),
+    # both networks and their mean on three images of each task
+    "repair": (["fusion=rebasin", "fusion.repair=6"], (0, 0, 18, 0), (2, 0, 6 * PIXELS, 0)),
+    # thirty scales on five samples of each task
+    "scale": (["fusion=ties", "fusion.scale=search", "fusion.samples_per_task=5"],
+              (300, 0, 0, 0), (2, NETWORK, 10 * ROW, 0)),
+    "running scale": (["fusion=wudi", "fusion.scale=search", "fusion.samples_per_task=5", "running=true"],
+                      (150 + 300, 0, 0, 0), (2, NETWORK, 10 * ROW, 8)),
     # running: the merge after the first task is of one network; what it is shown again has to be kept as images
     "running": (["fusion=avg", "running=true", *FINETUNED], (80, 80, 0, 0), (2, 0, 20 * ROW, 0)),
     "running regmean": (["fusion=regmean", "fusion.samples_per_task=5", "running=true"],

@@ -256,12 +256,15 @@ MISTAKES = [
     (["checkpoints=[{a},{b},{a}]", "fusion=slerp"], "fusion=slerp merges 2 networks, got 3"),
     *(
         ([f"fusion={name}", "strategy.init=independent"], f"fusion={name} needs models that .* a common init")
-        for name in ("ties", "dare", "magmax", "opcm", "task_arithmetic")
+        for name in (
+            "ties", "dare", "magmax", "opcm", "task_arithmetic", "wudi", "tsvm", "iso_c", "model_stock", "adamerging",
+            "emr",
+        )
     ),
     (["run={other_inits}", "fusion=magmax"], "fusion=magmax needs models that were trained from a common init"),
     *(
         ([f"fusion={name}", "weighting=samples"], f"weighting=samples has no effect on fusion={name}")
-        for name in ("ties", "magmax", "opcm", "curve")
+        for name in ("ties", "magmax", "opcm", "curve", "soup", "adamerging", "emr")
     ),
     (["fusion=dare", "fusion.then=ties", "weighting=samples"], "has no effect on fusion=dare"),
     (["fusion=dare", "fusion.scale=0.5", "weighting=samples"], "no effect on fusion=dare with these options"),
@@ -273,6 +276,8 @@ MISTAKES = [
     (["fusion=rebasin", *VIT], r"neurons cannot be aligned through patch_embed \(flatten\)"),
     (["fusion=regmean", "backbone=timm", "backbone.model=test_nfnet"], r"was seen in stem.conv1 \(ScaledStdConv2d\)"),
     (["fusion=ensemble", "running=true"], "running=true continues from merged weights, and fusion=ensemble has none"),
+    (["fusion=emr", "running=true"], "running=true continues from merged weights, and fusion=emr has none"),
+    (["fusion=emr"], "fusion=emr makes a network for each task .* scenario=class2 does not tell it"),
     (["fusion=ensemble", "finetune_samples=10"], "finetune_samples=10 trains merged weights"),
     (["finetune_samples=1"], "finetune_samples must be at least 2, one of each task, or 0 for none, got 1"),
     (["finetune_samples=1.5"], "finetune_samples must be a whole number of at least 0, got 1.5"),

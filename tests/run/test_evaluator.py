@@ -33,6 +33,19 @@ def evaluator(outputs, batch_size) -> Evaluator:
     return Evaluator(tasks, BatchTransform([], None, None, 1, CPU), Labels(outputs), batch_size, CPU, Comm())
 
 
+class Told(nn.Flatten):
+    """Knows the answers of the second task alone, if it is told that it is asked for them."""
+
+    def for_task(self, task):
+        right = nn.functional.one_hot(torch.tensor([2, 3]), 4).float()
+        return (lambda x: right[: len(x)]) if task == 1 else self
+
+
+def test_a_network_that_takes_the_task_is_told_it():
+    assert evaluator(OUTPUTS, 100)(nn.Flatten()) == ([1 / 3, 1 / 2], [2 / 3, 1.0])
+    assert evaluator(OUTPUTS, 100)(Told()) == ([1 / 3, 1.0], [2 / 3, 1.0])
+
+
 def test_both_accuracies_at_every_batch_size():
     for batch_size in (1, 2, 3, 100):
         assert evaluator(OUTPUTS, batch_size)(nn.Flatten()) == ([1 / 3, 1 / 2], [2 / 3, 1.0])

@@ -103,6 +103,51 @@ def test_regmean_is_the_least_squares_fit_to_what_each_layer_gives():
     assert torch.allclose(diagonal, (strength[:, None] * rows).sum(0) / strength.sum(0), atol=1e-6)
 
 
+def test_regmean_with_bias_is_the_least_squares_fit_with_a_constant():
+    """Of a convolution and of a linear layer, to the outputs of each model on its own inputs, their biases included."""
+    given, around = models(1, 2), Context()
+    merged = RegMean(samples_per_task=60, shrink=1.0, bias=True)(given, around)
+    plain = RegMean(samples_per_task=60, shrink=1.0)(given, around)
+    of_convolution, of_linear = lambda _, x: patches_of(x), lambda network, x: nn.Sequential(*list(network)[:4])(x)
+    for name, rows in (("0", of_convolution), ("4", of_linear)):
+        inputs, targets = [], []
+        for task, state in enumerate(given.states):
+            network = Net(0).eval()
+            network.load_state_dict(state)
+            with torch.no_grad():
+                x = rows(network, around.images([task], 60)).double()
+            inputs.append(torch.cat([x, torch.ones(len(x), 1)], 1))
+            targets.append(x @ state[f"{name}.weight"].flatten(1).T.double() + state[f"{name}.bias"].double())
+        solution = torch.linalg.lstsq(torch.cat(inputs), torch.cat(targets)).solution
+        assert torch.allclose(merged[f"{name}.weight"].flatten(1).T.double(), solution[:-1], atol=1e-5)
+        assert torch.allclose(merged[f"{name}.bias"].double(), solution[-1], atol=1e-5)
+        assert not torch.allclose(plain[f"{name}.bias"], merged[f"{name}.bias"], atol=1e-3)
+        assert merged[f"{name}.weight"].shape == plain[f"{name}.weight"].shape
+
+
+def patches_of(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.unfold(x, 3, stride=2, padding=1).transpose(1, 2).reshape(-1, 9)
+
+
+def test_regmean_with_bias_takes_groups_of_a_convolution_and_layers_without_bias():
+    layer = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 3, bias=False))
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append({name: torch.randn_like(value) for name, value in layer.state_dict().items()})
+    given = Models([states[0], states[0]], [0.5, 0.5], list(states[0]))
+
+    class Pairs(Context):
+        def images(self, tasks, count):
+            return torch.randn(60, 2, 4, 4, generator=torch.Generator().manual_seed(tasks[0]))
+
+    merged = RegMean(bias=True)(given, Pairs(layer))
+    assert all(torch.allclose(value, states[0][name], atol=1e-6) for name, value in merged.items())
+    mixed = RegMean(bias=True)(Models(states, [0.5, 0.5], list(states[0])), Pairs(layer))
+    mean = (states[0]["0.bias"] + states[1]["0.bias"]) / 2
+    assert mixed["0.bias"].shape == (4,) and not torch.allclose(mixed["0.bias"], mean, atol=1e-3)
+
+
 def test_regmean_averages_where_no_input_ever_is():
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     states = []

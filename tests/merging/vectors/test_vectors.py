@@ -150,6 +150,15 @@ def test_slerp_goes_along_the_arc():
         Slerp()(small([1.0], [2.0], [3.0]))
 
 
+def test_slerp_goes_as_far_as_it_is_told():
+    given = small([1.0, 0.0], [0.0, 2.0], weights=[0.5, 0.5])
+    merged = Slerp(t=1 / 3)(given)["w"]
+    assert torch.allclose(merged, torch.tensor([math.sin(math.pi / 3), 2 * math.sin(math.pi / 6)]), atol=1e-6)
+    assert torch.allclose(Slerp(t=0.0)(given)["w"], torch.tensor([1.0, 0.0]), atol=1e-6)
+    assert torch.allclose(Slerp(t=1.0)(given)["w"], torch.tensor([0.0, 2.0]), atol=1e-6)
+    assert Slerp(t=0.25)(small([1.0, 1.0], [2.0, 2.0]))["w"].tolist() == [1.25, 1.25]
+
+
 def test_what_cannot_be_merged_is_named():
     with pytest.raises(ValueError, match="different architectures: w is \\(2,\\) in the one and \\(3,\\)"):
         small([1.0, 2.0], [1.0, 2.0, 3.0])

@@ -1,0 +1,23 @@
+"""Iso-C (Marczak et al. 2025, No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from cl.values import Count
+from merging.vectors.matrices import MatrixFusion
+from merging.vectors.scaled import Scaled
+
+
+class IsoC(Scaled, MatrixFusion):
+    """The sum of the task vectors of each layer, with all singular values replaced by their mean (algorithm 1)."""
+
+    method = "iso_c"
+
+    def __init__(self, scale: float | Literal["search"] = 1.0, samples_per_task: Count = 100):
+        self.scale, self.samples_per_task = scale, samples_per_task
+
+    def merged(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:
+        u, values, vh = torch.linalg.svd(sum(deltas), full_matrices=False)
+        return values.mean() * (u @ vh)
