@@ -24,6 +24,7 @@ DASHES = (
 MARKERS = "osD^vPX*"
 MOST_LINES = 8  # in a picture: there are no more of the above that can be told apart
 LABEL_WIDTH = 48  # characters of a line in a legend
+MOST_STAGE_LINES, MOST_MARKED_TESTS = 50, 60  # more of them hide the curve of tests
 MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
 
 
@@ -40,7 +41,10 @@ def after_results(folder: Path):
 
 
 def draw_run(folder: Path, results: dict, formats: list, titles: bool = True) -> None:
-    """accuracy_matrix and, where a run has several stages, average_accuracy (or of errors), in each of the formats."""
+    """accuracy_matrix (or of errors) in each of the formats.
+
+    Where a run has several stages, average_accuracy too, and with tests at intervals anytime_accuracy.
+    """
     if not formats:
         return
     measure = "error" if "error_matrix" in results else "accuracy"
@@ -53,6 +57,13 @@ def draw_run(folder: Path, results: dict, formats: list, titles: bool = True) ->
     if results[f"{measure}_so_far"] is not None:
         line = {"label": method, "mean": results[f"{measure}_so_far"], "std": None}
         save(_curves_figure([line], title, measure), folder / f"average_{measure}", formats)
+    if results.get("evaluations"):
+        ends, steps = [], 0
+        for stage in results["stage_costs"]:
+            steps += stage["gradient_steps"]
+            ends.append(steps)
+        figure = _anytime_figure(results["evaluations"], ends, title, measure)
+        save(figure, folder / f"anytime_{measure}", formats)
 
 
 def draw_overlay(path: Path, lines: list[dict], title: str, formats: list, measure: str = "accuracy") -> None:
@@ -140,6 +151,24 @@ def _curves_figure(lines: list[dict], title: str, measure: str):
     axes.grid(alpha=0.25, linewidth=0.6)
     if len(lines) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=4)
+    return figure
+
+
+def _anytime_figure(evaluations: list, ends: list, title: str, measure: str):
+    """Tests against the step; a line where each stage ends."""
+    figure, axes = new_figure(4.6, 3.2)
+    for end in ends[:-1] if len(ends) <= MOST_STAGE_LINES else ():
+        axes.axvline(end, color="0.75", linewidth=0.8, zorder=0)
+    factor = 100 if measure == "accuracy" else 1
+    steps, values = zip(*evaluations)
+    marker = MARKERS[0] if len(steps) <= MOST_MARKED_TESTS else None
+    axes.plot(steps, [factor * value for value in values], color=COLOURS[0], marker=marker, markersize=3, linewidth=1.2)
+    axes.set_xlim(0, steps[-1])
+    axes.set_ylim(0, 101 if measure == "accuracy" else 1.05 * axes.get_ylim()[1])
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(f"{measure} of what has been seen" + (" (%)" if measure == "accuracy" else ""))
+    axes.set_title(title)
+    axes.grid(axis="y", alpha=0.25, linewidth=0.6)
     return figure
 
 
