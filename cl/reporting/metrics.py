@@ -169,6 +169,8 @@ METRICS = (
         source="Koh et al. 2022 (i-Blurry), A_AUC", heading="anytime accuracy", level=True, accuracies="evaluations",
     ),
 )  # fmt: skip
+# Measures of single tasks, not defined where all are tested on the same samples (`Scenario.tests_all`).
+OF_TASKS = ("forgetting", "backward_transfer", "forward_transfer", "learning_accuracy")
 ERROR_METRICS = tuple(metric.of_errors() for metric in METRICS if metric.error_formula)
 
 

@@ -52,6 +52,7 @@ def measures(history: History, scenario: Scenario) -> dict:
         "accuracy_matrix": matrix,
         "task_accuracy_matrix": task_matrix,
         **metrics.measures(metrics.METRICS, matrix, task_matrix, own, untrained, history.evaluations),
+        **(dict.fromkeys(metrics.OF_TASKS) if scenario.tests_all else {}),
         "untrained_accuracy": untrained,
         "task_aware": task_aware,
         "task_classes": task_classes(scenario),

@@ -1,7 +1,8 @@
 """Class-incremental with repetition (Hemati et al. 2023, Class-Incremental Learning with Repetition).
 
 Two generators of streams in which classes come back in later tasks, at random. All tasks are tested on the whole test
-split, as the paper does: every column of the accuracy matrix is the accuracy on all classes.
+split, as the paper does: every column of the accuracy matrix is the accuracy on all classes, and measures of single
+tasks, such as forgetting, are not defined.
 """
 
 from abc import abstractmethod
@@ -17,7 +18,7 @@ from cl.values import Count, InnerFraction
 class _Repeating(Scenario):
     """Tasks that have some of the classes, with the labels of the data set."""
 
-    classes_return = True
+    classes_return = tests_all = True
 
     def __init__(self, num_tasks: int):
         super().__init__(num_tasks, concatenate=False)
