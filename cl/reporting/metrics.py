@@ -181,7 +181,7 @@ def measures(
     """The value of each entry by its key; None where its accuracies are not there.
 
     `own`: those that the scenario asks for, `untrained`: theirs before training. `evaluations`: [step, accuracy so far]
-    of each test with `eval_every`.
+    of each test with `eval_every`; without, what is measured of them is no entry.
     """
     matrices = {
         "all_classes": all_classes, "task_aware": task_aware, "scenario": own, "evaluations": evaluations,
@@ -189,6 +189,8 @@ def measures(
     found = {}
     for metric in metrics:
         matrix = matrices[metric.accuracies]
+        if metric.accuracies == "evaluations" and not matrix:
+            continue
         found[metric.key] = metric.function(matrix, untrained) if matrix else None
     return found
 
@@ -216,7 +218,7 @@ def constant(task_classes: list[int] | None, task_aware: bool) -> set[str]:
     elif max(task_classes[1:]) == 1:
         found.add("forward_transfer")
     if max(task_classes) == 1:
-        known = ("task_aware", "scenario", "evaluations") if task_aware else ("task_aware",)
+        known = ("task_aware", "scenario") if task_aware else ("task_aware",)
         found |= {metric.key for metric in METRICS if metric.accuracies in known}
     return found
 

@@ -19,11 +19,14 @@ from cl.run.state import Generators, Statistics
 from cl.run.trainer import Trainer
 from cl.scenarios.base import Scenario
 from cl.scenarios.outputs import tasks_of
-from cl.strategies.base import Strategy
+
+# Gives the network that is tested, and what gives the outputs for images with its help (None: the network).
+Classifier = Callable[[torch.Tensor], torch.Tensor]
+Tested = Callable[[], tuple[nn.Module, Classifier | None]]
 
 
 class Anytime:
-    """Measures what has been seen so far; each test is a row of `recorder`.
+    """Measures what has been seen so far of what `tested` gives; each test is a row of `recorder`.
 
     `every`: a number of steps, counted over all stages, or a fraction of each stage's steps. What has been seen are the
     tasks of the stages that have begun, which count the same; in streams, whose tasks share classes, the classes of
@@ -31,13 +34,12 @@ class Anytime:
     """
 
     def __init__(
-        self, every: int | float, scenario: Scenario, strategy: Strategy, stages: Sequence[Sequence[int]],
+        self, every: int | float, scenario: Scenario, stages: Sequence[Sequence[int]], tested: Tested,
         evaluator: Evaluator, recorder: Recorder, comm: Comm, average_statistics: bool,
     ):  # fmt: skip
-        self.every, self.scenario, self.strategy, self.stages = every, scenario, strategy, stages
+        self.every, self.scenario, self.stages, self.tested = every, scenario, stages, tested
         self.evaluator, self.recorder, self.comm = evaluator, recorder, comm
         self.average_statistics = average_statistics
-        self.network: Callable[[], nn.Module] | None = None  # gives the network that is tested
 
     def next(self, trainer: Trainer, steps: int) -> int:
         """The next step of this stage of `steps` after which to test."""
@@ -49,26 +51,26 @@ class Anytime:
     @torch.no_grad()
     def test(self, stage: int, steps_done: int) -> None:
         """Test the network after a step within a stage."""
-        network, started = self.network(), time.perf_counter()
+        started = time.perf_counter()
+        network, classifier = self.tested()
         generators, statistics = Generators(self.evaluator.device), Statistics(network)
         before, own = generators.state_dict(), statistics.state_dict()
         equalise_statistics(self.comm, network, average=self.average_statistics)
-        classifier = self.strategy.classifier() if network is self.strategy.model else None
         value = self._value(network, classifier, stage)
         statistics.load_state_dict(own)
         generators.load_state_dict(before)
         self.recorder.history.eval_seconds += time.perf_counter() - started
         self.recorder.test(stage, steps_done, value)
 
-    def after_stage(self, stage: int, rows: tuple[list[float], list[float] | None], classifier) -> None:
+    def after_stage(self, stage: int, rows: tuple[list[float], list[float] | None]) -> None:
         """Take in the test after a stage: its accuracies, or errors, over all outputs and task-aware."""
         if self.scenario.kind == "stream":
-            value = self._value(self.network(), classifier, stage)
+            value = self._value(*self.tested(), stage)
         else:
             value = self._mean([self._own(rows)[task] for task in self._seen(stage)])
         self.recorder.test(stage, self.recorder.history.gradient_steps, value)
 
-    def _value(self, network: nn.Module, classifier, stage: int) -> float:
+    def _value(self, network: nn.Module, classifier: Classifier | None, stage: int) -> float:
         seen = self._seen(stage)
         if self.scenario.kind == "stream":
             return self.evaluator.on_classes(network, classifier, self.evaluator.tasks.classes(seen))

@@ -59,10 +59,10 @@ class Training:
         self.anytime = None
         if self.config["eval_every"] is not None:
             self.anytime = Anytime(
-                self.config["eval_every"], self.plan.scenario, self.strategy, self.stages, evaluator, self.recorder,
-                session.comm, average_statistics=self.config["batch_norm"] == "average",
+                self.config["eval_every"], self.plan.scenario, self.stages,
+                lambda: (self.tested, self._classifier()), evaluator, self.recorder, session.comm,
+                average_statistics=self.config["batch_norm"] == "average",
             )  # fmt: skip
-            self.anytime.network = lambda: self.tested
             self.trainer.pauses = self.anytime
         self.tree = self._state_tree(buffer)
         self.checkpoints = Checkpoints(
@@ -211,13 +211,16 @@ class Training:
         history.train_seconds += time.perf_counter() - started
         history.end_stage(session.passes.take(comm))
         started = time.perf_counter()
-        classifier = self.strategy.classifier() if self.average is None else None
-        row, task_aware_row = self.evaluator(self.tested, classifier)
+        row, task_aware_row = self.evaluator(self.tested, self._classifier())
         history.add(row, task_aware_row)
         if self.anytime is not None:
-            self.anytime.after_stage(stage, (row, task_aware_row), classifier)
+            self.anytime.after_stage(stage, (row, task_aware_row))
         history.eval_seconds += time.perf_counter() - started
         return row
+
+    def _classifier(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What gives the outputs with the help of the network that is tested; None: that network itself."""
+        return self.strategy.classifier() if self.average is None else None
 
     def _record(self, stage: int, row: list[float]) -> None:
         """Tell the loggers and callbacks of a test, and save the network."""

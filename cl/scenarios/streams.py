@@ -114,7 +114,5 @@ class Gaussian(Stream):
         self.width = width
 
     def deal(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
-        if len(labels) < self.num_tasks:
-            raise ValueError(f"scenario.num_tasks={self.num_tasks}, but there are only {len(labels)} training samples")
         times = seeding.generator(seed, "gaussian").normal(labels, self.width)
         return np.array_split(np.argsort(times, kind="stable"), self.num_tasks)

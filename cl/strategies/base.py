@@ -27,12 +27,8 @@ class Strategy:
     `start_task` are not called again for that stage.
     """
 
-    defined_in: tuple[str, ...] = (
-        "class",
-        "task",
-        "domain",
-        "stream",
-    )  # kinds of scenarios (`Scenario.kind`), where not targets
+    # Kinds of scenarios (`Scenario.kind`), where not targets.
+    defined_in: tuple[str, ...] = ("class", "task", "domain", "stream")
     needs_boundaries = False  # whether it has to be told when a task ends and the next begins
     needs_labels = False  # whether its loss or its memory is about classes
     mixable = False  # whether all of its loss on labels is one mean, so that images can be mixed (mixup, CutMix)
