@@ -83,7 +83,7 @@ def replay(logger: Logger, folder: Path, results: dict) -> None:
         values = {name: read(value) for name, value in row.items()}
         logger.log_training(values["step"], of_row(values, told))
     for row in rows(folder / "anytime.csv"):
-        logger.log_training(read(row["step"]), of_anytime(measure, float(row["value"])))
+        logger.log_training(read(row["step"]), of_anytime(measure, float(row["so_far"])))
     for stage, row in enumerate(matrix):
         aware = task_aware[stage] if task_aware else None
         logger.log_test(stage, of_test(measure, row, aware, stage, len(matrix)))
