@@ -161,8 +161,12 @@ def test_streamed_pictures_go_on_where_the_test_has_interrupted_them(compose_con
     assert losses[0] == losses[1] and len(losses[0]) == 12
 
 
-def test_a_run_that_died_within_a_stage_has_the_same_rows(compose_config, tmp_path):
-    options = (*TWO, "strategy=er", "eval_every=2")
+STREAM = ("scenario=gaussian10", "steps=null", "epochs=1")
+
+
+@pytest.mark.parametrize("more", [(), STREAM, ("scenario=blurry5", "strategy=er_ace")], ids=["class", "stream", "ace"])
+def test_a_run_that_died_within_a_stage_has_the_same_rows(compose_config, tmp_path, more):
+    options = (*TWO, "strategy=er", "eval_every=2", *more)
     whole = run(compose_config(*options, f"output={tmp_path / 'whole'}"))
     again = interrupted(plain(compose_config(*options, f"output={tmp_path / 'died'}")))
     assert_same(outcome(whole), outcome(again))
