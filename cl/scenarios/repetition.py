@@ -97,8 +97,8 @@ class RandomRepetition(_Repeating):
     Class c comes first in task i with probability p (1 - p)^(i-1), p = `first`, cut off after the last task, and is in
     each later task with probability `repetition`. A task has `samples` training samples (None: the number of all
     divided by the tasks), equally many of each of its classes to within one. A class gives its samples in a random
-    order and begins again once all are used. Two things the paper leaves open: the class that comes first is moved to
-    the first task, and a task to which no class falls repeats one of the classes so far.
+    order and begins again once all are used. So that no task is empty, the class that comes first is moved to the first
+    task, and a task to which no class falls repeats one of the classes so far.
     """
 
     def __init__(self, num_tasks: int, first: InnerFraction, repetition: InnerFraction, samples: Count | None = None):

@@ -102,8 +102,8 @@ class Gaussian(Stream):
     Prompt): the centres of the classes lie at equal distances, in the order of the classes. Each sample gets the time
     t ~ N(centre of its class, `width`^2), in distances between two centres, and all come in the order of their times,
     each once. So the share of class k at time t is n_k phi((t - k) / width) over the sum of these, with n_k the number
-    of its samples. A task is an interval with its part of the samples, after which the network is tested; the papers
-    draw batches at the same shares, with which a sample may come twice.
+    of its samples. A task is an interval with its part of the samples, after which the network is tested. Times are
+    drawn, not batches by these shares, so that one pass over the data set is the whole stream.
     """
 
     has_boundaries = False
