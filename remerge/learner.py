@@ -91,7 +91,8 @@ class Learner:
         chosen = training.strategy.training_set(stage, samples)
         self._stage, self._samples = stage, samples
         trainer.start(stage)
-        for _, batch in trainer.batches(chosen, stage, training.steps(stage, len(chosen))):
+        ordered = training.keeps_order(stage, samples, chosen)
+        for _, batch in trainer.batches(chosen, stage, training.steps(stage, len(chosen)), ordered):
             before = trainer.step
             yield batch
             if trainer.step != before + 1:

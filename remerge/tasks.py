@@ -75,7 +75,8 @@ class Task:
         """The batches of one pass in the order of a run: pictures [B, C, H, W] float32 and labels [B] int64."""
         config = self.scenario.config
         size = config["batch_size"] if batch_size is None else batch_size
-        for batch in epoch_batches(self.rows, size, config["seed"], self.number, epoch):
+        ordered = self.scenario.plan.ordered
+        for batch in epoch_batches(self.rows, size, config["seed"], self.number, epoch, ordered=ordered):
             yield self.scenario.transform.train(batch["x"]), batch["y"]
 
     def __repr__(self) -> str:

@@ -29,7 +29,7 @@ VERSIONS = {"training": 1, "merging": 1}  # of what no member of a group decides
 NOT_IDENTITY = {
     "seed", "output", "overwrite", "pictures", "picture_titles", "progress", "debug", "logger", "log_interval",
     "launcher", "loader", "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
-    "checkpoint", "timeout", "trust", "jobs",
+    "checkpoint", "timeout", "trust", "jobs", "one_pass",
 }  # fmt: skip
 # Where the files of our data sets lie and how they are read. A data set of the user may be defined by them.
 PLACES = {"dataset.root", "dataset.download", "dataset.stream", "dataset.cache"}

@@ -78,6 +78,8 @@ class Run(TypedDict):
     batch_size: Count
     gradient_accumulation_steps: Count
     eval_batch_size: Count
+    eval_every: Count | InnerFraction | None
+    one_pass: bool
     optimizer_state: Literal["keep", "reset", "epoch"]
     model_state: Literal["keep", "reset"]
     device: Device

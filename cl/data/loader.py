@@ -1,7 +1,8 @@
-"""Batches of one epoch: an order by seed, task and epoch, every sample exactly once."""
+"""Batches of one epoch: an order by seed, task and epoch, or that of a stream; every sample exactly once."""
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from cl import seeding
@@ -20,10 +21,11 @@ def epoch_batches(
     ranks: int = 1,
     fewest: int = 1,
     first: int = 0,
+    ordered: bool = False,
 ) -> Iterator[Rows]:
     """This rank's part of each step of `ranks * batch_size` rows in random order; the last step has the remainder.
 
-    `first`: number of the step to begin with.
+    `first`: number of the step to begin with. `ordered`: the rows keep their order, so each step has the next ones.
 
     The order is the same on every rank, and so is the number of steps. No batch has less than `fewest` rows: a
     remainder is shared among as many ranks as can have that many, and joins the step before where no rank can. A rank
@@ -35,7 +37,10 @@ def epoch_batches(
             f"a stage of training has {len(rows)} samples, and needs at least {fewest}"
             + (": batch normalisation takes a variance over them" if fewest > 1 else "")
         )
-    order = seeding.generator(seed, "order", task_id, epoch).permutation(len(rows))
+    if ordered:
+        order = np.arange(len(rows))
+    else:
+        order = seeding.generator(seed, "order", task_id, epoch).permutation(len(rows))
     steps = num_batches(len(rows), batch_size, ranks, fewest)
     size = batch_size * ranks
     # Of each step, rank r takes the r-th run of batch_size rows; of the remainder, every ranks-th row.

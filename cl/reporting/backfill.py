@@ -1,7 +1,7 @@
 """Sends finished runs to loggers: `python -m cl.report PATH... --wandb --tensorboard`. Needs no torch.
 
-All is read from results.json, metrics.csv and strategy_metrics.csv. A run that wandb has already is left out, and
-event files of TensorBoard are replaced, so it can be repeated.
+All is read from results.json, metrics.csv, strategy_metrics.csv and anytime.csv. A run that wandb has already is left
+out, and event files of TensorBoard are replaced, so it can be repeated.
 """
 
 import argparse

@@ -27,7 +27,7 @@ OTHER_KEYS = (
     "schema", "kind", "fusion", "strategy", "scenario", "dataset", "backbone", "buffer", "buffer_capacity", "seed",
     "group", "identity", "models_group", "world_size", "accuracy_matrix", "task_accuracy_matrix", "untrained_accuracy",
     "task_aware", "task_classes", "error_matrix", "untrained_error", "model_accuracies", "mean_model_accuracy",
-    "model_accuracy_matrix",
+    "model_accuracy_matrix", "evaluations", "one_pass",
     "train_seconds", "merge_seconds", "eval_seconds", "samples_per_second", "replay_wait_seconds", "buffer_bytes",
     "peak_memory_bytes", "gradient_steps", "labelled_samples", "merge_gradient_steps", "merge_labelled_samples",
     "unlabelled_samples", "forward_passes", "backward_passes", "unlabelled_forward_passes",

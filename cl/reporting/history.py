@@ -22,6 +22,7 @@ class History:
     measure: str = "accuracy"  # what the rows are: accuracy, or error
     passes: list[dict[str, int]] = field(default_factory=list)  # of each stage on all ranks (`cl.step.passes`)
     stages: list[dict[str, float]] = field(default_factory=list)  # of each stage what it has added to the TOTALS
+    evaluations: list[list[float]] = field(default_factory=list)  # [steps so far, measure of what was seen so far]
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 

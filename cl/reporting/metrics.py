@@ -58,6 +58,16 @@ def accuracy_so_far(matrix: Matrix, untrained: Row) -> Row | None:
     return [_mean(row[: i + 1]) for i, row in enumerate(matrix)]
 
 
+def anytime_accuracy(evaluations: Matrix, untrained: Row) -> float:
+    """The area under the curve of tests [step, accuracy so far], by the last step.
+
+    Each test stands for the steps since the one before. At equal distances that is the mean of all tests.
+    """
+    before = [0, *(step for step, _ in evaluations)]
+    area = sum(value * (step - last) for (step, value), last in zip(evaluations, before))
+    return area / evaluations[-1][0]
+
+
 @dataclass(frozen=True)
 class Metric:
     """An entry of the table.
@@ -75,8 +85,9 @@ class Metric:
     heading: str = ""  # of its column in tables, without the unit; empty: in results.json and report.csv only
     higher_is_better: bool = True
     level: bool = False
-    # Which accuracies: `scenario`: those that the scenario asks for, task-aware in task-incremental scenarios.
-    accuracies: Literal["scenario", "all_classes", "task_aware"] = "scenario"
+    # Which accuracies: `scenario`: those that the scenario asks for, task-aware in task-incremental scenarios;
+    # `evaluations`: in place of a matrix, [step, accuracy so far] of each test with `eval_every`.
+    accuracies: Literal["scenario", "all_classes", "task_aware", "evaluations"] = "scenario"
     unit: str = " %"
     factor: float = 100  # for print
     digits: int = 2
@@ -95,7 +106,11 @@ class Metric:
         """The entry of the same measure of errors."""
         sign = -1 if self.level else 1
 
+        by_step = self.accuracies == "evaluations"
+
         def function(matrix: Matrix, untrained: Row) -> float | Row | None:
+            if by_step:
+                return self.function(matrix, untrained)
             value = self.function([[-error for error in row] for row in matrix], [-error for error in untrained])
             if isinstance(value, list):
                 return [sign * item for item in value]
@@ -109,7 +124,7 @@ class Metric:
             source=f"as {self.key}",
             heading=self.heading.replace("accuracy", "error"),
             higher_is_better=self.higher_is_better != self.level,
-            accuracies="scenario",
+            accuracies="evaluations" if by_step else "scenario",
             unit="",
             factor=1,
             digits=4,
@@ -148,21 +163,34 @@ METRICS = (
         "accuracy_so_far", accuracy_so_far, "for each i, mean over j<=i of A[i,j]",
         "for each i, mean over j<=i of E[i,j]", level=True,
     ),
+    Metric(
+        "anytime_accuracy", anytime_accuracy, "sum over tests k of a[k] (s[k] - s[k-1]) / s[K], a: accuracy so far "
+        "after s steps", "sum over tests k of e[k] (s[k] - s[k-1]) / s[K], e: error so far after s steps",
+        source="Koh et al. 2022 (i-Blurry), A_AUC", heading="anytime accuracy", level=True, accuracies="evaluations",
+    ),
 )  # fmt: skip
+# Measures of single tasks, not defined where all are tested on the same samples (`Scenario.tests_all`).
+OF_TASKS = ("forgetting", "backward_transfer", "forward_transfer", "learning_accuracy")
 ERROR_METRICS = tuple(metric.of_errors() for metric in METRICS if metric.error_formula)
 
 
 def measures(
-    metrics: tuple[Metric, ...], all_classes: Matrix, task_aware: Matrix | None, own: Matrix, untrained: Row
-) -> dict:
+    metrics: tuple[Metric, ...], all_classes: Matrix, task_aware: Matrix | None, own: Matrix, untrained: Row,
+    evaluations: Matrix | None = None,
+) -> dict:  # fmt: skip
     """The value of each entry by its key; None where its accuracies are not there.
 
-    `own`: those that the scenario asks for, `untrained`: theirs before training.
+    `own`: those that the scenario asks for, `untrained`: theirs before training. `evaluations`: [step, accuracy so far]
+    of each test with `eval_every`; without, what is measured of them is no entry.
     """
-    matrices = {"all_classes": all_classes, "task_aware": task_aware, "scenario": own}
+    matrices = {
+        "all_classes": all_classes, "task_aware": task_aware, "scenario": own, "evaluations": evaluations,
+    }  # fmt: skip
     found = {}
     for metric in metrics:
         matrix = matrices[metric.accuracies]
+        if metric.accuracies == "evaluations" and not matrix:
+            continue
         found[metric.key] = metric.function(matrix, untrained) if matrix else None
     return found
 

@@ -1,4 +1,4 @@
-"""metrics.csv and strategy_metrics.csv: rows that are appended as training goes, and the checksum of those so far.
+"""metrics.csv, strategy_metrics.csv, anytime.csv: rows that are appended as training goes, and the checksum of those.
 
 The checksum of the rows is in the checkpoint of a run, and in its results.json in the end. A resumed run takes up the
 rows that its checkpoint speaks of and cuts off the others, which it repeats. Needs no torch.
@@ -19,13 +19,15 @@ METRIC_COLUMNS = (
     "stage", "epoch", "step", "loss", "learning_rate", "samples_per_second", "replay_wait_seconds", "buffer_records",
 )  # fmt: skip
 STRATEGY_COLUMNS = ("stage", "epoch", "step", "name", "value")
+TEST_COLUMNS = ("stage", "step", "so_far")
 State = dict[str, dict[str, int]]  # name of a file -> its "bytes" so far, and the "crc32" of these
 
 
 class MetricsFile:
     """metrics.csv, a row per interval; a failed write leaves whole rows only.
 
-    What a strategy logs goes to strategy_metrics.csv beside it, a row per name, if it logs anything.
+    What a strategy logs goes to strategy_metrics.csv beside it, a row per name, if it logs anything. Tests at intervals
+    go to anytime.csv, if there are any.
     """
 
     def __init__(self, path: Path, kept: State | None = None):
@@ -35,12 +37,14 @@ class MetricsFile:
         """
         self.metrics = _Table(path, METRIC_COLUMNS)
         self.logged = _Table(path.with_name(f"strategy_{path.name}"), STRATEGY_COLUMNS)
+        self.tests = _Table(path.with_name("anytime.csv"), TEST_COLUMNS)
         kept = kept or {}
         self.metrics.start(kept.get(path.name))
-        if kept_of_strategy := kept.get(self.logged.path.name):
-            self.logged.start(kept_of_strategy)
-        else:
-            self.logged.path.unlink(missing_ok=True)  # of a run that begins again
+        for table in (self.logged, self.tests):
+            if kept_rows := kept.get(table.path.name):
+                table.start(kept_rows)
+            else:
+                table.path.unlink(missing_ok=True)  # of a run that begins again
 
     def append(self, row: dict) -> None:
         assert tuple(row) == METRIC_COLUMNS, tuple(row)
@@ -55,9 +59,15 @@ class MetricsFile:
         place = [row[name] for name in STRATEGY_COLUMNS[:3]]
         self.logged.append([[*place, name, value] for name, value in logged.items()])
 
+    def append_test(self, row: list) -> None:
+        """A test: the stage, the number of steps so far and what was measured."""
+        if not self.tests.bytes:
+            self.tests.start(None)
+        self.tests.append([row])
+
     def state_dict(self) -> State:
         """The rows so far, which are on disk then: a checkpoint may outlive a crash of the system."""
-        return {table.path.name: table.state() for table in (self.metrics, self.logged) if table.bytes}
+        return {table.path.name: table.state() for table in (self.metrics, self.logged, self.tests) if table.bytes}
 
 
 def changed_files(folder: Path, files: State) -> list[Path]:

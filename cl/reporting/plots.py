@@ -5,6 +5,7 @@ matplotlib is imported when something is drawn, and without pyplot: no window, n
 
 import contextlib
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from cl.atomic import atomic_write
@@ -24,6 +25,7 @@ DASHES = (
 MARKERS = "osD^vPX*"
 MOST_LINES = 8  # in a picture: there are no more of the above that can be told apart
 LABEL_WIDTH = 48  # characters of a line in a legend
+MOST_STAGE_LINES, MOST_MARKED_TESTS = 50, 60  # more of them hide the curve of tests
 MOST_NUMBERED_TASKS = 12  # with more, the numbers in the cells of a matrix cannot be read
 
 
@@ -40,7 +42,10 @@ def after_results(folder: Path):
 
 
 def draw_run(folder: Path, results: dict, formats: list, titles: bool = True) -> None:
-    """accuracy_matrix and, where a run has several stages, average_accuracy (or of errors), in each of the formats."""
+    """accuracy_matrix (or of errors) in each of the formats.
+
+    Where a run has several stages, average_accuracy too, and with tests at intervals anytime_accuracy.
+    """
     if not formats:
         return
     measure = "error" if "error_matrix" in results else "accuracy"
@@ -53,6 +58,14 @@ def draw_run(folder: Path, results: dict, formats: list, titles: bool = True) ->
     if results[f"{measure}_so_far"] is not None:
         line = {"label": method, "mean": results[f"{measure}_so_far"], "std": None}
         save(_curves_figure([line], title, measure), folder / f"average_{measure}", formats)
+    if results.get("evaluations"):
+        ends, steps = [], 0
+        for stage in results["stage_costs"]:
+            steps += stage["gradient_steps"]
+            ends.append(steps)
+        steps, values = zip(*results["evaluations"])
+        line = {"label": method, "steps": steps, "mean": values, "std": None}
+        save(_anytime_figure([line], title, measure, ends[:-1]), folder / f"anytime_{measure}", formats)
 
 
 def draw_overlay(path: Path, lines: list[dict], title: str, formats: list, measure: str = "accuracy") -> None:
@@ -62,6 +75,12 @@ def draw_overlay(path: Path, lines: list[dict], title: str, formats: list, measu
     """
     assert len(lines) <= MOST_LINES, f"{len(lines)} lines"
     save(_curves_figure(lines, title, measure), path, formats)
+
+
+def draw_anytime(path: Path, lines: list[dict], title: str, formats: list, measure: str = "accuracy") -> None:
+    """Tests at intervals of several methods; a line has `label`, `steps`, and `mean` and `std` or None of each."""
+    assert len(lines) <= MOST_LINES, f"{len(lines)} lines"
+    save(_anytime_figure(lines, title, measure), path, formats)
 
 
 def overlay_caption(lines: list[dict], measure: str = "accuracy") -> str:
@@ -112,10 +131,8 @@ def _matrix_figure(matrix: list, title: str, measure: str):
 
 
 def _curves_figure(lines: list[dict], title: str, measure: str):
-    labels = [textwrap.fill(line["label"], LABEL_WIDTH) for line in lines]
-    rows = [row for label in labels for row in label.splitlines()]
-    legend = 0.0 if len(lines) == 1 else max(1.4, 0.3 + 0.068 * max(map(len, rows)))  # inches
-    figure, axes = new_figure(4.6 + legend, max(3.2, 0.5 + 0.16 * len(rows)))
+    labels, legend = _legend(lines)
+    figure, axes = new_figure(4.6 + legend, max(3.2, 0.5 + 0.16 * len("\n".join(labels).splitlines())))
     stages = max(len(line["mean"]) for line in lines)
     factor = 100 if measure == "accuracy" else 1
     for i, line in enumerate(lines):
@@ -128,9 +145,7 @@ def _curves_figure(lines: list[dict], title: str, measure: str):
             continue
         x = list(range(1, len(mean) + 1))
         axes.plot(x, mean, linewidth=1.4, **style)
-        if line["std"] is not None:
-            low, high = ([m + sign * factor * s for m, s in zip(mean, line["std"])] for sign in (-1, 1))
-            axes.fill_between(x, low, high, color=COLOURS[i], alpha=0.18, linewidth=0)
+        _shade(axes, x, line, factor, COLOURS[i])
     axes.set_xlim(0.8, stages + 0.2)
     axes.set_ylim(0, 101 if measure == "accuracy" else 1.05 * axes.get_ylim()[1])
     axes.set_xticks(range(1, stages + 1, max(1, stages // MOST_NUMBERED_TASKS)))
@@ -141,6 +156,43 @@ def _curves_figure(lines: list[dict], title: str, measure: str):
     if len(lines) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=4)
     return figure
+
+
+def _anytime_figure(lines: list[dict], title: str, measure: str, ends: Sequence[int] = ()):
+    """Tests against the step; `ends`: steps at which a stage ends, each with a line."""
+    labels, legend = _legend(lines)
+    figure, axes = new_figure(4.6 + legend, max(3.2, 0.5 + 0.16 * len("\n".join(labels).splitlines())))
+    for end in ends if len(ends) <= MOST_STAGE_LINES else ():
+        axes.axvline(end, color="0.75", linewidth=0.8, zorder=0)
+    factor = 100 if measure == "accuracy" else 1
+    for i, line in enumerate(lines):
+        marker = MARKERS[i] if len(line["steps"]) <= MOST_MARKED_TESTS else None
+        style = {"color": COLOURS[i], "linestyle": DASHES[i], "marker": marker, "markersize": 3, "label": labels[i]}
+        axes.plot(line["steps"], [factor * value for value in line["mean"]], linewidth=1.2, **style)
+        _shade(axes, line["steps"], line, factor, COLOURS[i])
+    axes.set_xlim(0, max(line["steps"][-1] for line in lines))
+    axes.set_ylim(0, 101 if measure == "accuracy" else 1.05 * axes.get_ylim()[1])
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(f"{measure} of what has been seen" + (" (%)" if measure == "accuracy" else ""))
+    axes.set_title(title)
+    axes.grid(axis="y", alpha=0.25, linewidth=0.6)
+    if len(lines) > 1:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=4)
+    return figure
+
+
+def _legend(lines: list[dict]) -> tuple[list[str], float]:
+    """The labels of the lines, broken into rows, and the inches that a legend of them takes."""
+    labels = [textwrap.fill(line["label"], LABEL_WIDTH) for line in lines]
+    longest = max(len(row) for label in labels for row in label.splitlines())
+    return labels, 0.0 if len(lines) == 1 else max(1.4, 0.3 + 0.068 * longest)
+
+
+def _shade(axes, x: Sequence, line: dict, factor: float, colour: str) -> None:
+    """One standard deviation to both sides of a line, where it has one."""
+    if line["std"] is not None:
+        low, high = ([factor * (m + sign * s) for m, s in zip(line["mean"], line["std"])] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1):

@@ -44,3 +44,10 @@ class Recorder:
             self.metrics.append(row)
             self.metrics.append_logged(row, logged)
         self.logger.log_training(row["step"], told.of_row(row, logged))
+
+    def test(self, stage: int, step: int, value: float) -> None:
+        """A test at an interval or after a stage: the accuracy, or the error, of what has been seen so far."""
+        self.history.evaluations.append([step, value])
+        if self.metrics is not None:
+            self.metrics.append_test([stage, step, value])
+        self.logger.log_training(step, told.of_anytime(self.history.measure, value))

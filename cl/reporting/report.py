@@ -9,8 +9,9 @@
     python -m cl.report multirun/class5_digits_mlp --format pdf,svg --no-titles
 
 Takes any folders or results.json files, puts the seeds of each configuration together (mean +- sample standard
-deviation), prints the table and writes report.md, report.tex, report.csv and report.png. Beside merged networks there
-is a row for those that were merged; beside published figures, how far off they are. Needs no torch.
+deviation), prints the table and writes report.md, report.tex, report.csv and report.png, and report_anytime.png where
+runs were tested at intervals. Beside merged networks there is a row for those that were merged; beside published
+figures, how far off they are. Needs no torch.
 """
 
 import argparse
@@ -71,6 +72,24 @@ def curves(groups: list[Group]) -> list[dict]:
 def _so_far(run: dict) -> list[float]:
     of = "error" if "average_error" in run else "accuracy"
     return run[f"{of}_so_far"] or [run[f"average_{of}"]]
+
+
+def anytime_curves(groups: list[Group]) -> list[dict]:
+    """A line per group that is shown and has tests at intervals, at the steps of its first run.
+
+    Tests of the other seeds, which need not be after the same steps, are interpolated.
+    """
+    import numpy as np
+
+    lines = []
+    for group, line in zip(shown(groups), curves(groups)):
+        runs = [np.array(run["evaluations"]) for run in group.runs if run.get("evaluations")]
+        if runs:
+            steps = runs[0][:, 0]
+            values = np.array([np.interp(steps, run[:, 0], run[:, 1]) for run in runs])
+            std = values.std(0, ddof=1).tolist() if len(runs) > 1 else None
+            lines.append({"label": line["label"], "steps": steps.tolist(), "mean": values.mean(0).tolist(), "std": std})
+    return lines
 
 
 def picture_text(groups: list[Group], formats: list[str], measure: str) -> str:
@@ -152,11 +171,15 @@ def main() -> None:
                 file.write(text)
         title = "" if arguments.no_titles else caption(groups)
         plots.draw_overlay(output / "report", curves(groups), title, arguments.format, measure)
+        pictures = ["report"]
+        if lines := anytime_curves(groups):
+            plots.draw_anytime(output / "report_anytime", lines, title, arguments.format, measure)
+            pictures.append("report_anytime")
         if arguments.page:
             page.write_groups(output, groups)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    files = ", ".join([*written, *(f"report.{kind}" for kind in arguments.format)])
+    files = ", ".join([*written, *(f"{picture}.{kind}" for picture in pictures for kind in arguments.format)])
     screen.say(f"written: {files} in {screen.place(output)}")
     if note := left_out(groups):
         screen.say(note)

@@ -36,23 +36,27 @@ def measures(history: History, scenario: Scenario) -> dict:
     task-incremental scenarios, over all classes in all others.
     """
     task_aware = scenario.task_aware
+    evaluated = {"evaluations": history.evaluations} if history.evaluations else {}
     matrix, task_matrix = history.rows, history.task_aware_rows or None
     if history.measure == "error":
         return {
             "error_matrix": matrix,
-            **metrics.measures(metrics.ERROR_METRICS, matrix, None, matrix, history.untrained),
+            **metrics.measures(metrics.ERROR_METRICS, matrix, None, matrix, history.untrained, history.evaluations),
             "untrained_error": history.untrained,
             "task_aware": False,
             "task_classes": None,
+            **evaluated,
         }
     own, untrained = (task_matrix, history.untrained_task_aware) if task_aware else (matrix, history.untrained)
     return {
         "accuracy_matrix": matrix,
         "task_accuracy_matrix": task_matrix,
-        **metrics.measures(metrics.METRICS, matrix, task_matrix, own, untrained),
+        **metrics.measures(metrics.METRICS, matrix, task_matrix, own, untrained, history.evaluations),
+        **(dict.fromkeys(metrics.OF_TASKS) if scenario.tests_all else {}),
         "untrained_accuracy": untrained,
         "task_aware": task_aware,
         "task_classes": task_classes(scenario),
+        **evaluated,
     }
 
 

@@ -50,7 +50,7 @@ def clear(folder: Path, everything: bool) -> None:
     patterns = ["resume.pt", "resume_[0-9]*.pt", "buffer_[0-9]*_rank_[0-9]*.pt"]
     if everything:
         # results.json first: without it the run counts as unfinished, whatever happens next
-        tables = ["results.json", "metrics.csv", "strategy_metrics.csv", "config.yaml"]
+        tables = ["results.json", "metrics.csv", "strategy_metrics.csv", "anytime.csv", "config.yaml"]
         patterns = [*tables, "*.png", "*.pdf", "*.svg", "task_*.pt", *patterns]
     for pattern in patterns:
         for file in folder.glob(pattern):

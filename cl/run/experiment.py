@@ -154,6 +154,7 @@ def _results(session: Session, memory: dict, history: History, files: State) -> 
         "samples_per_second": history.labelled_samples / history.train_seconds,
         **memory,
         "peak_memory_bytes": results.peak_memory_bytes(session.device),
+        "one_pass": plan.one_pass,
         "gradient_steps": gradient_steps,
         "labelled_samples": history.labelled_samples,
         "unlabelled_samples": 0,

@@ -31,6 +31,16 @@ class Plan:
     epochs: list[float]  # of each stage
     callbacks: Callbacks
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether each sample of the stream is a new one at most once; replayed ones are no new ones."""
+        tasks = [task for stage in self.stages for task in stage]
+        if len(set(tasks)) < len(tasks):
+            return False
+        if _trains_on_memory(self.strategy) or not self.strategy.trains:
+            return True
+        return self.config["steps"] is None and set(self.epochs) == {1}
+
 
 def make_plan(config: dict) -> Plan:
     """The plan of a run; raises ValueError or OSError for components, or combinations of them, that cannot work."""
@@ -46,7 +56,30 @@ def make_plan(config: dict) -> Plan:
     epochs = _epochs(config["epochs"] if strategy.trains else 1, len(stages))
     custom.try_out(config["metrics"], len(stages), scenario.num_tasks)
     callbacks = Callbacks(config["callbacks"])
-    return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs, callbacks)
+    plan = Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs, callbacks)
+    _check_passes(plan)
+    return plan
+
+
+def _trains_on_memory(strategy: Strategy) -> bool:
+    """Whether the stream only fills the memory, on which the strategy trains as often as it likes."""
+    return strategy.starts_anew and strategy.uses_memory
+
+
+def _check_passes(plan: Plan) -> None:
+    """A stream in its order is seen once, but by upper bounds, which join its tasks; so are all with `one_pass`."""
+    config, strategy = plan.config, plan.strategy
+    joins = strategy.starts_anew or len(plan.stages) < plan.scenario.num_tasks
+    what = ""
+    if config["one_pass"]:
+        what = "one_pass=true lets each sample be new once"
+    elif plan.scenario.ordered and not joins:
+        what = f"scenario={config['scenario']['name']} is a stream that is seen once, in its order"
+    if what and not plan.one_pass:
+        got = f"steps={config['steps']}" if config["steps"] is not None else f"epochs={config['epochs']}"
+        if set(plan.epochs) == {1} and config["steps"] is None:
+            got = f"strategy={config['strategy']['name']}, which trains on data of earlier tasks again"
+        raise ValueError(f"{what}: set epochs=1 and leave out steps and scenario.concatenate, got {got}")
 
 
 def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> None:
@@ -71,7 +104,8 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
             f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
             "the initial ones: leave out one of them"
         )
-    if config["ema"] is not None and type(strategy).classifier is not Strategy.classifier:
+    own_classifier = type(strategy).classifier is not Strategy.classifier
+    if config["ema"] is not None and own_classifier:
         raise ValueError(
             f"ema={config['ema']} tests the network with averaged weights, and {name} tests something else than its "
             "network: set ema=null"
@@ -80,6 +114,11 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
         raise ValueError(
             f"ema={config['ema']} tests the network with averaged weights, and {name} corrects its own network after "
             "each task: set ema=null"
+        )
+    if config["eval_every"] is not None and own_classifier and strategy.needs_boundaries:
+        raise ValueError(
+            f"eval_every={config['eval_every']} tests within tasks, and {name} has what it tests at their ends only: "
+            "set eval_every=null"
         )
     mixes = any(config["mixing"].values())
     if mixes and (scenario.targets or not strategy.mixable):

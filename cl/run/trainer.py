@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 
@@ -19,12 +20,23 @@ class DivergedError(ValueError):
     """The loss or the weights are not finite: perhaps the learning rate was too high."""
 
 
+class Pauses(Protocol):
+    """Where training is paused, and what happens then."""
+
+    def next(self, trainer: "Trainer", steps: int) -> int:
+        """The next step of this stage of `steps` after which to pause."""
+
+    def test(self, stage: int, steps_done: int) -> None:
+        """Called then, with the number of steps of all stages so far."""
+
+
 class Trainer:
     """Trains a strategy, one stage at a time; what it costs is added to the history of `recorder`.
 
     `each_epoch`: called before each epoch; `each_step`: after each step; `on_step`: after that, with its number in the
-    stage and its loss; `after_step`: last, with its number, when a state may be saved. Its own state is the place
-    within a stage, so training can go on in the middle.
+    stage and its loss; `after_step`: last, with its number, when a state may be saved. `pauses`: training is paused
+    where it says, for a test that takes none of its time. Its own state is the place within a stage, so training can go
+    on in the middle.
     """
 
     def __init__(
@@ -41,6 +53,7 @@ class Trainer:
         self.each_step: Callable[[], None] | None = None
         self.on_step: Callable[[int, torch.Tensor], None] | None = None
         self.after_step: Callable[[int], None] | None = None
+        self.pauses: Pauses | None = None
         self.comm, self.device = strategy.updater.comm, strategy.updater.device
         self.meter = Meter(self.device)
         self.stage: int | None = None
@@ -51,8 +64,10 @@ class Trainer:
     def _groups(self) -> list[dict]:
         return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
 
-    def train(self, samples: Rows, stage: int, steps: int) -> float:
+    def train(self, samples: Rows, stage: int, steps: int, ordered: bool = False) -> float:
         """`steps` steps in as many passes over `samples` as they take; returns the mean loss of the last interval.
+
+        `ordered`: the samples come in their order. Else they are shuffled in each pass.
 
         Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
         weights are not, before the first step or after the last.
@@ -61,8 +76,18 @@ class Trainer:
             self.start(stage)
         self._started = time.perf_counter()
         self.meter.start()
+        while self.step < steps:
+            stop = steps if self.pauses is None else min(steps, self.pauses.next(self, steps))
+            self._train_until(stop, samples, stage, steps, ordered)
+        self._check_weights(f"after the last step of stage {stage + 1}")
+        self._count_time()
+        self._started = None
+        return self.loss
+
+    def _train_until(self, stop: int, samples: Rows, stage: int, steps: int, ordered: bool) -> None:
+        """The steps up to number `stop` of `steps`; training is paused after the last of them unless the stage ends."""
         each_step, on_step, after_step = self.each_step, self.on_step, self.after_step
-        for epoch, batch in self.batches(samples, stage, steps):
+        for epoch, batch in self.batches(samples, stage, steps, ordered, stop):
             loss = self.strategy.observe(batch)
             self.meter.count(loss, len(batch) if batch.loss_weight else 0)
             self.step += 1
@@ -73,27 +98,43 @@ class Trainer:
             self.recorder.progress.step()
             if self.step % self.recorder.log_interval == 0 or self.step == steps:
                 self.loss = self._log(stage, epoch, samples)
+            if self.step == stop < steps:
+                self._pause(stage)
             if after_step is not None:
                 after_step(self.step)
-        self._check_weights(f"after the last step of stage {stage + 1}")
-        self._count_time()
-        self._started = None
-        return self.loss
 
-    def batches(self, samples: Rows, stage: int, steps: int) -> Iterator[tuple[int, Rows]]:
-        """The epoch and this rank's batch of each step from `step` on; the learning rate is set for it.
+    def _pause(self, stage: int) -> None:
+        self.meter.pause()  # waits for the device
+        self._count_time()
+        self.pauses.test(stage, self.steps_done)
+        self.meter.start()
+        self._started = time.perf_counter()
+
+    @property
+    def steps_done(self) -> int:
+        """The number of steps of all stages so far."""
+        return self.history.gradient_steps + self.meter.steps
+
+    def batches(
+        self, samples: Rows, stage: int, steps: int, ordered: bool = False, stop: int | None = None
+    ) -> Iterator[tuple[int, Rows]]:
+        """The epoch and this rank's batch of each step from `step` on, up to number `stop` (None: all `steps`).
+
+        The learning rate is set for each. Data that are streamed allow one reader at a time: whoever reads others
+        meanwhile takes up the rest with another call.
 
         Whoever takes a batch counts its step in `step` before taking the next one.
         """
         rank, ranks, fewest = self.comm.rank, self.comm.size, self.strategy.fewest_samples
         batch_size = self.batch_size * self.strategy.updater.accumulation_steps
         epoch_steps = num_batches(len(samples), batch_size, ranks, fewest)
-        for epoch in range(self.step // epoch_steps, -(-steps // epoch_steps)):
+        stop = steps if stop is None else stop
+        for epoch in range(self.step // epoch_steps, -(-stop // epoch_steps)):
             done = self.step - epoch * epoch_steps
             if self.each_epoch is not None and not done:
                 self.each_epoch()
-            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest, done)
-            for batch in itertools.islice(batches, steps - self.step):
+            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest, done, ordered)
+            for batch in itertools.islice(batches, stop - self.step):
                 if not self.schedule.is_constant:
                     self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)
                 yield epoch, batch
@@ -221,6 +262,11 @@ class Meter:
     def start(self) -> None:
         """Begin to count the time."""
         self.started = time.perf_counter()
+
+    def pause(self) -> None:
+        """Count no more time until `start`, from when the device has done all of the steps so far."""
+        self.loss.item()
+        self.seconds += time.perf_counter() - self.started
 
     def count(self, loss: torch.Tensor, samples: int) -> None:
         """One step on so many new samples."""

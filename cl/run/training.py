@@ -17,6 +17,7 @@ from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
+from cl.run.anytime import Anytime
 from cl.run.callbacks import RunContext
 from cl.run.checkpoint import Checkpoints, Position
 from cl.run.evaluator import Evaluator
@@ -55,6 +56,14 @@ class Training:
         if self.config["ema"] is not None:
             self.average = WeightAverage(session.model, self.config["ema"])
             self.trainer.each_step = self.average.update
+        self.anytime = None
+        if self.config["eval_every"] is not None:
+            self.anytime = Anytime(
+                self.config["eval_every"], self.plan.scenario, self.stages,
+                lambda: (self.tested, self._classifier()), evaluator, self.recorder, session.comm,
+                average_statistics=self.config["batch_norm"] == "average",
+            )  # fmt: skip
+            self.trainer.pauses = self.anytime
         self.tree = self._state_tree(buffer)
         self.checkpoints = Checkpoints(
             self.folder, self.tree, session.comm, session.device, overwrite=self.config["overwrite"]
@@ -157,7 +166,8 @@ class Training:
                     done = f"{progress.done} of {progress.total} steps"
                     progress.line(f"resumed at task {stage + 1}, step {step} of {needed} ({done} in all)")
                 self.trainer.after_step = saver.within(stage, needed, name)
-                loss = self.trainer.train(training_set, stage, needed)
+                ordered = self.keeps_order(stage, samples, training_set)
+                loss = self.trainer.train(training_set, stage, needed, ordered)
                 self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
@@ -207,10 +217,16 @@ class Training:
         history.train_seconds += time.perf_counter() - started
         history.end_stage(session.passes.take(comm))
         started = time.perf_counter()
-        row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
+        row, task_aware_row = self.evaluator(self.tested, self._classifier())
         history.add(row, task_aware_row)
+        if self.anytime is not None:
+            self.anytime.after_stage(stage, (row, task_aware_row))
         history.eval_seconds += time.perf_counter() - started
         return row
+
+    def _classifier(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What gives the outputs with the help of the network that is tested; None: that network itself."""
+        return self.strategy.classifier() if self.average is None else None
 
     def _record(self, stage: int, row: list[float]) -> None:
         """Tell the loggers and callbacks of a test, and save the network."""
@@ -222,6 +238,10 @@ class Training:
         if session.comm.is_main:
             about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
             checkpoint.save_task(self.folder, stage, self.tested, about)
+
+    def keeps_order(self, stage: int, samples: Rows, training_set: Rows) -> bool:
+        """Whether a stage trains on the samples of a stream in their order; what a strategy makes of them has none."""
+        return self.plan.scenario.ordered and len(self.stages[stage]) == 1 and training_set is samples
 
     def steps(self, stage: int, num_samples: int) -> int:
         """How many steps a stage has on so many samples."""

@@ -25,6 +25,7 @@ KINDS = {
     "class": "each task brings new classes and the task is not told (scenario=class10)",
     "task": "each task brings new classes and the task is told (scenario=task5)",
     "domain": "all tasks share their labels (scenario=domain5)",
+    "stream": "classes come one after another, and come back in later tasks (scenario=blurry5)",
 }
 
 
@@ -57,6 +58,18 @@ class Tasks:
         """The number of training samples of the tasks."""
         return sum(len(self.train_parts[i].indices) for i in task_ids)
 
+    def classes(self, task_ids: Sequence[int]) -> list[int]:
+        """The labels of the training samples of the tasks, sorted."""
+        return np.unique(np.concatenate([self.train_parts[i].labels for i in task_ids])).tolist()
+
+    def tested_with(self, task_id: int) -> int:
+        """The first task that is tested on the very same samples: the task itself, unless it shares them."""
+        same = (
+            i for i, part in enumerate(self.test_parts)
+            if part is self.test_parts[task_id] and self._transforms[i] is self._transforms[task_id]
+        )  # fmt: skip
+        return next(same)
+
     def _testing(self, task_id: int, device: "torch.device") -> "Rows":
         """The test samples of one task on a device."""
         return self._gather(self._test, self.test_parts[task_id], task_id).to(device)
@@ -71,8 +84,12 @@ class Tasks:
 
         from cl.data.rows import Rows
 
-        found, parts = set(), []
+        found, parts, done = set(), [], set()
         for task_id in task_ids:
+            same = task_id if by_task else self.tested_with(task_id)
+            if same in done:
+                continue
+            done.add(same)
             part, samples = self.test_parts[task_id], self.testing(task_id, device)
             shared = id(self._transforms[task_id]), task_id if by_task else None
             keys = [(*shared, *pair) for pair in zip(part.indices.tolist(), part.labels.tolist())]
@@ -110,6 +127,9 @@ class Scenario(ABC):
     task_aware = False  # whether the task of a sample is known in training and for the scenario's accuracy
     targets: dict[str, tuple[int, ...]] = {}
     has_boundaries = True  # whether the data change at the ends of tasks; without, a task is an interval between tests
+    tests_all = False  # whether all tasks are tested on the whole test split: no column is about one task then
+    classes_return = False  # whether classes occur in several tasks, which come one after another all the same
+    ordered = False  # whether the order of a task's samples is part of the scenario: one pass, and no shuffling
 
     def __init__(self, num_tasks: int, concatenate: bool):
         if num_tasks < 1:
@@ -120,7 +140,9 @@ class Scenario(ABC):
 
     @property
     def kind(self) -> str:
-        """One of `KINDS` (van de Ven et al. 2022, table 1), once the tasks are planned."""
+        """One of `KINDS` (van de Ven et al. 2022, table 1, and streams), once the tasks are planned."""
+        if self.classes_return:
+            return "stream"
         if not self.task_outputs:
             return "domain"
         return "task" if self.task_aware else "class"

@@ -8,6 +8,33 @@ from cl.scenarios.base import Part, Scenario, Tasks
 from cl.scenarios.splits import class_incremental
 
 
+def check_order(class_order: str | list[int] | None, num_classes: int | None = None) -> None:
+    """Raise ValueError for what is no order of the classes; a list is checked once their number is known."""
+    if isinstance(class_order, str) and class_order != "random":
+        raise ValueError(f"scenario.class_order must be null, random or a list of labels, got {class_order!r}")
+    if num_classes is not None and isinstance(class_order, list) and sorted(class_order) != list(range(num_classes)):
+        raise ValueError(
+            f"scenario.class_order must contain each label from 0 to {num_classes - 1} once, got {class_order}"
+        )
+
+
+def drawn_order(class_order: str | list[int] | None, num_classes: int, seed: int) -> list[int]:
+    """All labels in their order: by label (None), by the seed ("random") or as the list says."""
+    if class_order == "random":
+        return seeding.generator(seed, "class order").permutation(num_classes).tolist()
+    return class_order or list(range(num_classes))
+
+
+def check_classes(train: Split, test: Split, num_classes: int) -> None:
+    """Raise ValueError for a split without samples of some class."""
+    for name, split in (("training", train), ("test", test)):
+        absent = sorted(set(range(num_classes)) - set(split.y.unique().tolist()))
+        if absent:
+            raise ValueError(
+                f"the {name} split has no sample of the labels {absent}: expected at least one of every class"
+            )
+
+
 class ClassIncremental(Scenario):
     """Each task brings new classes; the task of a test sample is unknown (class-incremental).
 
@@ -26,8 +53,7 @@ class ClassIncremental(Scenario):
         concatenate: bool = False,
     ):
         super().__init__(num_tasks, concatenate)
-        if isinstance(class_order, str) and class_order != "random":
-            raise ValueError(f"scenario.class_order must be null, random or a list of labels, got {class_order!r}")
+        check_order(class_order)
         if isinstance(increment, list) and initial_increment is not None:
             raise ValueError("scenario.initial_increment contradicts a list in scenario.increment: give one of the two")
         self.initial_increment, self.increment, self.class_order = initial_increment, increment, class_order
@@ -36,11 +62,7 @@ class ClassIncremental(Scenario):
 
     def plan(self, dataset: Dataset) -> None:
         self.increments = self._increments(dataset.num_classes)
-        if isinstance(self.class_order, list) and sorted(self.class_order) != list(range(dataset.num_classes)):
-            raise ValueError(
-                f"scenario.class_order must contain each label from 0 to {dataset.num_classes - 1} once, "
-                f"got {self.class_order}"
-            )
+        check_order(self.class_order, dataset.num_classes)
         self.num_classes = self.num_outputs = dataset.num_classes
         ends = np.cumsum(self.increments).tolist()
         self.task_outputs = [range(end - size, end) for end, size in zip(ends, self.increments)]
@@ -76,17 +98,8 @@ class ClassIncremental(Scenario):
         return list(increments)
 
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
-        if self.class_order == "random":
-            order = seeding.generator(seed, "class order").permutation(self.num_classes).tolist()
-        else:
-            order = self.class_order or list(range(self.num_classes))
-
-        for name, split_ in (("training", train), ("test", test)):
-            absent = sorted(set(range(self.num_classes)) - set(split_.y.unique().tolist()))
-            if absent:
-                raise ValueError(
-                    f"the {name} split has no sample of the labels {absent}: expected at least one of every class"
-                )
+        order = drawn_order(self.class_order, self.num_classes, seed)
+        check_classes(train, test, self.num_classes)
         parts = [
             self._relabel([Part(*task) for task in class_incremental(split_.y.numpy(), self.increments, order)])
             for split_ in (train, test)

@@ -28,7 +28,8 @@ class Strategy:
     `start_task` are not called again for that stage.
     """
 
-    defined_in: tuple[str, ...] = ("class", "task", "domain")  # kinds of scenarios (`Scenario.kind`), where not targets
+    # Kinds of scenarios (`Scenario.kind`), where not targets.
+    defined_in: tuple[str, ...] = ("class", "task", "domain", "stream")
     needs_boundaries = False  # whether it has to be told when a task ends and the next begins
     trains = True  # whether it takes gradient steps; without, it sees each sample once, whatever epochs and steps say
     needs_labels = False  # whether its loss or its memory is about classes

@@ -18,7 +18,7 @@ class ErAce(ReplayStrategy):
     nor replays in the first task.
     """
 
-    defined_in = ("class", "task")
+    defined_in = ("class", "task", "stream")
     needs_labels = True
     seen: torch.Tensor | None = None  # [C] bool
 

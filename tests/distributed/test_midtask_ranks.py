@@ -20,7 +20,7 @@ def test_two_ranks_that_died_within_a_stage_end_with_the_same_bits(compose_confi
     words = (
         "strategy=er", "scenario=class2", "backbone=timm", "backbone.model=test_resnet", "dataset.augment=[flip]",
         "optimizer=sgd", "optimizer.momentum=0.9", "steps=8", "batch_size=8", "buffer.capacity=30",
-        "strategy.replay_batch_size=4", "ema=0.9", "progress=false", "pictures=[]", "log_interval=2",
+        "strategy.replay_batch_size=4", "ema=0.9", "progress=false", "pictures=[]", "log_interval=2", "eval_every=5",
     )  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(plain(compose_config(*words))))
     line = [sys.executable, str(WORKER), str(tmp_path)]
@@ -30,5 +30,11 @@ def test_two_ranks_that_died_within_a_stage_end_with_the_same_bits(compose_confi
             for environment in environments
         ]
         assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    whole, again = map(Path, json.loads((tmp_path / "folders.json").read_text()))
+    whole, again, untested = map(Path, json.loads((tmp_path / "folders.json").read_text()))
     assert_same(outcome(whole), outcome(again))
+    assert (whole / "anytime.csv").read_bytes() == (again / "anytime.csv").read_bytes()
+    # Tests within a stage, of the average with equal statistics on both ranks, change nothing of training.
+    tested, plainly = outcome(whole), outcome(untested)
+    assert [step for step, _ in tested["results"]["evaluations"]] == [5, 8, 10, 15, 16]
+    for name in ("rows", "task_00.pt", "task_01.pt"):
+        assert_same(tested[name], plainly[name])

@@ -174,3 +174,15 @@ def test_single_networks_have_rows_beside_published_figures_of_them(tmp_path, mo
     assert "network 1" not in out and "a network alone (mean of 3)" in out
     (line,) = (line for line in out.splitlines() if line.startswith("network 2 alone"))
     assert line.split()[3:] == ["1", "70.00", "71.00", "±", "0.50", "-2.0", "-", "-"]
+
+
+def test_tests_at_intervals_of_seeds_are_put_together_at_the_steps_of_the_first(tmp_path):
+    for seed, tests in enumerate(([[10, 0.2], [20, 0.6], [30, 0.8]], [[10, 0.4], [30, 0.6]])):
+        write(tmp_path, seed=seed, evaluations=tests)
+    write(tmp_path, "joint", accuracy=0.9, group="g2")
+    (line,) = report.anytime_curves(groups.load([tmp_path]))
+    assert line["steps"] == [10, 20, 30]
+    assert line["mean"] == pytest.approx([0.3, 0.55, 0.7])  # the second seed has 0.5 after 20 steps
+    assert line["std"] == pytest.approx([0.2 / 2**0.5, 0.1 / 2**0.5, 0.2 / 2**0.5])
+    plots.draw_anytime(tmp_path / "report_anytime", [line, line | {"label": "again"}], "", ["png"])
+    assert (tmp_path / "report_anytime.png").read_bytes().startswith(b"\x89PNG")

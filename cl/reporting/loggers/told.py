@@ -7,7 +7,7 @@ from pathlib import Path
 from cl.reporting.loggers.base import Logger
 
 UNTOLD = ("config", "versions", "files")  # entries of results.json that hold numbers which are no measures
-TRAINING = ("train", "strategy")  # the first parts of the names of what is told in training
+TRAINING = ("train", "strategy", "anytime")  # the first parts of the names of what is told in training
 TEST = ("accuracy", "task_aware_accuracy", "error")  # and of what is told of a test
 
 
@@ -15,6 +15,11 @@ def of_row(row: dict, logged: dict[str, float]) -> dict[str, float]:
     """A row of metrics.csv without its step, and what the strategy has logged in its interval."""
     values = {f"train/{name}": value for name, value in row.items() if name != "step"}
     return values | {f"strategy/{name}": value for name, value in logged.items()}
+
+
+def of_anytime(measure: str, value: float) -> dict[str, float]:
+    """A test at an interval or after a stage: the measure (accuracy, or error) of what has been seen so far."""
+    return {f"anytime/{measure}": value}
 
 
 def of_test(measure: str, row: list[float], task_aware_row: list[float] | None, stage: int, stages: int) -> dict:
@@ -77,6 +82,8 @@ def replay(logger: Logger, folder: Path, results: dict) -> None:
         told = logged.get((row["stage"], row["epoch"], row["step"]), {})
         values = {name: read(value) for name, value in row.items()}
         logger.log_training(values["step"], of_row(values, told))
+    for row in rows(folder / "anytime.csv"):
+        logger.log_training(read(row["step"]), of_anytime(measure, float(row["so_far"])))
     for stage, row in enumerate(matrix):
         aware = task_aware[stage] if task_aware else None
         logger.log_test(stage, of_test(measure, row, aware, stage, len(matrix)))

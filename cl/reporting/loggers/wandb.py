@@ -20,7 +20,7 @@ STEP, STAGE = "train/step", "test/stage"
 AXES = {STEP: told.TRAINING, STAGE: told.TEST}  # and the first parts of the names that are drawn against each
 FINISH_SECONDS = 600  # that the end of a run waits for a lost connection; the files stay, for wandb sync
 REMEDY = "remove it, and the run gets a new run of wandb"
-ROWS = ("results.json", "config.yaml", "metrics.csv", "strategy_metrics.csv", "*.png", "*.pdf", "*.svg")
+ROWS = ("results.json", "config.yaml", "metrics.csv", "strategy_metrics.csv", "anytime.csv", "*.png", "*.pdf", "*.svg")
 FILES = {"none": (), "results": ROWS, "checkpoints": (*ROWS, "task_*.pt")}
 
 
