@@ -41,7 +41,8 @@ MADE = {
     "buffer": "cl.buffers.base.ReplayBuffer", "strategy": "cl.strategies.base.Strategy",
     "scenario": "cl.scenarios.base.Scenario", "dataset": "cl.datasets.base.Dataset",
     "backbone": "torch.nn.modules.module.Module", "optimizer": "torch.optim.optimizer.Optimizer",
-    "schedule": "cl.step.schedules.Schedule", "fusion": "merging.fusion.Fusion",
+    "schedule": "cl.step.schedules.Schedule", "average": "cl.step.average.Average",
+    "fusion": "merging.fusion.Fusion",
 }  # fmt: skip
 SHORT = {
     "torch.nn.modules.module.Module": "torch.nn.Module",

@@ -15,6 +15,7 @@ from cl.reporting import custom
 from cl.run.callbacks import Callbacks
 from cl.run.folder import run_folder
 from cl.scenarios.base import KINDS, Scenario
+from cl.step.average import Average
 from cl.strategies.base import Strategy
 
 
@@ -27,6 +28,7 @@ class Plan:
     dataset: Dataset
     scenario: Scenario
     strategy: Strategy
+    average: Average
     stages: list[list[int]]  # the tasks whose data each stage of training uses
     epochs: list[float]  # of each stage
     callbacks: Callbacks
@@ -42,11 +44,13 @@ def make_plan(config: dict) -> Plan:
     _check_strategy(config, strategy, scenario)
     strategy.check(scenario, config["buffer"])
     _check_memory(config, strategy)
+    average = build(config["average"], "average")
+    _check_average(config, average, strategy, scenario)
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     epochs = _epochs(config["epochs"], len(stages))
     custom.try_out(config["metrics"], len(stages), scenario.num_tasks)
     callbacks = Callbacks(config["callbacks"])
-    return Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs, callbacks)
+    return Plan(config, run_folder(config), dataset, scenario, strategy, average, stages, epochs, callbacks)
 
 
 def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> None:
@@ -71,16 +75,37 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
             f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
             "the initial ones: leave out one of them"
         )
-    if config["ema"] is not None and type(strategy).classifier is not Strategy.classifier:
-        raise ValueError(
-            f"ema={config['ema']} tests the network with averaged weights, and {name} tests something else than its "
-            "network: set ema=null"
-        )
     mixes = any(config["mixing"].values())
     if mixes and (scenario.targets or not strategy.mixable):
         raise ValueError(
             f"mixing={config['mixing']} needs a loss that is one cross entropy over new and replayed samples: "
             f"{name} with scenario={config['scenario']['name']} has others"
+        )
+
+
+def _check_average(config: dict, average: Average, strategy: Strategy, scenario: Scenario) -> None:
+    name, method = f"average={config['average']['name']}", f"strategy={config['strategy']['name']}"
+    if average.beside and type(strategy).classifier is not Strategy.classifier:
+        given, off = (name, "average=none") if config["ema"] is None else (f"ema={config['ema']}", "ema=null")
+        raise ValueError(
+            f"{given} tests the network with averaged weights, and {method} tests something else than its network: "
+            f"set {off}"
+        )
+    anew = "model_state=reset" if config["model_state"] == "reset" else method if strategy.starts_anew else None
+    if average.in_place and anew is not None:
+        raise ValueError(
+            f"{name} starts each task from the average of the networks so far, and {anew} from other weights: leave "
+            "out one of them"
+        )
+    if average.needs_boundaries and not scenario.has_boundaries:
+        raise ValueError(
+            f"{name} has to be told when a task ends, and scenario={config['scenario']['name']} has no boundaries "
+            "between tasks: choose average=ema or another scenario"
+        )
+    if average.needs_labels and scenario.targets:
+        raise ValueError(
+            f"{name} is defined by labels, and scenario={config['scenario']['name']} has targets to compute "
+            f"({', '.join(scenario.targets)}): choose another average"
         )
 
 

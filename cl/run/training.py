@@ -17,6 +17,7 @@ from cl.reporting.metrics_file import MetricsFile
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
+from cl.run.averaging import set_up
 from cl.run.callbacks import RunContext
 from cl.run.checkpoint import Checkpoints, Position
 from cl.run.evaluator import Evaluator
@@ -24,7 +25,6 @@ from cl.run.saving import Saver
 from cl.run.session import Session
 from cl.run.state import Generators, StateTree, Statistics, copied
 from cl.scenarios.base import Tasks
-from cl.step.average import WeightAverage
 
 # The weights with which a stage starts, from its number and the history so far.
 Start = Callable[[int, History], dict[str, torch.Tensor]]
@@ -51,10 +51,7 @@ class Training:
         self.trainer = session.recipe.trainer(self.strategy, self.recorder)
         if self.config["optimizer_state"] == "epoch":
             self.trainer.each_epoch = self._reset_updater
-        self.average = None
-        if self.config["ema"] is not None:
-            self.average = WeightAverage(session.model, self.config["ema"])
-            self.trainer.each_step = self.average.update
+        self.average = set_up(session.plan.average, session)
         self.tree = self._state_tree(buffer)
         self.checkpoints = Checkpoints(
             self.folder, self.tree, session.comm, session.device, overwrite=self.config["overwrite"]
@@ -77,9 +74,11 @@ class Training:
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)
         tree.register("callbacks", self.plan.callbacks, own=True)
-        if self.average is not None:
+        if self.average.beside:
             tree.register("average", self.average)
             tree.register("statistics of the average", Statistics(self.average.network), own=True)
+        elif self.average.in_place:
+            tree.register("average over tasks", self.average)
         if buffer is not None:
             tree.register_stored("buffer", buffer)
         return tree
@@ -87,7 +86,7 @@ class Training:
     @property
     def tested(self) -> nn.Module:
         """The network that is tested and saved: the one that is trained, or the one with the averaged weights."""
-        return self.session.model if self.average is None else self.average.network
+        return self.average.network if self.average.beside else self.session.model
 
     def run(self) -> History:
         """Train what is not trained yet."""
@@ -109,8 +108,7 @@ class Training:
             if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
                 weights = {name: value.cpu() for name, value in session.model.state_dict().items()}
                 session.model.load_state_dict(comm.broadcast(weights))
-                if self.average is not None:
-                    self.average.begin()
+                self.average.begin()
             if comm.is_main:
                 results.write_config(self.folder / "config.yaml", self.config)
             self.history.start(*self.evaluator(session.model))
@@ -152,6 +150,7 @@ class Training:
                     done = f"{progress.done} of {progress.total} steps"
                     progress.line(f"resumed at task {stage + 1}, step {step} of {needed} ({done} in all)")
                 self.trainer.after_step = saver.within(stage, needed, name)
+                self.average_over(needed)
                 loss = self.trainer.train(training_set, stage, needed)
                 self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
@@ -176,7 +175,7 @@ class Training:
 
     def prepare(self, stage: int, samples: Rows) -> None:
         """Weights, optimizer, strategy and average as a stage starts with them."""
-        before = None if self.average is None else copy.deepcopy(self.session.model.state_dict())
+        self.average.before_stage()
         self.strategy.before_task(stage, samples)
         if self.config["optimizer_state"] != "keep":
             self._reset_updater()
@@ -185,23 +184,28 @@ class Training:
         self.strategy.start_task(stage)
         if self.start is not None:
             self.session.model.load_state_dict(self.start(stage, self.history))
-        if self.average is not None:
-            self.average.begin_unless(before)
+        self.average.start_stage(stage)
+
+    def average_over(self, steps: int) -> None:
+        """Have the average follow the steps of a stage."""
+        self.trainer.each_step = self.average.each_step(lambda: self.trainer.step, steps)
 
     def finish(self, stage: int, samples: Rows) -> list[float]:
         """The end of a stage, and the test: the accuracy, or the error, on each task."""
         session, history, comm = self.session, self.history, self.session.comm
-        networks = [session.model] if self.average is None else [session.model, self.average.network]
+        networks = [session.model, self.average.network] if self.average.beside else [session.model]
         for network in networks:
             equalise_statistics(comm, network, average=self.config["batch_norm"] == "average")
         started = time.perf_counter()
+        self.average.end_stage(stage, samples, lambda: self.strategy.training_set(stage, samples))
         self.strategy.after_task(stage, samples)
         for network in networks:
             check_equal(comm, network)
         history.train_seconds += time.perf_counter() - started
         history.end_stage(session.passes.take(comm))
         started = time.perf_counter()
-        row, task_aware_row = self.evaluator(self.tested, self.strategy.classifier() if self.average is None else None)
+        classifier = None if self.average.beside else self.strategy.classifier()
+        row, task_aware_row = self.evaluator(self.tested, classifier)
         history.add(row, task_aware_row)
         history.eval_seconds += time.perf_counter() - started
         return row
