@@ -53,7 +53,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
             memory, buffer_bytes = _memory(strategy, buffer, capacity, comm)
             content = None
             if comm.is_main:
-                memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes)
+                more = training.average.state_dict() if training.average.in_place else ()
+                memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes, more)
                 content = _finish(training, evaluator, _results(session, memory, history, training.recorder.files))
             comm.gather(None)  # the results are there
             training.checkpoints.clear()

@@ -3,13 +3,14 @@
 An average over the steps lies beside the network: it is tested and saved, and training goes on with the raw weights.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cl.data.rows import Rows
 from cl.distributed.comm import Comm
@@ -109,9 +110,11 @@ class Ema(Average):
     def each_step(self, step_of: Callable[[], int], steps: int) -> Callable[[], None]:
         return self.update
 
+    @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after a step."""
-        _take_in(self.averaged, self.model)
+        self.averaged.update_parameters(self.model)
+        _take_counters(self.network, self.model)
 
     def state_dict(self) -> dict:
         """The averaged weights, which are all that it needs to go on."""
@@ -138,30 +141,33 @@ class Swa(Average):
 
     def setup(self, context: AverageContext) -> None:
         super().setup(context)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_swa_multi_avg_fn(), use_buffers=True)
+        self.network = copy.deepcopy(self.model)  # of the task before, until the first step that counts
+        self.count = 0  # of the steps whose weights are in the mean
         self.from_data = (self.batch_norm or ("steps" if context.replays else "data")) == "data"
-        self.begin()
-
-    @property
-    def network(self) -> nn.Module:
-        """The network with the averaged weights; those of the task before until the first step that counts."""
-        return self.averaged.module
 
     def begin(self) -> None:
         self.network.load_state_dict(self.model.state_dict())
-        self.averaged.n_averaged.zero_()
 
     def start_stage(self, stage: int) -> None:
-        self.averaged.n_averaged.zero_()
+        self.count = 0
 
     def each_step(self, step_of: Callable[[], int], steps: int) -> Callable[[], None]:
         first = int(self.start * steps)
+        return lambda: self.update() if step_of() > first else None
 
-        def update() -> None:
-            if step_of() > first:
-                _take_in(self.averaged, self.model)
-
-        return update
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.count += 1
+        if self.count == 1:
+            self.begin()
+            return
+        own, new = (
+            [value for value in (*network.parameters(), *network.buffers()) if value.is_floating_point()]
+            for network in (self.network, self.model)
+        )
+        torch._foreach_lerp_(own, new, 1 / self.count)
+        _take_counters(self.network, self.model)
 
     @torch.no_grad()
     def end_stage(self, stage: int, samples: Rows, training_set: Callable[[], Rows]) -> None:
@@ -185,17 +191,11 @@ class Swa(Average):
         equalise_statistics(self.context.comm, self.network, average=True)
 
     def state_dict(self) -> dict:
-        return {"network": self.network.state_dict(), "count": int(self.averaged.n_averaged)}
+        return {"network": self.network.state_dict(), "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
         self.network.load_state_dict(state["network"])
-        self.averaged.n_averaged.fill_(state["count"])
-
-
-@torch.no_grad()
-def _take_in(averaged: AveragedModel, model: nn.Module) -> None:
-    averaged.update_parameters(model)
-    _take_counters(averaged.module, model)
+        self.count = state["count"]
 
 
 def _take_counters(network: nn.Module, model: nn.Module) -> None:

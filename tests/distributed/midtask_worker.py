@@ -1,6 +1,6 @@
-"""One rank of test_midtask_ranks.py: a whole run, and one that dies within a stage and is started again.
+"""One rank of test_midtask_ranks.py: whole runs, and each once more, dying within a stage and started again.
 
-Prints nothing; the configuration is a JSON file, and rank 0 writes the folders of both runs.
+Prints nothing; the configurations are in a JSON file, and rank 0 writes the folders of both runs of each.
 """
 
 import json
@@ -14,10 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "run"))
 from interrupted import interrupted, run  # noqa: E402
 
 folder = Path(sys.argv[1])
-config = json.loads((folder / "config.json").read_text())
-comm = connect(ranks.started()[0], config["timeout"])
-whole = run(config | {"output": str(folder / "whole")})
-again = interrupted(config | {"output": str(folder / "died")})
+configs = json.loads((folder / "configs.json").read_text())
+comm = connect(ranks.started()[0], configs[0]["timeout"])
+found = []
+for config in configs:
+    whole = run(config | {"output": str(folder / "whole")})
+    found.append([str(whole), str(interrupted(config | {"output": str(folder / "died")}))])
 if comm.is_main:
-    (folder / "folders.json").write_text(json.dumps([str(whole), str(again)]))
+    (folder / "folders.json").write_text(json.dumps(found))
 disconnect()
