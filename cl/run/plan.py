@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl.buffers.settings import check_buffer, import_own
-from cl.build import build, locate, options_of
+from cl.build import build, locate, options_of, shared_options
 from cl.datasets.base import Dataset, check_dataset
 from cl.distributed.ranks import world_size
+from cl.networks import lora
 from cl.reporting import custom
 from cl.run.callbacks import Callbacks
 from cl.run.folder import run_folder
@@ -44,6 +45,11 @@ def make_plan(config: dict) -> Plan:
     _check_strategy(config, strategy, scenario)
     strategy.check(scenario, config["buffer"])
     _check_memory(config, strategy)
+    if lora.options_of(shared_options(config["backbone"], "backbone")["lora"]) is not None and strategy.needs_start:
+        raise ValueError(
+            f"backbone.lora trains adapters to the weights of the start, and {strategy.keeps_weights} starts from "
+            "merged weights: leave out one of them"
+        )
     average = build(config["average"], "average")
     _check_average(config, average, strategy, scenario)
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)

@@ -10,6 +10,7 @@ from torch import nn
 from cl.buffers.base import ReplayBuffer
 from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
+from cl.networks.lora import about, adapters
 from cl.reporting import metrics, results, screen
 from cl.reporting.history import History
 from cl.reporting.loggers import told
@@ -60,7 +61,7 @@ class Training:
     def _state_tree(self, buffer: ReplayBuffer | None) -> StateTree:
         """Everything that a checkpoint holds."""
         tree, session = StateTree(), self.session
-        tree.register("network", session.model)
+        tree.register("network", adapters(session.model))
         # With Adasum each rank's optimizer has taken its own gradients.
         tree.register("updater", session.updater, own=self.config["reduce"]["operation"] == "adasum")
         tree.register("strategy", self.strategy)
@@ -218,8 +219,8 @@ class Training:
         session.logger.log_test(stage, tested)
         self.plan.callbacks.stage_end(stage, row)
         if session.comm.is_main:
-            about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
-            checkpoint.save_task(self.folder, stage, self.tested, about)
+            facts = {"tasks": self.stages[stage], history.measure: row, "config": self.config, **about(self.tested)}
+            checkpoint.save_task(self.folder, stage, self.tested, facts)
 
     def steps(self, stage: int, num_samples: int) -> int:
         """How many optimizer steps a stage has on so many samples."""

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cl.data.rows import Rows
 from cl.distributed.comm import Comm
 from cl.distributed.group import equalise_statistics
+from cl.networks.lora import adapters
 from cl.values import BelowOne, InnerFraction
 
 
@@ -118,10 +119,10 @@ class Ema(Average):
 
     def state_dict(self) -> dict:
         """The averaged weights, which are all that it needs to go on."""
-        return self.network.state_dict()
+        return adapters(self.network).state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        self.network.load_state_dict(state)
+        adapters(self.network).load_state_dict(state)
 
 
 class Swa(Average):
@@ -191,10 +192,10 @@ class Swa(Average):
         equalise_statistics(self.context.comm, self.network, average=True)
 
     def state_dict(self) -> dict:
-        return {"network": self.network.state_dict(), "count": self.count}
+        return {"network": adapters(self.network).state_dict(), "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
-        self.network.load_state_dict(state["network"])
+        adapters(self.network).load_state_dict(state["network"])
         self.count = state["count"]
 
 
@@ -205,4 +206,5 @@ def _take_counters(network: nn.Module, model: nn.Module) -> None:
 
 
 def _has_statistics(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+    frozen = getattr(layer, "is_frozen", False)
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats and not frozen

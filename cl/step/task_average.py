@@ -48,9 +48,12 @@ class TaskMean(Average):
         return {}
 
     def _parts(self) -> list[tuple[str, torch.Tensor]]:
-        """All weights and statistics, each once; not counters."""
-        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        """All trained weights and statistics, each once; not counters."""
+        named = [*self._trained(), *self.model.named_buffers()]
         return [(name, value) for name, value in named if value.is_floating_point()]
+
+    def _trained(self) -> list[tuple[str, torch.Tensor]]:
+        return [item for item in self.model.named_parameters() if item[1].requires_grad]
 
     def state_dict(self) -> dict:
         return {"before": self.before, "seen": self.seen}
@@ -88,9 +91,6 @@ class FisherTaskMean(TaskMean):
             total = (1 - share) * old + share * new
             found[name] = torch.where(total > 0, share * new / total, share)
         return found
-
-    def _trained(self) -> list[tuple[str, torch.Tensor]]:
-        return [item for item in self.model.named_parameters() if item[1].requires_grad]
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"fisher": self.fisher}
