@@ -1,5 +1,6 @@
 """The networks to merge: read from the folder of a run, or from files."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Reader:
         """`free_widths`: the widths of layers may differ from those of the configured network."""
         scenario, dataset = session.plan.scenario, session.plan.dataset
         self.config, self.num_tasks, self.free_widths = session.config, scenario.num_tasks, free_widths
-        self.session = session
+        self.session, self._initial = session, {}
         self.own = moved(session.model.state_dict(), torch.device("cpu"))
         # Whether the tasks depend on the seed. Class scenarios depend on it only through a random order of classes.
         split_by_label = isinstance(scenario, ClassIncremental) and scenario.class_order != "random"
@@ -79,7 +80,10 @@ class Reader:
         """The weights with which a run with this configuration began; adapters are to these."""
         # With the current class of the network: runs of an earlier version know it under another name.
         backbone = trained["backbone"] | {"_target_": self.config["backbone"]["_target_"]}
-        return self.session.initial_weights(config=trained | {"backbone": backbone})
+        key = json.dumps([trained.get("seed"), backbone], sort_keys=True)
+        if key not in self._initial:
+            self._initial[key] = self.session.initial_weights(config=trained | {"backbone": backbone})
+        return self._initial[key]
 
     def tasks(self, what: str, about: dict) -> list[int] | None:
         """The tasks that a network was trained on according to its file, None if the file does not name them."""

@@ -187,12 +187,7 @@ def checksum(state: State, without=()) -> str:
 
 def _targets(network: nn.Module, asked: list[str] | None, head: str | None) -> list[str]:
     """The names of the layers that get adapters."""
-    able = {
-        name: layer
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear) or isinstance(layer, nn.Conv2d) and layer.groups == 1
-    }
-    able.pop(head, None)
+    able = {name: layer for name, layer in network.named_modules() if _is_able(layer) and name != head}
     if asked is None:
         inner = [name for name in able if name.rpartition(".")[2] in ATTENTION and isinstance(able[name], nn.Linear)]
         found = inner if any(name.endswith("qkv") for name in inner) else list(able)
@@ -204,10 +199,21 @@ def _targets(network: nn.Module, asked: list[str] | None, head: str | None) -> l
     if missing:
         ends = dict.fromkeys(name.rpartition(".")[2] for name in able)
         raise ValueError(
-            f"backbone.lora.targets: {missing[0]} is no linear layer or convolution (of one group) below the last "
-            f"layer of this network; it has {', '.join(ends)}"
+            f"backbone.lora.targets: {missing[0]} is no linear layer or plain convolution below the last layer of this "
+            f"network; it has {', '.join(ends)}"
         )
     return found
+
+
+def _is_able(layer: nn.Module) -> bool:
+    """Whether a layer can have adapters that fold into its weight.
+
+    A subclass may compute its output in another way, and peft makes its convolution A without dilation, groups and
+    modes of padding.
+    """
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and set(layer.dilation) == {1}
+    return type(layer) is nn.Linear
 
 
 @functools.cache

@@ -100,11 +100,12 @@ def test_targets_are_names_or_their_ends():
         with_adapters(["head"])
 
 
-def test_layers_with_groups_have_none():
-    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 1), nn.Flatten(), nn.Linear(6, 4))
+def test_layers_whose_product_would_not_fold_have_none():
+    odd = [nn.Conv2d(4, 4, 3, **more) for more in ({"groups": 4}, {"dilation": 2}, {"padding_mode": "circular"})]
+    network = nn.Sequential(nn.MultiheadAttention(4, 1), nn.Conv2d(4, 6, 1), nn.Linear(6, 4), *odd)
     lora.add(network, lora.options_of({"rank": 1}), 4)
     assert [name for name, weight in network.named_parameters() if weight.requires_grad] == [
-        "1.lora_A.default.weight", "1.lora_B.default.weight", "3.weight", "3.bias",
+        "1.lora_A.default.weight", "1.lora_B.default.weight", "2.weight", "2.bias",
     ]  # fmt: skip
 
 
