@@ -1,6 +1,7 @@
 """Runs with low-rank adapters, and merges of their networks: what is saved and counted, resume, products by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from interrupted import interrupted
 from omegaconf import OmegaConf
 from outcomes import assert_same, outcome
-from support import QUICK
+from support import QUICK, run_killed
 
 import remerge
 from cl.run.experiment import run
@@ -72,6 +73,18 @@ def test_a_run_that_died_within_a_stage_ends_with_the_same_bits(compose_config, 
     config = plain(compose_config(*WORDS, *options, "optimizer.momentum=0.9", "dataset.validation=0.9"))
     expected = outcome(run(OmegaConf.create(config | {"output": str(tmp_path / "whole")})))
     assert_same(expected, outcome(interrupted(config | {"output": str(tmp_path / "died")})))
+
+
+def test_what_an_unfinished_run_keeps_are_adapters_of_its_own_start(compose_config):
+    config = compose_config(*WORDS, "strategy=finetune", "ema=0.9")
+    run_killed(config, 1)
+    (file,) = Path(config.output).glob("*/*/*/resume_*.pt")
+    content = torch.load(file)
+    assert set(content["shared"]["network"]["trained"]) == set(content["shared"]["average"]["trained"]) == SAVED
+    content["shared"]["network"]["base"] = "f" * 64
+    torch.save(content, file)
+    with pytest.raises(ValueError, match="adapters to other weights than those of its network now"):
+        run(config)
 
 
 def test_merging_adds_the_products_to_the_common_weights(compose_config):
