@@ -81,7 +81,8 @@ def merge_costs(
     memory = {"persistent": None, "persistent_bytes": None}
     if not used or source.results is None or "persistent" in trained:
         of_run = trained["persistent"] if used and trained else dict.fromkeys(("networks", "samples", "statistics"), 0)
-        beside = max(0, of_run["networks"] - costs.size(source.states[-1]))  # with ema: the raw weights go on
+        last = source.shared_bytes + source.sizes[-1]
+        beside = max(0, of_run["networks"] - last)  # with ema: the raw weights go on
         memory = costs.persistent(
             networks=networks + beside,
             start=costs.size(source.initial) if fusion.needs_initial else 0,
@@ -137,7 +138,8 @@ def _stages(trained: dict, used: set[int], key: str) -> list[dict] | None:
 
 def _network_bytes(fusion: Fusion, own: dict, source: Source, merged: nn.Module) -> int:
     """Bytes of the networks from which the last merge was made; at least of the one that predicts."""
-    states = source.states
-    if own["running"] and len(states) > 1:
-        states = [merged.state_dict(), states[-1]]
-    return sum(costs.size(states[number]) for number in fusion.used(len(states))) or costs.size(merged.state_dict())
+    sizes, of_merged = source.sizes, costs.size(merged.state_dict())
+    if own["running"] and len(sizes) > 1:
+        sizes = [of_merged, sizes[-1]]
+    used = sum(sizes[number] for number in fusion.used(len(sizes)))
+    return source.shared_bytes + used if used else of_merged

@@ -46,7 +46,7 @@ def run(config) -> list[Path]:
     config = plain(config)
     fusion, own, base = parts(config)
     folder = merge_folder(config)
-    with Session(make_plan(base)) as session:
+    with Session(make_plan(base), adapters=False) as session:
         merge = Merge(fusion, own, session, folder)
         baselines = merge.checked_baselines()
         if merge.is_finished():  # also while another command adds baselines to it
@@ -145,9 +145,7 @@ class Merge:
         source = self.reader.of_run(folder, look)
         trained = source.results["config"]
         if trained["strategy"].get("init", "previous") != "independent":  # the first network started from the init
-            # With the current class of the network: runs of an earlier version know it under another name.
-            backbone = trained["backbone"] | {"_target_": self.base["backbone"]["_target_"]}
-            source.initial = self.session.initial_weights(config=trained | {"backbone": backbone})
+            source.initial = self.reader.initial_of(trained)
         return source
 
     def find(self) -> Source:

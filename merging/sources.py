@@ -1,5 +1,6 @@
 """The networks to merge: read from the folder of a run, or from files."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 
 from cl.checksums import DamagedError
 from cl.configuration.identity import is_set
-from cl.networks import weights
+from cl.networks import lora, weights
 from cl.networks.pretrained import is_file
 from cl.reporting.reading import read_results
 from cl.run import checkpoint
@@ -34,6 +35,8 @@ class Source:
     num_samples: list[int] = field(default_factory=list)
     initial: State | None = None
     results: dict | None = None
+    sizes: list[int] = field(default_factory=list)  # bytes that each network adds to those before
+    shared_bytes: int = 0  # of the weights to which all of them are adapters
 
     @property
     def names(self) -> list[str]:
@@ -51,6 +54,7 @@ class Reader:
         """`free_widths`: the widths of layers may differ from those of the configured network."""
         scenario, dataset = session.plan.scenario, session.plan.dataset
         self.config, self.num_tasks, self.free_widths = session.config, scenario.num_tasks, free_widths
+        self.session, self._initial = session, {}
         self.own = moved(session.model.state_dict(), torch.device("cpu"))
         # Whether the tasks depend on the seed. Class scenarios depend on it only through a random order of classes.
         split_by_label = isinstance(scenario, ClassIncremental) and scenario.class_order != "random"
@@ -66,7 +70,20 @@ class Reader:
         about = about if _is_ours(about) else {}
         if about:
             self.check_alike(what, about["config"])
+        if "lora" in about:
+            base = moved(self.initial_of(about["config"]), torch.device("cpu"))
+            about = about | {"adapter_bytes": _size(found), "base_bytes": _size(base, without=found)}
+            found = lora.folded(found, about["lora"], base, what)
         return weights.fit(found, self.own, what, free_widths=self.free_widths), about
+
+    def initial_of(self, trained: dict) -> State:
+        """The weights with which a run with this configuration began; adapters are to these."""
+        # With the current class of the network: runs of an earlier version know it under another name.
+        backbone = trained["backbone"] | {"_target_": self.config["backbone"]["_target_"]}
+        key = json.dumps([trained.get("seed"), backbone], sort_keys=True)
+        if key not in self._initial:
+            self._initial[key] = self.session.initial_weights(config=trained | {"backbone": backbone})
+        return self._initial[key]
 
     def tasks(self, what: str, about: dict) -> list[int] | None:
         """The tasks that a network was trained on according to its file, None if the file does not name them."""
@@ -143,7 +160,7 @@ class Reader:
                     f"{file} holds the network after stage {about['stage']}, but its name says {stage}: restore the "
                     "files of the run"
                 )
-            self._add(source, file, state, self.tasks(str(file), about) or [stage], look)
+            self._add(source, file, state, about, self.tasks(str(file), about) or [stage], look)
         return source
 
     def of_files(self, paths: list, initial: str | None, look: bool = False) -> Source:
@@ -153,15 +170,23 @@ class Reader:
         source = Source()
         for path in map(Path, map(str, paths)):
             state, about = self.read(path)
-            self._add(source, path, state, self.tasks(str(path), about), look)
+            self._add(source, path, state, about, self.tasks(str(path), about), look)
         if initial is not None:
             source.initial, _ = self.read(Path(initial), f"initial={initial}")
         return source
 
-    def _add(self, source: Source, file: Path, state: State, tasks: list[int] | None, look: bool) -> None:
+    def _add(
+        self, source: Source, file: Path, state: State, about: dict, tasks: list[int] | None, look: bool
+    ) -> None:  # fmt: skip
+        source.sizes.append(about.get("adapter_bytes", _size(state)))
+        source.shared_bytes = max(source.shared_bytes, about.get("base_bytes", 0))
         source.files.append(file)
         source.tasks.append(tasks)
         source.states.append(moved(state, torch.device("meta")) if look else state)
+
+
+def _size(state: State, without=()) -> int:
+    return sum(value.nbytes for name, value in state.items() if name not in without)
 
 
 def moved(state: State, device: torch.device) -> State:

@@ -3,14 +3,17 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch import nn
 
 from cl.build import build
 from cl.configuration.trust import check_trust
 from cl.networks import weights
+from cl.networks.lora import folded
 from cl.networks.pretrained import HUB
 from cl.run.checkpoint import task_files
+from cl.run.network import build_network
 
 
 class Networks(Sequence):
@@ -33,7 +36,10 @@ class Networks(Sequence):
         if isinstance(place, slice):
             return [self[number] for number in range(len(self))[place]]
         file = self.files[place]
-        network, state = self._built(), weights.load(file)["model"]
+        content = weights.load(file)
+        network, state = self._built(with_weights="lora" in content), content["model"]
+        if "lora" in content:
+            state = folded(state, content["lora"], network.state_dict(), str(file))
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
@@ -43,11 +49,14 @@ class Networks(Sequence):
             ) from error
         return network.eval()
 
-    def _built(self) -> nn.Module:
+    def _built(self, with_weights: bool) -> nn.Module:
+        """`with_weights`: with those that the run began with, as adapters need them."""
         config = copy.deepcopy(self.config)
         check_trust(config)
         dataset, scenario = build(config["dataset"], "dataset"), build(config["scenario"], "scenario")
         scenario.plan(dataset)
+        if with_weights:
+            return build_network(SimpleNamespace(config=config, dataset=dataset, scenario=scenario), adapters=False)
         backbone = config["backbone"]
         # The saved weights take the place of pretrained ones; a repository or folder of these also says how to build.
         word = str(backbone.get("pretrained"))

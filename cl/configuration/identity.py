@@ -49,6 +49,8 @@ def words(config: dict, ranks: int | None = None) -> dict:
     for key, value in config.items():
         if key in NOT_IDENTITY or key == "buffer" and not config["strategy"]["memory"]:
             continue
+        if key == "average" and value["name"] in ("none", "ema"):  # the key `ema` says it, as before there were others
+            continue
         if key == "callbacks":
             found |= _added(key, value)
         elif key in MERGE_GROUPS:

@@ -127,9 +127,11 @@ class Merge(Run):
 
 # Groups whose nodes are built by cl.build, which checks their options.
 RUN_GROUPS = (
-    "buffer", "strategy", "scenario", "dataset", "backbone", "optimizer", "schedule", "loader", "logger",
+    "buffer", "strategy", "scenario", "dataset", "backbone", "optimizer", "schedule", "average", "loader", "logger",
 )  # fmt: skip
 MERGE_GROUPS = (*RUN_GROUPS, "fusion")
+# What `ema=DECAY` is short for.
+EMA = {"name": "ema", "_target_": "cl.step.average.Ema"}
 # Keys under which a user adds components, each under a name: +metrics.NAME._target_=MODULE.FUNCTION.
 ADDED = {"metrics": "my_metrics.worst_task", "callbacks": "my_callbacks.Timer"}
 # Options of wandb as they were called while there was one logger at a time, and their keys now.
@@ -173,6 +175,7 @@ def checked(config: dict) -> dict:
             f"memory: true or memory: false, got {config['strategy'].get('memory')!r}"
         )
     config |= {key: _converted(key, config[key], kind) for key, kind in kinds.items()}
+    config |= _average(config["average"], config["ema"])
     for key, example in ADDED.items():
         _check_added(key, config[key], example)
     launcher = config["launcher"]
@@ -181,6 +184,18 @@ def checked(config: dict) -> dict:
         given = " ".join(f"launcher.{key}={value}" for key, value in launcher.items() if value != alone[key])
         raise ValueError(f"launcher=none starts no ranks, got {given}: choose launcher=horovod or launcher=torchrun")
     return config
+
+
+def _average(node: dict, ema: float | None) -> dict:
+    """`average` and `ema` where one of them is given: ema=0.9 and average=ema average.decay=0.9 are one run."""
+    if node.get("_target_") == EMA["_target_"]:
+        decay = convert("average.decay", node.get("decay"), InnerFraction)
+        if ema not in (None, decay):
+            raise ValueError(f"ema={ema} and average=ema average.decay={decay} are two decays: give one of them")
+        return {"average": node | {"decay": decay}, "ema": decay}
+    if ema is not None and node["name"] != "none":
+        raise ValueError(f"ema={ema} is short for average=ema, and average={node['name']} is another: give one of them")
+    return {"average": node if ema is None else EMA | {"decay": ema}, "ema": ema}
 
 
 def _check_loggers(nodes: dict) -> None:

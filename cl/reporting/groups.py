@@ -15,6 +15,7 @@ from cl.reporting.reading import read_results
 NEEDS = {
     "finetune_epochs": ("finetune_samples", lambda value: value > 0),
     "fusion.held_out": ("fusion.at", "best".__eq__),
+    "ema": ("average", ("none", "ema").__contains__),
 }
 NETWORKS = {"run", "checkpoints"}  # options of merge.py that say which networks are merged
 ABOUT = ("scenario", "dataset", "backbone", "strategy", "buffer")

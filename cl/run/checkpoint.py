@@ -20,6 +20,7 @@ from torch import nn
 from cl.atomic import save_tensors
 from cl.distributed.comm import Comm
 from cl.networks import weights
+from cl.networks.lora import trained_state
 from cl.reporting import screen
 from cl.reporting.loggers.files import forget
 from cl.run.state import Copied, StateTree, copied
@@ -40,8 +41,8 @@ def task_files(folder: Path) -> dict[int, Path]:
 
 
 def save_task(folder: Path, stage: int, model: nn.Module, about: dict) -> None:
-    """The network after a stage of training, on the CPU, with readable metadata."""
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    """The network after a stage of training, on the CPU, with readable metadata; of one with adapters these alone."""
+    state = {name: value.detach().cpu() for name, value in trained_state(model).items()}
     save_tensors(task_file(folder, stage), {"model": state, "stage": stage, **about})
 
 

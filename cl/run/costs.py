@@ -63,11 +63,11 @@ def persistent(networks: int, start: int, samples: int, statistics: int) -> dict
     return {"persistent": parts, "persistent_bytes": sum(parts.values())}
 
 
-def of_run(session: Session, networks: Iterable[nn.Module], tasks: Tasks, buffer_bytes: int) -> dict:
+def of_run(session: Session, networks: Iterable[nn.Module], tasks: Tasks, buffer_bytes: int, more=()) -> dict:
     """What a run would have to keep after its last task if another one came, with the optimizer's state beside it.
 
-    `buffer_bytes`: of the replay memory at full capacity, on all ranks together. What all ranks have alike is counted
-    once.
+    `buffer_bytes`: of the replay memory at full capacity, on all ranks together. `more`: statistics beside those of the
+    strategy. What all ranks have alike is counted once.
     """
     plan, strategy = session.plan, session.plan.strategy
     own = [column for rows in strategy.stored_samples() for column in rows.columns.values()]
@@ -77,7 +77,7 @@ def of_run(session: Session, networks: Iterable[nn.Module], tasks: Tasks, buffer
             networks=sum(size(network.state_dict()) for network in networks),
             start=0,
             samples=stored,
-            statistics=size(strategy.state_dict(), without=own),
+            statistics=size([strategy.state_dict(), more], without=own),
         ),
         "optimizer_bytes": size(session.updater.state_dict()),
     }

@@ -9,6 +9,7 @@ import torch
 from cl import signals
 from cl.buffers.base import ReplayBuffer
 from cl.distributed.comm import Comm
+from cl.networks.lora import Base
 from cl.reporting import custom, plots, results
 from cl.reporting.history import History
 from cl.reporting.metrics_file import State
@@ -53,7 +54,8 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
             memory, buffer_bytes = _memory(strategy, buffer, capacity, comm)
             content = None
             if comm.is_main:
-                memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes)
+                more = training.average.state_dict() if training.average.in_place else ()
+                memory |= costs.of_run(session, _kept_networks(training), tasks, buffer_bytes, more)
                 content = _finish(training, evaluator, _results(session, memory, history, training.recorder.files))
             comm.gather(None)  # the results are there
             training.checkpoints.clear()
@@ -66,8 +68,9 @@ def _kept_networks(training: Training) -> list[torch.nn.Module]:
     """The networks that would have to be kept after the last stage if another one came."""
     parts = training.tree.shared
     networks = [parts[name] for name in costs.NETWORKS if name in parts]
+    base = [Base(training.session.model)]  # of adapters, once for all
     anew = training.strategy.starts_anew or training.config["model_state"] == "reset"
-    return networks[-1:] if anew else networks  # then no stage needs the raw weights again
+    return base + (networks[-1:] if anew else networks)  # then no stage needs the raw weights again
 
 
 def _finish(training: Training, evaluator: Evaluator, content: dict) -> dict:

@@ -4,26 +4,32 @@ import torch
 from torch import nn
 
 from cl import seeding
-from cl.build import build
+from cl.build import build, shared_options
 from cl.configuration.identity import is_set
 from cl.data.transforms import BatchTransform
+from cl.networks import lora
 from cl.networks.backbones import fewest_samples
 from cl.run.plan import Plan
 
 STATISTICS = ("mean", "std")
 
 
-def build_network(plan: Plan, number: int = 0, config: dict | None = None) -> nn.Module:
+def build_network(plan: Plan, number: int = 0, config: dict | None = None, adapters: bool = True) -> nn.Module:
     """A network before training; the number tells apart those of one run. The generators of the process do not change.
 
-    `config`: whose seed and backbone are taken; None: those of the plan.
+    `config`: whose seed and backbone are taken; None: those of the plan. `adapters`: with those that the backbone asks
+    for (`backbone.lora`).
     """
     config = plan.config if config is None else config
     numbers = (number,) if number else ()
     shapes = {"sample_shape": plan.dataset.input_shape, "num_outputs": plan.scenario.num_outputs}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config["seed"], "weights", *numbers))
-        return build(config["backbone"], "backbone", **shapes)
+        network = build(config["backbone"], "backbone", **shapes)
+        options = lora.options_of(shared_options(config["backbone"], "backbone")["lora"])
+        if options is not None and adapters:
+            lora.add(network, options, plan.scenario.num_outputs)
+        return network
 
 
 def normalisation(plan: Plan, model: nn.Module) -> tuple[list[float] | None, list[float] | None]:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl.buffers.settings import check_buffer, import_own
-from cl.build import build, locate, options_of
+from cl.build import build, locate, options_of, shared_options
 from cl.datasets.base import Dataset, check_dataset
 from cl.distributed.ranks import world_size
+from cl.networks import lora
 from cl.reporting import custom
 from cl.run.callbacks import Callbacks
 from cl.run.folder import run_folder
 from cl.scenarios.base import KINDS, Scenario
+from cl.step.average import Average
 from cl.strategies.base import Strategy
 
 
@@ -27,6 +29,7 @@ class Plan:
     dataset: Dataset
     scenario: Scenario
     strategy: Strategy
+    average: Average
     stages: list[list[int]]  # the tasks whose data each stage of training uses
     epochs: list[float]  # of each stage
     callbacks: Callbacks
@@ -52,11 +55,18 @@ def make_plan(config: dict) -> Plan:
     _check_strategy(config, strategy, scenario)
     strategy.check(scenario, config["buffer"])
     _check_memory(config, strategy)
+    if lora.options_of(shared_options(config["backbone"], "backbone")["lora"]) is not None and strategy.needs_start:
+        raise ValueError(
+            f"backbone.lora trains adapters to the weights of the start, and {strategy.keeps_weights} starts from "
+            "merged weights: leave out one of them"
+        )
+    average = build(config["average"], "average")
+    _check_average(config, average, strategy, scenario)
     stages = strategy.curriculum(scenario.num_tasks, scenario.concatenate)
     epochs = _epochs(config["epochs"] if strategy.trains else 1, len(stages))
     custom.try_out(config["metrics"], len(stages), scenario.num_tasks)
     callbacks = Callbacks(config["callbacks"])
-    plan = Plan(config, run_folder(config), dataset, scenario, strategy, stages, epochs, callbacks)
+    plan = Plan(config, run_folder(config), dataset, scenario, strategy, average, stages, epochs, callbacks)
     _check_passes(plan)
     return plan
 
@@ -105,16 +115,6 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
             "the initial ones: leave out one of them"
         )
     own_classifier = type(strategy).classifier is not Strategy.classifier
-    if config["ema"] is not None and own_classifier:
-        raise ValueError(
-            f"ema={config['ema']} tests the network with averaged weights, and {name} tests something else than its "
-            "network: set ema=null"
-        )
-    if config["ema"] is not None and strategy.changes_network:
-        raise ValueError(
-            f"ema={config['ema']} tests the network with averaged weights, and {name} corrects its own network after "
-            "each task: set ema=null"
-        )
     if config["eval_every"] is not None and own_classifier and strategy.needs_boundaries:
         raise ValueError(
             f"eval_every={config['eval_every']} tests within tasks, and {name} has what it tests at their ends only: "
@@ -125,6 +125,39 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
         raise ValueError(
             f"mixing={config['mixing']} needs a loss that is one cross entropy over new and replayed samples: "
             f"{name} with scenario={config['scenario']['name']} has others"
+        )
+
+
+def _check_average(config: dict, average: Average, strategy: Strategy, scenario: Scenario) -> None:
+    name, method = f"average={config['average']['name']}", f"strategy={config['strategy']['name']}"
+    given, off = (name, "average=none") if config["ema"] is None else (f"ema={config['ema']}", "ema=null")
+    if average.beside and type(strategy).classifier is not Strategy.classifier:
+        raise ValueError(
+            f"{given} tests the network with averaged weights, and {method} tests something else than its network: "
+            f"set {off}"
+        )
+    if average.beside and strategy.changes_network:
+        raise ValueError(
+            f"{given} tests the network with averaged weights, and {method} corrects its own network after each task: "
+            f"set {off}"
+        )
+    if average.in_place and not strategy.trains:
+        raise ValueError(f"{name} averages the weights of training, and {method} trains none: set average=none")
+    anew = "model_state=reset" if config["model_state"] == "reset" else method if strategy.starts_anew else None
+    if average.in_place and anew is not None:
+        raise ValueError(
+            f"{name} starts each task from the average of the networks so far, and {anew} from other weights: leave "
+            "out one of them"
+        )
+    if average.needs_boundaries and not scenario.has_boundaries:
+        raise ValueError(
+            f"{name} has to be told when a task ends, and scenario={config['scenario']['name']} has no boundaries "
+            "between tasks: choose average=ema or another scenario"
+        )
+    if average.needs_labels and scenario.targets:
+        raise ValueError(
+            f"{name} is defined by labels, and scenario={config['scenario']['name']} has targets to compute "
+            f"({', '.join(scenario.targets)}): choose another average"
         )
 
 

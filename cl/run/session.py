@@ -11,6 +11,7 @@ from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import ENGINE_SECONDS
 from cl.distributed.group import connect
+from cl.networks.lora import base_state
 from cl.reporting.loggers.base import NoLogger
 from cl.reporting.loggers.several import Loggers
 from cl.run import agreement
@@ -31,8 +32,9 @@ class Session:
     before any data are read.
     """
 
-    def __init__(self, plan: Plan):
-        self.plan, self.config = plan, plan.config
+    def __init__(self, plan: Plan, adapters: bool = True):
+        """`adapters`: with those that the backbone asks for; networks are merged without, theirs are folded in."""
+        self.plan, self.config, self.adapters = plan, plan.config, adapters
         self._opened = ExitStack()
 
     def __enter__(self) -> "Session":
@@ -55,7 +57,7 @@ class Session:
         if config["compile"]:
             devices.check_compiler(self.device)
         self._opened.enter_context(devices.repeatable(self.device))
-        self.model = build_network(self.plan).to(self.device)
+        self.model = build_network(self.plan, adapters=self.adapters).to(self.device)
         mean, std = normalisation(self.plan, self.model)
         self.transform = BatchTransform(
             dataset.augment, mean, std, dataset.sample_shape[0], self.device, config["channels_last"],
@@ -124,5 +126,6 @@ class Session:
 
         `config`: whose seed and backbone are taken; None: those of the run.
         """
-        network = build_network(self.plan, number, config)
-        return {name: value.to(self.device) for name, value in network.state_dict().items()}
+        network = build_network(self.plan, number, config, self.adapters)
+        weights = {name: value.to(self.device) for name, value in network.state_dict().items()}
+        return weights | base_state(self.model)  # adapters of other numbers are to the same weights

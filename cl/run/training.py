@@ -10,6 +10,7 @@ from torch import nn
 from cl.buffers.base import ReplayBuffer
 from cl.data.rows import Rows
 from cl.distributed.group import check_equal, equalise_statistics
+from cl.networks.lora import about, adapters
 from cl.reporting import metrics, results, screen
 from cl.reporting.history import History
 from cl.reporting.loggers import told
@@ -18,6 +19,7 @@ from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
 from cl.run import checkpoint
 from cl.run.anytime import Anytime
+from cl.run.averaging import set_up
 from cl.run.callbacks import RunContext
 from cl.run.checkpoint import Checkpoints, Position
 from cl.run.evaluator import Evaluator
@@ -25,7 +27,6 @@ from cl.run.saving import Saver
 from cl.run.session import Session
 from cl.run.state import Generators, StateTree, Statistics, copied
 from cl.scenarios.base import Tasks
-from cl.step.average import WeightAverage
 
 # The weights with which a stage starts, from its number and the history so far.
 Start = Callable[[int, History], dict[str, torch.Tensor]]
@@ -52,10 +53,7 @@ class Training:
         self.trainer = session.recipe.trainer(self.strategy, self.recorder)
         if self.config["optimizer_state"] == "epoch":
             self.trainer.each_epoch = self._reset_updater
-        self.average = None
-        if self.config["ema"] is not None:
-            self.average = WeightAverage(session.model, self.config["ema"])
-            self.trainer.each_step = self.average.update
+        self.average = set_up(session.plan.average, session)
         self.anytime = None
         if self.config["eval_every"] is not None:
             self.anytime = Anytime(
@@ -72,7 +70,7 @@ class Training:
     def _state_tree(self, buffer: ReplayBuffer | None) -> StateTree:
         """Everything that a checkpoint holds."""
         tree, session = StateTree(), self.session
-        tree.register("network", session.model)
+        tree.register("network", adapters(session.model))
         # With Adasum each rank's optimizer has taken its own gradients.
         tree.register("updater", session.updater, own=self.config["reduce"]["operation"] == "adasum")
         tree.register("strategy", self.strategy)
@@ -86,9 +84,11 @@ class Training:
         tree.register("generators", Generators(session.device), own=True)
         tree.register("logger", session.logger, own=True)
         tree.register("callbacks", self.plan.callbacks, own=True)
-        if self.average is not None:
+        if self.average.beside:
             tree.register("average", self.average)
             tree.register("statistics of the average", Statistics(self.average.network), own=True)
+        elif self.average.in_place:
+            tree.register("average over tasks", self.average)
         if buffer is not None:
             tree.register_stored("buffer", buffer)
         return tree
@@ -96,7 +96,7 @@ class Training:
     @property
     def tested(self) -> nn.Module:
         """The network that is tested and saved: the one that is trained, or the one with the averaged weights."""
-        return self.session.model if self.average is None else self.average.network
+        return self.average.network if self.average.beside else self.session.model
 
     def run(self) -> History:
         """Train what is not trained yet."""
@@ -118,8 +118,7 @@ class Training:
             if comm.size > 1:  # all ranks start from the same bits, whatever their libraries made of the seed
                 weights = {name: value.cpu() for name, value in session.model.state_dict().items()}
                 session.model.load_state_dict(comm.broadcast(weights))
-                if self.average is not None:
-                    self.average.begin()
+                self.average.begin()
             if comm.is_main:
                 if not self.strategy.trains:
                     screen.say(
@@ -166,6 +165,7 @@ class Training:
                     done = f"{progress.done} of {progress.total} steps"
                     progress.line(f"resumed at task {stage + 1}, step {step} of {needed} ({done} in all)")
                 self.trainer.after_step = saver.within(stage, needed, name)
+                self.average_over(needed)
                 ordered = self.keeps_order(stage, samples, training_set)
                 loss = self.trainer.train(training_set, stage, needed, ordered)
                 self._record(stage, self.finish(stage, samples))
@@ -192,7 +192,7 @@ class Training:
 
     def prepare(self, stage: int, samples: Rows) -> None:
         """Weights, optimizer, strategy and average as a stage starts with them."""
-        before = None if self.average is None else copy.deepcopy(self.session.model.state_dict())
+        self.average.before_stage()
         self.strategy.before_task(stage, samples)
         if self.config["optimizer_state"] != "keep":
             self._reset_updater()
@@ -201,16 +201,20 @@ class Training:
         self.strategy.start_task(stage)
         if self.start is not None:
             self.session.model.load_state_dict(self.start(stage, self.history))
-        if self.average is not None:
-            self.average.begin_unless(before)
+        self.average.start_stage(stage)
+
+    def average_over(self, steps: int) -> None:
+        """Have the average follow the steps of a stage."""
+        self.trainer.each_step = self.average.each_step(lambda: self.trainer.step, steps)
 
     def finish(self, stage: int, samples: Rows) -> list[float]:
         """The end of a stage, and the test: the accuracy, or the error, on each task."""
         session, history, comm = self.session, self.history, self.session.comm
-        networks = [session.model] if self.average is None else [session.model, self.average.network]
+        networks = [session.model, self.average.network] if self.average.beside else [session.model]
         for network in networks:
             equalise_statistics(comm, network, average=self.config["batch_norm"] == "average")
         started = time.perf_counter()
+        self.average.end_stage(stage, samples, lambda: self.strategy.training_set(stage, samples))
         self.strategy.after_task(stage, samples)
         for network in networks:
             check_equal(comm, network)
@@ -226,7 +230,7 @@ class Training:
 
     def _classifier(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """What gives the outputs with the help of the network that is tested; None: that network itself."""
-        return self.strategy.classifier() if self.average is None else None
+        return None if self.average.beside else self.strategy.classifier()
 
     def _record(self, stage: int, row: list[float]) -> None:
         """Tell the loggers and callbacks of a test, and save the network."""
@@ -236,8 +240,8 @@ class Training:
         session.logger.log_test(stage, tested)
         self.plan.callbacks.stage_end(stage, row)
         if session.comm.is_main:
-            about = {"tasks": self.stages[stage], history.measure: row, "config": self.config}
-            checkpoint.save_task(self.folder, stage, self.tested, about)
+            facts = {"tasks": self.stages[stage], history.measure: row, "config": self.config, **about(self.tested)}
+            checkpoint.save_task(self.folder, stage, self.tested, facts)
 
     def keeps_order(self, stage: int, samples: Rows, training_set: Rows) -> bool:
         """Whether a stage trains on the samples of a stream in their order; what a strategy makes of them has none."""

@@ -32,6 +32,7 @@ GROUPS = {
     "buffer": ("Replay buffer", "The memory of strategies that replay samples.", "replay_buffer.md"),
     "optimizer": ("Optimizers", "The rule of an optimizer step.", "configuration.md#optimizer-and-learning-rate"),
     "schedule": ("Schedules", "The learning rate over a task.", "configuration.md#optimizer-and-learning-rate"),
+    "average": ("Averages", "A mean of the weights along training.", "configuration.md#averaging-along-training"),
     "loader": ("Loaders", "How pictures in files are decoded.", "data_sets.md#pictures-in-files"),
     "logger": ("Loggers", "Where the numbers of a run are sent.", "loggers.md"),
     "launcher": ("Launchers", "What starts several ranks.", "distributed.md"),

@@ -1,6 +1,6 @@
-"""One rank of test_midtask_ranks.py: a whole run, one that dies within a stage and is started again, one without tests.
+"""One rank of test_midtask_ranks.py: whole runs, each once more, dying within a stage, and without tests within stages.
 
-Prints nothing; the configuration is a JSON file, and rank 0 writes the folders of the runs.
+Prints nothing; the configurations are in a JSON file, and rank 0 writes the folders of the runs of each.
 """
 
 import json
@@ -14,11 +14,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "run"))
 from interrupted import interrupted, run  # noqa: E402
 
 folder = Path(sys.argv[1])
-config = json.loads((folder / "config.json").read_text())
-comm = connect(ranks.started()[0], config["timeout"])
-whole = run(config | {"output": str(folder / "whole")})
-again = interrupted(config | {"output": str(folder / "died")})
-untested = run(config | {"output": str(folder / "untested"), "eval_every": None})
+configs = json.loads((folder / "configs.json").read_text())
+comm = connect(ranks.started()[0], configs[0]["timeout"])
+found = []
+for config in configs:
+    whole = run(config | {"output": str(folder / "whole")})
+    again = interrupted(config | {"output": str(folder / "died")})
+    untested = (
+        whole
+        if config["eval_every"] is None
+        else run(config | {"output": str(folder / "untested"), "eval_every": None})
+    )
+    found.append(list(map(str, (whole, again, untested))))
 if comm.is_main:
-    (folder / "folders.json").write_text(json.dumps(list(map(str, (whole, again, untested)))))
+    (folder / "folders.json").write_text(json.dumps(found))
 disconnect()

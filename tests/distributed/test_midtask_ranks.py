@@ -20,9 +20,15 @@ def test_two_ranks_that_died_within_a_stage_end_with_the_same_bits(compose_confi
     words = (
         "strategy=er", "scenario=class2", "backbone=timm", "backbone.model=test_resnet", "dataset.augment=[flip]",
         "optimizer=sgd", "optimizer.momentum=0.9", "steps=8", "batch_size=8", "buffer.capacity=30",
-        "strategy.replay_batch_size=4", "ema=0.9", "progress=false", "pictures=[]", "log_interval=2", "eval_every=5",
+        "strategy.replay_batch_size=4", "progress=false", "pictures=[]", "log_interval=2",
     )  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(plain(compose_config(*words))))
+    small = ("dataset.validation=0.8", "steps=6")
+    more = (
+        ("ema=0.9", "eval_every=5"), ("average=swa", "average.batch_norm=data", "average.start=0.3", *small),
+        ("average=fisher", "average.fisher_samples=21", *small),
+    )  # fmt: skip
+    configs = [plain(compose_config(*words, *each)) for each in more]
+    (tmp_path / "configs.json").write_text(json.dumps(configs))
     line = [sys.executable, str(WORKER), str(tmp_path)]
     with launchers.torchrun(2) as environments:
         processes = [
@@ -30,8 +36,10 @@ def test_two_ranks_that_died_within_a_stage_end_with_the_same_bits(compose_confi
             for environment in environments
         ]
         assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    whole, again, untested = map(Path, json.loads((tmp_path / "folders.json").read_text()))
-    assert_same(outcome(whole), outcome(again))
+    found = [list(map(Path, folders)) for folders in json.loads((tmp_path / "folders.json").read_text())]
+    for whole, again, _ in found:
+        assert_same(outcome(whole), outcome(again))
+    whole, again, untested = found[0]
     assert (whole / "anytime.csv").read_bytes() == (again / "anytime.csv").read_bytes()
     # Tests within a stage, of the average with equal statistics on both ranks, change nothing of training.
     tested, plainly = outcome(whole), outcome(untested)

@@ -11,12 +11,13 @@ from support import QUICK, run_killed
 from torch import nn
 
 from cl.configuration.identity import words
+from cl.distributed.comm import Comm
 from cl.run.experiment import equip, make_evaluator, run
 from cl.run.folder import plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.run.training import Training
-from cl.step.average import WeightAverage
+from cl.step.average import AverageContext, Ema
 from merging import run as merging
 
 DECAY = 0.9
@@ -39,7 +40,7 @@ def copied(model: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def raw(monkeypatch):
     """The trained network after each step of a run, and the starts of its average."""
-    weights, update, begin = [], WeightAverage.update, WeightAverage.begin
+    weights, update, begin = [], Ema.update, Ema.begin
     starts: list[tuple[int, dict]] = []
 
     def watched(self):
@@ -50,15 +51,16 @@ def raw(monkeypatch):
         starts.append((len(weights), copied(self.model)))
         begin(self)
 
-    monkeypatch.setattr(WeightAverage, "update", watched)
-    monkeypatch.setattr(WeightAverage, "begin", started)
+    monkeypatch.setattr(Ema, "update", watched)
+    monkeypatch.setattr(Ema, "begin", started)
     return weights, starts
 
 
 def test_weights_and_statistics_are_averaged_and_counters_are_those_of_the_network():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
-    average, start, seen = WeightAverage(model, DECAY), copied(model), []
+    average, start, seen = Ema(DECAY), copied(model), []
+    average.setup(AverageContext(model, Comm(), False, None, None, None))
     for _ in range(7):
         model(torch.randn(5, 3)).square().sum().backward()
         with torch.no_grad():

@@ -31,7 +31,8 @@ def school(run: dict, results: Iterable[Path] = ()) -> str:
         return BOUND
     if not replays:
         return REGULARISATION
-    return REHEARSAL if config.get("ema") is None else BOTH
+    averages = config.get("ema") is not None or config.get("average", {"name": "none"})["name"] != "none"
+    return BOTH if averages else REHEARSAL
 
 
 def _replays(folder: Path, results: Iterable[Path]) -> bool | None:
