@@ -25,11 +25,13 @@ TRUST = f"trust=[{__name__}]"
 NEW = 2 * 3 * 10  # samples in the steps
 # One draw per step but the first, for which nothing was asked yet; A-GEM fills its memory after the first task.
 DRAWN, AGEM = 5 * 4, 3 * 4
+MIR = 5 * 10  # new samples of the virtual steps; then 10 candidates, later 12, are scored twice
 # After the tasks: the features of their samples, then of the exemplars of each class so far, for its mean.
 HERDED = 723 + 5 * 4 + 719 + 10 * 2
 OPTIONS = {"ewc": ["strategy.fisher_samples=7"]}
 DRAW = "strategy.replay_batch_size=4"
 OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem"), [DRAW])
+OPTIONS["mir"] = [DRAW, "strategy.candidates=12"]
 # Forward and backward passes; bytes of samples and of statistics.
 BY_HAND = {
     "finetune": (NEW, NEW, 0, 0),
@@ -41,6 +43,7 @@ BY_HAND = {
     "der": (NEW + DRAWN, NEW + DRAWN, 20 * (ROW + 4 * 10), 0),  # with logits
     "derpp": (NEW + 2 * DRAWN, NEW + 2 * DRAWN, 20 * (ROW + 4 * 10), 0),
     "agem": (NEW + AGEM, NEW + AGEM, 20 * ROW, 0),
+    "mir": (NEW + DRAWN + MIR + 2 * 10 + 4 * 2 * 12, NEW + DRAWN + MIR, 20 * ROW, 0),
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors
     "si": (NEW, NEW, 0, 2 * NETWORK),

@@ -22,6 +22,8 @@ DECLARED = [
     (("derpp",), "class task domain", False),
     (("derpp", "strategy.distill_from=2"), "class task domain", True),
     (("er_ace",), "class task", False),
+    (("mir",), "class task domain", False),
+    (("mir", "strategy.replay_from=2"), "class task domain", True),
     (("gdumb",), "class task domain", False),
     (("icarl",), "class", True),
     (("ewc",), "class task domain", True),

@@ -44,6 +44,7 @@ STRATEGIES = {
     "lwf": ["strategy.warmup_steps=5"],
     "gdumb": [],
     "icarl": [],
+    "mir": ["strategy.replay_batch_size=2", "strategy.candidates=5", "mixing.mixup=0.5"],
     "scratch": [],
     "independent": [],
     "joint": [],

@@ -29,6 +29,7 @@ from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
 from cl.strategies.joint import Joint
 from cl.strategies.lwf import Lwf
+from cl.strategies.mir import Mir
 from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
 
@@ -50,6 +51,7 @@ STRATEGIES = {
     "joint": lambda: Joint(),
     "lwf": lambda: Lwf(weighting="by_task"),
     "lwf in its warm-up": lambda: Lwf(warmup_steps=STOP + 2),
+    "mir": lambda: Mir(4, candidates=8),
     "scratch": lambda: Scratch(),
     "si": lambda: Si(0.5, 0.1),
 }
