@@ -24,6 +24,7 @@ DECLARED = [
     (("er_ace",), "class task", False),
     (("mir",), "class task domain", False),
     (("mir", "strategy.replay_from=2"), "class task domain", True),
+    (("gem",), "class task domain", True),
     (("gdumb",), "class task domain", False),
     (("icarl",), "class", True),
     (("ewc",), "class task domain", True),

@@ -39,6 +39,7 @@ STRATEGIES = {
     "der": ["strategy.replay_batch_size=2", "gradient_accumulation_steps=2", "batch_size=2"],
     "er_ace": ["strategy.replay_batch_size=2", "buffer.sampling=class_balanced", "optimizer_state=epoch"],
     "agem": ["strategy.replay_batch_size=4", "dataset.stream=true"],
+    "gem": ["gradient_accumulation_steps=2", "batch_size=2"],
     "ewc": ["model_state=reset"],
     "si": [],
     "lwf": ["strategy.warmup_steps=5"],

@@ -25,6 +25,7 @@ from cl.strategies.er_ace import ErAce
 from cl.strategies.ewc import Ewc
 from cl.strategies.finetune import Finetune
 from cl.strategies.gdumb import Gdumb
+from cl.strategies.gem import Gem
 from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
 from cl.strategies.joint import Joint
@@ -45,6 +46,7 @@ STRATEGIES = {
     "ewc": lambda: Ewc(3.0, anchors="separate"),
     "finetune": lambda: Finetune(),
     "gdumb": lambda: Gdumb(),
+    "gem": lambda: Gem(),
     "icarl": lambda: Icarl(),
     "independent": lambda: Independent(),
     "independent previous": lambda: Independent(init="previous"),
