@@ -30,7 +30,7 @@ MIR = 5 * 10  # new samples of the virtual steps; then 10 candidates, later 12, 
 HERDED = 723 + 5 * 4 + 719 + 10 * 2
 OPTIONS = {"ewc": ["strategy.fisher_samples=7"]}
 DRAW = "strategy.replay_batch_size=4"
-OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem"), [DRAW])
+OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem", "cls_er"), [DRAW])
 OPTIONS["mir"] = [DRAW, "strategy.candidates=12"]
 # Forward and backward passes; bytes of samples and of statistics.
 BY_HAND = {
@@ -44,6 +44,7 @@ BY_HAND = {
     "derpp": (NEW + 2 * DRAWN, NEW + 2 * DRAWN, 20 * (ROW + 4 * 10), 0),
     "agem": (NEW + AGEM, NEW + AGEM, 20 * ROW, 0),
     "mir": (NEW + DRAWN + MIR + 2 * 10 + 4 * 2 * 12, NEW + DRAWN + MIR, 20 * ROW, 0),
+    "cls_er": (NEW + 3 * DRAWN, NEW + DRAWN, 20 * ROW, 2 * NETWORK),  # both averages answer for the records
     "gem": (NEW + 3 * 10, NEW + 3 * 10, 20 * ROW, 0),  # all 10 samples of the first task
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors

@@ -25,6 +25,7 @@ DECLARED = [
     (("mir",), "class task domain", False),
     (("mir", "strategy.replay_from=2"), "class task domain", True),
     (("gem",), "class task domain", True),
+    (("cls_er",), "class task domain", False),
     (("gdumb",), "class task domain", False),
     (("icarl",), "class", True),
     (("ewc",), "class task domain", True),

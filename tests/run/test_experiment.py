@@ -79,7 +79,7 @@ def test_same_seed_same_numbers_and_another_seed_others(compose_config):
     assert first == again != other
 
 
-STATEFUL = ["independent", "agem", "der", "er_ace", "ewc", "gdumb", "gem", "icarl", "lwf", "mir", "si"]
+STATEFUL = ["independent", "agem", "cls_er", "der", "er_ace", "ewc", "gdumb", "gem", "icarl", "lwf", "mir", "si"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_the_folder_depends_on_what_changes_numbers_and_on_nothing_else(compose_
 
 def test_replay_beats_fine_tuning_and_joint_training_beats_replay(compose_config):
     accuracy = {}
-    replay = ("er", "derpp", "der", "er_ace", "gdumb", "icarl", "agem", "gem", "mir")
+    replay = ("er", "derpp", "der", "er_ace", "gdumb", "icarl", "agem", "gem", "mir", "cls_er")
     for strategy in ("finetune", "scratch", "joint", *replay):
         config = compose_config(f"strategy={strategy}", "progress=false", "pictures=[]")
         accuracy[strategy] = results_of(config)["average_accuracy"]

@@ -40,6 +40,7 @@ STRATEGIES = {
     "er_ace": ["strategy.replay_batch_size=2", "buffer.sampling=class_balanced", "optimizer_state=epoch"],
     "agem": ["strategy.replay_batch_size=4", "dataset.stream=true"],
     "gem": ["gradient_accumulation_steps=2", "batch_size=2"],
+    "cls_er": ["strategy.replay_batch_size=2"],
     "ewc": ["model_state=reset"],
     "si": [],
     "lwf": ["strategy.warmup_steps=5"],

@@ -17,6 +17,7 @@ from cl.distributed.comm import Comm, ReduceOptions
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.updater import Updater
 from cl.strategies.agem import Agem
+from cl.strategies.cls_er import ClsEr
 from cl.strategies.context import StrategyContext
 from cl.strategies.der import Der
 from cl.strategies.derpp import Derpp
@@ -38,6 +39,7 @@ CPU = torch.device("cpu")
 TASKS, CLASSES, CAPACITY, SEED, STOP = 3, 6, 18, 5, 3
 STRATEGIES = {
     "agem": lambda: Agem(4),
+    "cls_er": lambda: ClsEr(4, 0.5, plastic_rate=0.8, stable_rate=0.5),
     "der": lambda: Der(4, alpha=0.5),
     "derpp": lambda: Derpp(4, 0.5, 0.5, distillation_batch_size=3, distill_from=2),
     "er": lambda: Er(4, weighting="by_task"),
@@ -59,7 +61,7 @@ STRATEGIES = {
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
-WITH_STATE = ["derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "si"]
+WITH_STATE = ["cls_er", "derpp", "er", "er_ace", "ewc", "gdumb", "icarl", "lwf", "lwf in its warm-up", "si"]
 
 
 def task(number: int) -> Rows:
