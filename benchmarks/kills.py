@@ -71,7 +71,7 @@ def streamed(name: str, *words: str) -> Case:
 CASES = (
     *(alone(name, f"strategy={name}") for name in (
         "er", "der", "derpp", "er_ace", "agem", "ewc", "si", "lwf", "gdumb", "icarl", "joint", "finetune", "scratch",
-        "independent", "mir", "gem", "cls_er",
+        "independent", "mir", "gem", "cls_er", "xder",
     )),
     alone("er in time", "strategy=er", "checkpoint.every=0.2s"),
     alone("er with pictures", "strategy=er", "pictures=[png]"),

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from cl.buffers.base import Records
 from cl.data.rows import Rows
 from cl.strategies.er import Er
+from cl.strategies.modes import evaluation
 from cl.values import Count
 
 
@@ -72,13 +73,11 @@ class Mir(Er):
     @torch.no_grad()
     def rise(self, records: Records, weights: dict[str, torch.Tensor]) -> torch.Tensor:
         """[n]: by how much the loss on each record is higher with other weights, given by name."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
         x = self.transform.test(records["x"])
+        with evaluation(self.model):
+            logits = functional_call(self.model, weights, (x,)), self.model(x)
         after, before = (
-            F.cross_entropy(self.outputs.for_training(logits, records["task"]), records["y"], reduction="none")
-            for logits in (functional_call(self.model, weights, (x,)), self.model(x))
+            F.cross_entropy(self.outputs.for_training(of, records["task"]), records["y"], reduction="none")
+            for of in logits
         )
-        for module, training in modes:
-            module.training = training
         return after - before

@@ -17,7 +17,7 @@ from cl.run import experiment
 ENGINE = "torchrun" if importlib.util.find_spec("horovod") is None else "horovod"
 # One memory for all ranks is another one than that of one process, unless all of it is drawn.
 EXACT = ["agem", "ewc", "gem", "icarl", "lwf", "si"]
-WITH_OTHER_DRAWS = ["cls_er", "der", "er_ace", "gdumb", "mir"]
+WITH_OTHER_DRAWS = ["cls_er", "der", "er_ace", "gdumb", "mir", "xder"]
 WORDS = (
     "scenario=class2", "epochs=1", "backbone.hidden=[32]", "optimizer.lr=0.02", "buffer.capacity=20", "progress=false",
     "pictures=[]",

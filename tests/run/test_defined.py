@@ -28,6 +28,7 @@ DECLARED = [
     (("cls_er",), "class task domain", False),
     (("gdumb",), "class task domain", False),
     (("icarl",), "class", True),
+    (("xder",), "class", True),
     (("ewc",), "class task domain", True),
     (("si",), "class task domain", True),
     (("lwf",), "class task domain", True),

@@ -34,6 +34,7 @@ from cl.strategies.lwf import Lwf
 from cl.strategies.mir import Mir
 from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
+from cl.strategies.xder import Xder
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, CAPACITY, SEED, STOP = 3, 6, 18, 5, 3
@@ -58,6 +59,7 @@ STRATEGIES = {
     "mir": lambda: Mir(4, candidates=8),
     "scratch": lambda: Scratch(),
     "si": lambda: Si(0.5, 0.1),
+    "xder": lambda: Xder(4, 0.5, 0.5),
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
@@ -87,7 +89,7 @@ class Training:
         self.transform = BatchTransform(["flip"], None, None, 1, CPU)
         self.buffer = None
         if self.strategy.uses_buffer:
-            insertion = "class_balanced" if isinstance(self.strategy, Gdumb) else "reservoir"
+            insertion = "class_balanced" if isinstance(self.strategy, (Gdumb, Xder)) else "reservoir"
             fields = self.strategy.fields(SHAPE, (CLASSES,))
             self.buffer = BUFFERS[buffer](CAPACITY, insertion, "uniform", fields, CLASSES, SEED, CPU, Comm())
         outputs = TaskOutputs(CLASSES, [range(2 * t, 2 * t + 2) for t in range(TASKS)])

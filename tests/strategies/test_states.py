@@ -14,8 +14,8 @@ from cl.run.plan import make_plan
 from cl.run.trainer import Trainer
 
 STRATEGIES = [
-    "agem", "cls_er", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "finetune", "gdumb", "icarl", "independent",
-    "lwf", "scratch", "si",
+    "agem", "cls_er", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "finetune", "gdumb", "icarl",
+    "independent", "lwf", "scratch", "si", "xder",
 ]  # fmt: skip
 FROM_SCRATCH = ("gdumb", "independent", "scratch")  # whatever the options say
 STATES = {
