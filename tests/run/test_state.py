@@ -47,7 +47,7 @@ STRATEGIES = {
     "gdumb": [],
     "icarl": [],
     "mir": ["strategy.replay_batch_size=2", "strategy.candidates=5", "mixing.mixup=0.5"],
-    "xder": ["strategy.replay_batch_size=2", "batch_size=3", "gradient_accumulation_steps=2"],
+    "xder": ["dataset.stream=true", "strategy.replay_batch_size=2", "batch_size=3", "gradient_accumulation_steps=2"],
     "scratch": [],
     "independent": [],
     "joint": [],
