@@ -13,7 +13,7 @@ from torch.func import functional_call
 from cl.buffers.base import Records
 from cl.data.rows import Rows
 from cl.strategies.er import Er
-from cl.strategies.modes import evaluation
+from cl.strategies.modes import evaluating, untracked
 from cl.values import Count
 
 
@@ -57,11 +57,9 @@ class Mir(Er):
 
     def virtual_weights(self, batch: Rows) -> dict[str, torch.Tensor]:
         """The trained weights by name, after a step of SGD on the new samples."""
-        statistics = [buffer.clone() for buffer in self.model.buffers()]
         parts = [part for part, _ in self.micro_batches(batch, [])]
-        gradients = self.updater.gradient(lambda part: self.loss_together([part]), parts)
-        for buffer, before in zip(self.model.buffers(), statistics):
-            buffer.copy_(before)
+        with untracked(self.model):
+            gradients = self.updater.gradient(lambda part: self.loss_together([part]), parts)
         groups = self.updater.optimizer.param_groups
         rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
         names = {id(weight): name for name, weight in self.model.named_parameters()}
@@ -70,11 +68,10 @@ class Mir(Er):
             for weight, gradient in zip(self.updater.weights, gradients)
         }
 
-    @torch.no_grad()
     def rise(self, records: Records, weights: dict[str, torch.Tensor]) -> torch.Tensor:
         """[n]: by how much the loss on each record is higher with other weights, given by name."""
         x = self.transform.test(records["x"])
-        with evaluation(self.model):
+        with evaluating(self.model):
             logits = functional_call(self.model, weights, (x,)), self.model(x)
         after, before = (
             F.cross_entropy(self.outputs.for_training(of, records["task"]), records["y"], reduction="none")

@@ -13,10 +13,11 @@ from cl.data.rows import Rows
 from cl.scenarios.base import Scenario
 from cl.scenarios.outputs import keep_only, tasks_of
 from cl.strategies.context import StrategyContext
+from cl.strategies.contrast import supervised_contrast
 from cl.strategies.der import distillation
-from cl.strategies.modes import evaluation
+from cl.strategies.modes import evaluating, untracked
 from cl.strategies.replay import ReplayStrategy
-from cl.values import Count, InnerFraction, NotNegative
+from cl.values import Count, InnerFraction, NotNegative, Positive
 
 PART = 500  # images whose logits are computed at once
 
@@ -28,6 +29,9 @@ class Xder(ReplayStrategy):
     earlier tasks stays below the largest of the task; in the logits for x, x' and x'', that the largest output of later
     tasks stays below the largest of the sample's own task. Each is a mean over the samples that violate it.
 
+    Later tasks' outputs are prepared: `lambda_` times the supervised contrastive loss of the logits of each later task,
+    between two augmented views of x, x' and x'' (a mean over these tasks).
+
     The memory holds equally many samples of each class so far, which are chosen at the end of its task. Stored logits
     of earlier tasks' outputs (of a new record), and of the present and later ones (of the older records), are those of
     the network, scaled so that the largest is at most `gamma` times that of the true class. The older records are
@@ -35,7 +39,8 @@ class Xder(ReplayStrategy):
 
     The hinges are those of the authors' code (Mammoth); that scales only logits above that of the true class, and
     computes those at the end of a task with augmentation and the statistics of each batch. A record whose true class
-    has no positive logit is not revised. Not here: the preparation of later outputs by a contrastive loss.
+    has no positive logit is not revised. The views are those of `dataset.augment`, where the authors contrast stronger
+    ones, of another draw.
     """
 
     defined_in = ("class",)
@@ -50,9 +55,12 @@ class Xder(ReplayStrategy):
         gamma: InnerFraction = 0.85,
         eta: NotNegative = 0.1,
         margin: NotNegative = 0.3,
+        lambda_: NotNegative = 0.05,
+        temperature: Positive = 5.0,
     ):
         super().__init__(replay_batch_size, replay_from=2, filling="task_end")
         self.alpha, self.beta, self.gamma, self.eta, self.margin = alpha, beta, gamma, eta, margin
+        self.lambda_, self.temperature = lambda_, temperature
         self.answers: list[tuple[Records, torch.Tensor]] = []  # the records of a step and their logits
 
     def check(self, scenario: Scenario, buffer: dict) -> None:
@@ -81,8 +89,10 @@ class Xder(ReplayStrategy):
 
     def set_stage(self, stage: int) -> None:
         super().set_stage(stage)
-        self.past, seen = (self.outputs.of_tasks(tasks_of(self.stages[:count])) for count in (stage, stage + 1))
-        self.present, self.seen, self.future = seen & ~self.past, seen, ~seen
+        before, so_far = (tasks_of(self.stages[:count]) for count in (stage, stage + 1))
+        self.past, self.seen = self.outputs.of_tasks(before), self.outputs.of_tasks(so_far)
+        self.present, self.future = self.seen & ~self.past, ~self.seen
+        self.later = [outputs for task, outputs in enumerate(self.outputs.task_outputs) if task not in so_far]
 
     def loss(self, batch: Rows, draws: list[Records]) -> torch.Tensor:
         draws = [draw for draw in draws if len(draw)]
@@ -92,9 +102,11 @@ class Xder(ReplayStrategy):
         loss = F.cross_entropy(keep_only(new, self.present), batch["y"])
         if self.past.any():
             loss = loss + self.eta * self.past_hinge(new)
-        if self.future.any():
-            parts = zip([batch, *draws], [new, *replayed])
-            loss = loss + self.eta * self.future_hinge(*zip(*parts))
+        if self.later:
+            parts, of_parts = [batch, *draws], [new, *replayed]
+            loss = loss + self.eta * self.future_hinge(parts, of_parts)
+            if self.lambda_:
+                loss = loss + self.lambda_ * self.preparation(parts, of_parts)
         loss = batch.weighted(loss)
         if draws:
             (first, second), (of_first, of_second) = draws, replayed
@@ -107,10 +119,18 @@ class Xder(ReplayStrategy):
         predicted = keep_only(new, self.seen).softmax(1)
         return violation(predicted[:, self.past].amax(1).detach() + self.margin - predicted[:, self.present].amax(1))
 
-    def future_hinge(self, parts: tuple[Rows, ...], outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def future_hinge(self, parts: list[Rows], outputs: list[torch.Tensor]) -> torch.Tensor:
         """The same for the logits of later tasks' outputs and those of each sample's own task."""
         own = [self.outputs.mask_others(logits, rows["task"]).amax(1) for rows, logits in zip(parts, outputs)]
         return violation(torch.cat(outputs)[:, self.future].amax(1) + self.margin - torch.cat(own))
+
+    def preparation(self, parts: list[Rows], outputs: list[torch.Tensor]) -> torch.Tensor:
+        """The contrastive loss, from the logits of the step and those of the same images augmented once more."""
+        with untracked(self.model):
+            again = self.forward(torch.cat([rows["x"] for rows in parts])).float()
+        views, labels = torch.cat([*outputs, again]), torch.cat([rows["y"] for rows in parts]).repeat(2)
+        heads = [views[:, outputs.start : outputs.stop] for outputs in self.later]
+        return sum(supervised_contrast(head, labels, self.temperature) for head in heads) / len(heads)
 
     def exchange(self, offers: list[dict[str, torch.Tensor]]) -> None:
         self.revise_drawn()
@@ -155,12 +175,11 @@ class Xder(ReplayStrategy):
         logits = implanted(logits, logits, own["y"], self.past, self.gamma)
         return own.columns | {"logits": logits, "drawn": torch.zeros_like(own["y"])}
 
-    @torch.no_grad()
     def logits_of(self, x: torch.Tensor) -> torch.Tensor:
         """[n, C] of raw images, without augmentation."""
         if not len(x):  # fewer records than ranks
             return torch.empty(0, self.outputs.num_outputs, device=x.device)
-        with evaluation(self.model):
+        with evaluating(self.model):
             return torch.cat([self.model(self.transform.test(part)).float() for part in x.split(PART)])
 
 

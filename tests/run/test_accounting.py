@@ -46,8 +46,9 @@ BY_HAND = {
     "agem": (NEW + AGEM, NEW + AGEM, 20 * ROW, 0),
     "mir": (NEW + DRAWN + MIR + 2 * 10 + 4 * 2 * 12, NEW + DRAWN + MIR, 20 * ROW, 0),
     "cls_er": (NEW + 3 * DRAWN, NEW + DRAWN, 20 * ROW, 2 * NETWORK),  # both averages answer for the records
-    # The second task draws twice; at its end all records are revised, and the new ones come with their logits.
-    "xder": (NEW + 2 * 3 * 4 + 20 + XDER, NEW + 2 * 3 * 4, 20 * (ROW + 4 * 10 + 8), 0),
+    # The first task sees a second view. The second draws twice; at its end all records are revised, and the new ones
+    # come with their logits.
+    "xder": (NEW + NEW // 2 + 2 * 3 * 4 + 20 + XDER, NEW + NEW // 2 + 2 * 3 * 4, 20 * (ROW + 4 * 10 + 8), 0),
     "gem": (NEW + 3 * 10, NEW + 3 * 10, 20 * ROW, 0),  # all 10 samples of the first task
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors

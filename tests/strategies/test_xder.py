@@ -17,6 +17,10 @@ TASKS = [range(0, 2), range(2, 4), range(4, 6)]
 ROWS = [[1.0, 0.5], [0.2, 2.0], [0.4, 0.1], [0.0, 0.6], [0.9, 0.0], [-0.3, 0.4]]  # weights: outputs by pixels
 
 
+def xder(replay_batch_size, alpha=0.5, beta=0.5, lambda_=0.0, **options):
+    return Xder(replay_batch_size, alpha, beta, lambda_=lambda_, **options)
+
+
 def begun(strategy, stage=0, capacity=12, seed=3, **more):
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 6, bias=False))
     model[1].weight.data = torch.tensor(ROWS)
@@ -59,7 +63,7 @@ def test_the_loss_of_the_second_of_three_tasks():
     excess = [max(z[4:]) + 0.3 - max(z[2 * task : 2 * task + 2]) for z, task in heads]
     assert past > 0 and min(excess) < 0 < max(excess)
     expected = own + 0.5 * distance + 0.7 * of_labels + 2.0 * (past + mean_of_positive(excess))
-    strategy = begun(Xder(1, alpha=0.5, beta=0.7, eta=2.0, margin=0.3), stage=1)
+    strategy = begun(xder(1, alpha=0.5, beta=0.7, eta=2.0, margin=0.3), stage=1)
     loss = strategy.loss(batch(new, labels, [1] * 3), [first, second])
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
@@ -69,19 +73,50 @@ def test_the_first_task_has_no_past_and_the_last_no_future():
     future = mean_of_positive([max(logits[2:]) + 0.3 - max(logits[:2]) for logits in z])
     assert future > 0
     expected = (cross_entropy(z[0][:2], 0) + cross_entropy(z[1][:2], 1)) / 2 + 2 * future
-    first = begun(Xder(1, 0.5, 0.5, eta=2.0)).loss(new, [])
+    first = begun(xder(1, eta=2.0)).loss(new, [])
     assert first.item() == pytest.approx(expected, abs=1e-6)
-    last = begun(Xder(1, 0.5, 0.5, eta=0.0), stage=2).loss(batch([[255, 0]], [4], [2]), [])
+    last = begun(xder(1, eta=0.0), stage=2).loss(batch([[255, 0]], [4], [2]), [])
     assert last.item() == pytest.approx(cross_entropy(z[0][4:], 0), abs=1e-6)
 
 
 def test_the_hinge_of_the_past_lifts_the_present_and_leaves_the_past_target_alone():
-    strategy = begun(Xder(1, 0.5, 0.5, margin=0.3), stage=1)
+    strategy = begun(xder(1, margin=0.3), stage=1)
     logits = torch.zeros(1, 6, requires_grad=True)
     strategy.past_hinge(logits).backward()  # four equal probabilities: 1/4 + 0.3 - 1/4, the first detached
     lifted = logits.grad[0, 2:4].sum()  # the maximum shares its gradient among equals
     assert lifted < 0 and torch.allclose(logits.grad[0, :2], torch.full((2,), 1 / 16))
     assert not logits.grad[0, 4:].any()
+
+
+def test_outputs_of_later_tasks_are_prepared_by_contrasting_two_views():
+    new, labels = [[255, 0], [0, 255], [200, 255]], [0, 1, 1]
+    both = answers(new) * 2  # without augmentation the views are equal
+    heads = []
+    for outputs in TASKS[1:]:
+        z = [[row[place] for place in outputs] for row in both]
+        z = [[value / math.hypot(*row) for value in row] for row in z]
+        similar = [[sum(a * b for a, b in zip(one, other)) / 0.7 for other in z] for one in z]
+        losses = []
+        for i, row in enumerate(similar):
+            others = [j for j in range(6) if j != i]
+            positive = [j for j in others if labels[j % 3] == labels[i % 3]]
+            total = math.log(sum(math.exp(row[j]) for j in others))
+            losses.append(-sum(row[j] - total for j in positive) / len(positive))
+        heads.append(sum(losses) / 6)
+    rows = batch(new, labels)
+    without = begun(xder(1)).loss(rows, [])
+    with_it = begun(xder(1, lambda_=0.3, temperature=0.7)).loss(rows, [])
+    assert (with_it - without).item() == pytest.approx(0.3 * sum(heads) / 2, abs=1e-6)
+
+
+def test_the_second_view_leaves_the_statistics_of_batch_norm():
+    strategy = begun(xder(1, lambda_=0.3))
+    norm = nn.BatchNorm1d(2)
+    strategy.model.insert(1, norm)
+    strategy.loss(batch([[255, 0], [0, 100]], [0, 1]), [])
+    mean = torch.tensor([255 / 2, 50]) / 255
+    assert norm.num_batches_tracked == 1 and torch.allclose(norm.running_mean, 0.1 * mean)
+    assert norm.track_running_stats
 
 
 def test_hinges_are_means_over_what_violates_them():
@@ -105,7 +140,7 @@ def task(number: int):
 
 
 def test_records_are_revised_when_drawn_and_ever_more_rarely():
-    strategy = begun(Xder(6, 0.5, 0.5))
+    strategy = begun(xder(6))
     strategy.after_task(0, task(0))
     strategy.before_task(1, task(1))
     count = len(strategy.buffer)
@@ -140,7 +175,7 @@ def revise(row: list[float], answer: list[float], places, label: int) -> None:
 
 
 def test_the_memory_after_each_task():
-    strategy = begun(Xder(2, 0.5, 0.5, gamma=0.8), capacity=12)
+    strategy = begun(xder(2, gamma=0.8), capacity=12)
     expected, scaled = {}, 0
     for stage, sizes in enumerate([{0: 5, 1: 5}, {0: 3, 1: 3, 2: 3, 3: 3}, dict.fromkeys(range(6), 2)]):
         strategy.before_task(stage, task(stage))
@@ -165,9 +200,9 @@ def test_the_memory_needs_room_and_classes_of_equal_parts():
         concatenate = False
 
     with pytest.raises(ValueError, match="buffer.insertion=class_balanced, got reservoir"):
-        Xder(2, 0.5, 0.5).check(Scenario, {"insertion": "reservoir"})
+        xder(2).check(Scenario, {"insertion": "reservoir"})
     Scenario.concatenate = True
     with pytest.raises(ValueError, match="set scenario.concatenate=false"):
-        Xder(2, 0.5, 0.5).check(Scenario, {"insertion": "class_balanced"})
+        xder(2).check(Scenario, {"insertion": "class_balanced"})
     with pytest.raises(ValueError, match="buffer.capacity=5 is too small for 6 classes"):
-        begun(Xder(2, 0.5, 0.5), capacity=5)
+        begun(xder(2), capacity=5)
