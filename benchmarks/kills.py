@@ -70,8 +70,9 @@ def streamed(name: str, *words: str) -> Case:
 
 CASES = (
     *(alone(name, f"strategy={name}") for name in (
-        "er", "der", "derpp", "er_ace", "agem", "ewc", "si", "lwf", "gdumb", "icarl", "fdr", "gss", "wa", "bic",
-        "lucir", "scr", "mas", "ncm", "slda", "ranpac", "joint", "finetune", "scratch", "independent",
+        "agem", "bic", "cls_er", "der", "derpp", "er", "er_ace", "ewc", "fdr", "finetune", "gdumb", "gem", "gss",
+        "icarl", "independent", "joint", "lucir", "lwf", "mas", "mir", "ncm", "ranpac", "scr", "scratch", "si",
+        "slda", "wa", "xder",
     )),
     alone("er in time", "strategy=er", "checkpoint.every=0.2s"),
     alone("er with pictures", "strategy=er", "pictures=[png]"),

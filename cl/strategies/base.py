@@ -143,7 +143,7 @@ class Strategy:
 
     def observe(self, batch: Rows) -> torch.Tensor:
         """One training step on new samples; returns the loss, on the device."""
-        draws = self.recall()
+        draws = self.select(batch, self.recall())
         self.updater.clear()
         total, offers = None, []
         parts = self.micro_batches(batch, draws)
@@ -195,6 +195,10 @@ class Strategy:
             return []
         draws = [self.buffer.receive() for _ in range(self.buffer.pending)]
         self.replayed_samples += sum(map(len, draws))
+        return draws
+
+    def select(self, batch: Rows, draws: list[Records]) -> list[Records]:
+        """The records that the step on these new samples replays, of those that were drawn for it: all of them."""
         return draws
 
     def take_replayed(self) -> int:

@@ -82,7 +82,10 @@ class ReplayStrategy(Strategy):
 
     def chosen(self, stage: int, samples: Rows) -> dict[str, torch.Tensor]:
         """This rank's part of the samples of a task that are stored when it is over."""
-        part = self.buffer.capacity // len(self.stages)
+        return self.share(stage, samples, self.buffer.capacity // len(self.stages)).columns
+
+    def share(self, stage: int, samples: Rows, part: int) -> Rows:
+        """This rank's part of `part` random samples of a task, equally many of each of its classes."""
         order = torch.from_numpy(seeding.generator(self.seed, "filling", stage).permutation(len(samples)))
         labels = samples["y"].cpu()[order]
         classes = labels.unique().tolist()
@@ -91,4 +94,4 @@ class ReplayStrategy(Strategy):
         comm = self.updater.comm
         # Dealt out in turn, also from task to task, so that every rank's part of the memory has room for them.
         mine = kept[(comm.rank - stage * part) % comm.size :: comm.size].to(samples["y"].device)
-        return samples.part(mine).loaded().columns
+        return samples.part(mine).loaded()

@@ -25,12 +25,15 @@ TRUST = f"trust=[{__name__}]"
 NEW = 2 * 3 * 10  # samples in the steps
 # One draw per step but the first, for which nothing was asked yet; A-GEM fills its memory after the first task.
 DRAWN, AGEM = 5 * 4, 3 * 4
+XDER = 20 + 10  # five classes share 20 records, then ten
+MIR = 5 * 10  # new samples of the virtual steps; then 10 candidates, later 12, are scored twice
 # After the tasks: the features of their samples, then of the exemplars of each class so far, for its mean.
 HERDED = 723 + 5 * 4 + 719 + 10 * 2
 OPTIONS = {"ewc": ["strategy.fisher_samples=7"], "ranpac": ["strategy.num_features=16"]}
 DRAW = "strategy.replay_batch_size=4"
 OPTIONS["scr"] = [DRAW, "strategy.projection_hidden=4", "strategy.projection_dim=3"]
-OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem", "fdr", "gss"), [DRAW])
+OPTIONS |= dict.fromkeys(("er", "er_ace", "der", "derpp", "agem", "fdr", "gss", "cls_er", "xder"), [DRAW])
+OPTIONS["mir"] = [DRAW, "strategy.candidates=12"]
 # Forward and backward passes; bytes of samples and of statistics.
 BY_HAND = {
     "finetune": (NEW, NEW, 0, 0),
@@ -46,6 +49,12 @@ BY_HAND = {
     "fdr": (NEW + AGEM + 20 + 11, NEW + AGEM, 20 * (ROW + 4 * 10), 0),
     # Each step but the first scores its 10 new samples with 10 stored ones, and each record has a score.
     "gss": (NEW + DRAWN + 5 * 20, NEW + DRAWN + 5 * 20, 20 * ROW, 20 * 8),
+    "mir": (NEW + DRAWN + MIR + 2 * 10 + 4 * 2 * 12, NEW + DRAWN + MIR, 20 * ROW, 0),
+    "cls_er": (NEW + 3 * DRAWN, NEW + DRAWN, 20 * ROW, 2 * NETWORK),  # both averages answer for the records
+    # The first task sees a second view. The second draws twice; at its end all records are revised, and the new ones
+    # come with their logits.
+    "xder": (NEW + NEW // 2 + 2 * 3 * 4 + 20 + XDER, NEW + NEW // 2 + 2 * 3 * 4, 20 * (ROW + 4 * 10 + 8), 0),
+    "gem": (NEW + 3 * 10, NEW + 3 * 10, 20 * ROW, 0),  # all 10 samples of the first task
     "gdumb": (NEW, NEW, 20 * ROW, 0),
     "ewc": (NEW + 2 * 7, NEW + 2 * 7 * 10, 0, 2 * NETWORK),  # importances and anchors
     "si": (NEW, NEW, 0, 2 * NETWORK),

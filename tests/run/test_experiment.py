@@ -80,8 +80,8 @@ def test_same_seed_same_numbers_and_another_seed_others(compose_config):
 
 
 STATEFUL = [
-    "agem", "bic", "der", "er_ace", "ewc", "fdr", "gdumb", "gss", "icarl", "independent", "lucir", "lwf", "mas",
-    "scr", "si", "slda", "wa",
+    "agem", "bic", "cls_er", "der", "er_ace", "ewc", "fdr", "gdumb", "gem", "gss", "icarl", "independent", "lucir",
+    "lwf", "mas", "mir", "scr", "si", "slda", "wa", "xder",
 ]  # fmt: skip
 
 
@@ -169,7 +169,23 @@ def test_the_folder_depends_on_what_changes_numbers_and_on_nothing_else(compose_
 
 def test_replay_beats_fine_tuning_and_joint_training_beats_replay(compose_config):
     accuracy = {}
-    replay = ("er", "derpp", "der", "er_ace", "gdumb", "icarl", "agem", "fdr", "bic", "lucir", "gss")
+    replay = (
+        "er",
+        "derpp",
+        "der",
+        "er_ace",
+        "gdumb",
+        "icarl",
+        "agem",
+        "fdr",
+        "bic",
+        "lucir",
+        "gss",
+        "gem",
+        "mir",
+        "cls_er",
+        "xder",
+    )
     for strategy in ("finetune", "scratch", "joint", *replay):
         config = compose_config(f"strategy={strategy}", "progress=false", "pictures=[]")
         accuracy[strategy] = results_of(config)["average_accuracy"]
@@ -202,7 +218,9 @@ def test_every_scenario_trains(compose_config, scenario, strategy):
 
 UNDEFINED = {
     "er_ace": {"domain5", "permuted10", "rotated10", "instance5"},
-    **dict.fromkeys(("icarl", "wa", "bic", "lucir"), {"task5", "domain5", "permuted10", "rotated10", "instance5"}),
+    **dict.fromkeys(
+        ("icarl", "wa", "bic", "lucir", "xder"), {"task5", "domain5", "permuted10", "rotated10", "instance5"}
+    ),
     "scr": {"task5"},
 }
 
@@ -213,6 +231,8 @@ def test_every_strategy_trains_in_every_scenario_in_which_it_is_defined(compose_
     # with mixed precision and several passes a step
     options = ("precision=bf16", "gradient_accumulation_steps=2", "batch_size=5", *QUICK)
     options += ("strategy.replay_batch_size=10", "steps=20") if strategy == "scr" else ()
+    if strategy == "cls_er":  # the published average lags behind so few steps
+        options += ("strategy.stable_decay=0.8",)
     config = compose_config(f"scenario={scenario}", f"strategy={strategy}", *options)
     if scenario in UNDEFINED.get(strategy, ()):
         with pytest.raises(ValueError, match=f"strategy={strategy} is defined where "):

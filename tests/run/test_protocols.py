@@ -26,6 +26,9 @@ BUZZEGA = {
         "der": {200: (0.03, 10, 0.2), 500: (0.03, 128, 1.0), 5120: (0.1, 128, 0.5)},
         "derpp": {200: (0.03, 128, 0.2, 1.0), 500: (0.03, 10, 1.0, 0.5), 5120: (0.1, 64, 0.2, 0.5)},
         "icarl": {200: (0.1,), 500: (0.1,), 5120: (0.1,)},
+        "gem": {200: (0.01, 1.0), 500: (0.03, 0.5), 5120: (0.1, 1.0)},
+        # NeurAI-Lab/CLS-ER, in the same place: draw, lambda and the rate of the stable average
+        "cls_er": {200: (0.03, 128, 2.0, 0.9), 500: (0.1, 32, 2.0, 0.9), 5120: (0.1, 32, 2.0, 0.8)},
     }),
     "permuted_mnist": (1, 128, {
         "finetune": {200: (0.2,)},
@@ -60,7 +63,8 @@ def test_the_protocols_of_buzzega_have_the_published_values(compose_config, benc
             assert (config.epochs, config.batch_size, config.optimizer.lr) == (epochs, batch_size, rate)
             assert config.optimizer.name == "sgd" and config.optimizer.momentum == config.optimizer.weight_decay == 0
             assert config.schedule.name == "constant"
-            found = [config.strategy.get(key) for key in ("replay_batch_size", "alpha", "beta")]
+            keys = ("replay_batch_size", "alpha", "beta", "margin", "lambda_", "stable_rate")
+            found = [config.strategy.get(key) for key in keys]
             assert [value for value in found if value is not None] == others, (method, capacity)
 
 

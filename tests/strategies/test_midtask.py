@@ -18,6 +18,7 @@ from cl.scenarios.outputs import TaskOutputs
 from cl.step.updater import Updater
 from cl.strategies.agem import Agem
 from cl.strategies.bic import Bic
+from cl.strategies.cls_er import ClsEr
 from cl.strategies.context import StrategyContext
 from cl.strategies.der import Der
 from cl.strategies.derpp import Derpp
@@ -27,6 +28,7 @@ from cl.strategies.ewc import Ewc
 from cl.strategies.fdr import Fdr
 from cl.strategies.finetune import Finetune
 from cl.strategies.gdumb import Gdumb
+from cl.strategies.gem import Gem
 from cl.strategies.gss import Gss
 from cl.strategies.icarl import Icarl
 from cl.strategies.independent import Independent
@@ -34,6 +36,7 @@ from cl.strategies.joint import Joint
 from cl.strategies.lucir import Lucir
 from cl.strategies.lwf import Lwf
 from cl.strategies.mas import Mas
+from cl.strategies.mir import Mir
 from cl.strategies.ncm import Ncm
 from cl.strategies.ranpac import Ranpac
 from cl.strategies.scr import Scr
@@ -41,12 +44,14 @@ from cl.strategies.scratch import Scratch
 from cl.strategies.si import Si
 from cl.strategies.slda import Slda
 from cl.strategies.wa import Wa
+from cl.strategies.xder import Xder
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, CAPACITY, SEED, STOP = 3, 6, 18, 5, 3
 STRATEGIES = {
     "agem": lambda: Agem(4),
     "bic": lambda: Bic(held_out=0.5),
+    "cls_er": lambda: ClsEr(4, 0.5, plastic_rate=0.8, stable_rate=0.5),
     "der": lambda: Der(4, alpha=0.5),
     "derpp": lambda: Derpp(4, 0.5, 0.5, distillation_batch_size=3, distill_from=2),
     "er": lambda: Er(4, weighting="by_task"),
@@ -57,6 +62,7 @@ STRATEGIES = {
     "finetune": lambda: Finetune(),
     "gdumb": lambda: Gdumb(),
     "gss": lambda: Gss(4, compared=3),
+    "gem": lambda: Gem(),
     "icarl": lambda: Icarl(),
     "independent": lambda: Independent(),
     "independent previous": lambda: Independent(init="previous"),
@@ -65,6 +71,7 @@ STRATEGIES = {
     "lwf": lambda: Lwf(weighting="by_task"),
     "lwf in its warm-up": lambda: Lwf(warmup_steps=STOP + 2),
     "mas": lambda: Mas(3.0),
+    "mir": lambda: Mir(4, candidates=8),
     "ncm": lambda: Ncm(),
     "ranpac": lambda: Ranpac(num_features=9),
     "scratch": lambda: Scratch(),
@@ -72,12 +79,13 @@ STRATEGIES = {
     "si": lambda: Si(0.5, 0.1),
     "slda": lambda: Slda(),
     "wa": lambda: Wa(),
+    "xder": lambda: Xder(4, 0.5, 0.5),
 }
 BUFFERS = {"reference": ReferenceBuffer, "native": NativeBuffer}
 REPLAY = [name for name, make in STRATEGIES.items() if make().uses_buffer]
 WITH_STATE = [
-    "bic", "derpp", "er", "er_ace", "ewc", "gdumb", "gss", "icarl", "lucir", "lwf", "lwf in its warm-up", "mas",
-    "scr", "si", "wa",
+    "bic", "cls_er", "derpp", "er", "er_ace", "ewc", "gdumb", "gss", "icarl", "lucir", "lwf", "lwf in its warm-up",
+    "mas", "scr", "si", "wa",
 ]  # fmt: skip
 
 
@@ -105,7 +113,7 @@ class Training:
         self.transform = BatchTransform(["flip"], None, None, 1, CPU)
         self.buffer = None
         if self.strategy.uses_buffer:
-            insertion = "class_balanced" if isinstance(self.strategy, Gdumb) else "reservoir"
+            insertion = "class_balanced" if isinstance(self.strategy, (Gdumb, Xder)) else "reservoir"
             fields = self.strategy.fields(SHAPE, (CLASSES,))
             self.buffer = BUFFERS[buffer](CAPACITY, insertion, "uniform", fields, CLASSES, SEED, CPU, Comm())
         outputs = TaskOutputs(CLASSES, [range(2 * t, 2 * t + 2) for t in range(TASKS)])

@@ -7,11 +7,15 @@ import pytest
 from cl.build import build
 
 TARGETS = {"er": "Er", "derpp": "Derpp", "ewc": "Ewc", "si": "Si", "lwf": "Lwf", "independent": "Independent"}
+TARGETS |= {"mir": "Mir", "gem": "Gem", "cls_er": "ClsEr", "xder": "Xder"}
 NEEDED = {
     "er": {"replay_batch_size": 4},
     "derpp": {"replay_batch_size": 4, "alpha": 0.5, "beta": 0.5},
     "ewc": {"lambda_": 1.0},
     "si": {"c": 0.1, "xi": 0.1},
+    "mir": {"replay_batch_size": 4},
+    "cls_er": {"replay_batch_size": 4, "lambda_": 1.0},
+    "xder": {"replay_batch_size": 4, "alpha": 0.5, "beta": 0.5},
 }
 
 
@@ -44,6 +48,12 @@ def built(name: str, options: dict):
         ("ewc", {"fisher_samples": 0}, "strategy.fisher_samples must be a whole number of at least 1 or null, got 0"),
         ("ewc", {"anchors": "x"}, "strategy.anchors must be online or separate, got 'x'"),
         ("ewc", {"anchors": "separate", "gamma": 0.5}, "strategy.gamma=0.5 belongs to anchors=online"),
+        ("mir", {"candidates": 0}, "strategy.candidates must be a whole number of at least 1, got 0"),
+        ("gem", {"margin": -1}, "strategy.margin must be a number of at least 0, got -1"),
+        ("gem", {"filling": "stream"}, "unknown option strategy.filling"),
+        ("cls_er", {"stable_rate": 1.5}, "strategy.stable_rate must be a number of at least 0 and of at most 1"),
+        ("xder", {"gamma": 1}, "strategy.gamma must be a number above 0 and below 1, got 1"),
+        ("xder", {"temperature": 0}, "strategy.temperature must be a number above 0, got 0"),
         ("si", {"xi": 0}, "strategy.xi must be a number above 0, got 0"),
         ("lwf", {"temperature": None}, "strategy.temperature must be a number above 0, got null"),
         ("lwf", {"temperature_squared": 2}, "strategy.temperature_squared must be true or false, got 2"),
