@@ -9,17 +9,20 @@ from torch.func import functional_call, grad, vmap
 
 from cl.strategies.fisher import CHUNK_BYTES, GPU_CHUNK_BYTES
 
+TINY = 1e-24  # for the square of a length: a gradient of 0 has no direction
+
 
 def cosines(
     model: nn.Module, weights: list[torch.Tensor], mask: Callable, x: torch.Tensor, y: torch.Tensor,
     task: torch.Tensor, known: int,
-) -> torch.Tensor:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """[n - known, known]: of each later sample with each of the first `known` ones, of transformed images x [n, ...].
 
-    The gradients are those of the cross entropy by some `weights` of a network that treats samples one by one; `mask`
-    gives the logits of the loss from logits and tasks. Where all of the weights belong to linear layers that see one
-    vector per sample, no gradient is held: that of such a layer is g a^T, a what enters it and g what comes back, and
-    the product of two of them is (g . g')(a . a').
+    The second value [known]: of the mean gradient of the later samples with each of the first ones. The gradients are
+    those of the cross entropy by some `weights` of a network that treats samples one by one; `mask` gives the logits of
+    the loss from logits and tasks. Where all of the weights belong to linear layers that see one vector per sample, no
+    gradient is held: that of such a layer is g a^T, a what enters it and g what comes back, and the product of two of
+    them is (g . g')(a . a').
     """
     layers = linear_layers(model, weights)
     if layers:
@@ -40,13 +43,14 @@ def cosines(
             with torch.enable_grad():
                 loss = F.cross_entropy(mask(logits, task), y, reduction="sum")
             return _by_layers(loss, [entered[layer][0] for layer in layers], list(layers.values()), known)
-    first, found = [], []
-    for part in _directions(model, weights, mask, x, y, task):
+    first, found, total = [], [], 0
+    for part in _gradients(model, weights, mask, x, y, task):
         left = known - sum(map(len, first))
-        first.append(part[:left])
+        first.append(F.normalize(part[:left]))
         if len(part) > left:
-            found.append(part[left:] @ torch.cat(first).T)
-    return torch.cat(found)
+            found.append(F.normalize(part[left:]) @ torch.cat(first).T)
+            total = total + part[left:].sum(0)
+    return torch.cat(found), torch.cat(first) @ F.normalize(total, dim=0)
 
 
 def linear_layers(model: nn.Module, weights: list[torch.Tensor]) -> dict[nn.Linear, tuple[bool, bool]]:
@@ -63,21 +67,22 @@ def linear_layers(model: nn.Module, weights: list[torch.Tensor]) -> dict[nn.Line
 @torch.no_grad()
 def _by_layers(
     loss: torch.Tensor, calls: list[tuple[torch.Tensor, torch.Tensor]], kinds: list[tuple[bool, bool]], known: int
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The cosines from what entered and left each layer, `kinds`: whether its weight and its bias count."""
-    products, squares = 0, 0
+    products = 0  # [n, n], of all gradients
     returned = torch.autograd.grad(loss, [output for _, output in calls])
     for (entered, _), back, (weight, bias) in zip(calls, returned, kinds):
-        products += (back[known:] @ back[:known].T) * (weight * (entered[known:] @ entered[:known].T) + bias)
-        squares += back.square().sum(1) * (weight * entered.square().sum(1) + bias)
-    lengths = squares.sqrt().clamp(min=1e-12)
-    return products / (lengths[known:, None] * lengths[:known])
+        products += (back @ back.T) * (weight * (entered @ entered.T) + bias)
+    lengths = products.diagonal().clamp(min=TINY).sqrt()
+    total = products[known:, known:].sum().clamp(min=TINY).sqrt()
+    each = products[known:, :known] / (lengths[known:, None] * lengths[:known])
+    return each, products[known:, :known].sum(0) / (total * lengths[:known])
 
 
-def _directions(
+def _gradients(
     model: nn.Module, weights: list[torch.Tensor], mask: Callable, x: torch.Tensor, y: torch.Tensor, task: torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """The gradients of single samples, of length 1: [n, weights] for some samples after others."""
+    """The gradients of single samples: [n, weights] for some samples after others."""
     names = {id(weight): name for name, weight in model.named_parameters()}
     trained = {names[id(weight)]: weight.detach() for weight in weights}
     others = {name: value.detach() for name, value in model.named_parameters() if name not in trained}
@@ -92,4 +97,4 @@ def _directions(
     chunk = max(1, limit // sum(weight.nbytes for weight in weights))
     for parts in zip(x.split(chunk), y.split(chunk), task.split(chunk)):
         found = gradients(trained, *parts)
-        yield F.normalize(torch.cat([value.flatten(1) for value in found.values()], dim=1))
+        yield torch.cat([value.flatten(1) for value in found.values()], dim=1)

@@ -4,6 +4,8 @@ The memory keeps samples whose gradients point in different directions: of two t
 gradient is like that of other stored samples gives way.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 
@@ -24,15 +26,16 @@ class Gss(Strategy):
     `compared` random stored samples. While there is room it is stored. Then, if c < 1, a stored sample i is drawn with
     a probability in proportion to its score c_i, and gives way with the probability c_i / (c_i + c).
 
+    `gate` batch: what has to be below 1 is the score of the mean gradient of the new samples of the step (of the rank),
+    as in Mammoth and in the survey of Mai et al. 2022; with sample it is that of the sample itself, as in the paper.
     Gradients are those of single samples, without augmentation, in evaluation mode. Every rank keeps the whole memory,
-    decides alike on the new samples of all, and draws its own x'. Mammoth first takes the score of the gradient of the
-    whole batch, and passes over the batch unless that is below 1.
+    decides alike on the new samples of all, and draws its own x'.
     """
 
     needs_labels = uses_memory = mixable = True
 
-    def __init__(self, replay_batch_size: Count, compared: Count = 10):
-        self.replay_batch_size, self.compared = replay_batch_size, compared
+    def __init__(self, replay_batch_size: Count, compared: Count = 10, gate: Literal["sample", "batch"] = "sample"):
+        self.replay_batch_size, self.compared, self.gate = replay_batch_size, compared, gate
 
     def setup(self, context: StrategyContext) -> None:
         super().setup(context)
@@ -62,38 +65,47 @@ class Gss(Strategy):
     def observe(self, batch: Rows) -> torch.Tensor:
         loss = super().observe(batch)
         own = batch.part(slice(None if batch.loss_weight else 0))  # no sample twice, where other ranks have it
-        every = self.updater.comm.gather([own.columns, self.scores_of(own)])
+        every = self.updater.comm.gather([own.columns, *self.scores_of(own)])
         random = self.random("insertion")
-        for columns, scores in every:
-            self.offer({name: column.to(self.updater.device) for name, column in columns.items()}, scores, random)
+        for columns, scores, admitted in every:
+            columns = {name: column.to(self.updater.device) for name, column in columns.items()}
+            self.offer(columns, scores, admitted, random)
         self.steps += 1
         return loss
 
-    def scores_of(self, new: Rows) -> torch.Tensor:
-        """[n] float64 on the CPU: the score of each new sample."""
+    def scores_of(self, new: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """[n] float64 and bool, on the CPU: the score of each new sample, and whether another may give way to it."""
         if not self.stored or not len(new):
-            return torch.full((len(new),), UNKNOWN, dtype=torch.float64)
+            scores = torch.full((len(new),), UNKNOWN, dtype=torch.float64)
+            return scores, scores < 1
         places = self.random("compared").permutation(self.stored)[: self.compared]
         both = Rows.cat([self.rows(torch.from_numpy(places)), Rows(new.columns)])
         was_training = self.model.training
         self.model.eval()
         with self.passes.paused():
-            found = cosines(self.model, self.updater.weights, self.outputs.for_training, self.transform.test(both.x),
-                            both.y, both.task, len(places))  # fmt: skip
+            x, mask = self.transform.test(both.x), self.outputs.for_training
+            each, together = cosines(self.model, self.updater.weights, mask, x, both.y, both.task, len(places))
         self.model.train(was_training)
         taken = len(new) + len(places) * self.updater.comm.is_main  # the stored ones on every rank alike: counted once
         self.passes.count(forward=taken, backward=taken)
-        return 1 + found.max(1)[0].double().cpu()
+        scores = 1 + each.max(1)[0].double().cpu()
+        return scores, scores < 1 if self.gate == "sample" else (together.max() < 0).cpu().expand(len(scores))
 
-    def offer(self, columns: dict[str, torch.Tensor], scores: torch.Tensor, random: np.random.Generator) -> None:
-        """Store what algorithm 2 lets in, of samples and their scores [n], one after the other."""
+    def offer(
+        self,
+        columns: dict[str, torch.Tensor],
+        scores: torch.Tensor,
+        admitted: torch.Tensor,
+        random: np.random.Generator,
+    ) -> None:
+        """Store what algorithm 2 lets in, one after the other, of samples with what `scores_of` gives."""
         if not self.memory:
             self.memory = {name: column.new_zeros(self.capacity, *column.shape[1:]) for name, column in columns.items()}
-        for number, score in enumerate(scores.tolist()):
+        for number, (score, may) in enumerate(zip(scores.tolist(), admitted.tolist())):
             if self.stored < self.capacity:
                 place, self.stored = self.stored, self.stored + 1
                 self.scores = torch.cat([self.scores, torch.zeros(1, dtype=torch.float64)])
-            elif score < 1:
+            elif may:
                 sums = self.scores.cumsum(0)
                 place = int(torch.searchsorted(sums, random.random() * sums[-1], right=True).clamp(max=len(sums) - 1))
                 theirs = self.scores[place].item()

@@ -34,14 +34,16 @@ def test_cosines_are_those_of_the_gradients_of_single_samples(make, frozen):
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 3
     outputs = TaskOutputs(3, [range(0, 2), range(2, 3)], task_aware=False)
-    directions = []
+    directions, gradients = [], []
     for image, label in zip(x, y):
         loss = F.cross_entropy(model(image[None]), label[None])
-        flat = torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
-        directions.append(flat / flat.norm())
+        gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)]))
+        directions.append(gradients[-1] / gradients[-1].norm())
     expected = torch.stack(directions[known:]) @ torch.stack(directions[:known]).T
-    found = cosines(model, weights, outputs.for_training, x, y, torch.zeros(8, dtype=torch.int64), known)
+    found, together = cosines(model, weights, outputs.for_training, x, y, torch.zeros(8, dtype=torch.int64), known)
     assert found.shape == (5, 3) and torch.allclose(found, expected, atol=1e-5)
+    mean = torch.stack(gradients[known:]).mean(0)
+    assert torch.allclose(together, torch.stack(directions[:known]) @ mean / mean.norm(), atol=1e-5)
 
 
 def test_where_the_task_is_known_other_classes_have_no_part_in_the_gradients():
@@ -52,7 +54,7 @@ def test_where_the_task_is_known_other_classes_have_no_part_in_the_gradients():
         model[5].weight[2] += 5.0
         model[5].bias[2] -= 3.0
     again = cosines(model, list(model.parameters()), outputs.for_training, x, y, tasks, 1)
-    assert torch.equal(found, again)
+    assert all(map(torch.equal, found, again))
 
 
 def gss(capacity=4, **options) -> Gss:
@@ -72,7 +74,7 @@ def test_new_and_replayed_samples_are_trained_on_together():
 
 def test_a_score_is_one_more_than_the_largest_cosine():
     strategy = gss(capacity=6)
-    assert strategy.scores_of(NEW).tolist() == [1.0, 1.0]
+    assert strategy.scores_of(NEW)[0].tolist() == [1.0, 1.0]
     strategy.observe(NEW)
     others = samples([[255, 255], [0, 9], [80, 10]], [1, 0, 1])
     directions = []
@@ -82,22 +84,37 @@ def test_a_score_is_one_more_than_the_largest_cosine():
             (gradient,) = torch.autograd.grad(F.cross_entropy(strategy.model(image / 255), label[None]), weight)
             directions.append(gradient.flatten() / gradient.norm())
     expected = [1 + max((new @ old).item() for old in directions[:2]) for new in directions[2:]]
-    assert strategy.scores_of(others).tolist() == pytest.approx(expected, abs=1e-5)
-    assert min(expected) < 1 < max(expected)
+    scores, admitted = strategy.scores_of(others)
+    assert scores.tolist() == pytest.approx(expected, abs=1e-5)
+    assert admitted.tolist() == [score < 1 for score in expected] and min(expected) < 1 < max(expected)
+
+
+def test_the_gate_of_the_batch_is_the_score_of_its_mean_gradient():
+    strategy = gss(capacity=6, gate="batch")
+    strategy.observe(batch([[255, 0]], [0]))
+    like, unlike = [[255, 9], [80, 10]], [[255, 3], [230, 0]]
+    assert strategy.scores_of(samples(like, [0, 0]))[1].tolist() == [False, False]
+    assert strategy.scores_of(samples(unlike, [1, 1]))[1].tolist() == [True, True]
+    mixed = samples([[255, 0], [255, 0]], [1, 0])  # the first one's gradient is the longer one
+    assert strategy.scores_of(mixed)[0].tolist() == pytest.approx([0, 2], abs=1e-5)
+    assert strategy.scores_of(mixed)[1].tolist() == [True, True]
 
 
 def filled(scores) -> Gss:
     strategy = gss(capacity=len(scores))
     rows = samples([[i, 0] for i in range(len(scores))], [0] * len(scores))
-    strategy.offer(rows.columns, torch.tensor(scores, dtype=torch.float64), np.random.default_rng(0))
+    found = torch.tensor(scores, dtype=torch.float64)
+    strategy.offer(rows.columns, found, found < 1, np.random.default_rng(0))
     return strategy
 
 
-def test_while_there_is_room_every_sample_is_stored_and_then_only_those_below_one():
+def test_while_there_is_room_every_sample_is_stored_and_then_only_those_that_are_admitted():
     strategy = filled([1.5, 0.5, 1.9])
     assert strategy.stored == 3 and strategy.scores.tolist() == [1.5, 0.5, 1.9]
     for seed in range(50):
-        strategy.offer(samples([[99, 0]], [1]).columns, torch.tensor([1.0]), np.random.default_rng(seed))
+        strategy.offer(
+            samples([[99, 0]], [1]).columns, torch.tensor([1.0]), torch.tensor([False]), np.random.default_rng(seed)
+        )
     assert strategy.scores.tolist() == [1.5, 0.5, 1.9]
 
 
@@ -106,7 +123,8 @@ def test_a_stored_sample_gives_way_by_its_score_and_that_of_the_new_one():
     counts = [0, 0, 0, 0]  # places, and no place
     for seed in range(trials):
         strategy = filled(scores)
-        strategy.offer(samples([[99, 0]], [1]).columns, torch.tensor([new]), np.random.default_rng(seed))
+        one = samples([[99, 0]], [1]).columns
+        strategy.offer(one, torch.tensor([new]), torch.tensor([True]), np.random.default_rng(seed))
         changed = [place for place in range(3) if strategy.memory["x"][place].flatten()[0] == 99]
         counts[changed[0] if changed else 3] += 1
         for place in changed:
@@ -139,7 +157,7 @@ def test_ranks_keep_one_memory_of_the_samples_of_all():
     for first in (0, 5, 10):
         parts = [rows.part(slice(first + 2 * number, first + 2 * number + 2)) for number in range(2)]
         alone.observe(rows.part(slice(first, first + 4)))
-        sent = [[part.columns, rank.scores_of(part)] for rank, part in zip(ranks, parts)]
+        sent = [[part.columns, *rank.scores_of(part)] for rank, part in zip(ranks, parts)]
         for rank, part in zip(ranks, parts):
             rank.updater.comm.every = sent
             rank.observe(part)
