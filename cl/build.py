@@ -12,7 +12,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Literal
 
-from cl.values import BelowOne, NotNegative, Positive, convert, did_you_mean
+from cl.values import BelowOne, Count, NotNegative, Positive, Text, convert, did_you_mean
 
 # Keys of a node that are not constructor arguments: the name shown in tables, whether a strategy has a replay memory,
 # and the version, which is raised when a default or the code changes the numbers.
@@ -35,6 +35,14 @@ GIVEN = {
     "optimizer": ("params",),
     "loader": ("device", "local_ranks"),
 }
+
+# Options that every member of a group has, and that are no arguments of its own: their type and their neutral value.
+SHARED = {
+    "backbone": {
+        "input_size": (Count | None, None), "freeze": (bool | Text | None, None),
+        "cache": (bool | Literal["float16"], True),
+    },
+}  # fmt: skip
 
 # What is made of the members of a group; by name, because most of these import torch.
 MADE = {
@@ -119,6 +127,18 @@ def options_of(node: dict, group: str) -> dict:
     return checked_options(node, group, _parameters(locate(node, group)), GIVEN.get(group, ()))
 
 
+def shared_options(node: dict, group: str) -> dict:
+    """The options that every member of a group has, those that the node does not name with their neutral values.
+
+    So has one whose target takes an option of that name itself. Raises ValueError for values that do not fit.
+    """
+    own = _parameters(locate(node, group))
+    return {
+        key: neutral if key in own or key not in node else convert(f"{group}.{key}", node[key], kind)
+        for key, (kind, neutral) in SHARED[group].items()
+    }
+
+
 def _parameters(target) -> Mapping[str, Parameter]:
     """The parameters of a target; a target may declare more than its signature by a method `parameters`."""
     return target.parameters() if hasattr(target, "parameters") else inspect.signature(target).parameters
@@ -132,7 +152,8 @@ def checked_options(node: dict, group: str, parameters: Mapping[str, Parameter],
     """
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
     valid = [name for name, p in parameters.items() if name not in given and p.kind is not Parameter.VAR_KEYWORD]
-    options = {key: value for key, value in node.items() if key not in LABELS}
+    shared = [name for name in SHARED.get(group, ()) if name not in parameters]
+    options = {key: value for key, value in node.items() if key not in LABELS and key not in shared}
     lacks = [name for name in GIVEN.get(group, ()) if name not in parameters and not takes_any]
     if lacks:
         raise ValueError(
@@ -141,9 +162,13 @@ def checked_options(node: dict, group: str, parameters: Mapping[str, Parameter],
         )
     for key in options:
         if key not in valid and not takes_any:
+            known = valid + shared
             raise ValueError(
-                f"unknown option {group}.{key}{did_you_mean(key, valid)}; valid: {', '.join(valid) or 'none'}"
+                f"unknown option {group}.{key}{did_you_mean(key, known)}; valid: {', '.join(known) or 'none'}"
             )
+    for key in shared:
+        if key in node:
+            convert(f"{group}.{key}", node[key], SHARED[group][key][0])
     kinds = {key: parameters[key].annotation for key in options if key in parameters}
     kinds |= {key: kind for key, kind in KINDS.get(group, {}).items() if key in kinds}
     options |= {key: convert(f"{group}.{key}", options[key], kind) for key, kind in kinds.items()}

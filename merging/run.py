@@ -261,7 +261,7 @@ class Merge:
             states, names = [before, states[last]], ["the networks merged so far", names[last]]
             known, weights = [union(tasks[:-1]), tasks[-1]], [sum(weights[:last]), weights[last]]
         models = Models(
-            states, weights, [name for name, _ in context.network.named_parameters()], source.initial, names, known,
+            states, weights, context.trained_names, source.initial, names, known,
             fusion.unequal_widths, 0 if before is None else last, carried,
         )  # fmt: skip
         merged, seen = context.fuse(fusion, models), union(tasks)

@@ -109,6 +109,7 @@ class Scenario(ABC):
 
     task_aware = False  # whether the task of a sample is known in training and for the scenario's accuracy
     targets: dict[str, tuple[int, ...]] = {}
+    changes_pictures = False  # whether a task changes the pictures of its samples
     has_boundaries = True  # whether the data change at the ends of tasks; without, a task is an interval between tests
 
     def __init__(self, num_tasks: int, concatenate: bool):
