@@ -37,8 +37,6 @@ from cl.scenarios.base import Tasks
 
 FOLDER = ".features"  # in the output folder
 VERSION = 1  # raised when extracting gives other numbers, or the files have another form
-BATCH = 16  # pictures at once on a CPU: what they need fits into its caches; see benchmarks/features.py
-GPU_BATCH = 256
 END = struct.Struct("<dI")  # what follows the array in a file: seconds that it took, and a checksum of all before
 
 
@@ -73,12 +71,14 @@ class Features:
         self.network, self.transform, self.comm = network, transform, comm
         self.device, self.name = transform.generator.device, config["dataset"]["name"]
         self.folder = Path(config["output"]) / FOLDER
-        self.loads, self.progress = config["threads"] == "auto", config["progress"]
+        # All processors of a host: its other ranks wait for the file.
+        self.threads = processors() if config["threads"] == "auto" else config["threads"]
+        self.progress = config["progress"]
         empty = torch.zeros(1, *dataset.sample_shape, dtype=dataset.sample_dtype, device=self.device)
         picture = transform.test(empty)
         self._flops = flops(network, picture)[0]
-        self.extraction = Extraction(network, cut(network))
-        self.shape = tuple(self.extraction(picture).shape[1:])
+        self.extraction = Extraction(network, cut(network), picture)
+        self.shape = self.extraction.shape
         network.takes_features = True
         self._flops -= flops(network, torch.zeros(1, *self.shape, device=self.device))[0]
         self._prepared = mean, std, transform.side, transform.size, self.shape, self.dtype
@@ -149,16 +149,16 @@ class Features:
         return array
 
     def _compute(self, path: Path, part: str, split: Split) -> None:
-        size = BATCH if self.device.type == "cpu" else GPU_BATCH
+        size = self.extraction.batch
         rows, started = Rows({"x": split.x, "y": split.y}), time.perf_counter()
         bar = Progress(f"features of {part} pictures", -(-len(split) // size), 0, self.progress and self.comm.is_main)
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(str(self.dtype)[6:])), "fortran_order": False}
         checksum = 0
         try:
-            with atomic_write(path) as file, self._threads():
+            with atomic_write(path) as file:
                 np.lib.format.write_array_header_1_0(file, header | {"shape": (len(split), *self.shape)})
-                for batch in in_order(rows, size):
-                    found = self.extraction(self.transform.test(batch.x.to(self.device)))
+                pictures = (batch.x.to(self.device) for batch in in_order(rows, size))
+                for found in self.extraction.over(pictures, self.transform.test, self.threads):
                     content = _bytes(found.to("cpu", self.dtype))
                     checksum = zlib.crc32(content, checksum)
                     file.write(content)
@@ -172,10 +172,6 @@ class Features:
             screen.say(
                 f"features of {len(split)} {part} pictures up to {up_to}: computed in {seconds:.1f} s, kept in {path}"
             )
-
-    def _threads(self):
-        """All processors: other ranks of this host wait for the file."""
-        return _Threads(processors() if self.loads else torch.get_num_threads())
 
 
 class FeatureSet(Dataset):
@@ -214,18 +210,6 @@ def frozen(network: nn.Module, features: Features | None) -> dict:
             "found": features.found,
         }  # fmt: skip
     return {"frozen": {"up_to": network.frozen_up_to, "weights": weights, "features": once}}
-
-
-class _Threads:
-    def __init__(self, number: int):
-        self.number = number
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(self.number)
-
-    def __exit__(self, *_) -> None:
-        torch.set_num_threads(self.before)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
