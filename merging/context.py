@@ -68,11 +68,6 @@ class MergeContext:
         with self.passes.unlabelled():
             return fusion.network(models, self)
 
-    @property
-    def trained_names(self) -> list[str]:
-        """The weights of the network that are trained; those of a frozen part are alike in all networks."""
-        return [name for name, weight in self.network.named_parameters() if weight.requires_grad]
-
     def images(self, tasks: Sequence[int], count: int) -> torch.Tensor:
         """About `count` training images [N, C, H, W] of the tasks in random order, as the network takes them.
 

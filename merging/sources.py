@@ -8,6 +8,7 @@ import torch
 from cl.checksums import DamagedError
 from cl.configuration.identity import is_set
 from cl.networks import weights
+from cl.networks.frozen import frozen_state
 from cl.networks.pretrained import is_file
 from cl.reporting.reading import read_results
 from cl.run import checkpoint
@@ -52,6 +53,7 @@ class Reader:
         scenario, dataset = session.plan.scenario, session.plan.dataset
         self.config, self.num_tasks, self.free_widths = session.config, scenario.num_tasks, free_widths
         self.own = moved(session.model.state_dict(), torch.device("cpu"))
+        self.frozen = moved(frozen_state(session.model), torch.device("cpu"))
         # Whether the tasks depend on the seed. Class scenarios depend on it only through a random order of classes.
         split_by_label = isinstance(scenario, ClassIncremental) and scenario.class_order != "random"
         self.seed_matters = not split_by_label or dataset.validation > 0
@@ -66,7 +68,14 @@ class Reader:
         about = about if _is_ours(about) else {}
         if about:
             self.check_alike(what, about["config"])
-        return weights.fit(found, self.own, what, free_widths=self.free_widths), about
+        state = weights.fit(found, self.own, what, free_widths=self.free_widths)
+        for name, value in self.frozen.items():
+            if not torch.equal(state[name], value):
+                raise ValueError(
+                    f"{what} has another {name} than the frozen part of this network (backbone.freeze): give the same "
+                    "pretrained weights and seed, or leave out backbone.freeze"
+                )
+        return state, about
 
     def tasks(self, what: str, about: dict) -> list[int] | None:
         """The tasks that a network was trained on according to its file, None if the file does not name them."""
