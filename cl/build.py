@@ -12,7 +12,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Literal
 
-from cl.values import BelowOne, NotNegative, Positive, convert, did_you_mean
+from cl.values import BelowOne, Count, NotNegative, Positive, Text, convert, did_you_mean
 
 # Keys of a node that are not constructor arguments: the name shown in tables, whether a strategy has a replay memory,
 # and the version, which is raised when a default or the code changes the numbers.
@@ -39,6 +39,8 @@ GIVEN = {
 # Options that every member of a group has, and that are no arguments of its own: their type and their neutral value.
 SHARED = {
     "backbone": {
+        "input_size": (Count | None, None), "freeze": (bool | Text | None, None),
+        "cache": (bool | Literal["float16"], True),
         "lora": (dict | None, None),
     },
 }  # fmt: skip

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from cl.networks.frozen import is_frozen
 from merging.fusion import widened
 
 BATCH = 500  # largest number of images per forward pass
@@ -75,4 +76,5 @@ def recompute(network: nn.Module, images: torch.Tensor, batch: int = BATCH) -> i
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
-    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    found = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    return [layer for layer in found if not is_frozen(layer)]

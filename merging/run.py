@@ -258,8 +258,10 @@ class Merge:
         if before is not None:
             states, names = [before, states[last]], ["the networks merged so far", names[last]]
             known, weights = [union(tasks[:-1]), tasks[-1]], [sum(weights[:last]), weights[last]]
+        # What is frozen is alike in all networks.
+        trained = [name for name, weight in context.network.named_parameters() if weight.requires_grad]
         models = Models(
-            states, weights, [name for name, _ in context.network.named_parameters()], source.initial, names, known,
+            states, weights, trained, source.initial, names, known,
             fusion.unequal_widths, 0 if before is None else last, carried,
         )  # fmt: skip
         merged, seen = context.fuse(fusion, models), union(tasks)

@@ -9,6 +9,7 @@ import torch
 from cl.checksums import DamagedError
 from cl.configuration.identity import is_set
 from cl.networks import lora, weights
+from cl.networks.frozen import frozen_state
 from cl.networks.pretrained import is_file
 from cl.reporting.reading import read_results
 from cl.run import checkpoint
@@ -56,6 +57,7 @@ class Reader:
         self.config, self.num_tasks, self.free_widths = session.config, scenario.num_tasks, free_widths
         self.session, self._initial = session, {}
         self.own = moved(session.model.state_dict(), torch.device("cpu"))
+        self.frozen = moved(frozen_state(session.model), torch.device("cpu"))
         # Whether the tasks depend on the seed. Class scenarios depend on it only through a random order of classes.
         split_by_label = isinstance(scenario, ClassIncremental) and scenario.class_order != "random"
         self.seed_matters = not split_by_label or dataset.validation > 0
@@ -74,7 +76,14 @@ class Reader:
             base = moved(self.initial_of(about["config"]), torch.device("cpu"))
             about = about | {"adapter_bytes": _size(found), "base_bytes": _size(base, without=found)}
             found = lora.folded(found, about["lora"], base, what)
-        return weights.fit(found, self.own, what, free_widths=self.free_widths), about
+        state = weights.fit(found, self.own, what, free_widths=self.free_widths)
+        for name, value in self.frozen.items():
+            if not torch.equal(state[name], value):
+                raise ValueError(
+                    f"{what} has another {name} than the frozen part of this network (backbone.freeze): give the same "
+                    "pretrained weights and seed, or leave out backbone.freeze"
+                )
+        return state, about
 
     def initial_of(self, trained: dict) -> State:
         """The weights with which a run with this configuration began; adapters are to these."""

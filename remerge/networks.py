@@ -13,7 +13,7 @@ from cl.networks import weights
 from cl.networks.lora import folded
 from cl.networks.pretrained import HUB
 from cl.run.checkpoint import task_files
-from cl.run.network import build_network
+from cl.run.network import build_network, input_shape
 
 
 class Networks(Sequence):
@@ -62,7 +62,9 @@ class Networks(Sequence):
         word = str(backbone.get("pretrained"))
         if "pretrained" in backbone and not word.startswith(HUB) and not (Path(word) / "config.json").is_file():
             backbone["pretrained"] = None
-        network = build(backbone, "backbone", sample_shape=dataset.input_shape, num_outputs=scenario.num_outputs)
+        network = build(
+            backbone, "backbone", sample_shape=input_shape(dataset, backbone), num_outputs=scenario.num_outputs
+        )
         if self.pretrained is not None and self.pretrained["mean"] is not None:
             network.input_statistics = self.pretrained["mean"], self.pretrained["std"]
         return network

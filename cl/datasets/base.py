@@ -4,6 +4,7 @@ torch is imported only when samples are read, so that a configuration can be che
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class Split:
     """The samples of one split: `x` [N, C, H, W] uint8 or float32, labels `y` [N] int64, `targets` by name [N, ...].
 
-    `x` is a contiguous tensor, or pictures that are streamed from their files.
+    `x` is a contiguous tensor, or pictures that are streamed from their files. What a frozen network has made of
+    pictures, `cl.run.features`, has any shape [N, ...], and may be float16.
     """
 
     x: "torch.Tensor | FileImages"
@@ -33,7 +35,8 @@ class Split:
 
         from cl.data.streaming import FileImages
 
-        assert self.x.dtype in (torch.uint8, torch.float32) and len(self.x.shape) == 4, (self.x.dtype, self.x.shape)
+        kinds = (torch.uint8, torch.float16, torch.float32)
+        assert self.x.dtype in kinds and len(self.x.shape) > 1, (self.x.dtype, self.x.shape)
         assert isinstance(self.x, FileImages) or self.x.is_contiguous()
         assert self.y.dtype == torch.int64 and self.y.shape == self.x.shape[:1], (self.y.dtype, self.y.shape)
         assert all(len(column) == len(self.y) for column in self.targets.values()), self.targets.keys()
@@ -85,18 +88,23 @@ class Dataset(ABC):
     def read(self) -> tuple[Split, Split]:
         """The official training and test splits."""
 
-    def load(self, seed: int, loader: "Workers | None" = None) -> tuple[Split, Split]:
+    def load(
+        self, seed: int, loader: "Workers | None" = None, view: Callable[[str, Split], Split] | None = None
+    ) -> tuple[Split, Split]:
         """The training and the test split; with `validation` set, both are parts of the official training split.
 
         The held-out part is drawn by `seed`, stratified by class to within one sample. The official test split is then
-        not used at all. `loader` decodes pictures that are streamed.
+        not used at all. `loader` decodes pictures that are streamed. `view`: what takes the place of an official split
+        that is used, from its name (training, test) and itself.
         """
         self.loader = loader
         train, test = self.read()
         for name, split in (("training", train), ("test", test)):
             self._check_split(name, split)
+        if view is not None:
+            train = view("training", train)
         if self.validation == 0:
-            return train, test
+            return train, test if view is None else view("test", test)
         order = seeding.generator(seed, "validation").permutation(len(train))
         held_out = round(self.validation * len(train))
         if not 0 < held_out < len(train):

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import difflib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from cl.networks import weights
+from cl.networks.frozen import is_frozen
 from cl.networks.pretrained import Found, find, is_file, of_file, statistics
 from cl.values import Count, Text
 
@@ -86,6 +88,9 @@ def timm_model(
     found = find(model, pretrained)
     options = _fixed(found.options) | options
     network = _timm(sample_shape, num_outputs, model, options)
+    if found.convert is not None:
+        load_weights(network, found.path, convert=found.convert)
+        return _marked(network, found, sample_shape[0], input_statistics)
     # Made once more with all of the classes, which timm fills strictly: no tensor stays random unsaid.
     cfg = {"pretrained": True, "pretrained_cfg": found.cfg}
     cfg["pretrained_cfg_overlay"] = {"file": str(found.path), "custom_load": found.cfg["custom_load"]}
@@ -178,19 +183,26 @@ def _classifier(network: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
 
 
-def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = ()) -> None:
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    replaceable: tuple[str, ...] = (),
+    convert: Callable[[dict, dict, str], dict] | None = None,
+) -> None:
     """Load a file of weights, in any form that `cl.networks.weights` reads, into a timm network.
 
     The classifier, and tensors with a prefix in `replaceable`, keep their initial weights if the file has no tensor of
     that shape. The first convolution is adapted to another number of channels, as timm does. All other tensors must be
-    in the file. Raises FileNotFoundError, and ValueError for a file without weights or with those of another network.
+    in the file. `convert`: see `pretrained.Found`. Raises FileNotFoundError, and ValueError for a file without
+    weights or with those of another network.
     """
     from timm.models import adapt_input_conv
 
     what = f"backbone.pretrained={path}"
     own = network.state_dict()
     replaceable += _classifier(network)
-    found = weights.unprefixed(weights.read(path, what)[0], own, what, replaceable)
+    found = weights.read(path, what)[0]
+    found = weights.unprefixed(found, own, what, replaceable) if convert is None else convert(found, own, what)
     first = network.default_cfg["first_conv"]
     for name in [f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)]:
         if name in found and name in own and found[name].shape[0] == own[name].shape[0]:
@@ -202,7 +214,9 @@ def load_weights(network: nn.Module, path: Path, replaceable: tuple[str, ...] = 
 
 def mixes_samples(network: nn.Module) -> bool:
     """Whether a sample's output depends on the other samples of its batch (batch-norm in training)."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and not is_frozen(module) for module in network.modules()
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Pretrained weights by word: those of timm for a model, of any repository of its hub, or of a folder in that layout.
+"""Pretrained weights by word: timm's for a model, of a repository of its hub or a folder, or of a Python package.
 
 What is in the local cache is taken as it is, without asking the network: so a run repeats, and works where there is
 none. What is missing is downloaded, once by all processes of a machine (the hub's own lock of the file). timm would ask
@@ -13,10 +13,12 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cl.checksums import DamagedError
+from cl.networks import packages
 from cl.values import did_you_mean
 
 HUB = ("hf_hub:", "hf-hub:")
@@ -31,13 +33,15 @@ class Found:
     """A file of weights with what timm knows of them.
 
     `cfg`: timm's pretrained_cfg as a dict, with the mean and std of the input. `options`: arguments with which the
-    network was made. `about`: which weights they are, for results.json.
+    network was made. `about`: which weights they are, for results.json. `convert`: makes of the tensors in the file
+    those of the network with these names and shapes; None: timm itself reads the file.
     """
 
     path: Path
     cfg: dict
     options: dict
     about: dict[str, str]
+    convert: Callable[[dict, dict, str], dict] | None = None
 
 
 def is_file(word: bool | str) -> bool:
@@ -52,12 +56,14 @@ def is_file(word: bool | str) -> bool:
 
 @functools.cache
 def find(model: str, word: bool | str) -> Found:
-    """The weights for a model of timm; `word`: true, a tag of timm, hf_hub:USER/MODEL[@REVISION] or a folder.
+    """The weights for a model of timm; `word`: true, a tag of timm, hf_hub:USER/MODEL[@REVISION], a folder or package.
 
     Downloads them if they are not in the local cache. Raises ValueError for weights that do not exist or are of another
     model, OSError where they cannot be had, and DamagedError.
     """
     what = f"backbone.pretrained={'true' if word is True else word}"
+    if word == packages.WORD:
+        return _of_package(model, what)
     if str(word).startswith(HUB):
         repository, _, revision = str(word).partition(":")[2].partition("@")
         return _of_repository(model, repository, revision or None, what)
@@ -130,6 +136,21 @@ def _of_repository(model: str, repository: str, revision: str | None, what: str)
     cfg, options = _configured(model, config, what)
     path, about = _from_hub(repository, WEIGHTS, revision, what)
     return Found(path, cfg, options, about)
+
+
+def _of_package(model: str, what: str) -> Found:
+    import timm
+
+    package = packages.find(model, what)
+    path = package.file(what)
+    about = of_file(path)
+    if about["sha256"] != package.sha256:
+        raise DamagedError(f"{what}: {path} is not the file of the package: {package.remedy} --force-reinstall")
+    cfg = timm.get_pretrained_cfg(model).to_dict(remove_source=True)
+    cfg |= {"mean": package.mean, "std": package.std, "num_classes": package.num_classes, "custom_load": False}
+    return Found(
+        path, cfg, {}, {"model": model, "package": package.name} | about | {"file": path.name}, packages.in_order
+    )
 
 
 def _of_folder(model: str, folder: Path, what: str) -> Found:

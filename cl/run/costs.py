@@ -42,10 +42,11 @@ def compute(session: Session, counts: Counts) -> dict:
     """The entries of results.json on compute."""
     forward, backward = both(counts)
     of_forward, of_backward = flops_of(session)
+    once = 0 if session.features is None else session.features.flops
     return {
         **counts,
         "passes": training_passes(counts),
-        "flops": forward * of_forward + backward * of_backward,
+        "flops": once + forward * of_forward + backward * of_backward,
     }
 
 

@@ -99,7 +99,10 @@ def threads(number: int | str, model: nn.Module, local_ranks: int) -> Iterator[N
     The ranks of one host share its processors.
     """
     if number == "auto":
-        small = sum(weight.numel() for weight in model.parameters()) < SMALL_NETWORK
+        # What a frozen part gives may have been computed before: then only the rest is at work.
+        rest = getattr(model, "takes_features", False)
+        weights = [weight for weight in model.parameters() if weight.requires_grad or not rest]
+        small = sum(weight.numel() for weight in weights) < SMALL_NETWORK
         number = 1 if small else max(1, TORCH_THREADS // local_ranks)
     before = torch.get_num_threads()
     torch.set_num_threads(number)

@@ -15,6 +15,7 @@ from cl.reporting.history import History
 from cl.reporting.metrics_file import State
 from cl.run import checkpoint, costs, reconstructions
 from cl.run.evaluator import Evaluator
+from cl.run.features import frozen
 from cl.run.folder import alone, finished_run, plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
@@ -167,6 +168,7 @@ def _results(session: Session, memory: dict, history: History, files: State) -> 
         "stage_costs": stage_costs,
         "files": files,
         **({} if session.weights is None else {"pretrained": session.weights}),
+        **frozen(session.model, session.features),
         "versions": results.versions(),
         "config": config,
     }

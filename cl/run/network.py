@@ -7,8 +7,10 @@ from cl import seeding
 from cl.build import build, shared_options
 from cl.configuration.identity import is_set
 from cl.data.transforms import BatchTransform
+from cl.datasets.base import Dataset
 from cl.networks import lora
 from cl.networks.backbones import fewest_samples
+from cl.networks.frozen import freeze
 from cl.run.plan import Plan
 
 STATISTICS = ("mean", "std")
@@ -22,14 +24,34 @@ def build_network(plan: Plan, number: int = 0, config: dict | None = None, adapt
     """
     config = plan.config if config is None else config
     numbers = (number,) if number else ()
-    shapes = {"sample_shape": plan.dataset.input_shape, "num_outputs": plan.scenario.num_outputs}
+    node, shape = config["backbone"], input_shape(plan.dataset, config["backbone"])
+    shared = shared_options(node, "backbone")
+    options = lora.options_of(shared["lora"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config["seed"], "weights", *numbers))
-        network = build(config["backbone"], "backbone", **shapes)
-        options = lora.options_of(shared_options(config["backbone"], "backbone")["lora"])
+        network = build(node, "backbone", sample_shape=shape, num_outputs=plan.scenario.num_outputs)
+        if shared["freeze"] is not None:
+            try:
+                freeze(network, shared["freeze"], shape)
+            except (RuntimeError, AssertionError) as error:
+                raise _unfit(node["name"], shape, error) from error
         if options is not None and adapters:
             lora.add(network, options, plan.scenario.num_outputs)
-        return network
+    return network
+
+
+def input_shape(dataset: Dataset, backbone: dict) -> tuple[int, int, int]:
+    """The shape (C, H, W) of what a network of the node `backbone` is given, scaled where the node says so."""
+    channels, height, width = dataset.input_shape
+    size = shared_options(backbone, "backbone")["input_size"]
+    if size is None:
+        return channels, height, width
+    if height != width:
+        raise ValueError(
+            f"backbone.input_size={size} scales squares, and these pictures have {height}x{width} pixels: set it to "
+            "null"
+        )
+    return channels, size, size
 
 
 def normalisation(plan: Plan, model: nn.Module) -> tuple[list[float] | None, list[float] | None]:
@@ -55,6 +77,7 @@ def weights_of(model: nn.Module, mean: list[float] | None, std: list[float] | No
 def in_words(weights: dict) -> str:
     """What `weights_of` says, in a line for the terminal."""
     at = f"{weights['repository']} at {weights['revision'][:8]}" if "repository" in weights else weights.get("url")
+    at = weights.get("package", at)
     mean, std = ("none" if values is None else ", ".join(f"{value:.4g}" for value in values)
                  for values in (weights["mean"], weights["std"]))  # fmt: skip
     where = weights["file"] if at is None else f"{weights['file']} of {at}"
@@ -73,8 +96,7 @@ def check_network(plan: Plan, model: nn.Module, transform: BatchTransform, devic
             empty = transform.test(torch.zeros(1, *sample_shape, dtype=plan.dataset.sample_dtype, device=device))
             shape = model.eval()(empty).shape
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"backbone {name} does not take pictures of shape {sample_shape}: {reason}") from error
+        raise _unfit(name, sample_shape, error) from error
     if shape[1:] != outputs:
         raise ValueError(
             f"backbone {name} gives outputs of shape {tuple(shape[1:])}, expected {outputs} for "
@@ -87,3 +109,7 @@ def check_network(plan: Plan, model: nn.Module, transform: BatchTransform, devic
             f"a variance over the samples of a batch: it must be at least {fewest}"
         )
     return fewest
+
+
+def _unfit(name: str, shape: tuple[int, ...], error: Exception) -> ValueError:
+    return ValueError(f"backbone {name} does not take pictures of shape {shape}: {' '.join(str(error).split())}")

@@ -45,7 +45,9 @@ class Recipe:
         config = self.config
         reduce = ReduceOptions(**config["reduce"])
         reduce.check_step(config["precision"], config["clip_norm"], changes_gradients)
-        optimizer = build(config["optimizer"], "optimizer", params=module.parameters())
+        optimizer = build(
+            config["optimizer"], "optimizer", params=[weight for weight in module.parameters() if weight.requires_grad]
+        )
         for group in optimizer.param_groups:
             group["lr"] *= self.rate_factor
         return Updater(

@@ -1,22 +1,26 @@
 """What a run opens and changes, from the ranks to the logger: made in one order, and closed on every path."""
 
+import dataclasses
 from contextlib import ExitStack
 
 import torch
 
 from cl.buffers.base import ReplayBuffer
 from cl.buffers.settings import total_capacity
-from cl.build import build
+from cl.build import build, shared_options
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import ENGINE_SECONDS
 from cl.distributed.group import connect
+from cl.networks.frozen import frozen_state
 from cl.networks.lora import base_state
+from cl.reporting import screen
 from cl.reporting.loggers.base import NoLogger
 from cl.reporting.loggers.several import Loggers
 from cl.run import agreement
 from cl.run import device as devices
 from cl.run.compiler import defer_compiler
+from cl.run.features import Features, FeatureSet, why_not
 from cl.run.network import build_network, check_network, in_words, normalisation, weights_of
 from cl.run.plan import Plan
 from cl.run.recipe import Recipe
@@ -35,6 +39,8 @@ class Session:
     def __init__(self, plan: Plan, adapters: bool = True):
         """`adapters`: with those that the backbone asks for; networks are merged without, theirs are folded in."""
         self.plan, self.config, self.adapters = plan, plan.config, adapters
+        self._of_pictures = plan
+        self.features: Features | None = None
         self._opened = ExitStack()
 
     def __enter__(self) -> "Session":
@@ -62,6 +68,7 @@ class Session:
         self.transform = BatchTransform(
             dataset.augment, mean, std, dataset.sample_shape[0], self.device, config["channels_last"],
             dataset.crop, config["mixing"]["mixup"], config["mixing"]["cutmix"], dataset.sample_dtype,
+            shared_options(config["backbone"], "backbone")["input_size"],
         )  # fmt: skip
         self.weights = weights_of(self.model, mean, std)
         if self.weights is not None and self.comm.is_main:
@@ -70,6 +77,7 @@ class Session:
         # follow inside each convolution.
         if config["channels_last"] and self.comm.engine != "horovod":
             self.model = self.model.to(memory_format=torch.channels_last)
+        self._freeze(mean, std)
         self._opened.enter_context(devices.threads(config["threads"], self.model, self.comm.local_size))
         agreement.check_program(self.comm, config, self.device, self.weights)
         fewest = check_network(self.plan, self.model, self.transform, self.device)
@@ -87,11 +95,27 @@ class Session:
         self.logger = Loggers.of_config(config["logger"]) if self.comm.is_main else NoLogger()
         self._opened.callback(self.logger.close)
 
+    def _freeze(self, mean: list | None, std: list | None) -> None:
+        """With a frozen part whose features are computed once: from here on these are the samples of the run."""
+        options = shared_options(self.config["backbone"], "backbone")
+        if options["freeze"] is None or options["cache"] is False:
+            return
+        reason = why_not(self.plan)
+        if reason:
+            if self.comm.is_main:
+                screen.say(f"the frozen part of the network is computed in every step: {reason}")
+            return
+        self.features = Features(self.plan, self.model, self.transform, mean, std, self.comm)
+        self.plan = dataclasses.replace(self.plan, dataset=FeatureSet(self.plan.dataset, self.features))
+        self.transform = BatchTransform([], None, None, 0, self.device, dtype=torch.float32)
+
     def load_tasks(self) -> tuple[Tasks, int]:
         """The tasks of the data, and the number of all training samples."""
         seed = self.config["seed"]
         train, test = self.plan.dataset.load(seed, self.loader)
         tasks = self.plan.scenario.split(train, test, seed)
+        if self.features is not None:
+            self.features.check(tasks)
         agreement.check_data(self.comm, train, test, tasks, seed)
         return tasks, len(train)
 
@@ -126,6 +150,7 @@ class Session:
 
         `config`: whose seed and backbone are taken; None: those of the run.
         """
-        network = build_network(self.plan, number, config, self.adapters)
+        network = build_network(self._of_pictures, number, config, self.adapters)
         weights = {name: value.to(self.device) for name, value in network.state_dict().items()}
-        return weights | base_state(self.model)  # adapters of other numbers are to the same weights
+        # The frozen part is the same in all networks of a run, also where it is random; adapters are to one network.
+        return weights | frozen_state(self.model) | base_state(self.model)

@@ -32,6 +32,8 @@ class DomainIncremental(ClassIncremental):
 class _Transformed(Scenario):
     """Every task has all samples under another transformation; the tasks share their labels."""
 
+    changes_pictures = True
+
     def plan(self, dataset: Dataset) -> None:
         self.num_outputs, self._sample_shape = dataset.num_classes, dataset.sample_shape
 

@@ -27,6 +27,7 @@ FITTING = {
 MORE = {
     "convnext": ["+backbone.options.depths=[1,1,1,1]"],  # of 36 blocks 4, which are as many kinds
     "timm": ["backbone.model=resnet10t"],
+    "efficientnet_lite0": ["backbone.pretrained=null"],  # its package is an option
     "ptychonn": ["backbone.widths=[4,8,8]"],
 }
 
