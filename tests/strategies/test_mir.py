@@ -1,6 +1,7 @@
 """MIR: what is replayed against losses worked out alone, and that the look ahead leaves no trace."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,14 @@ def test_each_weight_takes_the_virtual_step_at_its_own_current_rate():
     found = strategy.rise(CANDIDATES, strategy.virtual_weights(NEW))
     assert torch.allclose(found, rises(model, [0.0, 0.0, 3.0, 3.0]), atol=1e-6)
     assert not torch.allclose(found, rises(model, [3.0] * 4), atol=1e-3)
+
+
+def test_the_virtual_step_is_that_of_all_ranks_together():
+    model = network()
+    strategy = drawn(Mir(2, candidates=6), model)
+    strategy.updater.comm = SimpleNamespace(mean=lambda values: [3 * value for value in values])
+    found = strategy.rise(CANDIDATES, strategy.virtual_weights(NEW))
+    assert torch.allclose(found, rises(model, [3 * 0.5] * 4), atol=1e-6)
 
 
 def test_the_step_is_that_of_er_on_the_chosen_records():
