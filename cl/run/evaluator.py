@@ -9,6 +9,7 @@ from cl.data.loader import in_order
 from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed.comm import Comm
+from cl.networks.modes import evaluating
 from cl.scenarios.base import Tasks
 from cl.step.objectives import Objective
 from cl.step.passes import Passes
@@ -72,15 +73,10 @@ class Evaluator:
         chosen = torch.isin(samples.y, torch.tensor(classes, device=samples.y.device)).nonzero().squeeze(1)
         return self._means(model, [(classifier or model, samples.part(chosen))])[0][0]
 
-    @torch.no_grad()
     def _means(self, model: nn.Module, parts: list[tuple[Classifier, Rows]]) -> list[list[float]]:
         """The mean of each measure over each part by its classifier, the network in the mode for tests meanwhile."""
-        modes = [(module, module.training) for module in model.modules()]  # a user may have frozen some of them
-        model.eval()
-        with self.passes.paused():
+        with evaluating(model), self.passes.paused():
             sums = self._sums(parts)
-        for module, training in modes:
-            module.training = training
         return [[total / len(part) for total, (_, part) in zip(row, parts)] for row in self.comm.sum(sums).tolist()]
 
     def _sums(self, parts: list[tuple[Classifier, Rows]]) -> torch.Tensor:

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating
 from cl.scenarios.outputs import tasks_of
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
-from cl.strategies.features import Features, evaluating
+from cl.strategies.features import Features
 from cl.strategies.teacher import loaded_teacher, new_teacher
 
 PART = 500  # images whose features are computed at once

@@ -4,14 +4,14 @@ Features phi(x) are what enters the last linear layer of a network in evaluation
 up statistics of the features of each sample, once, and makes its classifier from the sums whenever it is tested.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating
 from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
@@ -36,19 +36,6 @@ class Features:
         finally:
             hook.remove()
         return entered[0].flatten(1).float()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside this block the network is in evaluation mode, and there are no gradients."""
-    modes = [(module, module.training) for module in model.modules()]  # some may be frozen
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def cosines(features: torch.Tensor, means: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import torch
 
 from cl.data.rows import Rows
-from cl.strategies.features import evaluating
+from cl.networks.modes import evaluating
 from cl.strategies.fisher import SquaredGradients
 from cl.strategies.penalty import PenaltyStrategy
 from cl.values import NotNegative

@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from cl.buffers.base import Records
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating, untracked
 from cl.strategies.er import Er
-from cl.strategies.modes import evaluating, untracked
 from cl.values import Count
 
 

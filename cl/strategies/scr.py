@@ -14,8 +14,10 @@ from torch import nn
 from cl import seeding
 from cl.buffers.base import Records
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating
 from cl.strategies.context import StrategyContext
-from cl.strategies.features import Features, Moments, cosines, evaluating
+from cl.strategies.contrast import supervised_contrast
+from cl.strategies.features import Features, Moments, cosines
 from cl.strategies.head import last_layer
 from cl.strategies.replay import ReplayStrategy, all_records
 from cl.values import Count, Positive
@@ -114,18 +116,3 @@ class Scr(ReplayStrategy):
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
         self.projection.load_state_dict(state["projection"])
-
-
-def supervised_contrast(z: torch.Tensor, y: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The mean over samples i of -1/|P(i)| sum over p in P(i) of log exp(z_i.z_p / T) / sum over a != i of
-    exp(z_i.z_a / T), for vectors [n, D], which are made of length 1, and labels [n]; P(i): the others with i's label.
-
-    Khosla et al. 2020, Supervised Contrastive Learning, eq. 2. Every label must be there twice.
-    """
-    with torch.autocast(z.device.type, enabled=False):
-        z = F.normalize(z)
-        similarity = z @ z.T / temperature
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    log_shares = similarity - similarity.masked_fill(itself, float("-inf")).logsumexp(1, keepdim=True)
-    positive = (y[:, None] == y) & ~itself
-    return -((log_shares * positive).sum(1) / positive.sum(1)).mean()

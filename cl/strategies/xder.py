@@ -10,12 +10,12 @@ import torch.nn.functional as F
 
 from cl.buffers.base import Field, Records
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating, untracked
 from cl.scenarios.base import Scenario
 from cl.scenarios.outputs import keep_only, tasks_of
 from cl.strategies.context import StrategyContext
 from cl.strategies.contrast import supervised_contrast
 from cl.strategies.der import distillation
-from cl.strategies.modes import evaluating, untracked
 from cl.strategies.replay import ReplayStrategy
 from cl.values import Count, InnerFraction, NotNegative, Positive
 

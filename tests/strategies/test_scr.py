@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from toys import batch, ready, records
 
+from cl.networks.modes import evaluating
 from cl.scenarios.outputs import TaskOutputs
-from cl.strategies.features import evaluating
-from cl.strategies.scr import Scr, supervised_contrast
+from cl.strategies.contrast import supervised_contrast
+from cl.strategies.scr import Scr
 
 NEW, OLD = batch([[255, 0], [0, 255], [200, 90]], [0, 1, 0]), records([[20, 240], [130, 120]], [1, 2])
 

@@ -8,8 +8,9 @@ from torch import nn
 from toys import batch, ready
 
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating
 from cl.scenarios.outputs import TaskOutputs
-from cl.strategies.features import Features, Moments, evaluating
+from cl.strategies.features import Features, Moments
 from cl.strategies.ncm import Ncm
 from cl.strategies.ranpac import RIDGES, Ranpac, best_ridge
 from cl.strategies.slda import Slda
