@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cl.networks.modes import in_evaluation_mode
+
 TRITON = ("triton", "triton.runtime", "triton.runtime.jit")
 
 
@@ -17,16 +19,14 @@ def flops(network: nn.Module, sample: torch.Tensor) -> tuple[int, int]:
     Matrix products and convolutions alone, a multiplication with an addition as two. The network is as it was before.
     """
     counter = _counter_mode()(display=False)
-    was_training = network.training
-    network.eval()  # statistics and random numbers stay as they are
     # Attention as matrix products: fused, there are no formulas for all devices.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    # In evaluation mode statistics and random numbers stay as they are.
+    with in_evaluation_mode(network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         output = network(sample)
         forward = counter.get_total_flops()
         weights = [weight for weight in network.parameters() if weight.requires_grad]
         if output.requires_grad:
             torch.autograd.grad(output.sum(), weights, allow_unused=True)
-    network.train(was_training)
     return forward, counter.get_total_flops() - forward
 
 

@@ -9,16 +9,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside this block the network is in evaluation mode, and there are no gradients."""
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Inside this block the network is in evaluation mode; then each module is in the mode in which it was."""
     modes = [(module, module.training) for module in model.modules()]  # some may be frozen
     model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The same, without gradients."""
+    with in_evaluation_mode(model), torch.no_grad():
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from cl import seeding
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating
 from cl.strategies.context import StrategyContext
 from cl.strategies.exemplars import PART
 from cl.strategies.wa import DistilledExemplars
@@ -81,14 +82,10 @@ class Bic(DistilledExemplars):
                 self.head.bias[new] = alpha * self.head.bias[new] + beta
         super().after_task(stage, samples)
 
-    @torch.no_grad()
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C] of raw images, without augmentation."""
-        was_training = self.model.training
-        self.model.eval()
-        found = torch.cat([self.model(self.transform.test(part)).float() for part in x.split(PART)])
-        self.model.train(was_training)
-        return found
+        with evaluating(self.model):
+            return torch.cat([self.model(self.transform.test(part)).float() for part in x.split(PART)])
 
     def among_seen(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The place of each label among the classes seen so far, and which of these are new."""

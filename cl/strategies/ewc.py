@@ -6,6 +6,7 @@ import torch
 
 from cl import seeding
 from cl.data.rows import Rows
+from cl.networks.modes import in_evaluation_mode
 from cl.strategies.fisher import SquaredGradients, directions
 from cl.strategies.penalty import PenaltyStrategy
 from cl.values import Count, Fraction, NotNegative
@@ -59,13 +60,10 @@ class Ewc(PenaltyStrategy):
         order = random.permutation(len(samples))[: self.fisher_samples]
         mine = torch.from_numpy(order[comm.rank :: comm.size]).to(samples.y.device)
         numbers = torch.from_numpy(random.random(len(order))[comm.rank :: comm.size]).to(device)
-        was_training = self.model.training
-        self.model.eval()
         squares = SquaredGradients(self.model, self.updater.weights, self.outputs.for_training)
-        with self.passes.paused():
+        with in_evaluation_mode(self.model), self.passes.paused():
             self._add_up(squares, samples, mine, numbers)
         self.passes.count(forward=len(mine), backward=squares.products)
-        self.model.train(was_training)
         totals = [squares.totals[name] for name in squares.names]
         return [value * (comm.size / len(order)) for value in comm.mean(totals)]
 

@@ -10,6 +10,7 @@ import torch
 from cl import seeding
 from cl.buffers.base import Records
 from cl.data.rows import Rows
+from cl.networks.modes import evaluating
 from cl.scenarios.base import Scenario
 from cl.strategies.base import Strategy
 from cl.strategies.der import Der
@@ -66,7 +67,6 @@ class Fdr(Der):
         """New samples are offered when their task is over."""
         super().exchange([])
 
-    @torch.no_grad()
     def after_task(self, stage: int, samples: Rows) -> None:
         comm, device = self.updater.comm, self.updater.device
         (shape,) = [field.shape for field in self.buffer.fields if field.name == "logits"]
@@ -81,11 +81,9 @@ class Fdr(Der):
         by_id = stored.ids.argsort()  # each rank draws them in another order
         mine = by_id[of_stage[by_id]][comm.rank :: comm.size]
         logits = torch.zeros(len(mine), *shape, device=device)
-        was_training = self.model.training
-        self.model.eval()
-        for part, rows in zip(mine.to(device).split(PART), logits.split(PART)):
-            if len(part):
-                rows.copy_(self.model(self.transform.test(stored["x"][part])))
-        self.model.train(was_training)
+        with evaluating(self.model):
+            for part, rows in zip(mine.to(device).split(PART), logits.split(PART)):
+                if len(part):
+                    rows.copy_(self.model(self.transform.test(stored["x"][part])))
         self.buffer.update("logits", stored.ids[mine], logits)
         self.request_anew()

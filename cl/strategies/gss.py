@@ -11,6 +11,7 @@ import torch
 
 from cl import seeding
 from cl.data.rows import Rows
+from cl.networks.modes import in_evaluation_mode
 from cl.strategies.base import Strategy
 from cl.strategies.context import StrategyContext
 from cl.strategies.gradients import cosines
@@ -80,12 +81,9 @@ class Gss(Strategy):
             return scores, scores < 1
         places = self.random("compared").permutation(self.stored)[: self.compared]
         both = Rows.cat([self.rows(torch.from_numpy(places)), Rows(new.columns)])
-        was_training = self.model.training
-        self.model.eval()
-        with self.passes.paused():
+        with in_evaluation_mode(self.model), self.passes.paused():
             x, mask = self.transform.test(both.x), self.outputs.for_training
             each, together = cosines(self.model, self.updater.weights, mask, x, both.y, both.task, len(places))
-        self.model.train(was_training)
         taken = len(new) + len(places) * self.updater.comm.is_main  # the stored ones on every rank alike: counted once
         self.passes.count(forward=taken, backward=taken)
         scores = 1 + each.max(1)[0].double().cpu()
