@@ -59,6 +59,8 @@ class Planner:
 
     async def plan(self, row: Row, budget: Budget | None, multiple: float = 1.0) -> Planned:
         """The row within its budgets; raises DoesNotFit, and RunError if a short run fails."""
+        if row.once:
+            return Planned(row, budget, row.words)
         stored = () if row.stores is None else samples_words(row, await self._count(row, budget), self.facts)
         if row.command == "run":
             return Planned(row, budget, (*row.words, *stored, *await self._epochs(row, row.words, stored, multiple)))

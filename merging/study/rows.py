@@ -6,7 +6,7 @@ from typing import Literal
 
 from merging.study.options import Options
 
-School = Literal["rehearsal", "merging", "both", "bound", "control"]
+School = Literal["rehearsal", "merging", "both", "frozen features", "bound", "control"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Facts:
     small_network: bool
     gpus: list[str] | None  # None: no GPU is used; []: the one that the user has chosen
     memories: dict[str, bool]  # of strategies by name: whether they store samples
+    untrained: list[str]  # strategies that take no gradient steps
     fusions: dict[str, dict]
 
     @property
@@ -55,6 +56,7 @@ class Row:
     all_stored: bool = False
     network_epochs: float | None = None  # of the task networks, where the compute budget does not decide them
     partly: str = ""  # why the row is not meant to use its whole compute budget
+    once: bool = False  # whether it sees each sample once, whatever the compute budget, and has no learning rate
 
     @property
     def every_budget(self) -> bool:
@@ -111,7 +113,10 @@ def _bounds(options: Options) -> Iterator[Row]:
 def _rehearsal(options: Options, facts: Facts) -> Iterator[Row]:
     for name in options.strategies:
         words = (f"strategy={name}", *options.words.get(name, ()))
-        yield Row(name, "rehearsal", "run", words, stores=_memory(name, facts))
+        if name in facts.untrained:
+            yield Row(name, "frozen features", "run", words, partly="sees each sample once", once=True)
+        else:
+            yield Row(name, "rehearsal", "run", words, stores=_memory(name, facts))
 
 
 def _memory(strategy: str, facts: Facts) -> Literal["buffer.capacity"] | None:

@@ -131,9 +131,10 @@ class Study:
             name: of("merge", (f"fusion={name}", *options.words.get(name, ())))["fusion"] for name in sorted(names)
         }
         strategies = sorted({*options.strategies, *options.both})
-        memories = {name: of("run", (f"strategy={name}",))["strategy"]["memory"] for name in strategies}
+        nodes = {name: of("run", (f"strategy={name}",))["strategy"] for name in strategies}
+        memories = {name: node["memory"] for name, node in nodes.items()}
         base = {key: value for key, value in self.config.items() if key not in MERGE_KEYS}
-        return Facts(**await pool.call(worker.facts, base, fusions), memories=memories)
+        return Facts(**await pool.call(worker.facts, base, fusions, nodes), memories=memories)
 
     @property
     def _threads(self) -> int:
@@ -151,9 +152,9 @@ class Study:
     def _expected(self, row: Row) -> int:
         """How many runs a row has, beside the short ones."""
         search = self.options.search
-        tries = (
-            0 if search is None else len(search.factors) * len(search.seeds) + len(row.multiples) * len(search.seeds)
-        )
+        tries = 0
+        if search is not None:
+            tries = len(search.seeds) * (1 if row.once else len(search.factors) + len(row.multiples))
         return tries + len(self.seeds)
 
     async def _row(self, row: Row, budget: Budget | None) -> record.Done:
@@ -181,6 +182,9 @@ class Study:
     async def _searched(self, planned: Planned, done: record.Done) -> Planned:
         """The plan with the learning rate, and the number of passes, that did best on held-out data."""
         search, row = self.options.search, planned.row
+        if row.once and search is not None:
+            done.held_out = await self._held_out(planned, None)
+            return planned
         if search is None:
             return await self.planner.plan(row, planned.budget, row.multiples[-1]) if row.multiples else planned
         rates = [float(f"{factor * self.facts.learning_rate:.6g}") for factor in search.factors]
@@ -196,7 +200,7 @@ class Study:
         done.held_out, done.multiple = scores[chosen], row.multiples[chosen]
         return plans[chosen]
 
-    async def _held_out(self, planned: Planned, rate: float) -> float | None:
+    async def _held_out(self, planned: Planned, rate: float | None) -> float | None:
         """The mean accuracy on held-out data with a learning rate; None if training diverged with it."""
         words, base = self._final_words(planned, rate)
         search = self.options.search

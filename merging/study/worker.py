@@ -33,8 +33,8 @@ def _do(kind: str, config: dict) -> None:
         merges.train(merges.parts(config)[2] if kind == "networks" else config)
 
 
-def facts(config: dict, fusions: dict[str, dict]) -> dict:
-    """What `merging.study.rows.Facts` holds, for a configuration of run.py and those of some fusions."""
+def facts(config: dict, fusions: dict[str, dict], strategies: dict[str, dict]) -> dict:
+    """What `merging.study.rows.Facts` holds, for a configuration of run.py and those of some fusions and strategies."""
     from cl.build import build
     from cl.run.device import SMALL_NETWORK
     from cl.run.plan import make_plan
@@ -58,6 +58,7 @@ def facts(config: dict, fusions: dict[str, dict]) -> dict:
             "sample_bytes": sum(column.nbytes for column in row.columns.values()),
             "batch_norm": has_statistics(session.model),
             "learning_rate": config["optimizer"]["lr"],
+            "untrained": [name for name, node in strategies.items() if not build(node, "strategy").trains],
             "small_network": sum(weight.numel() for weight in session.model.parameters()) < SMALL_NETWORK,
             "gpus": gpus_for(config["device"]) if session.device.type == "cuda" else None,
             "fusions": {

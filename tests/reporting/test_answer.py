@@ -144,6 +144,21 @@ def test_the_controls_and_both():
     )
 
 
+def test_frozen_features_are_a_school_of_their_own():
+    of = study(
+        row("er", "rehearsal", SMALL, 0.80), row("avg", "merging", SMALL, 0.85, noise=OTHER),
+        row("ncm", "frozen features", None, 0.81, noise=OTHER), row("slda", "frozen features", None, 0.88, noise=OTHER),
+        budgets=(SMALL,),
+    )  # fmt: skip
+    says = answer.answer(of)
+    assert (says.features[0].first.name, says.features[0].second.name) == ("slda", "er")
+    assert (says.main[0].first.name, says.main[0].second.name) == ("avg", "er")
+    assert answer.sentences(of, says.features)[0].startswith("At 50 samples, slda (100.0 kB kept) is better than er")
+    assert "(rehearsal, merging, both, frozen features)" in rules.of_answer(of)[0]
+    plain = study(*of.rows[:2], budgets=(SMALL,))
+    assert answer.answer(plain).features == () and "(rehearsal, merging, both)" in rules.of_answer(plain)[0]
+
+
 @pytest.mark.parametrize("seeds, noise, why", [
     (1, NOISE, "1 seed has both, and an interval needs two or more"),
     (3, (0.0,) * 3, "all 3 seeds differ by the same amount"),

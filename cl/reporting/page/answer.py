@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from cl.reporting.page import inference, text
 from cl.reporting.page.comparison import shares
 from cl.reporting.page.inference import Difference
-from cl.reporting.page.schools import BOTH, CONTROL, MERGING, REHEARSAL
+from cl.reporting.page.schools import BOTH, CONTROL, FEATURES, MERGING, REHEARSAL
 from cl.reporting.page.study import TOLERANCE, Budget, Row, Study
 
-SCHOOLS = (REHEARSAL, MERGING, BOTH)
+SCHOOLS = (REHEARSAL, MERGING, BOTH, FEATURES)
 UNTRAINED = "untrained"  # begins the names of controls that do not start from a trained network
 
 
@@ -41,11 +41,12 @@ class Answer:
     main: tuple[Claim, ...]  # merging against rehearsal at the same budget
     equal_bytes: tuple[Claim, ...]  # merging against rehearsal that keeps no more bytes than the merge
     both: tuple[Claim, ...]  # both at once against rehearsal
+    features: tuple[Claim, ...]  # statistics of frozen features against rehearsal
     control: tuple[Claim, ...]  # merging against an untrained network on the same samples
 
     @property
     def claims(self) -> list[Claim]:
-        return [*self.main, *self.equal_bytes, *self.both, *self.control]
+        return [*self.main, *self.equal_bytes, *self.both, *self.features, *self.control]
 
 
 def answer(study: Study) -> Answer:
@@ -77,6 +78,7 @@ def answer(study: Study) -> Answer:
         _claims(study, at(MERGING), at(REHEARSAL)),
         _claims(study, at(MERGING), equal_bytes),
         _claims(study, at(BOTH), at(REHEARSAL)),
+        _claims(study, at(FEATURES), at(REHEARSAL)),
         _claims(study, with_samples, control),
     )
 

@@ -104,6 +104,7 @@ def _sections(of: study.Study, says: answer.Answer) -> list[tuple[str, list[str]
         ("", answer.sentences(of, says.main)),
         ("At equal bytes", answer.sentences(of, says.equal_bytes, at_bytes=True, above=says.main)),
         ("Both at once: replay and merge", answer.sentences(of, says.both)),
+        ("Without training: statistics of frozen features", answer.sentences(of, says.features)),
         (f"Against an untrained network {same}", answer.sentences(of, says.control)),
     ]
 

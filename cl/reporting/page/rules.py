@@ -4,7 +4,7 @@ from cl.reporting.page import text
 from cl.reporting.page.answer import SCHOOLS, chosen_from
 from cl.reporting.page.cells import EDGE, at_edge
 from cl.reporting.page.comparison import Table
-from cl.reporting.page.schools import REHEARSAL
+from cl.reporting.page.schools import FEATURES, REHEARSAL
 from cl.reporting.page.study import Row, Study
 from cl.versions import made_with
 
@@ -92,12 +92,12 @@ def of_answer(study: Study) -> list[str]:
     better = "highest" if study.measure.higher_is_better else "lowest"
     if any(row.held_out is not None for row in study.rows):
         chosen = (
-            f"A school (rehearsal, merging, both) is represented by its row with the {better} {study.measure.heading} "
+            f"A school ({_schools(study)}) is represented by its row with the {better} {study.measure.heading} "
             "on held-out training data; rows that were not searched for do not represent it while others were."
         )
     else:
         chosen = (
-            f"No row has a result on held-out data, so a school (rehearsal, merging, both) is represented by its row "
+            f"No row has a result on held-out data, so a school ({_schools(study)}) is represented by its row "
             f"with the {better} mean {study.measure.heading} on the test set; this favours schools with many rows."
         )
     chosen = f"{chosen} {_how_many(study)} {LUCK}"
@@ -117,11 +117,20 @@ def of_answer(study: Study) -> list[str]:
     return [f"{chosen} {over}", BETTER, f"{equal} {control}"]
 
 
+def _named(study: Study) -> list[str]:
+    """The schools of which there is something to say; that of frozen features only where it has rows."""
+    return [school for school in SCHOOLS if school != FEATURES or any(row.school == FEATURES for row in study.rows)]
+
+
+def _schools(study: Study) -> str:
+    return ", ".join(_named(study))
+
+
 def _how_many(study: Study) -> str:
     """From how many rows the champion of each school was chosen."""
     found = {budget.name: chosen_from(study, budget) for budget in study.budgets}
     said = {
-        name: ", ".join(f"{rows[school]} row{'s' * (rows[school] != 1)} of {school}" for school in SCHOOLS)
+        name: ", ".join(f"{rows[school]} row{'s' * (rows[school] != 1)} of {school}" for school in _named(study))
         for name, rows in found.items()
     }
     if len(set(said.values())) == 1:

@@ -7,6 +7,7 @@ from cl.checksums import DamagedError
 from cl.reporting.reading import read_results
 
 REHEARSAL, MERGING, BOTH = "rehearsal", "merging", "both"
+FEATURES = "frozen features"  # statistics of the features of each sample, without gradient steps
 # Those whose rows are no methods: they take no part in the answer, the ranking and the Pareto front.
 BOUND, CONTROL = "bound", "control"
 REGULARISATION = "regularisation"
@@ -29,6 +30,8 @@ def school(run: dict, results: Iterable[Path] = ()) -> str:
         return UNKNOWN if replays is None else BOTH if replays else MERGING
     if run["strategy"] in BOUNDS:
         return BOUND
+    if run.get("gradient_steps") == 0:
+        return FEATURES
     if not replays:
         return REGULARISATION
     averages = config.get("ema") is not None or config.get("average", {"name": "none"})["name"] != "none"

@@ -31,12 +31,15 @@ class Inline:
 def planned(tmp_path_factory):
     """A function that plans a row: from its name and a budget to its words, and what it uses; nothing runs twice."""
     output = tmp_path_factory.mktemp("runs")
-    options = Options.read(DEFAULTS | {"budgets": [200, "400kB", "100kB"], "passes": 4})
+    options = Options.read(
+        DEFAULTS | {"strategies": [*DEFAULTS["strategies"], "ncm"], "budgets": [200, "400kB", "100kB"], "passes": 4}
+    )
     configurations = Configurations((f"output={output}",))
     names = (*options.fusions, "untrained", "last")
     fusions = {name: configurations.of("merge", (f"fusion={name}",))["fusion"] for name in names}
     memories = dict.fromkeys([*options.strategies, *options.both], True)
-    facts = Facts(**worker.facts(configurations.of("run", ()), fusions), memories=memories)
+    nodes = {name: configurations.of("run", (f"strategy={name}",))["strategy"] for name in memories}
+    facts = Facts(**worker.facts(configurations.of("run", ()), fusions, nodes), memories=memories)
     runs = Runs(Inline(), configurations, Progress("", 0, False))
     planner = Planner(options, facts, runs, 10, {"output": str(output / ".study"), "seed": 0}, ())
     rows = {row.name: row for row in rows_of(options, facts)}
@@ -88,6 +91,13 @@ def test_rehearsal_pays_for_its_draws_and_its_logits(planned, name, per_sample, 
     assert float(words["epochs"]) == pytest.approx(4 / per_sample, rel=0.02)
     assert used["passes"] == pytest.approx(4 * SAMPLES, rel=0.01)
     assert used["persistent"]["samples"] == pytest.approx(200 * SAMPLE, rel=0.01)
+
+
+def test_a_method_without_gradient_steps_sees_each_sample_once(planned):
+    words, used = planned("ncm")
+    assert words == {"strategy": "ncm"} and planned.facts.untrained == ["ncm"]
+    assert (used["forward_passes"], used["backward_passes"], used["passes"]) == (SAMPLES, 0, SAMPLES / 3)
+    assert used["persistent"]["samples"] == 0
 
 
 def test_gdumb_trains_on_its_memory(planned):
