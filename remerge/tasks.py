@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from cl.build import build
+from cl.build import build, shared_options
 from cl.data.loader import epoch_batches
 from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
@@ -16,6 +16,7 @@ from cl.run import device as devices
 from cl.run.checks import check
 from cl.run.evaluator import Evaluator
 from cl.run.folder import plain
+from cl.run.network import input_shape
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.objectives import AbsoluteError, Labels
 from remerge.words import configuration, words_of
@@ -93,11 +94,11 @@ class Scenario(Sequence):
         self.plan.plan(dataset)
         loader = build(config["loader"], "loader", device=self.device, local_ranks=1)
         self.tasks = self.plan.split(*dataset.load(config["seed"], loader), config["seed"])
-        self.sample_shape, self.num_outputs = dataset.input_shape, self.plan.num_outputs
+        self.sample_shape, self.num_outputs = input_shape(dataset, config["backbone"]), self.plan.num_outputs
         mean, std = _normalisation(config, dataset)
         self.transform = BatchTransform(
             dataset.augment, mean, std, dataset.sample_shape[0], self.device, False, dataset.crop,
-            dtype=dataset.sample_dtype,
+            dtype=dataset.sample_dtype, size=shared_options(config["backbone"], "backbone")["input_size"],
         )  # fmt: skip
         self.transform.reseed(config["seed"])
 

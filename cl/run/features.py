@@ -67,6 +67,10 @@ class Features:
         """From here on the network takes features. Raises ValueError for one that cannot be cut."""
         config, dataset = plan.config, plan.dataset
         half = shared_options(config["backbone"], "backbone")["cache"] == "float16"
+        if half and config["precision"] == "bf16":
+            raise ValueError(
+                "backbone.cache=float16 does not go with precision=bf16, the other format of 16 bits: leave one of them out"
+            )
         self.dtype = torch.float16 if half else torch.float32
         self.network, self.transform, self.comm = network, transform, comm
         self.device, self.name = transform.generator.device, config["dataset"]["name"]
@@ -167,11 +171,10 @@ class Features:
                 file.write(END.pack(seconds, zlib.crc32(struct.pack("<d", seconds), checksum)))
         finally:
             bar.close()
-        if self.comm.is_main:
-            up_to = "the last layer" if self.network.frozen_up_to is True else self.network.frozen_up_to
-            screen.say(
-                f"features of {len(split)} {part} pictures up to {up_to}: computed in {seconds:.1f} s, kept in {path}"
-            )
+        up_to = "the last layer" if self.network.frozen_up_to is True else self.network.frozen_up_to
+        screen.say(
+            f"features of {len(split)} {part} pictures up to {up_to}: computed in {seconds:.1f} s, kept in {path}"
+        )
 
 
 class FeatureSet(Dataset):

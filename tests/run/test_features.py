@@ -23,6 +23,7 @@ from merging.folder import merge_folder
 from remerge.results import Run
 
 WORDS = ("steps=8", "progress=false", "pictures=[]", "scenario=class2", "backbone.freeze=fc1", "buffer.capacity=50")
+FLOATS = ("dataset=ptycho_synthetic", "scenario=reconstruction", "backbone=ptychonn")
 FEATURES = 100  # of the first hidden layer
 
 
@@ -203,7 +204,7 @@ def test_the_network_is_made_for_the_size_and_the_memory_keeps_the_pictures_as_t
 
 
 @pytest.mark.parametrize("words, message", [
-    (["dataset=ptycho_synthetic", "scenario=reconstruction", "backbone=ptychonn", "backbone.input_size=32"], "the samples are float32"),
+    ([*FLOATS, "backbone.input_size=32"], "the samples are float32"),
     (["backbone.input_size=0"], "backbone.input_size must be a whole number of at least 1 or null, got 0"),
 ])  # fmt: skip
 def test_a_size_that_makes_no_sense_is_said_before_data_are_read(words, message, compose_config):
