@@ -26,10 +26,10 @@ class Lucir(ExemplarStrategy):
     l = `less_forget` sqrt(old / new classes) (eq. 6 and 7); the last mean is over the samples of old classes, k the
     `hardest` new classes with the largest c_k (eq. 8). CE is over the classes seen so far.
 
-    After a task the rows of these classes are made of length 1 and the biases 0: then the network's own outputs have the
+    After a task the rows of these classes are made of length 1 and the biases 0: then the outputs have the
     order of the cosines, and it is tested, saved and loaded like any other. eta begins with `scale` and is learned by
-    plain gradient descent. The authors' code takes the mean over k, starts new rows from mean
-    features, has no ReLU before the last layer, and trains once more on a balanced set; here nothing of that is done.
+    plain gradient descent. The authors' code takes the mean over k, starts new rows from mean features, has no ReLU
+    before the last layer, and trains once more on a balanced set; here nothing of that is done.
     """
 
     changes_gradients = changes_network = True
