@@ -26,10 +26,10 @@ class Lucir(ExemplarStrategy):
     l = `less_forget` sqrt(old / new classes) (eq. 6 and 7); the last mean is over the samples of old classes, k the
     `hardest` new classes with the largest c_k (eq. 8). CE is over the classes seen so far.
 
-    After a task the rows of these classes are made of length 1 and the biases 0: then the network's own outputs are
-    |phi| c_i, whose order is that of the cosines, and it is tested, saved and loaded like any other. eta begins with
-    `scale` and is learned by plain gradient descent. The authors' code takes the mean over k, starts new rows from mean
-    features, has no ReLU before the last layer, and trains once more on a balanced set; here nothing of that is done.
+    After a task the rows of these classes are made of length 1 and the biases 0: then the outputs have the
+    order of the cosines, and it is tested, saved and loaded like any other. eta begins with `scale` and is learned by
+    plain gradient descent. The authors' code takes the mean over k, starts new rows from mean features, has no ReLU
+    before the last layer, and trains once more on a balanced set; here nothing of that is done.
     """
 
     changes_gradients = changes_network = True
@@ -55,7 +55,7 @@ class Lucir(ExemplarStrategy):
         super().set_stage(stage)
         self.new = self.seen & ~self.old
         self.num_new = int(self.new.sum())
-        self.strength = self.less_forget * math.sqrt(int(self.old.sum()) / max(1, self.num_new))
+        self.feature_weight = self.less_forget * math.sqrt(int(self.old.sum()) / max(1, self.num_new))
 
     def observe(self, batch: Rows) -> torch.Tensor:
         if self.teacher is not None:
@@ -73,7 +73,7 @@ class Lucir(ExemplarStrategy):
             return loss
         with torch.no_grad():
             before = F.normalize(Features(self.teacher, self.outputs.num_outputs, "strategy=lucir")(x))
-        loss = loss + self.strength * batch.weighted((1 - (features * before).sum(1)).mean())
+        loss = loss + self.feature_weight * batch.weighted((1 - (features * before).sum(1)).mean())
         if self.num_new and batch.loss_weight:
             nearest = cosines[:, self.new].topk(min(self.hardest, self.num_new), dim=1)[0]
             missed = (self.margin - cosines.gather(1, batch.y[:, None]) + nearest).clamp(min=0).sum(1)

@@ -72,7 +72,7 @@ def test_the_weight_of_the_features_grows_with_the_root_of_old_by_new_classes():
     found = []
     for stage in range(3):
         strategy.set_stage(stage)
-        found.append(strategy.strength)
+        found.append(strategy.feature_weight)
     assert found == pytest.approx([0, 4 * math.sqrt(3 / 2), 4 * math.sqrt(5 / 2)])
 
 
