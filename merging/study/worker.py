@@ -69,6 +69,7 @@ def facts(config: dict, fusions: dict[str, dict]) -> dict:
                     "looks": "samples_per_task" in fusions[name]
                     and "epochs" not in fusions[name]
                     and fusions[name].get("scale", "search") == "search",
+                    "together": fusion.needs_all_tasks,
                 }
                 for name, fusion in built.items()
             },
