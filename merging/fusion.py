@@ -137,6 +137,7 @@ class Fusion(ABC):
     uses_weights = True  # whether the models' weights change the result
     needs_initial = False  # whether it uses task vectors: weights minus the common init
     needs_tasks = False  # whether it uses data of each model's training tasks
+    needs_all_tasks = False  # whether it looks at samples of all tasks at once, which have to be kept until then
     needs_known_task = False  # whether its network has to be told the task of a test sample
     most_models: int | None = None  # largest number of models per call; None: any
 

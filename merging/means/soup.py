@@ -14,7 +14,7 @@ class Soup(WeightFusion):
     held-out ones. With running=true the soup so far counts as often as models are in it.
     """
 
-    uses_weights = False
+    uses_weights, needs_all_tasks = False, True
 
     def __init__(self, samples_per_task: Count = 100):
         self.samples_per_task = samples_per_task

@@ -15,7 +15,8 @@ class Facts:
 
     `fusions`: by name, whether it needs a common init (`needs_initial`), gives weights (`weights`), how many networks
     it takes at most (`most_models`), whether it trains on stored samples itself (`trains`), and whether it looks at
-    samples of each task (`looks`), of which those of earlier tasks have to be stored where it merges task by task.
+    samples of each task (`looks`), of which those of earlier tasks have to be stored where it merges task by task, and
+    at the end as well if it looks at those of all tasks `together`.
     """
 
     training_samples: int
@@ -150,7 +151,7 @@ def _merge_row(options: Options, facts: Facts, fusion: str, init: str, order: st
     parts += [init] * (init != "shared") + [order] * (order == "running")
     words = (f"fusion={fusion}", f"strategy.init={init}", *(("running=true",) if order == "running" else ()))
     words += tuple(options.words.get(fusion, ()))
-    stores, trains, looks = None, None, about["looks"] and order == "running"
+    stores, trains, looks = None, None, about["looks"] and (order == "running" or about["together"])
     if about["trains"]:
         stores, trains = "fusion.samples_per_task", "fusion.epochs"
     elif finetune:

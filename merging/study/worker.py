@@ -70,6 +70,7 @@ def facts(config: dict, fusions: dict[str, dict], strategies: dict[str, dict]) -
                     "looks": "samples_per_task" in fusions[name]
                     and "epochs" not in fusions[name]
                     and fusions[name].get("scale", "search") == "search",
+                    "together": fusion.needs_all_tasks,
                 }
                 for name, fusion in built.items()
             },

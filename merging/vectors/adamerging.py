@@ -22,7 +22,7 @@ class AdaMerging(WeightFusion):
     Batch-norm normalises by the batch meanwhile. With running=true the merge so far counts as one model.
     """
 
-    uses_weights, needs_initial = False, True
+    uses_weights, needs_initial, needs_all_tasks = False, True, True
 
     def __init__(
         self,

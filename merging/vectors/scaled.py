@@ -21,6 +21,10 @@ class Scaled(WeightFusion):
     scale: float | Literal["search"] | None
     samples_per_task: int
 
+    @property
+    def needs_all_tasks(self) -> bool:
+        return self.scale == "search"
+
     def __call__(self, models: Models, context: Context | None = None) -> State:
         return self.searched(models, context) if self.scale == "search" else super().__call__(models, context)
 

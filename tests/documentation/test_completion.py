@@ -28,7 +28,7 @@ def installed(tmp_path):
     "install, typed, expected",
     [
         ("python run.py", "python run.py strategy=de", "strategy=der strategy=derpp"),
-        ("remerge-merge", "remerge-merge seed=1 fusion=t", "fusion=task_arithmetic fusion=ties"),
+        ("remerge-merge", "remerge-merge seed=1 fusion=t", "fusion=task_arithmetic fusion=ties fusion=tsvm"),
     ],
 )
 def test_options_are_completed(installed, install, typed, expected):

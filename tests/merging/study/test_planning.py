@@ -70,6 +70,29 @@ def test_facts_of_the_digits(planned):
     assert facts.training_samples == sum(facts.task_samples) == SAMPLES
     assert (facts.sample_bytes, facts.batch_norm, facts.small_network) == (SAMPLE, False, True)
     assert facts.fusions["curve"]["trains"] and facts.fusions["regmean"]["looks"]
+    assert not facts.fusions["ties"]["looks"] and not any(about["together"] for about in facts.fusions.values())
+
+
+@pytest.mark.parametrize(
+    "words, looks, together",
+    [
+        (["fusion=ties", "fusion.scale=search"], True, True),
+        (["fusion=ties", "fusion.scale=2"], False, False),
+        (["fusion=soup"], True, True),
+        (["fusion=adamerging"], True, True),
+        (["fusion=wudi"], False, False),
+        (["fusion=regmean"], True, False),
+    ],
+)
+def test_what_a_fusion_looks_at_depends_on_its_options(words, looks, together):
+    configurations = Configurations(())
+    node = configurations.of("merge", words)["fusion"]
+    about = worker.facts(configurations.of("run", ()), {"it": node})["fusions"]["it"]
+    assert (about["looks"], about["together"]) == (looks, together)
+
+
+def test_task_vectors_need_a_common_init(planned):
+    facts = planned.facts
     vectors = {name for name in facts.fusions if facts.fusions[name]["needs_initial"]}
     assert vectors == {"task_arithmetic", "ties", "magmax", "opcm"}
 

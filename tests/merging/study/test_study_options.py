@@ -12,7 +12,9 @@ from merging.study.options import Budget, Options, parse_budget
 from merging.study.rows import Facts, rows_of, samples_words
 
 DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "study" / "equal_budget.yaml"))
-WEIGHTS = {"needs_initial": False, "weights": True, "most_models": None, "trains": False, "looks": False}
+WEIGHTS = {
+    "needs_initial": False, "weights": True, "most_models": None, "trains": False, "looks": False, "together": False,
+}  # fmt: skip
 FUSIONS = {name: WEIGHTS for name in DEFAULTS["fusions"]} | {
     "curve": WEIGHTS | {"trains": True},
     "regmean": WEIGHTS | {"looks": True},
@@ -110,6 +112,17 @@ def test_what_a_fusion_looks_at_task_by_task_is_among_the_stored_samples():
     tuned = rows["regmean + fine-tuning, running"]
     assert samples_words(tuned, 53, FACTS) == ("finetune_samples=50", "fusion.samples_per_task=10")
     assert samples_words(rows["regmean + fine-tuning"], 53, FACTS) == ("finetune_samples=50",)
+
+
+def test_a_fusion_that_looks_at_all_tasks_at_once_keeps_their_samples_until_the_end():
+    node = DEFAULTS | {"fusions": ["soup"], "both": [], "controls": False, "strategies": [], "bounds": []}
+    facts = Facts(
+        1000, [200] * 5, 80, False, 0.1, True, None, {}, {"soup": WEIGHTS | {"looks": True, "together": True}}
+    )  # fmt: skip
+    rows = {row.name: row for row in rows_of(Options.read(node), facts)}
+    assert not rows["soup"].every_budget and not rows["soup, running"].every_budget
+    assert samples_words(rows["soup"], 53, facts) == ("fusion.samples_per_task=10",)
+    assert samples_words(rows["soup + fine-tuning"], 53, facts) == ("finetune_samples=50", "fusion.samples_per_task=10")
 
 
 def test_a_fusion_of_two_networks_is_merged_running_where_there_are_more():
