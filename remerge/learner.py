@@ -91,8 +91,8 @@ class Learner:
         chosen = training.strategy.training_set(stage, samples)
         self._stage, self._samples = stage, samples
         trainer.start(stage)
-        ordered = training.keeps_order(stage, samples, chosen)
-        for _, batch in trainer.batches(chosen, stage, training.steps(stage, len(chosen)), ordered):
+        trainer.ordered = training.keeps_order(stage, samples, chosen)
+        for _, batch in trainer.batches(chosen, stage, training.steps(stage, len(chosen))):
             before = trainer.step
             yield batch
             if trainer.step != before + 1:

@@ -161,8 +161,8 @@ class Training:
                     done = f"{progress.done} of {progress.total} steps"
                     progress.line(f"resumed at task {stage + 1}, step {step} of {needed} ({done} in all)")
                 self.trainer.after_step = saver.within(stage, needed, name)
-                ordered = self.keeps_order(stage, samples, training_set)
-                loss = self.trainer.train(training_set, stage, needed, ordered)
+                self.trainer.ordered = self.keeps_order(stage, samples, training_set)
+                loss = self.trainer.train(training_set, stage, needed)
                 self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
