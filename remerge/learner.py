@@ -91,9 +91,9 @@ class Learner:
         chosen = training.strategy.training_set(stage, samples)
         self._stage, self._samples = stage, samples
         trainer.start(stage)
-        ordered, steps = training.keeps_order(stage, samples, chosen), training.steps(stage, len(chosen))
+        trainer.ordered, steps = training.keeps_order(stage, samples, chosen), training.steps(stage, len(chosen))
         training.average_over(steps)
-        for _, batch in trainer.batches(chosen, stage, steps, ordered):
+        for _, batch in trainer.batches(chosen, stage, steps):
             before = trainer.step
             yield batch
             if trainer.step != before + 1:

@@ -35,7 +35,8 @@ class Trainer:
 
     `each_epoch`: called before each epoch; `each_step`: after each step; `on_step`: after that, with its number in the
     stage and its loss; `after_step`: last, with its number, when a state may be saved. `pauses`: training is paused
-    where it says, for a test that takes none of its time. Its own state is the place within a stage, so training can go
+    where it says, for a test that takes none of its time. `ordered`: the samples of the stage come in their order, else
+    they are shuffled in each pass. Its own state is the place within a stage, so training can go
     on in the middle.
     """
 
@@ -54,6 +55,7 @@ class Trainer:
         self.on_step: Callable[[int, torch.Tensor], None] | None = None
         self.after_step: Callable[[int], None] | None = None
         self.pauses: Pauses | None = None
+        self.ordered = False
         self.comm, self.device = strategy.updater.comm, strategy.updater.device
         self.meter = Meter(self.device)
         self.stage: int | None = None
@@ -64,10 +66,8 @@ class Trainer:
     def _groups(self) -> list[dict]:
         return self.strategy.updater.optimizer.param_groups  # others after each load_state_dict
 
-    def train(self, samples: Rows, stage: int, steps: int, ordered: bool = False) -> float:
+    def train(self, samples: Rows, stage: int, steps: int) -> float:
         """`steps` steps in as many passes over `samples` as they take; returns the mean loss of the last interval.
-
-        `ordered`: the samples come in their order. Else they are shuffled in each pass.
 
         Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
         weights are not, before the first step or after the last.
@@ -78,16 +78,16 @@ class Trainer:
         self.meter.start()
         while self.step < steps:
             stop = steps if self.pauses is None else min(steps, self.pauses.next(self, steps))
-            self._train_until(stop, samples, stage, steps, ordered)
+            self._train_until(stop, samples, stage, steps)
         self._check_weights(f"after the last step of stage {stage + 1}")
         self._count_time()
         self._started = None
         return self.loss
 
-    def _train_until(self, stop: int, samples: Rows, stage: int, steps: int, ordered: bool) -> None:
+    def _train_until(self, stop: int, samples: Rows, stage: int, steps: int) -> None:
         """The steps up to number `stop` of `steps`; training is paused after the last of them unless the stage ends."""
         each_step, on_step, after_step = self.each_step, self.on_step, self.after_step
-        for epoch, batch in self.batches(samples, stage, steps, ordered, stop):
+        for epoch, batch in self.batches(samples, stage, steps, stop):
             loss = self.strategy.observe(batch)
             self.meter.count(loss, len(batch) if batch.loss_weight else 0)
             self.step += 1
@@ -115,9 +115,7 @@ class Trainer:
         """The number of steps of all stages so far."""
         return self.history.gradient_steps + self.meter.steps
 
-    def batches(
-        self, samples: Rows, stage: int, steps: int, ordered: bool = False, stop: int | None = None
-    ) -> Iterator[tuple[int, Rows]]:
+    def batches(self, samples: Rows, stage: int, steps: int, stop: int | None = None) -> Iterator[tuple[int, Rows]]:
         """The epoch and this rank's batch of each step from `step` on, up to number `stop` (None: all `steps`).
 
         The learning rate is set for each. Data that are streamed allow one reader at a time: whoever reads others
@@ -133,7 +131,9 @@ class Trainer:
             done = self.step - epoch * epoch_steps
             if self.each_epoch is not None and not done:
                 self.each_epoch()
-            batches = epoch_batches(samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest, done, ordered)
+            batches = epoch_batches(
+                samples, batch_size, self.seed, stage, epoch, rank, ranks, fewest, done, self.ordered
+            )
             for batch in itertools.islice(batches, stop - self.step):
                 if not self.schedule.is_constant:
                     self._set_rate((self.step + 0.5) / steps, steps / epoch_steps, steps)

@@ -166,8 +166,8 @@ class Training:
                     progress.line(f"resumed at task {stage + 1}, step {step} of {needed} ({done} in all)")
                 self.trainer.after_step = saver.within(stage, needed, name)
                 self.average_over(needed)
-                ordered = self.keeps_order(stage, samples, training_set)
-                loss = self.trainer.train(training_set, stage, needed, ordered)
+                self.trainer.ordered = self.keeps_order(stage, samples, training_set)
+                loss = self.trainer.train(training_set, stage, needed)
                 self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
