@@ -69,7 +69,7 @@ class Features:
         half = shared_options(config["backbone"], "backbone")["cache"] == "float16"
         if half and config["precision"] == "bf16":
             raise ValueError(
-                "backbone.cache=float16 does not go with precision=bf16, the other format of 16 bits: leave one of them out"
+                "backbone.cache=float16 does not go with precision=bf16, the other format of 16 bits: leave out one"
             )
         self.dtype = torch.float16 if half else torch.float32
         self.network, self.transform, self.comm = network, transform, comm
