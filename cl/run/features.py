@@ -43,7 +43,7 @@ END = struct.Struct("<dI")  # what follows the array in a file: seconds that it 
 def why_not(plan: Plan) -> str:
     """Why features cannot be computed once for a plan; "" where they can."""
     config, scenario = plan.config, plan.scenario
-    if plan.dataset.augment:
+    if plan.dataset.augment and plan.strategy.trains:  # without training nothing is augmented
         return f"dataset.augment={plan.dataset.augment} changes pictures; with [] what it gives is computed once"
     if any(config["mixing"].values()):
         return "mixing changes pictures; without it what it gives is computed once"

@@ -35,7 +35,7 @@ class Scr(ReplayStrategy):
     several ranks, or of several backward passes, contrasts the samples of each with one another.
     """
 
-    defined_in = ("class", "domain")
+    defined_in = ("class", "domain", "stream")
     needs_labels = True
     keeps_weights = "strategy=scr"  # those of the projection
 

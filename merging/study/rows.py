@@ -1,6 +1,6 @@
 """The rows of a study: which commands make each, and which of their settings the budgets decide."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +27,8 @@ class Facts:
     small_network: bool
     gpus: list[str] | None  # None: no GPU is used; []: the one that the user has chosen
     memories: dict[str, bool]  # of strategies by name: whether they store samples
-    untrained: list[str]  # strategies that take no gradient steps
     fusions: dict[str, dict]
+    untrained: Sequence[str] = ()  # strategies that take no gradient steps
 
     @property
     def num_tasks(self) -> int:

@@ -217,7 +217,7 @@ def test_compute_that_a_fusion_needs_alone_is_said():
 def test_a_study_of_other_things_than_labels_is_refused():
     config = Configurations(("dataset=ptycho_synthetic", "scenario=reconstruction", "backbone=ptychonn")).of("run", ())
     with pytest.raises(ValueError, match="a study merges classifiers"):
-        worker.facts(config, {})
+        worker.facts(config, {}, {})
 
 
 @pytest.mark.parametrize(
