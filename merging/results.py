@@ -3,6 +3,7 @@
 from torch import nn
 
 from cl.configuration.identity import config_hash
+from cl.networks.frozen import own_state
 from cl.reporting import results
 from cl.reporting.history import TOTALS, History
 from cl.run import costs
@@ -85,7 +86,8 @@ def merge_costs(
         beside = max(0, of_run["networks"] - last)  # with ema: the raw weights go on
         memory = costs.persistent(
             networks=networks + beside,
-            start=costs.size(source.initial) if fusion.needs_initial else 0,
+            # Adapters are to the start, and a frozen part is that of the start: they are among the networks.
+            start=max(0, costs.size(source.initial) - source.shared_bytes) if fusion.needs_initial else 0,
             samples=samples + of_run["samples"],
             statistics=context.kept.statistics + NUMBER * len(carried) * own["running"] + of_run["statistics"],
         )
@@ -138,8 +140,8 @@ def _stages(trained: dict, used: set[int], key: str) -> list[dict] | None:
 
 def _network_bytes(fusion: Fusion, own: dict, source: Source, merged: nn.Module) -> int:
     """Bytes of the networks from which the last merge was made; at least of the one that predicts."""
-    sizes, of_merged = source.sizes, costs.size(merged.state_dict())
+    sizes = source.sizes
     if own["running"] and len(sizes) > 1:
-        sizes = [of_merged, sizes[-1]]
+        sizes = [costs.size(own_state(merged)), sizes[-1]]
     used = sum(sizes[number] for number in fusion.used(len(sizes)))
-    return source.shared_bytes + used if used else of_merged
+    return source.shared_bytes + used if used else costs.size(merged.state_dict())

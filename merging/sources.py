@@ -187,8 +187,8 @@ class Reader:
     def _add(
         self, source: Source, file: Path, state: State, about: dict, tasks: list[int] | None, look: bool
     ) -> None:  # fmt: skip
-        source.sizes.append(about.get("adapter_bytes", _size(state)))
-        source.shared_bytes = max(source.shared_bytes, about.get("base_bytes", 0))
+        source.sizes.append(about.get("adapter_bytes", _size(state, without=self.frozen)))
+        source.shared_bytes = max(source.shared_bytes, about.get("base_bytes", _size(self.frozen)))
         source.files.append(file)
         source.tasks.append(tasks)
         source.states.append(moved(state, torch.device("meta")) if look else state)

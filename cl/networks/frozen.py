@@ -47,11 +47,19 @@ def frozen_weights(network: nn.Module) -> int:
 
 def frozen_state(network: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a network's state dict that belong to its frozen part; {} without one."""
+    if not isinstance(network, Frozen):
+        return {}
     kept = {name for name, weight in network.named_parameters() if not weight.requires_grad}
     for owner, module in network.named_modules():
         if is_frozen(module):
             kept |= {f"{owner}.{name}" if owner else name for name, _ in module.named_buffers(recurse=False)}
     return {name: value for name, value in network.state_dict().items() if name in kept}
+
+
+def own_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a network's state dict that do not belong to a frozen part."""
+    state = network.state_dict()
+    return {name: state[name] for name in state.keys() - frozen_state(network).keys()}
 
 
 def freeze(network: nn.Module, up_to: bool | str, sample_shape: tuple[int, ...]) -> None:

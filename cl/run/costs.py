@@ -5,12 +5,13 @@ counted as ours are. docs/metrics.md says what counts as what.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from cl.networks.flops import flops
+from cl.networks.frozen import frozen_state
 from cl.run.plan import Plan
 from cl.run.session import Session
 from cl.scenarios.base import Tasks
@@ -64,18 +65,19 @@ def persistent(networks: int, start: int, samples: int, statistics: int) -> dict
     return {"persistent": parts, "persistent_bytes": sum(parts.values())}
 
 
-def of_run(session: Session, networks: Iterable[nn.Module], tasks: Tasks, buffer_bytes: int, more=()) -> dict:
+def of_run(session: Session, networks: Sequence[nn.Module], tasks: Tasks, buffer_bytes: int, more=()) -> dict:
     """What a run would have to keep after its last task if another one came, with the optimizer's state beside it.
 
     `buffer_bytes`: of the replay memory at full capacity, on all ranks together. `more`: statistics beside those of the
     strategy. What all ranks have alike is counted once.
     """
     plan, strategy = session.plan, session.plan.strategy
+    repeated = (len(networks) - 1) * size(frozen_state(session.model))  # a frozen part is alike in all of them
     own = [column for rows in strategy.stored_samples() for column in rows.columns.values()]
     stored = buffer_bytes + size(own) + tasks.num_training(trained_again(plan)) * row_bytes(plan)
     return {
         **persistent(
-            networks=sum(size(network.state_dict()) for network in networks),
+            networks=sum(size(network.state_dict()) for network in networks) - repeated,
             start=0,
             samples=stored,
             statistics=size([strategy.state_dict(), more], without=own),

@@ -9,7 +9,7 @@ import torch
 from cl import signals
 from cl.buffers.base import ReplayBuffer
 from cl.distributed.comm import Comm
-from cl.networks.lora import Base
+from cl.networks.lora import Adapted, Base
 from cl.reporting import custom, plots, results
 from cl.reporting.history import History
 from cl.reporting.metrics_file import State
@@ -69,7 +69,7 @@ def _kept_networks(training: Training) -> list[torch.nn.Module]:
     """The networks that would have to be kept after the last stage if another one came."""
     parts = training.tree.shared
     networks = [parts[name] for name in costs.NETWORKS if name in parts]
-    base = [Base(training.session.model)]  # of adapters, once for all
+    base = [Base(training.session.model)] if isinstance(training.session.model, Adapted) else []  # once for all
     anew = training.strategy.starts_anew or training.config["model_state"] == "reset"
     return base + (networks[-1:] if anew else networks)  # then no stage needs the raw weights again
 

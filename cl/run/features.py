@@ -27,15 +27,15 @@ from cl.datasets.base import Dataset, Split
 from cl.distributed.comm import Comm
 from cl.networks.extraction import Extraction
 from cl.networks.flops import flops
-from cl.networks.frozen import cut, frozen_weights
+from cl.networks.frozen import Frozen, cut, frozen_weights
 from cl.processors import processors
 from cl.reporting import screen
 from cl.reporting.progress import Progress
+from cl.run.folder import FEATURES
 from cl.run.lock import locked
 from cl.run.plan import Plan
 from cl.scenarios.base import Tasks
 
-FOLDER = ".features"  # in the output folder
 VERSION = 1  # raised when extracting gives other numbers, or the files have another form
 END = struct.Struct("<dI")  # what follows the array in a file: seconds that it took, and a checksum of all before
 
@@ -74,7 +74,7 @@ class Features:
         self.dtype = torch.float16 if half else torch.float32
         self.network, self.transform, self.comm = network, transform, comm
         self.device, self.name = transform.generator.device, config["dataset"]["name"]
-        self.folder = Path(config["output"]) / FOLDER
+        self.folder = Path(config["output"]) / FEATURES
         # All processors of a host: its other ranks wait for the file.
         self.threads = processors() if config["threads"] == "auto" else config["threads"]
         self.progress = config["progress"]
@@ -202,9 +202,9 @@ class FeatureSet(Dataset):
 
 def frozen(network: nn.Module, features: Features | None) -> dict:
     """The entry of results.json on a frozen part; {} for a network that is trained as a whole."""
-    weights = frozen_weights(network)
-    if not weights:
+    if not isinstance(network, Frozen):
         return {}
+    weights = frozen_weights(network)
     once = None
     if features is not None:
         once = {

@@ -33,6 +33,7 @@ from cl.run.remains import remains, sweep
 if TYPE_CHECKING:
     from cl.distributed.comm import Comm  # imports torch
 
+FEATURES = ".features"  # in the output folder, what frozen parts of networks have made of pictures
 MOST_RANKS = 257  # of unfinished runs with another number of ranks those with fewer are found
 
 

@@ -64,7 +64,7 @@ def _taken(file: Path, folder: Path, remedy: str | None) -> int:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # another process has removed the folder, which was empty
+        except (FileNotFoundError, FileExistsError):  # another process has removed the folder, which was empty
             if time.monotonic() > until:
                 raise
             time.sleep(0.02)

@@ -22,7 +22,7 @@ from cl.processors import processors
 from cl.reporting import opening
 from cl.reporting.loggers.several import Loggers
 from cl.run.checks import check
-from cl.run.folder import benchmark_name
+from cl.run.folder import FEATURES, benchmark_name
 from cl.run.lock import locked
 from merging.choices import check_choices
 from merging.study import record, worker
@@ -93,6 +93,7 @@ class Study:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         opening.say(f"study {self.options.name} {opening.on_data(self.config, seeds)}", self.folder)
         with locked(self.output / ".study", "wait until that study ends, or choose output=FOLDER"):
+            self._share_features()
             pool = Pool(self._jobs(None), modules=("merging.run",))
             try:
                 self.facts = facts = await self._facts(pool)
@@ -105,6 +106,13 @@ class Study:
                 raise
             pool.close(at_once=False)
             return self._write(done)
+
+    def _share_features(self) -> None:
+        """Features that short runs have computed serve the rows, too."""
+        theirs = self.output / ".study" / FEATURES
+        if not theirs.exists():
+            (self.output / FEATURES).mkdir(exist_ok=True)
+            theirs.symlink_to(Path("..") / FEATURES)
 
     async def _rows(self, pool: Pool) -> list[record.Done]:
         """All rows under all their budgets, at the same time."""

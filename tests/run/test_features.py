@@ -14,7 +14,6 @@ from cl.data.transforms import scaled
 from cl.networks import weights
 from cl.reporting.reading import read_results
 from cl.run import experiment
-from cl.run.features import FOLDER
 from cl.run.folder import plain
 from cl.run.plan import make_plan
 from cl.run.session import Session
@@ -36,7 +35,7 @@ def state(config, stage: int = 1) -> dict:
 
 
 def files(config) -> list:
-    return sorted((Path(config.output) / FOLDER).glob("*.npy"))
+    return sorted((Path(config.output) / ".features").glob("*.npy"))
 
 
 @pytest.mark.parametrize("strategy", ["derpp", "icarl", "lwf", "ewc", "scratch"])
@@ -218,3 +217,17 @@ def test_neutral_options_name_no_run(compose_config):
     assert not {f"backbone.{key}" for key in SHARED["backbone"]} & found.keys()
     other = identity.words(plain(compose_config("strategy=er", "backbone.freeze=fc1")))
     assert other == found | {"backbone.freeze": "fc1"}
+
+
+def test_what_is_frozen_persists_once(compose_config):
+    """A hidden layer of 64 inputs is frozen; the second and the last layer are trained."""
+    frozen, trained = 4 * (64 * FEATURES + FEATURES), 4 * (FEATURES * 100 + 100 + 100 * 10 + 10)
+    assert results(compose_config(*WORDS, "strategy=er"))["persistent"]["networks"] == frozen + trained
+    averaged = results(compose_config(*WORDS, "strategy=er", "ema=0.9"))["persistent"]["networks"]
+    assert averaged == frozen + 2 * trained
+    words = (*WORDS, "baselines=[]", "fusion=magmax")
+    for running, kept in (("false", 2), ("true", 2)):
+        config = compose_config(*words, f"running={running}", name="merge")
+        merging.run(config)
+        parts = read_results(merge_folder(plain(config)) / "results.json")["persistent"]
+        assert parts["networks"] == frozen + kept * trained and parts["start"] == trained

@@ -1,6 +1,7 @@
 """Two equal commands at once are one run and one line, and what a killed process has left goes."""
 
 import csv
+import errno
 import os
 import re
 import signal
@@ -79,6 +80,22 @@ def test_a_lock_file_that_its_holder_removes_meanwhile_locks_nobody_else(tmp_pat
         with pytest.raises(InUseError):
             lock._taken(tmp_path / ".lock", tmp_path, "wait")
     assert removed == [None] and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """mkdir finds it there, and looks again when the holder before has removed it."""
+    place, make, calls = tmp_path / "key", Path.mkdir, []
+
+    def removed_meanwhile(self, *rest, **named):
+        calls.append(self)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, "File exists", str(self))
+        make(self, *rest, **named)
+
+    monkeypatch.setattr(Path, "mkdir", removed_meanwhile)
+    with locked(place):
+        assert (place / ".lock").is_file()
+    assert len(calls) == 2 and not place.exists()
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
