@@ -174,7 +174,7 @@ def _of_experiment(text: str, overrides: list[str]) -> str:
     """Where an unknown option comes from that the user has not typed; "" of others."""
     match = re.match(r"unknown option ([\w.]+)", text)
     experiment = next((word for word in overrides if word.startswith("+experiment=")), None)
-    if match is None or experiment is None or any(word.startswith(f"{match[1]}=") for word in overrides):
+    if match is None or experiment is None or any(word.lstrip("+").startswith(f"{match[1]}=") for word in overrides):
         return ""
     return f"; it is set by {experiment}: take it out with ~{match[1]}"
 

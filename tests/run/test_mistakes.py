@@ -14,6 +14,7 @@ from cl.build import options_of
 from cl.datasets.base import Dataset
 from cl.run import cli
 from cl.run.folder import plain, run_folder
+from cl.run.mistakes import one_line
 from cl.run.trainer import Trainer
 
 # The command line, and every part that its line must have: key, value, what is valid.
@@ -289,3 +290,10 @@ def test_help_lists_the_groups_of_its_command_only(call, capsys, monkeypatch, co
     groups = "\n".join(shown).partition("== This command's")[0].splitlines()
     listed = {line.partition(":")[0] for line in groups if ": " in line}
     assert {"strategy", "dataset", "experiment"} <= listed and not listed & set(without)
+
+
+def test_an_option_that_the_user_has_typed_is_not_laid_on_the_experiment():
+    error = ValueError("unknown option strategy.alpha; valid: none")
+    for typed in ("strategy.alpha=1", "+strategy.alpha=1", "++strategy.alpha=1"):
+        assert "take it out" not in one_line(error, "run", ["+experiment=split_mnist", typed])
+    assert "take it out" in one_line(error, "run", ["+experiment=split_mnist"])
