@@ -15,7 +15,6 @@ from cl.reporting.reading import read_results
 from cl.run import checkpoint
 from cl.run.network import STATISTICS
 from cl.run.session import Session
-from cl.scenarios.classes import ClassIncremental
 from merging.fusion import State
 
 # Options of a scenario or data set that change neither the samples nor their tasks.
@@ -59,8 +58,7 @@ class Reader:
         self.own = moved(session.model.state_dict(), torch.device("cpu"))
         self.frozen = moved(frozen_state(session.model), torch.device("cpu"))
         # Whether the tasks depend on the seed. Class scenarios depend on it only through a random order of classes.
-        split_by_label = isinstance(scenario, ClassIncremental) and scenario.class_order != "random"
-        self.seed_matters = not split_by_label or dataset.validation > 0
+        self.seed_matters = scenario.split_by_seed or dataset.validation > 0
 
     def read(self, path: Path, what: str | None = None) -> tuple[State, dict]:
         """A network's state dict, and the other entries of its file; {} for files that remerge did not write.

@@ -65,7 +65,11 @@ def draw_run(folder: Path, results: dict, formats: list, titles: bool = True) ->
             ends.append(steps)
         steps, values = zip(*results["evaluations"])
         line = {"label": method, "steps": steps, "mean": values, "std": None}
-        save(_anytime_figure([line], title, measure, ends[:-1]), folder / f"anytime_{measure}", formats)
+        save(
+            _anytime_figure([line], title, measure, ends[:-1] if steps[-1] == ends[-1] else []),
+            folder / f"anytime_{measure}",
+            formats,
+        )
 
 
 def draw_overlay(path: Path, lines: list[dict], title: str, formats: list, measure: str = "accuracy") -> None:

@@ -107,7 +107,7 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
     if strategy.needs_boundaries and not scenario.has_boundaries:
         raise ValueError(
             f"{name} has to be told when a task ends, and scenario={config['scenario']['name']} has no boundaries "
-            "between tasks: choose a strategy without that need (docs/strategies.md lists them) or another scenario"
+            "between tasks: choose a strategy without that need (docs/concepts.md, Streams) or another scenario"
         )
     if strategy.keeps_weights and config["model_state"] == "reset":
         raise ValueError(
@@ -148,6 +148,11 @@ def _check_average(config: dict, average: Average, strategy: Strategy, scenario:
         raise ValueError(
             f"{name} starts each task from the average of the networks so far, and {anew} from other weights: leave "
             "out one of them"
+        )
+    if config["eval_every"] is not None and config["average"]["name"] == "swa":
+        raise ValueError(
+            f"eval_every={config['eval_every']} tests within tasks, and {name} has no network of the task before its "
+            "last steps: set eval_every=null, or average=ema"
         )
     if average.needs_boundaries and not scenario.has_boundaries:
         raise ValueError(

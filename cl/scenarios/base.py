@@ -126,6 +126,7 @@ class Scenario(ABC):
 
     task_aware = False  # whether the task of a sample is known in training and for the scenario's accuracy
     targets: dict[str, tuple[int, ...]] = {}
+    split_by_seed = True  # whether the seed decides which samples a task has
     changes_pictures = False  # whether a task changes the pictures of its samples
     has_boundaries = True  # whether the data change at the ends of tasks; without, a task is an interval between tests
     tests_all = False  # whether all tasks are tested on the whole test split: no column is about one task then

@@ -60,6 +60,10 @@ class ClassIncremental(Scenario):
         self.increments: list[int] = []
         self.num_classes = 0
 
+    @property
+    def split_by_seed(self) -> bool:
+        return self.class_order == "random"
+
     def plan(self, dataset: Dataset) -> None:
         self.increments = self._increments(dataset.num_classes)
         check_order(self.class_order, dataset.num_classes)

@@ -33,6 +33,10 @@ class LongTailed(ClassIncremental):
         super().__init__(num_tasks, initial_increment, increment, class_order, concatenate)
         self.imbalance, self.shuffle = imbalance, shuffle
 
+    @property
+    def split_by_seed(self) -> bool:
+        return True  # it draws the samples that are kept
+
     def split(self, train: Split, test: Split, seed: int) -> Tasks:
         tasks = super().split(train, test, seed)
         generator = seeding.generator(seed, "long tail")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cl.networks.frozen import is_frozen
 from merging.align.rules import BATCH_NORM, MIXING
 from merging.fusion import State, loaded, widened
 
@@ -20,18 +21,19 @@ def repair(
     These are the channels of all linear layers and convolutions but the last one, before their activation, over all
     images in one batch (section 3.2). The paper inserts batch-norm and folds it in; here rows and biases are changed
     at once, layer after layer, so that a layer is measured with those before it repaired. A layer without bias gets the
-    deviation alone. Batch-norm in the merged network normalises by this batch meanwhile.
+    deviation alone. Batch-norm in the merged network normalises by this batch meanwhile. What is frozen stays.
     """
     own = [_moments(loaded(network, state).eval(), images) for state in states]
     *names, _ = own[0]
     wanted = {name: tuple(_mean([each[name][part] for each in own], weights) for part in (0, 1)) for name in names}
     network, changed = loaded(network, merged).eval(), dict(merged)
     for module in network.modules():
-        if isinstance(module, BATCH_NORM):
+        if isinstance(module, BATCH_NORM) and not is_frozen(module):
             module.train()
+    fixed = {name for name, weight in network.named_parameters() if not weight.requires_grad}
 
     def correct(name: str, output: torch.Tensor, channels: int) -> torch.Tensor | None:
-        if name not in wanted:
+        if name not in wanted or f"{name}.weight" in fixed:
             return None
         (mean, deviation), (target, target_deviation) = _moments_of(output, channels), wanted[name]
         ratio = torch.where(deviation > 0, target_deviation / deviation, 1.0)

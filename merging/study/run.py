@@ -110,8 +110,8 @@ class Study:
     def _share_features(self) -> None:
         """Features that short runs have computed serve the rows, too."""
         theirs = self.output / ".study" / FEATURES
-        if not theirs.exists():
-            (self.output / FEATURES).mkdir(exist_ok=True)
+        (self.output / FEATURES).mkdir(exist_ok=True)  # it may have been removed
+        if not theirs.is_symlink() and not theirs.exists():
             theirs.symlink_to(Path("..") / FEATURES)
 
     async def _rows(self, pool: Pool) -> list[record.Done]:

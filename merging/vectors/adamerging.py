@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from cl import seeding
+from cl.networks.frozen import is_frozen
 from cl.scenarios.outputs import TaskOutputs
 from cl.values import Count, Positive
 from merging.fusion import Context, Models, State, WeightFusion, buffers, widened
@@ -90,6 +91,6 @@ def _batch_statistics(network: nn.Module) -> nn.Module:
     """The network in evaluation mode but for batch-norm, which takes the statistics of the batch."""
     network.eval()
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not is_frozen(module):
             module.train()
     return network

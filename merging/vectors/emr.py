@@ -104,7 +104,7 @@ class ByTask(nn.Module):
         return self._call(self._weights(self.elected), x)
 
     def _weights(self, moved: torch.Tensor) -> State:
-        named = dict(self.network.named_parameters())
+        named = {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
         parts = moved.split([weight.numel() for weight in named.values()])
         return {
             name: weight.detach() + part.view_as(weight).to(weight.dtype)

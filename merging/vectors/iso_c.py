@@ -6,12 +6,15 @@ from typing import Literal
 import torch
 
 from cl.values import Count
-from merging.vectors.matrices import MatrixFusion
+from merging.vectors.matrices import MatrixFusion, directions
 from merging.vectors.scaled import Scaled
 
 
 class IsoC(Scaled, MatrixFusion):
-    """The sum of the task vectors of each layer, with all singular values replaced by their mean (algorithm 1)."""
+    """The sum of the task vectors of each layer, with all singular values replaced by their mean (algorithm 1).
+
+    Those are the values above rounding; in a sum of full rank, all of them.
+    """
 
     method = "iso_c"
 
@@ -19,5 +22,5 @@ class IsoC(Scaled, MatrixFusion):
         self.scale, self.samples_per_task = scale, samples_per_task
 
     def merged(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:
-        u, values, vh = torch.linalg.svd(sum(deltas), full_matrices=False)
-        return values.mean() * (u @ vh)
+        u, values, vh = directions(sum(deltas))
+        return values.mean() * (u @ vh) if len(values) else torch.zeros_like(deltas[0])

@@ -41,6 +41,16 @@ class MatrixFusion(WeightFusion):
         return {name: result[name] for name in models.states[0]}
 
 
+def directions(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The singular vectors and values of a matrix [m, n], without directions of rounding: float32 weights are no finer.
+
+    The difference of two networks may have a low rank, as with adapters: the other directions would be noise.
+    """
+    u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
+    count = int((values > values[0] * max(matrix.shape) * torch.finfo(torch.float32).eps).sum())
+    return u[:, :count], values[:count], vh[:count]
+
+
 def matrices_of(network: nn.Module) -> set[str]:
     """The names of the weights of linear layers and convolutions."""
     return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, MATRICES)}

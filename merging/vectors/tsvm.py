@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from cl.values import Count
-from merging.vectors.matrices import MatrixFusion
+from merging.vectors.matrices import MatrixFusion, directions
 from merging.vectors.scaled import Scaled
 
 
@@ -25,7 +25,7 @@ class Tsvm(Scaled, MatrixFusion):
 
     def merged(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:
         kept = max(1, min(deltas[0].shape) // len(deltas))
-        parts = [torch.linalg.svd(delta, full_matrices=False) for delta in deltas if delta.any()]
+        parts = [directions(delta) for delta in deltas if delta.any()]
         if not parts:
             return torch.zeros_like(deltas[0])
         left = torch.cat([u[:, :kept] for u, _, _ in parts], 1)

@@ -209,6 +209,10 @@ def test_what_cannot_be_tested_within_tasks_is_refused(compose_config):
     for wrong in (0, 1.5, -0.1):
         with pytest.raises(ValueError, match="eval_every must be"):
             plain(compose_config(f"eval_every={wrong}"))
+    with pytest.raises(
+        ValueError, match="eval_every=10 tests within tasks, and average=swa has no network of the task"
+    ):
+        run(compose_config(*TWO, "strategy=er", "average=swa", "eval_every=10"))
 
 
 def test_it_is_part_of_the_identity_where_it_is_asked_for(compose_config):

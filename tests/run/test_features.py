@@ -231,3 +231,15 @@ def test_what_is_frozen_persists_once(compose_config):
         merging.run(config)
         parts = read_results(merge_folder(plain(config)) / "results.json")["persistent"]
         assert parts["networks"] == frozen + kept * trained and parts["start"] == trained
+
+
+@pytest.mark.parametrize("words", [("fusion=rebasin", "fusion.repair=40"), ("scenario=task5", "fusion=emr")], ids=str)
+def test_merging_leaves_what_is_frozen(words, compose_config):
+    config = compose_config(*WORDS, "baselines=[]", "scenario.num_tasks=2", *words, name="merge")
+    merging.run(config)
+    folder = merge_folder(plain(config))
+    (before,) = {file.parent for file in Path(config.output).glob("*/independent*/seed0/task_00.pt")}
+    own, merged = (weights.read(max(place.glob("task_*.pt")))[0] for place in (before, folder))
+    for name in ("fc1.weight", "fc1.bias"):
+        assert torch.equal(own[name], merged[name if name in merged else f"network.{name}"])
+    assert read_results(folder / "results.json")["model_accuracy_matrix"]

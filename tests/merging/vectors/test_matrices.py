@@ -150,3 +150,17 @@ def test_without_a_common_init_the_error_names_the_method(name):
     given = models(1, 2)
     with pytest.raises(ValueError, match=f"fusion={name} needs models that were trained from a common init"):
         RULES[name][0]()(Models(given.states, given.weights, given.parameters), Context())
+
+
+def test_directions_of_rounding_have_no_part():
+    """Two tasks that change one direction each, at right angles: nothing interferes, and nothing else is changed."""
+    generator = torch.Generator().manual_seed(0)
+    units = torch.linalg.qr(torch.randn(60, 4, generator=generator, dtype=torch.float64))[0]
+    own = [3.0 * torch.outer(units[:, 0], units[:, 1]), 1.0 * torch.outer(units[:, 2], units[:, 3])]
+    start = torch.randn(60, 60, generator=generator) / 8
+    # As saved: each weight was rounded to float32 before and after.
+    moved = [(start + delta.float()).double() - start.double() for delta in own]
+    assert np.allclose(Tsvm().merged(moved), own[0] + own[1], atol=1e-5)
+    both = torch.outer(units[:, 0], units[:, 1]) + torch.outer(units[:, 2], units[:, 3])
+    assert np.allclose(IsoC().merged(moved), 2.0 * both, atol=1e-5)  # the mean of 3 and 1 in both directions
+    assert not IsoC().merged([torch.zeros(3, 2).double()] * 2).any()
