@@ -11,9 +11,11 @@ import collections
 import contextlib
 import copy
 import ctypes
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import timm
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -31,18 +33,26 @@ USUAL = {M_MMAP_THRESHOLD: 1 << 25, M_TRIM_THRESHOLD: 1 << 26}  # the most to wh
 class Extraction:
     """`body`: the frozen part as a function of a network and inputs (`cl.networks.frozen.cut`), on a copy of it.
 
-    `state`: names and values of the tensors that decide about its results; `code`: the text of the function; `sample`:
-    an input; `shape`: of its features.
+    `state`: names and values of the tensors that decide about its results; `code`: what they
+    do with them, as text; `sample`: an input; `shape`: of its features.
     """
 
     def __init__(
         self, network: nn.Module, body: Callable[[nn.Module, torch.Tensor], torch.Tensor], sample: torch.Tensor
     ):
-        self.state, self.body, self.code = frozen_state(network), body, body.__doc__
+        self.state, self.body = frozen_state(network), body
+        self.code = f"{body.__doc__} {described(network)}"
         self.batch = BATCH if sample.device.type == "cpu" else GPU_BATCH
         self.network = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.shape = tuple(self(sample).shape[1:])
+        generator = torch.Generator(sample.device).manual_seed(0)
+        tried = torch.rand(sample.shape, generator=generator, device=sample.device)
+        before = self(tried)
+        self.shape = tuple(before.shape[1:])
+        plain = copy.deepcopy(self.network)
         fold_batch_norm(self.network, lambda: body(self.network, sample))
+        # Where something that is no module reads what a convolution gives, it must stay as it is.
+        if not torch.allclose(self(tried), before, rtol=1e-3, atol=1e-3 * before.abs().max().item()):
+            self.network = plain
 
     @torch.inference_mode()
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -65,6 +75,17 @@ class Extraction:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
+
+
+def described(network: nn.Module) -> str:
+    """What a network computes, as far as its tensors do not say: its modules with their options, and users' code."""
+    own = sorted({type(module) for module in network.modules()}, key=lambda kind: f"{kind.__module__}.{kind.__name__}")
+    sources = []
+    for kind in own:
+        if kind.__module__.partition(".")[0] not in ("torch", "torchvision", "timm"):
+            with contextlib.suppress(OSError, TypeError):  # typed into an interpreter, or made there
+                sources.append(inspect.getsource(kind))
+    return "\n".join([repr(network), f"timm {timm.__version__}", *sources])
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from typing import TypedDict
 import torch
 from torch import nn
 
+from cl.networks.frozen import Frozen, is_frozen, own_state
 from cl.values import BelowOne, Count, Positive, Text, convert_each
 
 State = dict[str, torch.Tensor]
@@ -45,7 +46,7 @@ class Adapted:
     def train(self, mode: bool = True):
         super().train(mode)
         for module in self.modules():
-            if getattr(module, "is_frozen", False):
+            if is_frozen(module):
                 module.training = False
         return self
 
@@ -73,7 +74,7 @@ def add(network: nn.Module, options: dict, num_outputs: int) -> None:
         raise ValueError("backbone.lora needs the package peft, which is not installed: pip install 'remerge[lora]'")
     from peft import LoraConfig, inject_adapter_in_model
 
-    if not all(weight.requires_grad for weight in network.parameters()):
+    if isinstance(network, Frozen):
         raise ValueError("backbone.lora and backbone.freeze both say what is trained: leave out one of them")
     linear = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     head = linear[-1][0] if linear and linear[-1][1].out_features == num_outputs else None
@@ -140,6 +141,12 @@ def trained_state(network: nn.Module) -> State:
     if not isinstance(network, Adapted):
         return state
     return {name: state[name] for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+def changing_state(network: nn.Module) -> State:
+    """The tensors of a network that training changes: without a frozen part, and without what adapters are to."""
+    own = own_state(network)
+    return {name: value for name, value in trained_state(network).items() if name in own}
 
 
 def base_state(network: nn.Module) -> State:

@@ -36,7 +36,7 @@ from cl.run.lock import locked
 from cl.run.plan import Plan
 from cl.scenarios.base import Tasks
 
-VERSION = 1  # raised when extracting gives other numbers, or the files have another form
+VERSION = 2  # raised when extracting gives other numbers, or the files have another form
 END = struct.Struct("<dI")  # what follows the array in a file: seconds that it took, and a checksum of all before
 
 
@@ -85,7 +85,8 @@ class Features:
         self.shape = self.extraction.shape
         network.takes_features = True
         self._flops -= flops(network, torch.zeros(1, *self.shape, device=self.device))[0]
-        self._prepared = mean, std, transform.side, transform.size, self.shape, self.dtype
+        node = {key: value for key, value in config["backbone"].items() if key not in ("lora", "cache")}
+        self._prepared = node, mean, std, transform.side, transform.size, self.shape, self.dtype
         self.keys: list[str] = []
         self.samples, self.seconds, self.found = 0, 0.0, True
 

@@ -102,7 +102,7 @@ def check_network(plan: Plan, model: nn.Module, transform: BatchTransform, devic
             f"backbone {name} gives outputs of shape {tuple(shape[1:])}, expected {outputs} for "
             + (f"the targets {', '.join(plan.scenario.targets)}" if plan.scenario.targets else "the classes")
         )
-    fewest = fewest_samples(model, empty)
+    fewest = fewest_samples(model, empty) if plan.strategy.trains else 1
     if plan.config["batch_size"] < fewest:
         raise ValueError(
             f"batch_size={plan.config['batch_size']} is too small for backbone={name}, whose batch normalisation takes "

@@ -114,8 +114,7 @@ def _check_strategy(config: dict, strategy: Strategy, scenario: Scenario) -> Non
             f"{strategy.keeps_weights} starts each task from weights of the tasks before, and model_state=reset from "
             "the initial ones: leave out one of them"
         )
-    own_classifier = type(strategy).classifier is not Strategy.classifier
-    if config["eval_every"] is not None and own_classifier and strategy.needs_boundaries:
+    if config["eval_every"] is not None and not strategy.tested_within:
         raise ValueError(
             f"eval_every={config['eval_every']} tests within tasks, and {name} has what it tests at their ends only: "
             "set eval_every=null"
@@ -140,6 +139,11 @@ def _check_average(config: dict, average: Average, strategy: Strategy, scenario:
         raise ValueError(
             f"{given} tests the network with averaged weights, and {method} corrects its own network after each task: "
             f"set {off}"
+        )
+    if average.in_place and strategy.follows_weights:
+        raise ValueError(
+            f"{name} replaces the weights at the end of a task, and {method} {strategy.follows_weights}: set "
+            "average=none"
         )
     if average.in_place and not strategy.trains:
         raise ValueError(f"{name} averages the weights of training, and {method} trains none: set average=none")

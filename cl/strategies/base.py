@@ -37,6 +37,10 @@ class Strategy:
     uses_memory = False  # whether it stores samples; then `buffer.capacity` says how many
     uses_buffer = False  # whether it stores them in the replay memory
     changes_gradients = False  # whether `adjust_gradients` does anything
+    follows_weights = (
+        ""  # of a method that goes wrong where its weights are replaced at the end of a task: what it does
+    )
+    tested_within = True  # whether what it tests is there, and testing it changes nothing, between two steps of a task
     changes_network = False  # whether `after_task` changes the network, so that an average of weights is another one
     starts_anew = False  # whether a stage starts from weights that do not come from the stage before
     keeps_weights = ""  # the option for which a stage starts from weights of those before it, if there is one

@@ -12,6 +12,7 @@ from torch import nn
 
 from cl.buffers.base import Records
 from cl.data.rows import Rows
+from cl.networks.lora import changing_state
 from cl.seeding import Uniforms
 from cl.strategies.context import StrategyContext
 from cl.strategies.replay import ReplayStrategy
@@ -34,6 +35,9 @@ class ClsEr(ReplayStrategy):
     needs_labels = True
     plastic: nn.Module  # both from the first task on
     stable: nn.Module
+
+    follows_weights = "tests an average of its own"
+    keeps_weights = "strategy=cls_er"  # those of the averages
 
     def __init__(
         self,
@@ -107,11 +111,11 @@ class ClsEr(ReplayStrategy):
     @property
     def nbytes(self) -> int:
         # Every rank has both; one copy is counted.
-        networks = (self.plastic.state_dict(), self.stable.state_dict())
+        networks = (changing_state(self.plastic), changing_state(self.stable))
         return sum(value.nbytes for weights in networks for value in weights.values()) // self.updater.comm.size
 
     def state_dict(self) -> dict:
-        averages = {} if self.stage is None else {name: getattr(self, name).state_dict() for name in AVERAGES}
+        averages = {} if self.stage is None else {name: changing_state(getattr(self, name)) for name in AVERAGES}
         return super().state_dict() | averages | {"steps": self.steps, "uniforms": self.uniforms.state()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -120,4 +124,5 @@ class ClsEr(ReplayStrategy):
         self.uniforms.restore(state["uniforms"])
         for name in AVERAGES:
             if name in state:
-                setattr(self, name, loaded_teacher(self.model, state[name]))
+                whole = self.model.state_dict() | state[name]  # with what is frozen in both
+                setattr(self, name, loaded_teacher(self.model, whole))

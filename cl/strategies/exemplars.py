@@ -30,6 +30,7 @@ class ExemplarStrategy(Strategy):
     defined_in = ("class",)
     needs_labels = needs_boundaries = True
     uses_memory = True
+    tested_within = False  # class means and corrections are made when a task is over
     fewest_exemplars = 1  # of each class that the method needs
 
     def setup(self, context: StrategyContext) -> None:
@@ -69,7 +70,9 @@ class ExemplarStrategy(Strategy):
         with self.counted_once():
             for label in new:
                 own = samples.part(samples.y == label)
-                kept[label] = own.part(herding(self.features(own.x), quota))
+                chosen = herding(self.features(own.x), quota)
+                # On unlike processors another sample may be the nearest by rounding.
+                kept[label] = own.part(self.updater.comm.broadcast(chosen.cpu()).to(chosen.device))
         self.exemplars, self.teacher = kept, None
 
     def counted_once(self) -> contextlib.AbstractContextManager:

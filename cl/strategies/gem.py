@@ -81,7 +81,7 @@ def dual(gram: np.ndarray, products: np.ndarray, margin: float) -> list[float]:
     from scipy.optimize import nnls
 
     # Where numbers are not finite training has diverged, of which the run speaks.
-    if not (np.isfinite(gram).all() and products.min() < 0):
+    if not (np.isfinite(gram).all() and np.isfinite(products).all() and products.min() < 0):
         return [0.0] * len(products)
     values, vectors = np.linalg.eigh(gram)
     kept = values > values.max() * len(values) * np.finfo(np.float32).eps  # tasks may have dependent gradients

@@ -61,7 +61,8 @@ def linear_layers(model: nn.Module, weights: list[torch.Tensor]) -> dict[nn.Line
         for layer in model.modules()
         if type(layer) is nn.Linear
     }
-    return layers if sum(sum(kinds) for kinds in layers.values()) == len(wanted) else {}
+    trained = {layer: kinds for layer, kinds in layers.items() if any(kinds)}
+    return trained if sum(sum(kinds) for kinds in trained.values()) == len(wanted) else {}
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ class Lucir(ExemplarStrategy):
 
     changes_gradients = changes_network = True
 
+    follows_weights = "gives the rows of its last layer length 1"
+
     def __init__(
         self,
         less_forget: NotNegative = 5.0,

@@ -30,6 +30,7 @@ class Ranpac(FeatureStrategy):
     def __init__(self, num_features: Count = 2000, lambda_: Positive | None = None):
         self.num_features, self.lambda_ = num_features, lambda_
         self.chosen: float | None = lambda_
+        self.needs_boundaries = lambda_ is None  # it is chosen when a task is over
 
     def setup(self, context: StrategyContext) -> None:
         super().setup(context)

@@ -37,6 +37,8 @@ class Scr(ReplayStrategy):
 
     defined_in = ("class", "domain", "stream")
     needs_labels = True
+    follows_weights = "trains a projection beside the network"
+    tested_within = False  # the means take all records out of the memory, in place of the draws of the next step
     keeps_weights = "strategy=scr"  # those of the projection
 
     def __init__(

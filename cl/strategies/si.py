@@ -19,6 +19,8 @@ class Si(PenaltyStrategy):
     times the square of the clipped gradient with the penalty.
     """
 
+    follows_weights = "adds up what each step of the way has done"
+
     def __init__(self, c: NotNegative, xi: Positive):
         super().__init__(strength=2 * c)
         self.xi = xi

@@ -163,3 +163,39 @@ def test_features_come_in_order_and_do_not_depend_on_the_number_of_threads():
     assert [len(part) for part in one] == [16, 16, 8] and torch.get_num_threads() == threads
     assert all(map(torch.equal, one, three))
     torch.testing.assert_close(torch.cat(one), extraction(pictures), rtol=1e-4, atol=1e-5)
+
+
+class Twice(nn.Module):
+    """A function, which is no module, reads what the convolution gives as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Linear(2, 4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.fc((y + self.norm(y)).mean((2, 3)))
+
+
+def test_nothing_is_folded_where_the_features_would_be_others():
+    network, x = varied(Twice()), torch.rand(3, 1, 4, 4)
+    with torch.no_grad():
+        y = network.eval().conv(x)
+        expected = (y + network.norm(y)).mean((2, 3))
+    freeze(network, True, (1, 4, 4))
+    assert torch.allclose(Extraction(network, cut(network), x[:1])(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [lambda net: setattr(net, "1", nn.GELU()), lambda net: setattr(net[0], "stride", 2)])
+def test_features_are_named_by_what_the_network_computes_and_not_by_its_tensors_alone(change):
+    codes = []
+    for number in range(2):
+        torch.manual_seed(0)
+        inner = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5), nn.ReLU())
+        if number:
+            change(inner)
+        network = nn.Sequential(inner, nn.Linear(5, 4))
+        network(torch.zeros(1, 1, 4, 4))
+        freeze(network, True, (1, 4, 4))
+        codes.append(Extraction(network, cut(network), torch.zeros(1, 1, 4, 4)).code)
+    assert codes[0] != codes[1]

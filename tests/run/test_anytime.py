@@ -206,6 +206,10 @@ def test_loggers_are_told_at_once_and_of_a_finished_run(compose_config, monkeypa
 def test_what_cannot_be_tested_within_tasks_is_refused(compose_config):
     with pytest.raises(ValueError, match="eval_every=10 tests within tasks, and strategy=icarl has what it tests"):
         make_plan(plain(compose_config("strategy=icarl", "eval_every=10")))
+    for strategy in ("scr", "lucir", "wa", "bic"):
+        with pytest.raises(ValueError, match=f"eval_every=10 tests within tasks, and strategy={strategy} has what"):
+            make_plan(plain(compose_config(f"strategy={strategy}", "eval_every=10")))
+    make_plan(plain(compose_config("strategy=cls_er", "strategy.replay_from=2", "eval_every=10")))
     for wrong in (0, 1.5, -0.1):
         with pytest.raises(ValueError, match="eval_every must be"):
             plain(compose_config(f"eval_every={wrong}"))

@@ -39,7 +39,8 @@ DECLARED = [
     (("independent",), "class task domain", True),
     (("ncm",), "class task domain", False),
     (("slda",), "class task domain", False),
-    (("ranpac",), "class task domain", False),
+    (("ranpac",), "class task domain", True),
+    (("ranpac", "strategy.lambda_=1.0"), "class task domain", False),
     (("scr",), "class domain", False),
     (("mas",), "class task domain", True),
 ]

@@ -243,3 +243,19 @@ def test_merging_leaves_what_is_frozen(words, compose_config):
     for name in ("fc1.weight", "fc1.bias"):
         assert torch.equal(own[name], merged[name if name in merged else f"network.{name}"])
     assert read_results(folder / "results.json")["model_accuracy_matrix"]
+
+
+@pytest.mark.parametrize("words", [("backbone.freeze=fc1",), ("backbone.lora.rank=2",)], ids=str)
+def test_averages_of_a_strategy_count_what_is_trained(words, compose_config):
+    config = compose_config(*WORDS[:4], "buffer.capacity=50", "strategy=cls_er", *words)
+    found, saved = results(config), state(config)
+    trained = sum(value.nbytes for value in saved.values())
+    if "freeze" in words[0]:
+        trained -= 4 * (64 * FEATURES + FEATURES)
+    assert found["persistent"]["statistics"] == 2 * trained
+
+
+@pytest.mark.parametrize("words", [("backbone.freeze=fc1",), ("backbone.lora.rank=2",)], ids=str)
+def test_gss_scores_by_the_weights_that_are_trained(words, compose_config):
+    config = compose_config(*WORDS[:4], "strategy=gss", "buffer.capacity=20", "backbone.cache=false", *words)
+    assert results(config)["average_accuracy"] > 0

@@ -141,3 +141,8 @@ def test_every_past_task_is_asked_as_a_whole_in_every_step():
             replayed.append(strategy.take_replayed())
         strategy.after_task(stage, rows)
     assert replayed == [0, 0, 3, 3, 6, 6] and products == [0, 0, 1, 1, 2, 2]
+
+
+def test_gradients_that_are_not_finite_are_left_to_the_scaler():
+    for products in ([-np.inf, 1.0], [np.nan, -1.0]):
+        assert dual(np.eye(2), np.array(products), 0.5) == [0.0, 0.0]
