@@ -15,9 +15,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import timm
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -79,6 +77,8 @@ class Extraction:
 
 def described(network: nn.Module) -> str:
     """What a network computes, as far as its tensors do not say: its modules with their options, and users' code."""
+    import timm
+
     own = sorted({type(module) for module in network.modules()}, key=lambda kind: f"{kind.__module__}.{kind.__name__}")
     sources = []
     for kind in own:
@@ -94,6 +94,8 @@ def fold_batch_norm(network: nn.Module, run: Callable[[], object]) -> int:
 
     `run` calls the network, in evaluation mode. Of a BatchNormAct2d its activation stays.
     """
+    from timm.layers import BatchNormAct2d
+
     made: dict[int, nn.Conv2d] = {}  # by the identity of their outputs, which are kept alive
     kept, calls = [], []
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cl.networks.frozen import is_frozen
+from cl.networks.frozen import frozen_state, is_frozen
 from merging.align.rules import BATCH_NORM, MIXING
 from merging.fusion import State, loaded, widened
 
@@ -30,7 +30,7 @@ def repair(
     for module in network.modules():
         if isinstance(module, BATCH_NORM) and not is_frozen(module):
             module.train()
-    fixed = {name for name, weight in network.named_parameters() if not weight.requires_grad}
+    fixed = frozen_state(network).keys()
 
     def correct(name: str, output: torch.Tensor, channels: int) -> torch.Tensor | None:
         if name not in wanted or f"{name}.weight" in fixed:

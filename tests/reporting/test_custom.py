@@ -107,7 +107,7 @@ def test_a_metric_names_no_run(compose_config):
     "options, told",
     [
         ("+metrics.m._target_=my_metrics.nowhere.f", r"=my_metrics.nowhere.f cannot be imported \(ModuleNotFoundError"),
-        ("+metrics.m._target_=odd_metrics.f", r"cannot be imported \(AttributeError.*in the current folder"),
+        ("+metrics.m._target_=odd_metrics.f", r"cannot be imported \(AttributeError.*has no such name"),
         ("+metrics.m._target_=odd_metrics.value", "metrics.m._target_=odd_metrics.value is not a class or function"),
         ("+metrics.m._target_=odd_metrics.text", r"metrics.m \(odd_metrics.text\) must return .* or None, got '0.5'"),
         ("+metrics.m._target_=odd_metrics.truth", "must return a finite number or None, got True"),

@@ -85,7 +85,12 @@ def test_help_shows_the_groups_without_importing_torch(tmp_path):
         [sys.executable, "-X", "importtime", str(ROOT / "run.py"), "--help"], capture_output=True, text=True, timeout=60
     )
     assert shown.returncode == 0
-    for text in ("strategy: agem, der, derpp, er, ", "dataset: cifar10", "scenario: class10", "-m seed=0,1,2"):
+    for text in (
+        "strategy: agem, bic, cls_er, der, derpp, er, ",
+        "dataset: cifar10",
+        "scenario: blurry5, class10",
+        "-m seed=0,1,2",
+    ):
         assert text in shown.stdout, text
     assert "| torch" not in shown.stderr and "| numpy" not in shown.stderr
 

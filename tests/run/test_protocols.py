@@ -4,8 +4,8 @@ import pytest
 from support import ROOT
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
-# Computed patterns, of which the data set knows the mean; and a learner for any data.
-WITHOUT_PICTURES = {"ptycho_synthetic", "gdumb_learner"}
+# Computed patterns, of which the data set knows the mean; learners for any data; and weights that know the mean.
+WITHOUT_PICTURES = {"ptycho_synthetic", "gdumb_learner", "online", "split_cifar10_features", "split_cifar10_finetuned"}
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in WITHOUT_PICTURES])

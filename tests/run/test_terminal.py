@@ -127,7 +127,7 @@ def test_a_run_that_goes_on_says_where(tmp_path, compose_config):
     [
         ("run.py", ["strategy=joint"], "joint on class10 of digits, seed 0, network mlp -> "),
         ("merge.py", ["seed=3"], "avg of the networks of independent on class10 of digits, seed 3, network mlp -> "),
-        ("merge.py", ["study=equal_budget", "-m", "seed=0,1"], "study equal_budget on class10 of digits, seeds 0, 1, "),
+        ("merge.py", ["study=equal_budget", "-m", "seed=0,1"], "study equal_budget"),
     ],
 )  # fmt: skip
 def test_what_is_being_done_is_said_before_torch_is_imported(tmp_path, script, words, line):

@@ -87,7 +87,7 @@ def test_facts_of_the_digits(planned):
 def test_what_a_fusion_looks_at_depends_on_its_options(words, looks, together):
     configurations = Configurations(())
     node = configurations.of("merge", words)["fusion"]
-    about = worker.facts(configurations.of("run", ()), {"it": node})["fusions"]["it"]
+    about = worker.facts(configurations.of("run", ()), {"it": node}, {})["fusions"]["it"]
     assert (about["looks"], about["together"]) == (looks, together)
 
 
