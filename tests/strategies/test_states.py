@@ -14,7 +14,7 @@ from cl.run.plan import make_plan
 from cl.run.trainer import Trainer
 
 STRATEGIES = [
-    "agem", "bic", "cls_er", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "fdr", "finetune", "gdumb", "gss",
+    "agem", "bic", "der", "derpp", "er", "er_ace", "ewc", "ewc_separate", "fdr", "finetune", "gdumb", "gss",
     "icarl", "independent", "lucir", "lwf", "mas", "scratch", "si", "wa", "xder",
 ]  # fmt: skip
 FROM_SCRATCH = ("gdumb", "independent", "scratch")  # whatever the options say
