@@ -294,10 +294,3 @@ def test_averages_are_part_of_the_identity(compose_config):
     assert words(plain(compose_config("average=swa", "average.start=0.5"))) == none | {
         "average": "swa", "average.start": 0.5,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("strategy", ["si", "cls_er", "scr", "lucir"])
-@pytest.mark.parametrize("average", ["task", "fisher"])
-def test_methods_that_follow_the_weights_refuse_others_in_their_place(compose_config, strategy, average):
-    with pytest.raises(ValueError, match=f"average={average} replaces the weights .*, and strategy={strategy} "):
-        make_plan(plain(compose_config(f"strategy={strategy}", f"average={average}")))
