@@ -6,7 +6,6 @@
 each is shown over fp32 without the compiler. Compiling is not counted; its seconds are shown.
 """
 
-import argparse
 import dataclasses
 import statistics
 import sys
@@ -18,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from gpu_training import TINY, Case, Remerge, cifar, keep, large
+from gpu_training import TINY, Case, Remerge, cifar, keep, large, parser_of
 
 from cl.run.device import choose_device, repeatable
 
@@ -72,13 +71,7 @@ def measure(case: Case, modes: list, rounds: int, seconds: float) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=0.6)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a small network in place of the cases, nothing compiled")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, rounds=4, seconds=0.6).parse_args()
     device = choose_device(arguments.device, 0)
     tiny = [mode for mode in MODES if mode[1] != "fp16" and mode[3] is None]
     found = []

@@ -10,7 +10,6 @@ draws    A draw from the replay memory in host memory until it is on the GPU, wi
          of as many bytes from pinned memory.
 """
 
-import argparse
 import dataclasses
 import statistics
 import sys
@@ -21,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from gpu_training import CASES, TINY, Case, Remerge, keep, now
+from gpu_training import CASES, TINY, Case, Remerge, keep, now, parser_of
 
 from cl.run.device import choose_device, repeatable
 
@@ -110,13 +109,7 @@ def draws(case: Case, rounds: int, times: int = 30) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.8)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a small network in place of the cases")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, rounds=5, seconds=0.8).parse_args()
     device = choose_device(arguments.device, 0)
     found = []
     for case in TINY if arguments.tiny else CASES:

@@ -223,15 +223,21 @@ CASES = [
 TINY = [Case("mlp 16x16 batch 4 fp32", lambda shape, n: mlp(shape, n, [8]), 16, 4, "fp32", False, 64, 100)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.8)
-    parser.add_argument("--case", default="")
-    parser.add_argument("--methods", default="finetune,er,derpp")
+def parser_of(doc: str, rounds: int, seconds: float) -> argparse.ArgumentParser:
+    """The options that all scripts for a GPU have."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a small network in place of the cases")
     parser.add_argument("--json", type=Path, help="file for the figures")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__, rounds=5, seconds=0.8)
+    parser.add_argument("--case", default="")
+    parser.add_argument("--methods", default="finetune,er,derpp")
     arguments = parser.parse_args()
     device = choose_device(arguments.device, 0)
     if device.type == "cuda":

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from cl.networks.frozen import is_frozen
+from cl.networks.modes import is_frozen
 from merging.fusion import widened
 
 BATCH = 500  # largest number of images per forward pass

@@ -76,6 +76,7 @@ def equalise_statistics(comm: Comm, model: nn.Module, average: bool) -> None:
     """Set the batch-norm statistics of every rank to their mean (`average`), or to those of rank 0."""
     if comm.size == 1:
         return
+    # What is frozen is alike already; the mark is that of cl.networks.modes, a room above this one.
     changing = [module for module in model.modules() if not getattr(module, "is_frozen", False)]
     own = [buffer for module in changing for buffer in module.buffers(recurse=False)]
     buffers = [buffer for buffer in own if buffer.is_floating_point()]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cl.networks import weights
-from cl.networks.frozen import is_frozen
+from cl.networks.modes import is_frozen
 from cl.networks.pretrained import Found, find, is_file, of_file, statistics
 from cl.values import Count, Text
 

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import fx, nn
 
+from cl.networks.modes import KeepsFrozen, is_frozen, mark_frozen
 from cl.values import did_you_mean
 
-MARK = "is_frozen"  # attribute of the modules that stay in evaluation mode
 
-
-class Frozen:
+class Frozen(KeepsFrozen):
     """Mixed into the class of a network with a frozen part; `frozen_up_to` is what was asked for."""
 
     frozen_up_to: bool | str
@@ -26,18 +25,6 @@ class Frozen:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.rest[self.training](self, x) if self.takes_features else super().forward(x)
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        for module in self.modules():
-            if is_frozen(module):
-                module.training = False
-        return self
-
-
-def is_frozen(module: nn.Module) -> bool:
-    """Whether a module stays in evaluation mode, because all that it does belongs to a frozen part."""
-    return getattr(module, MARK, False)
 
 
 def frozen_weights(network: nn.Module) -> int:
@@ -92,7 +79,7 @@ def freeze(network: nn.Module, up_to: bool | str, sample_shape: tuple[int, ...])
     if up_to is True:  # the head alone is trained: what the network does around it, such as dropout, is off as well
         done = [each for each in network.modules() if each not in set(module.modules())]
     for each in done:
-        setattr(each, MARK, True)
+        mark_frozen(each)
     network.__class__ = _class(type(network))
     network.frozen_up_to = up_to
     network.train()

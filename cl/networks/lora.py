@@ -16,7 +16,8 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from cl.networks.frozen import Frozen, is_frozen, own_state
+from cl.networks.frozen import Frozen, own_state
+from cl.networks.modes import KeepsFrozen, mark_frozen
 from cl.values import BelowOne, Count, Positive, Text, convert_each
 
 State = dict[str, torch.Tensor]
@@ -34,7 +35,7 @@ class Options(TypedDict):
     dropout: BelowOne
 
 
-class Adapted:
+class Adapted(KeepsFrozen):
     """Mixed into the class of a network with adapters: batch-norm, which is frozen, stays in evaluation mode.
 
     `base`: the checksum of all that is frozen; `scale`: alpha / rank.
@@ -42,13 +43,6 @@ class Adapted:
 
     base: str
     scale: float
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        for module in self.modules():
-            if is_frozen(module):
-                module.training = False
-        return self
 
 
 def options_of(given: Mapping | None) -> dict | None:
@@ -96,7 +90,7 @@ def add(network: nn.Module, options: dict, num_outputs: int) -> None:
         weight.requires_grad_(name in trained or name.endswith((A, B)))
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.is_frozen = True
+            mark_frozen(module)
     network.__class__ = _class(type(network))
     network.base, network.scale = checksum(state, trained), alpha / rank
     network.train()

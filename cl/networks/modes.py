@@ -7,6 +7,29 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+MARK = "is_frozen"  # attribute of the modules that stay in evaluation mode
+
+
+class KeepsFrozen:
+    """Mixed into the class of a network: modules that are marked as frozen stay in evaluation mode in training."""
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for module in self.modules():
+            if is_frozen(module):
+                module.training = False
+        return self
+
+
+def mark_frozen(module: nn.Module) -> None:
+    """From here on a network that `KeepsFrozen` leaves the module in evaluation mode."""
+    setattr(module, MARK, True)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module stays in evaluation mode."""
+    return getattr(module, MARK, False)
+
 
 @contextmanager
 def in_evaluation_mode(model: nn.Module) -> Iterator[None]:

@@ -16,6 +16,7 @@ from cl.data.rows import Rows
 from cl.distributed.comm import Comm
 from cl.distributed.group import equalise_statistics
 from cl.networks.lora import adapters
+from cl.networks.modes import is_frozen
 from cl.values import BelowOne, InnerFraction
 
 
@@ -206,5 +207,5 @@ def _take_counters(network: nn.Module, model: nn.Module) -> None:
 
 
 def _has_statistics(layer: nn.Module) -> bool:
-    frozen = getattr(layer, "is_frozen", False)
+    frozen = is_frozen(layer)
     return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats and not frozen

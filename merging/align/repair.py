@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cl.networks.frozen import frozen_state, is_frozen
+from cl.networks.frozen import frozen_state
+from cl.networks.modes import is_frozen
 from merging.align.rules import BATCH_NORM, MIXING
 from merging.fusion import State, loaded, widened
 

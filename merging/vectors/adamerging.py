@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from cl import seeding
-from cl.networks.frozen import is_frozen
+from cl.networks.modes import is_frozen
 from cl.scenarios.outputs import TaskOutputs
 from cl.values import Count, Positive
 from merging.fusion import Context, Models, State, WeightFusion, buffers, widened

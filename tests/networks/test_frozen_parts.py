@@ -9,7 +9,8 @@ from torch import nn
 
 from cl.networks.backbones import mixes_samples, mlp, mnistnet, resnet_cifar
 from cl.networks.extraction import Extraction, fold_batch_norm
-from cl.networks.frozen import cut, freeze, frozen_state, frozen_weights, is_frozen
+from cl.networks.frozen import cut, freeze, frozen_state, frozen_weights
+from cl.networks.modes import is_frozen
 
 SHAPE = (3, 32, 32)
 
