@@ -6,7 +6,8 @@ Both train the MLP 784-100-100-10 (Glorot, biases 0) by SGD on five tasks of two
 second task on, 10 replayed samples per step, on one thread, and test all tasks after each. The learning rates are those
 published for ER (conf/experiment/split_mnist_er.yaml). In pair number i both take seed i, one after the other.
 
-process    seconds from the start of the command to its end: imports, reading MNIST, training, tests, what is written.
+process    seconds from the start of the command to its end: imports, reading MNIST, training, tests, what is written;
+           in parts, the last of which is what is neither training nor tests.
            remerge is `python run.py` (see `command`), Avalanche is benchmarks/race_avalanche.py.
 processor  the same in seconds of processor time, which other processes change little
 training   microseconds per training step: of remerge's `train_seconds`, and of Avalanche's `train()`
@@ -36,7 +37,14 @@ SIDES = ("remerge", "avalanche")
 OPPONENT, OWN_BUFFER = (str(ROOT / "benchmarks" / f"race_{side}.py") for side in ("avalanche", "remerge"))
 BATCH_SIZE, EVAL_BATCH_SIZE = 10, 1000
 ALIKE = 5.0  # points of accuracy, between the means over the pairs
-PARTS = {"process_s": "whole process, s", "processor_s": "processor time, s", "step_us": "a training step, us"}
+PARTS = {
+    "process_s": "whole process, s",
+    "processor_s": "the same in processor time, s",
+    "train_s": "of it training, s",
+    "eval_s": "of it tests, s",
+    "rest_s": "of it start, reading and writing, s",
+    "step_us": "a training step, us",
+}
 BUFFER_PARTS = {
     "add_batch": "offer 10 samples to the full memory",
     "add_task": "offer a task of 11,800 samples at once",
@@ -104,8 +112,10 @@ def avalanche(python: Path, settings: dict, folder: Path) -> dict:
 
 
 def finished(process_s: float, processor_s: float, figures: dict) -> dict:
+    """The figures of one run, with those that follow from them."""
+    rest_s = process_s - figures["train_s"] - figures["eval_s"]
     step_us = 1e6 * figures["train_s"] / figures["steps"]
-    return {"process_s": process_s, "processor_s": processor_s, "step_us": step_us} | figures
+    return figures | {"process_s": process_s, "processor_s": processor_s, "rest_s": rest_s, "step_us": step_us}
 
 
 def written_to(file: Path, line: list[str], settings: dict) -> list[str]:
