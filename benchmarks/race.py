@@ -186,7 +186,7 @@ def race(arguments, python: Path) -> dict:
     content = {
         "schema": "remerge.race/1",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "machine": f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})",
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "versions": versions(python),
