@@ -25,8 +25,8 @@ def tables(content: dict) -> str:
     """The Markdown of a race: where and when, and a table for each size of the memory."""
     torch, avalanche = content["versions"]["remerge"]["torch"], content["versions"]["avalanche"]["avalanche-lib"]
     lines = [
-        f"{content['date']}, one of {content['machine']}, Python {content['python']}, torch {torch} on "
-        f"both sides, Avalanche {avalanche}; medians over seeds 0 to {content['pairs'] - 1}. Load of the machine at the start: "
+        f"{content['date']}, one of {content['machine']}, Python {content['python']}, torch {torch} on both sides, "
+        f"Avalanche {avalanche}; medians over seeds 0 to {content['pairs'] - 1}. Load of the machine at the start: "
         f"{content['load']}" + (", so times by the clock scatter." if content["load"] > 0.5 else ".")
     ]
     for race in content["races"]:
