@@ -39,10 +39,10 @@ BATCH_SIZE, EVAL_BATCH_SIZE = 10, 1000
 ALIKE = 5.0  # points of accuracy, between the means over the pairs
 PARTS = {
     "process_s": "whole process, s",
-    "processor_s": "the same in processor time, s",
     "train_s": "of it training, s",
     "eval_s": "of it tests, s",
     "rest_s": "of it start, reading and writing, s",
+    "processor_s": "whole process in processor time, s",
     "step_us": "a training step, us",
 }
 BUFFER_PARTS = {
