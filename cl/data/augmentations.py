@@ -14,6 +14,7 @@ ATTEMPTS = 10  # boxes drawn for each image; if none fits, the largest central b
 BINS = 31  # number of strengths of RandAugment's operations; `magnitude` is the index of one
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness")
 OPERATIONS = ("identity", *SIGNED, "posterize", "solarize", "auto_contrast", "equalize")
+CACHED = 1 << 18  # numbers of images whose floats stay in a CPU's cache from one step of an operation to the next
 MAPPED = ("shear_x", "shear_y", "rotate")  # the map from places to places is made once for all images
 
 
@@ -103,8 +104,7 @@ def rand_augment(x: torch.Tensor, generator: torch.Generator, num_ops: int = 2, 
         for choice in drawn.unique().tolist():
             name, sign = OPERATIONS[choice // 2], 1 if choice % 2 else -1
             which = (drawn == choice).nonzero()[:, 0]
-            # The floats of one image stay in a CPU's cache, those of several do not.
-            together = len(which) if name in MAPPED or x.device.type != "cpu" else 1
+            together = len(which) if name in MAPPED or x.device.type != "cpu" else max(1, CACHED // x[0].numel())
             for part in which.split(together):
                 changed.index_copy_(0, part, operate(x.index_select(0, part), name, sign, magnitude))
         x = changed
@@ -148,7 +148,7 @@ def _moved(x: torch.Tensor, pixels: int, dimension: int) -> torch.Tensor:
 
 
 def _sharpened(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """Images blended with what they are when smoothed, 1/13 of each neighbour and 5/13 of the pixel, but at the edge."""
+    """Images blended with smoothed ones, 1/13 of each neighbour and 5/13 of the pixel, except at the edge."""
     if min(x.shape[-2:]) <= 2:
         return x
     whole = x.short()
