@@ -1,7 +1,8 @@
 """Augmentations of whole batches with independent random numbers for each image.
 
 torchvision's transforms draw once per call and would change all images of a batch in the same way. Here the images that
-drew the same operation are changed together by torchvision's functions.
+drew the same operation are changed together, or one after the other where that is faster. What torchvision's functions
+do slowly is done here in integers, to the same bits.
 """
 
 import math
@@ -13,6 +14,8 @@ ATTEMPTS = 10  # boxes drawn for each image; if none fits, the largest central b
 BINS = 31  # number of strengths of RandAugment's operations; `magnitude` is the index of one
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness")
 OPERATIONS = ("identity", *SIGNED, "posterize", "solarize", "auto_contrast", "equalize")
+CACHED = 1 << 18  # numbers of images whose floats stay in a CPU's cache from one step of an operation to the next
+MAPPED = ("shear_x", "shear_y", "rotate")  # the map from places to places is made once for all images
 
 
 def center_crop(x: torch.Tensor, side: int) -> torch.Tensor:
@@ -101,7 +104,9 @@ def rand_augment(x: torch.Tensor, generator: torch.Generator, num_ops: int = 2, 
         for choice in drawn.unique().tolist():
             name, sign = OPERATIONS[choice // 2], 1 if choice % 2 else -1
             which = (drawn == choice).nonzero()[:, 0]
-            changed.index_copy_(0, which, operate(x.index_select(0, which), name, sign, magnitude))
+            together = len(which) if name in MAPPED or x.device.type != "cpu" else max(1, CACHED // x[0].numel())
+            for part in which.split(together):
+                changed.index_copy_(0, part, operate(x.index_select(0, part), name, sign, magnitude))
         x = changed
     return x
 
@@ -119,19 +124,41 @@ def operate(x: torch.Tensor, name: str, sign: int, magnitude: int) -> torch.Tens
         return V.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
     if name in ("translate_x", "translate_y"):
         length = x.shape[3] if name == "translate_x" else x.shape[2]
-        pixels = int(sign * 150 / 331 * strength * length)
-        translate = [pixels, 0] if name == "translate_x" else [0, pixels]
-        return V.affine(x, angle=0.0, translate=translate, scale=1.0, shear=[0.0, 0.0])
+        return _moved(x, int(sign * 150 / 331 * strength * length), 3 if name == "translate_x" else 2)
     if name == "rotate":
         return V.rotate(x, sign * 30 * strength)
-    if name in ("brightness", "color", "contrast", "sharpness"):
+    if name == "sharpness":
+        return _sharpened(x, 1 + sign * 0.9 * strength)
+    if name in ("brightness", "color", "contrast"):
         adjust = V.adjust_saturation if name == "color" else getattr(V, f"adjust_{name}")
         return adjust(x, 1 + sign * 0.9 * strength)
     if name == "posterize":
         return V.posterize(x, 8 - round(4 * strength))
     if name == "solarize":
-        return V.solarize(x, 255 * (1 - strength))
+        bright = x >= math.ceil(255 * (BINS - 1 - magnitude) / (BINS - 1))
+        return x ^ bright.view(torch.uint8).neg_()  # bright: 255, which inverts
     return V.autocontrast(x) if name == "auto_contrast" else V.equalize(x)
+
+
+def _moved(x: torch.Tensor, pixels: int, dimension: int) -> torch.Tensor:
+    """Images moved along a dimension, with zeros where they come from."""
+    moved, kept = torch.zeros_like(x), max(0, x.shape[dimension] - abs(pixels))
+    moved.narrow(dimension, max(0, pixels), kept).copy_(x.narrow(dimension, max(0, -pixels), kept))
+    return moved
+
+
+def _sharpened(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """Images blended with smoothed ones, 1/13 of each neighbour and 5/13 of the pixel, except at the edge."""
+    if min(x.shape[-2:]) <= 2:
+        return x
+    whole = x.short()
+    inner = whole[..., 1:-1, 1:-1]
+    rows = whole[..., :-2, :] + whole[..., 1:-1, :] + whole[..., 2:, :]
+    sums = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(inner, alpha=4)
+    smooth = sums.float().mul_(1 / 13).round_()  # no sum of integers is halfway, so this is exact
+    inner, changed = inner.float(), x.clone()
+    changed[..., 1:-1, 1:-1] = inner.add_(smooth.sub_(inner), alpha=1 - factor).clamp_(0, 255)
+    return changed
 
 
 def mix(

@@ -38,6 +38,7 @@ class TorchComm(Comm):
         if not options.plain:
             raise ValueError(f"torch.distributed has no {options}: use launcher=horovod")
         self.weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self._message: torch.Tensor | None = None  # memory for all gradients
         return optimizer
 
     def _reduce(self, optimizer):
@@ -46,14 +47,24 @@ class TorchComm(Comm):
             if weight.grad is None:  # not used on this rank, but perhaps on another
                 weight.grad = torch.zeros_like(weight)
         grads = [weight.grad for weight in self.weights]
-        for grad, mean in zip(grads, self._mean(grads)):
-            grad.copy_(mean)
+        if self._message is None:
+            self._message = torch.cat([grad.reshape(-1) for grad in grads])
+            parts = self._message.split([grad.numel() for grad in grads])
+            self._parts = [part.view_as(grad) for part, grad in zip(parts, grads)]
+        torch._foreach_copy_(self._parts, grads)
+        self._all_reduce(self._message)
+        self._message /= self.size
+        torch._foreach_copy_(grads, self._parts)
 
     def _sum(self, values):
         values = values.clone()
+        self._all_reduce(values)
+        return values
+
+    def _all_reduce(self, values: torch.Tensor) -> None:
+        """Sum over ranks in place."""
         self.dist.all_reduce(values)
         self.waits.pending = values.is_cuda  # NCCL returns at once
-        return values
 
     def _from_first(self, message):
         self.dist.broadcast(message, src=0)

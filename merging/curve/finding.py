@@ -20,36 +20,8 @@ from cl.data.rows import Rows
 from cl.values import Count, Epochs, Fraction, InnerFraction, Natural
 from merging.curve import landscape
 from merging.curve.ends import names_of_ends
+from merging.curve.step import Step, seen_as, stacked
 from merging.fusion import Context, Models, State, WeightFusion, weighted_mean
-
-
-class _Mixture(torch.autograd.Function):
-    """sum_i coefficients_i points_i, written into `out`; the gradient of inner point i is multiplied by slopes_i."""
-
-    @staticmethod
-    def forward(ctx, out, coefficients, slopes, first, last, *inner):
-        ctx.slopes = slopes
-        torch.mul(first, coefficients[0], out=out)
-        for coefficient, point in zip(coefficients[1:], (*inner, last)):
-            out.add_(point, alpha=coefficient)
-        return out.detach()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return *[None] * 5, *(gradient if slope == 1 else slope * gradient for slope in ctx.slopes)
-
-
-class _Slope(torch.autograd.Function):
-    """The identity in x; its gradient is multiplied by `slope`."""
-
-    @staticmethod
-    def forward(ctx, x, slope):
-        ctx.slope = slope
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return ctx.slope * gradient, None
 
 
 class Curve(nn.Module):
@@ -64,12 +36,14 @@ class Curve(nn.Module):
         super().__init__()
         self.network = [network]  # in a list, so that torch does not count its weights as parameters of the curve
         self.kind, self.names = kind, names
-        self.ends = [{name: point[name].detach().clone() for name in names} for point in (points[0], points[-1])]
-        self.inner = nn.ModuleList(
-            nn.ParameterList([nn.Parameter(point[name].detach().clone()) for name in names]) for point in points[1:-1]
-        )
+        self.memory = {name: stacked([point[name].detach() for point in points]) for name in names}
+        shown = [
+            [seen_as(points[0][name], row) for name, row in zip(names, rows)] for rows in zip(*self.memory.values())
+        ]
+        self.ends = [dict(zip(names, shown[0])), dict(zip(names, shown[-1]))]
+        self.inner = nn.ModuleList(nn.ParameterList(map(nn.Parameter, point)) for point in shown[1:-1])
         self.t = 0.5
-        self._drawn: list[torch.Tensor] = []  # memory for the weights of a training step
+        self._step: Step | None = None
 
     def coefficients(self, t: float) -> list[float]:
         """The coefficient of each point in w(t); they sum to one."""
@@ -100,22 +74,14 @@ class Curve(nn.Module):
         return functional_call(self.network[0], self.weights(self.t), (x,))
 
     def step(self, t: float, x: torch.Tensor) -> torch.Tensor:
-        """The outputs at t for one training step; the next step overwrites its weights.
+        """The outputs at t for one training step; the next step overwrites its weights."""
+        if self._step is None:
+            self._step = Step(self.network[0], self.memory, [list(point) for point in self.inner])
+        return self._step(self.coefficients(t), x)
 
-        A fully connected network takes as long to read its weights as to multiply with them. So each step writes w(t)
-        to the same memory. With a single inner point, its coefficient multiplies the gradient of the few outputs, not
-        that of the many weights.
-        """
-        first, last = self.ends
-        if not self._drawn:
-            self._drawn = [torch.empty_like(first[name]) for name in self.names]
-        coefficients = self.coefficients(t)
-        slope, slopes = (coefficients[1], [1]) if len(self.inner) == 1 else (1, coefficients[1:-1])
-        weights = {
-            name: _Mixture.apply(out, coefficients, slopes, first[name], last[name], *inner)
-            for name, out, *inner in zip(self.names, self._drawn, *self.inner)
-        }
-        return _Slope.apply(functional_call(self.network[0], weights, (x,)), slope)
+    def state_dict(self, *given, **named) -> dict:
+        """The inner points, without the memory that they share with the ends."""
+        return {name: weight.clone() for name, weight in super().state_dict(*given, **named).items()}
 
     def train(self, mode: bool = True) -> "Curve":
         self.network[0].train(mode)

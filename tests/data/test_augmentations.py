@@ -92,6 +92,22 @@ def test_operations_are_those_of_torchvision(magnitude):
             assert difference.abs().max() <= 1 and difference.abs().float().mean() < 0.01, (name, sign)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 24, 32), (2, 1, 3, 9), (1, 3, 2, 5)])
+def test_operations_that_torchvision_does_slowly_have_its_bits(shape):
+    x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(11))
+    for magnitude in range(31):
+        strength = magnitude / 30
+        assert torch.equal(operate(x, "solarize", 1, magnitude), V.solarize(x, 255 * (1 - strength)))
+        for sign in (-1, 1):
+            sharpened = V.adjust_sharpness(x, 1 + sign * 0.9 * strength)
+            assert torch.equal(operate(x, "sharpness", sign, magnitude), sharpened)
+            for name, length, place in (("translate_x", shape[3], 0), ("translate_y", shape[2], 1)):
+                move = [0, 0]
+                move[place] = int(sign * 150 / 331 * strength * length)
+                moved = V.affine(x, angle=0.0, translate=move, scale=1.0, shear=[0.0, 0.0])
+                assert torch.equal(operate(x, name, sign, magnitude), moved)
+
+
 def test_every_image_has_operations_of_its_own_in_equal_shares():
     x = torch.arange(0, 256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(5600, 3, 1, 1)
     x[:, 1], x[:, 2] = x[:, 1].flip(-1), x[:, 2] // 2

@@ -7,11 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from cl.distributed import ranks
-from cl.distributed.group import connect, disconnect
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "run"))
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS.parent), str(TESTS / "run")]
 from interrupted import interrupted, run  # noqa: E402
+
+from cl.distributed import ranks  # noqa: E402
+from cl.distributed.group import connect, disconnect  # noqa: E402
 
 folder = Path(sys.argv[1])
 configs = json.loads((folder / "configs.json").read_text())

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forkserver
 from outcomes import assert_same, outcome
 from support import ROOT
 
@@ -29,13 +28,11 @@ def test_two_ranks_that_died_within_a_stage_end_with_the_same_bits(compose_confi
     )  # fmt: skip
     configs = [plain(compose_config(*words, *each)) for each in more]
     (tmp_path / "configs.json").write_text(json.dumps(configs))
-    line = [sys.executable, str(WORKER), str(tmp_path)]
+    line = [WORKER, str(tmp_path)]
     with launchers.torchrun(2) as environments:
-        processes = [
-            subprocess.Popen(line, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
-            for environment in environments
-        ]
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+        processes = [forkserver.start(line, cwd=ROOT, env={**os.environ, **own}) for own in environments]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
     found = [list(map(Path, folders)) for folders in json.loads((tmp_path / "folders.json").read_text())]
     for whole, again, _ in found:
         assert_same(outcome(whole), outcome(again))

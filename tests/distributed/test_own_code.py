@@ -3,12 +3,14 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 from support import QUICK, ROOT
+
+from cl.distributed import environments as launchers
+from cl.distributed import reports
 
 MODULE = """
 from cl.run.callbacks import Callback
@@ -50,24 +52,31 @@ def last(matrix, untrained):
 
 @pytest.fixture
 def run(tmp_path):
-    """A function that runs a command with two ranks in the folder of the module."""
+    """A function that runs a command as two forked ranks in the folder of the module; returns their ends and errors."""
     (tmp_path / "own_code.py").write_text(MODULE)
 
-    def command(*overrides: str) -> subprocess.CompletedProcess:
-        line = [sys.executable, str(ROOT / "run.py"), "strategy=er", "scenario=class2", "launcher=torchrun",
-                "launcher.np=2", "output=out", "log_interval=20", "trust=[own_code]", *QUICK, *overrides]  # fmt: skip
-        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ)
+    def command(*overrides: str) -> tuple[list[int], str]:
+        line = [ROOT / "run.py", "strategy=er", "scenario=class2", "output=out", "log_interval=20", "trust=[own_code]",
+                *QUICK, *overrides]  # fmt: skip
+        with launchers.torchrun(2) as environments:
+            ranks = [forkserver.start(line, cwd=tmp_path, env={**os.environ, **own}) for own in environments]
+            try:
+                errors = [rank.communicate(timeout=300)[1] for rank in ranks]
+            finally:
+                for rank in ranks:
+                    rank.kill()
+        return [rank.returncode for rank in ranks], "".join(errors)
 
     return command
 
 
 def test_two_ranks(run, tmp_path):
-    done = run(
+    ends, errors = run(
         "strategy._target_=own_code.Logging", "+callbacks.all._target_=own_code.Writes", "+callbacks.all.all_ranks=yes",
         "+callbacks.one._target_=own_code.Writes", "+callbacks.one.all_ranks=no",
         "+metrics.last._target_=own_code.last",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert ends == [0, 0], errors
     (file,) = tmp_path.rglob("results.json")
     content = json.loads(file.read_text())
     written = {path.name: path.read_text() for path in file.parent.glob("all_*")}
@@ -82,15 +91,12 @@ def test_two_ranks(run, tmp_path):
 
 
 def test_ranks_that_log_different_names_are_told(run):
-    done = run("strategy._target_=own_code.Unequal")
-    assert done.returncode == 1
-    assert "error: Unequal logs nothing on rank 0 and rank on rank 1: Strategy.log needs the same names" in done.stderr
+    ends, errors = run("strategy._target_=own_code.Unequal")
+    assert ends == [1, 1]
+    assert "error: Unequal logs nothing on rank 0 and rank on rank 1: Strategy.log needs the same names" in errors
 
 
 def test_the_rank_whose_callback_fails_says_so(run):
-    done = run("+callbacks.bad._target_=own_code.Fails")
-    assert done.returncode == 1
-    assert (
-        "rank 1: error: CallbackError: callbacks.bad (own_code.Fails) failed in on_step: KeyError: 'three'"
-        in done.stderr
-    )
+    ends, errors = run("+callbacks.bad._target_=own_code.Fails")
+    assert ends == [reports.LOST, 1]
+    assert "rank 1: error: CallbackError: callbacks.bad (own_code.Fails) failed in on_step: KeyError: 'three'" in errors

@@ -1,26 +1,21 @@
 """Every strategy computes the same with two ranks as with one process and batches twice as large."""
 
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from scipy import stats
-from support import ROOT
 from test_ranks import train_ranks
 
 from cl.run import experiment
 
-ENGINE = "torchrun" if importlib.util.find_spec("horovod") is None else "horovod"
 # One memory for all ranks is another one than that of one process, unless all of it is drawn.
 EXACT = ["agem", "bic", "ewc", "gem", "icarl", "lucir", "lwf", "mas", "ncm", "si", "slda", "wa"]
 WITH_OTHER_DRAWS = ["cls_er", "der", "er_ace", "fdr", "gdumb", "gss", "mir", "scr", "xder"]
 WORDS = (
     "scenario=class2", "epochs=1", "backbone.hidden=[32]", "optimizer.lr=0.02", "buffer.capacity=20", "progress=false",
-    "pictures=[]",
+    "pictures=[]", "dataset.validation=0.69",  # leaves 225 and 222 samples, of which the last steps have 5 and 2
 )  # fmt: skip
 
 
@@ -29,14 +24,9 @@ def of_two_ranks(tmp_path_factory) -> dict[str, dict]:
     """Results and last weights of each strategy, all trained by the same two ranks, one after the other."""
     folder = tmp_path_factory.mktemp("ranks")
     choice = "strategy=" + ",".join(EXACT + WITH_OTHER_DRAWS)
-    if ENGINE == "torchrun":
-        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    else:
-        start = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", "--gloo", sys.executable]
-    words = [*WORDS, choice, "batch_size=5", "gradient_accumulation_steps=2", f"output={folder}", "-m"]
-    line = [*start, str(ROOT / "run.py"), *words]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    train_ranks(
+        "torchrun", 2, *WORDS, choice, "batch_size=5", "gradient_accumulation_steps=2", f"output={folder}", "-m"
+    )
     return {
         content["strategy"]: content | {"weights": torch.load(path.with_name("task_01.pt"))["model"]}
         for path, content in results_in(folder)
@@ -54,8 +44,8 @@ def test_two_ranks_equal_one_process(compose_config, of_two_ranks, strategy):
     assert several["world_size"] == 2
     for key in ("accuracy_matrix", "gradient_steps", "buffer_bytes", "persistent", "optimizer_bytes"):
         assert several[key] == alone[key], key
-    # Each rank draws, and a draw of A-GEM is here all that is stored: 10 records in each of 36 steps.
-    more = {"agem": 36 * 10}.get(strategy, 0)
+    # Each rank draws, and a draw of A-GEM is here all that is stored: 10 records in each of 12 steps.
+    more = {"agem": 12 * 10}.get(strategy, 0)
     for key in ("forward_passes", "backward_passes"):
         assert several[key] == alone[key] + more, key
     for name, value in torch.load(folder / "task_01.pt")["model"].items():
@@ -75,7 +65,7 @@ def test_strategies_with_draws_of_their_own_train_on_two_ranks(of_two_ranks):
         for name, content in of_two_ranks.items()
         if content["gradient_steps"] and name != "gem"
     ]
-    assert not any(torch.allclose(a, b, rtol=0, atol=1e-4) for i, a in enumerate(ends) for b in ends[:i])
+    assert not any(torch.allclose(a, b, rtol=0, atol=1e-5) for i, a in enumerate(ends) for b in ends[:i])
 
 
 def test_two_ranks_reach_what_one_process_reaches(compose_config, tmp_path):
@@ -84,10 +74,10 @@ def test_two_ranks_reach_what_one_process_reaches(compose_config, tmp_path):
     der draws as derpp does, and er_ace as er.
     """
     strategies = ["derpp", "er", "gdumb"]
-    other = ("steps=60", "epochs=1", "buffer.capacity=60", "optimizer.lr=0.2")
+    other = ("steps=60", "epochs=1", "dataset.validation=0.0", "buffer.capacity=60", "optimizer.lr=0.2")
     words = [word for word in WORDS if word.split("=")[0] not in {key.split("=")[0] for key in other}] + [*other]
     choices = (f"strategy={','.join(strategies)}", "-m", "seed=0,1,2,3")
-    train_ranks(ENGINE, 2, *words, "batch_size=10", f"output={tmp_path}", *choices, timeout=300)
+    train_ranks("torchrun", 2, *words, "batch_size=10", f"output={tmp_path}", *choices, timeout=300)
     several = {name: [] for name in strategies}
     for _, content in results_in(tmp_path):
         assert content["world_size"] == 2

@@ -87,6 +87,51 @@ def test_a_training_step_has_the_outputs_and_gradients_of_its_point(kind, bends)
     assert not any(gradient.any() for gradient in gradients(made.step(0.0, x)))
 
 
+@pytest.mark.parametrize("bends", [1, 2])
+def test_a_step_adds_the_points_of_weights_of_any_size_and_order_in_memory(bends):
+    class Network(nn.Module):
+        """A weight that is cut in blocks, one in channels_last, one in two places, and one that is not used."""
+
+        def __init__(self):
+            super().__init__()
+            self.large, self.pixels = nn.Linear(200, 401), nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+            self.again, self.unused = nn.Linear(200, 401, bias=False), nn.Parameter(torch.ones(()))
+            self.again.weight = self.large.weight
+
+        def forward(self, x):
+            return self.large(x) * self.again(x) + self.pixels(x[:, :50].view(-1, 2, 5, 5)).mean()
+
+    def made(seed: int) -> Network:
+        torch.manual_seed(seed)
+        return Network()
+
+    own, names = made(9), [name for name, _ in made(9).named_parameters()]
+    before = {name: weight.clone() for name, weight in own.named_parameters()}
+    points = [dict(made(seed).named_parameters()) for seed in range(bends + 2)]
+    bent = Curve(own, points, names, "bezier")
+    assert bent.inner[0][names.index("pixels.weight")].is_contiguous(memory_format=torch.channels_last)
+    x, coefficients = torch.randn(4, 200), bent.coefficients(0.3)
+    there = made(9)
+    with torch.no_grad():
+        for name, weight in there.named_parameters():
+            weight.copy_(sum(factor * point[name].double() for factor, point in zip(coefficients, points)))
+    outputs = bent.step(0.3, x)
+    assert torch.allclose(outputs, there(x), atol=1e-5)
+    outputs.sum().backward()
+    there(x).sum().backward()
+    for point, slope in zip(bent.inner, coefficients[1:-1]):
+        for name, weight in zip(names, point):
+            if name == "unused":
+                assert weight.grad is None
+            else:
+                torch.testing.assert_close(weight.grad, slope * there.get_parameter(name).grad, rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError):
+        bent.step(0.3, x[:, 1:])
+    assert dict(own.named_parameters()).keys() == before.keys() and own.again.weight is own.large.weight
+    assert all(torch.equal(weight, before[name]) for name, weight in own.named_parameters())
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in bent.state_dict().values())
+
+
 def test_training_draws_another_point_each_time():
     made, _ = curve("bezier", 0, 1, 2)
     x = torch.randn(5, 3)
