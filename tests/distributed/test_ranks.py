@@ -171,6 +171,20 @@ def test_compiled_networks_of_ranks_in_several_passes_equal_one_process(tmp_path
     assert_same_weights(alone("finetune"), run_ranks("horovod", 2, tmp_path, *SMALL, *options), 5e-6)
 
 
+@pytest.mark.parametrize("engine, command", [("horovod", "horovodrun -np 2 --gloo python"),
+                                             ("torchrun", "python -m torch.distributed.run --nproc-per-node=2")],
+                         indirect=["engine"])  # fmt: skip
+def test_ranks_of_other_launchers_train(tmp_path, alone, engine, command):
+    places = {"horovodrun": str(Path(sys.executable).with_name("horovodrun")), "python": sys.executable}
+    options = ("strategy=finetune", *SMALL, "batch_size=10", f"output={tmp_path}", "progress=false", "pictures=[]")
+    line = [*(places.get(word, word) for word in command.split()), str(ROOT / "run.py"), *options]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    several = result(tmp_path)
+    assert several["world_size"] == 2
+    assert_same_weights(alone("finetune"), several, 2e-6)
+
+
 @pytest.mark.parametrize("operation", ["average", "adasum"])
 def test_ranks_of_mpirun_train(tmp_path, alone, operation):
     if not horovod_has_mpi() or shutil.which("mpirun") is None:
@@ -183,9 +197,8 @@ def test_ranks_of_mpirun_train(tmp_path, alone, operation):
     line = ["mpirun", "-np", "2", sys.executable, str(ROOT / "run.py"), "progress=false", "pictures=[]", *options]
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.rglob("results.json")
-    several = {"weights": torch.load(path.with_name("task_01.pt"))["model"]}
-    assert json.loads(path.read_text())["world_size"] == 2
+    several = result(tmp_path)
+    assert several["world_size"] == 2
     assert_same_weights(alone("finetune"), several, 2e-6 if operation == "average" else 1.0)
 
 
