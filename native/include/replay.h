@@ -113,6 +113,7 @@ typedef struct {
     double thread_cpu_seconds; /* CPU time of the buffer's own thread */
     uint64_t messages_sent, messages_received;
     uint64_t bytes_sent, bytes_received; /* contents of the messages, without what the transport adds */
+    uint64_t picks;                      /* records picked in draws that this rank computed, of its own and of others */
     uint64_t messages_refused;           /* dropped, because they came from no rank of this job: see `token` */
     int32_t transport;                   /* 1 if the library was built with UCX, else 0: then it serves one rank */
 } rb_stats;

@@ -24,10 +24,11 @@ Buffer::Buffer(const Options &options, const MakeTransport &make)
     : options_(options), shard_(options.rank, options.capacity, options.fields, options.label_field,
                                 insertion_of(options), options.ranks > 1),
       capacity_everywhere_(options.capacity), pool_(std::make_shared<StagingPool>(options.fields)),
-      mapped_shards_(options.ranks), connected_(options.ranks == 1), peers_(options.rank, options.ranks),
-      census_(options.ranks, options.num_classes),
+      mapped_shards_(options.ranks), connected_(options.ranks == 1), peers_(options.ranks),
       sampling_(SamplingPolicy::registry().find(options.sampling).make({options.policy_options})),
-      told_(options.num_classes) {
+      counted_classes_(sampling_->looks_at_classes() ? options.num_classes : 0),
+      dissemination_(options.rank, options.ranks), told_counts_(counted_classes_),
+      census_(options.ranks, counted_classes_), sizes_(options.ranks), failure_finder_(options.rank) {
     for (const FieldInfo &field : options.fields) row_bytes_ += field.row_bytes;
     for (uint32_t rank = 0; rank < options.ranks; ++rank) streams_.emplace_back(options.seed, rank, Purpose::draw);
     if (options.ranks > 1)
@@ -94,7 +95,16 @@ void Buffer::connect(const std::vector<std::vector<std::byte>> &addresses) {
         rest.emplace_back(address.begin() + static_cast<ptrdiff_t>(address_bytes()), address.end());
     }
     for (uint32_t rank = 0; rank < options_.ranks; ++rank) meet(rank, addresses[rank].data());
-    transport_->connect(rest);
+    std::vector<uint32_t> neighbours;
+    {
+        Lock lock(mutex_);
+        neighbours = dissemination_.neighbours();
+    }
+    transport_->connect(rest, neighbours);
+    Messages messages;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (!mapped_shards_[rank].empty()) messages.push_back({rank, header_message(header(Kind::reads))});
+    send_all(std::move(messages));
     {
         Lock lock(mutex_);
         connected_ = true;
@@ -134,38 +144,41 @@ void Buffer::update(uint32_t field, uint64_t n, const uint64_t *ids, const std::
     send_all(std::move(messages));
 }
 
-// Registers what is to be changed here and makes a message for each of the others; nothing has changed if it throws.
+// Registers what is to be changed and makes a message for each of the others; nothing has changed if it throws.
 Buffer::Messages Buffer::update_messages(uint32_t field, uint64_t n, const uint64_t *ids, const std::byte *rows) {
-    const uint64_t row_bytes = options_.fields[field].row_bytes;
-    std::vector<std::vector<uint64_t>> of_rank(options_.ranks);
+    const uint64_t row_bytes = options_.fields[field].row_bytes, draw = draws_.requested();
+    std::map<uint32_t, std::vector<uint64_t>> of_rank;
     for (uint64_t i = 0; i < n; ++i) of_rank[RecordId::rank(ids[i])].push_back(i);
     const uint64_t most = records_per_message(sizeof *ids + row_bytes);
     Messages messages;
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+    std::map<std::pair<uint64_t, uint32_t>, uint64_t> unnoted = unnoted_;
+    for (const auto &[rank, chosen] : of_rank) {
         if (rank == options_.rank) continue;
-        for (uint64_t first = 0; first < of_rank[rank].size(); first += most) {
-            const uint64_t count = std::min<uint64_t>(most, of_rank[rank].size() - first);
+        for (uint64_t first = 0; first < chosen.size(); first += most) {
+            const uint64_t count = std::min<uint64_t>(most, chosen.size() - first);
             Header head = header(Kind::update, peers_[rank].updates_sent + 1 + first / most, count);
             head.field = field;
-            auto content = names_and_rows(of_rank[rank].data() + first, count, ids, rows, row_bytes);
+            head.draw = draw;
+            auto content = names_and_rows(chosen.data() + first, count, ids, rows, row_bytes);
             messages.push_back({rank, update_message(head, std::move(content))});
+            ++unnoted[{draw, rank}];
         }
     }
-    Peer &own = peers_[options_.rank];
-    const std::vector<uint64_t> &mine = of_rank[options_.rank];
     unseen_.push_back({field, {ids, ids + n}, {rows, rows + n * row_bytes}});
-    if (!mine.empty()) {  // comes after those of lower ranks, which are not here yet
+    const auto mine = of_rank.find(options_.rank);
+    if (mine != of_rank.end()) {  // comes after those of lower ranks, which are not here yet
+        const std::vector<uint64_t> &chosen = mine->second;
         try {
-            own.updates.emplace(
-                own.updates_received + 1,
-                Update{field, names_and_rows(mine.data(), mine.size(), ids, rows, row_bytes), mine.size()});
+            updates_.take(draw, options_.rank, peers_[options_.rank].updates_sent + 1,
+                          {field, names_and_rows(chosen.data(), chosen.size(), ids, rows, row_bytes), chosen.size()});
         } catch (...) {
             unseen_.pop_back();
             throw;
         }
-        ++own.updates_received;
+        ++peers_[options_.rank].updates_sent;
     }
     for (const Addressed &addressed : messages) ++peers_[addressed.rank].updates_sent;
+    unnoted_.swap(unnoted);
     return messages;
 }
 
@@ -184,25 +197,21 @@ void Buffer::request(uint64_t n) {
     draw.n = n;
     draw.missing.resize(options_.ranks);
     draw.staging = pool_->take(rows_for(n));
-    Messages messages;
     {
         Lock lock(mutex_);
         try {
-            std::vector<ClassCount> counts;
-            if (transport_) {
-                counts = changed_counts();
-                messages = request_messages(Kind::request, n, counts);
-            }
+            if (transport_) hold(changed(n, false));
             draws_.push(std::move(draw));
-            told(counts);
         } catch (...) {
             pool_->give_back(std::move(draw.staging));
+            if (spoken_ > draws_.requested()) take_back();
             throw;
         }
+        told(n);
         unseen_.clear();
     }
     const auto started = Clock::now();
-    send_all(std::move(messages));
+    if (transport_) announce();
     const bool done = serve(RB_INLINE_BYTES);
     const std::chrono::duration<double> took = Clock::now() - started;
     {
@@ -218,35 +227,8 @@ void Buffer::request(uint64_t n) {
     }
 }
 
-Buffer::Messages Buffer::request_messages(Kind kind, uint64_t n, const std::vector<ClassCount> &counts) {
-    Messages messages;
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-        if (rank == options_.rank) continue;
-        Header head = header(kind, draws_.requested(), n);
-        head.updates = peers_[rank].updates_sent;
-        head.stored = shard_.size();
-        head.reads = !mapped_shards_[rank].empty();
-        messages.push_back({rank, request_message(head, counts)});
-    }
-    return messages;
-}
-
 Header Buffer::header(Kind kind, uint64_t sequence, uint64_t n) const {
     return {options_.token, kind, options_.rank, sequence, n};
-}
-
-std::vector<ClassCount> Buffer::changed_counts() const {
-    std::vector<ClassCount> counts;
-    if (!sampling_->looks_at_classes()) return counts;
-    for (uint32_t label = 0; label < options_.num_classes; ++label) {
-        const uint64_t count = shard_.count(label);
-        if (count != told_[label]) counts.push_back({label, static_cast<uint32_t>(count)});
-    }
-    return counts;
-}
-
-void Buffer::told(const std::vector<ClassCount> &counts) {
-    for (const ClassCount &count : counts) told_[count.label] = count.count;
 }
 
 void Buffer::receive(rb_records &records) {
@@ -290,6 +272,7 @@ void Buffer::statistics(rb_stats &stats) const {
     stats.messages_refused = traffic_.refused;
     stats.bytes_sent = traffic_.bytes_sent;
     stats.bytes_received = traffic_.bytes_received;
+    stats.picks = picks_;
     stats.transport = has_transport;
 }
 

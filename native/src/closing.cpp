@@ -25,47 +25,62 @@ void Buffer::close() {
 void Buffer::leave() {
     if (!finished_) {
         wait_until_quiet();
-        const std::vector<ClassCount> counts = changed_counts();
-        Messages messages = request_messages(Kind::finished, 0, counts);
-        told(counts);
+        hold(changed(0, true));
         finished_ = true;
         Unlock unlocked(mutex_);
-        send_all(std::move(messages));
+        announce();
         transport_->wake();  // others may have asked for more already
     }
-    // Until every rank has finished and nothing that one asked for is left to be made or sent.
-    wait_for_others(
-        [&](const Peer &peer)
-            REQUIRES(mutex_) { return peer.finished_after && served_ >= *peer.finished_after && unsent_parts_ == 0; },
-        "and has not closed its buffer");
-    // Who says `left` needs nobody any more; a rank that is gone by now has heard all it needed as well.
+    // Until every rank has finished, and nothing that one asked for is left to be made or sent.
+    wait_for_others([&]() REQUIRES(mutex_) { return all_finished() && unsent_parts_ == 0; },
+                    "and has not closed its buffer");
+    // Now all ranks have announced the same number of draws. The next one is none: who announces it has sent all that
+    // it ever will but these last messages, and who knows that all have announced it is needed by nobody any more.
+    if (!farewell_) {
+        farewell_ = spoken_;
+        hold({});
+    }
     {
         Unlock unlocked(mutex_);
-        for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-            if (rank != options_.rank) tell(rank, header(Kind::left));
+        announce();
+        transport_->wake();
     }
-    wait_for_others([](const Peer &peer) { return peer.left || peer.lost; }, "after it had closed its buffer");
+    const auto lost = [&]() REQUIRES(mutex_) {
+        return std::any_of(peers_.begin(), peers_.end(), [](const Peer &peer) { return peer.lost; });
+    };
+    wait_for_others([&]() REQUIRES(mutex_) { return served_ > *farewell_ || lost(); }, "after it had closed its buffer");
+    if (served_ > *farewell_) return;
+    // A rank that is gone by now has known that all had said farewell. So need the others no longer wait for this one.
+    Messages messages;
+    add_letters(messages, dissemination_.give_up(*farewell_));
+    Unlock unlocked(mutex_);
+    send_all(std::move(messages));
 }
 
-// Whether those live from whom something is expected still is asked all the time: they may take long.
-void Buffer::wait_for_others(const std::function<bool(const Peer &)> &condition, const char *what) {
+// Whether those live who keep this rank waiting is asked all the time: they may take long.
+void Buffer::wait_for_others(const std::function<bool()> &over, const char *what) {
     Patience patience(options_.timeout_seconds);
-    auto since = Clock::now();  // nobody was asked before
-    while (!peers_.others(condition)) {
+    auto since = Clock::now();
+    std::vector<bool> asked(options_.ranks, true);  // not in the first pause, which is mostly enough
+    while (!over()) {
         check_failure();
-        for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-            const std::chrono::duration<double> silence = Clock::now() - std::max(since, peers_[rank].heard);
-            if (rank == options_.rank || condition(peers_[rank]) || silence.count() <= options_.timeout_seconds)
-                continue;
+        for (uint32_t rank : waited_for(served_)) {
+            const Peer &peer = peers_[rank];
+            if (!peer.asked) continue;
+            const std::chrono::duration<double> silence = Clock::now() - std::max(since, *peer.asked);
+            if (silence.count() <= options_.timeout_seconds) continue;
             fail_with(RB_PEER, "rank " + std::to_string(rank) + " has been silent for " + text_of(silence) + ", " +
                                    what + refused());
             check_failure();
         }
-        ask_for_life(condition);
         const auto due = Clock::now() + patience.pause();
-        while (!failure_ && !peers_.others(condition) && changed_.wait_until(mutex_, due)) {
+        bool in_time = true;
+        while (in_time && !failure_ && !over()) {
+            ask_for_life(served_, asked);  // those to whom answers have led as well
+            if (!failure_ && !over()) in_time = changed_.wait_until(mutex_, due);
         }
         if (patience.overslept(due)) since = Clock::now();
+        asked.assign(options_.ranks, false);
     }
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "error.h"
@@ -43,10 +42,18 @@ std::unique_ptr<Message> failed_message(Header header, const std::string &reason
     return message;
 }
 
-std::unique_ptr<Message> request_message(const Header &header, const std::vector<ClassCount> &counts) {
+std::unique_ptr<Message> changes_message(const Header &header, const Changes &changes) {
     auto message = header_message(header);
-    const auto *content = reinterpret_cast<const std::byte *>(counts.data());
-    message->owned.assign(content, content + counts.size() * sizeof(ClassCount));
+    const auto append = [&](const void *content, size_t bytes) {
+        const auto *begin = static_cast<const std::byte *>(content);
+        message->owned.insert(message->owned.end(), begin, begin + bytes);
+    };
+    for (const Change &change : changes) {
+        ChangeHead head = change;
+        head.classes = static_cast<uint32_t>(change.counts.size());
+        append(&head, sizeof head);
+        append(change.counts.data(), change.counts.size() * sizeof(ClassCount));
+    }
     if (!message->owned.empty()) message->body = {{message->owned.data(), message->owned.size()}};
     return message;
 }
@@ -87,12 +94,13 @@ std::optional<Header> read_header(const std::byte *header, size_t bytes, const T
     return head;
 }
 
-void check_request(const Header &header, size_t bytes, uint32_t num_classes, uint64_t capacity) {
-    if (bytes % sizeof(ClassCount) != 0 || bytes / sizeof(ClassCount) > num_classes ||
-        header.n > std::numeric_limits<uint32_t>::max())
-        fail(RB_PEER, "rank ", header.source, " asked for a draw of ", header.n, " with ", bytes, " bytes of counts");
-    if (header.stored > capacity)
-        fail(RB_PEER, "rank ", header.source, " stores ", header.stored, " records with a capacity of ", capacity);
+void check_changes(const Header &header, size_t bytes, const Dissemination &dissemination, uint32_t num_classes) {
+    if (header.n >= dissemination.rounds() || dissemination.from(static_cast<uint32_t>(header.n)) != header.source)
+        fail(RB_PEER, "rank ", header.source, " sent round ", header.n, " of the changes of draw ", header.sequence,
+             ", which is not from it");
+    const uint64_t most = (uint64_t{1} << header.n) * (sizeof(ChangeHead) + num_classes * sizeof(ClassCount));
+    if (bytes > most)
+        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes of changes, there can be ", most);
 }
 
 void check_update(const Header &header, size_t bytes, uint64_t row_bytes) {
@@ -120,14 +128,35 @@ void check_empty(const Header &header, size_t bytes) {
              static_cast<uint32_t>(header.kind), ", which has none");
 }
 
-Request read_request(const Header &header, const std::byte *body, size_t bytes, uint32_t num_classes,
-                     uint64_t capacity) {
-    check_request(header, bytes, num_classes, capacity);
-    Request request{header.n, header.updates, header.stored, std::vector<ClassCount>(bytes / sizeof(ClassCount))};
-    if (bytes) std::memcpy(request.counts.data(), body, bytes);
-    for (const ClassCount &count : request.counts)
-        if (count.label >= num_classes) fail(RB_PEER, "rank ", header.source, " counts class ", count.label);
-    return request;
+Changes read_changes(const Header &header, const std::byte *body, size_t bytes, const Dissemination &dissemination,
+                     uint32_t num_classes) {
+    check_changes(header, bytes, dissemination, num_classes);
+    const std::byte *const end = body + bytes;
+    Changes changes;
+    while (body != end) {
+        Change change;
+        ChangeHead &head = change;
+        if (static_cast<size_t>(end - body) < sizeof head)
+            fail(RB_PEER, "rank ", header.source, " sent changes that end early");
+        std::memcpy(&head, body, sizeof head);
+        body += sizeof head;
+        if (!dissemination.may_tell(header.source, static_cast<uint32_t>(header.n), head))
+            fail(RB_PEER, "rank ", header.source, " told of ", head.ranks, " ranks from rank ", head.first,
+                 " on, of which it cannot know");
+        if (head.finished > 1 || (head.finished && head.n))
+            fail(RB_PEER, "rank ", header.source, " told of a draw of ", head.n, " of a rank that has finished");
+        if (head.classes > num_classes || (head.classes && head.ranks != 1) ||
+            static_cast<size_t>(end - body) < head.classes * sizeof(ClassCount))
+            fail(RB_PEER, "rank ", header.source, " told of ", head.classes, " classes of ", head.ranks, " ranks in ",
+                 end - body, " bytes");
+        change.counts.resize(head.classes);
+        if (head.classes) std::memcpy(change.counts.data(), body, head.classes * sizeof(ClassCount));
+        body += head.classes * sizeof(ClassCount);
+        for (const ClassCount &count : change.counts)
+            if (count.label >= num_classes) fail(RB_PEER, "rank ", header.source, " counts class ", count.label);
+        changes.push_back(std::move(change));
+    }
+    return changes;
 }
 
 std::string read_failed(const Header &header, const std::byte *body, size_t bytes) {

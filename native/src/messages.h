@@ -10,15 +10,16 @@
 #include <string>
 #include <vector>
 
-#include "peers.h"
+#include "dissemination.h"
 #include "transport.h"
+#include "updates.h"
 #include "wire.h"
 
 namespace replay {
 
 std::unique_ptr<Message> header_message(const Header &header);
 std::unique_ptr<Message> failed_message(Header header, const std::string &reason);
-std::unique_ptr<Message> request_message(const Header &header, const std::vector<ClassCount> &counts);
+std::unique_ptr<Message> changes_message(const Header &header, const Changes &changes);
 
 // How many records of so many bytes go into one message: it is long enough to be carried well, and short enough for the
 // receiver to copy one while the next is on its way.
@@ -38,15 +39,14 @@ std::optional<Header> read_header(const std::byte *header, size_t bytes, const T
 
 // All of these throw RB_PEER for a message that cannot be what it says. Those of the lengths come first where a body is
 // yet to be fetched: no memory is taken for one that cannot be.
-void check_request(const Header &header, size_t bytes, uint32_t num_classes, uint64_t capacity);
+void check_changes(const Header &header, size_t bytes, const Dissemination &dissemination, uint32_t num_classes);
 void check_update(const Header &header, size_t bytes, uint64_t row_bytes);
 void check_records(const Header &header, size_t bytes, uint64_t content_bytes, uint64_t room);
 void check_failed(const Header &header, size_t bytes);
 void check_empty(const Header &header, size_t bytes);
 
-// `capacity`: of the shard of the source.
-Request read_request(const Header &header, const std::byte *body, size_t bytes, uint32_t num_classes,
-                     uint64_t capacity);
+Changes read_changes(const Header &header, const std::byte *body, size_t bytes, const Dissemination &dissemination,
+                     uint32_t num_classes);
 std::string read_failed(const Header &header, const std::byte *body, size_t bytes);
 Update read_update(const Header &header, const std::byte *body, size_t bytes, uint64_t row_bytes);
 

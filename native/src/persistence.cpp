@@ -168,7 +168,7 @@ void Buffer::load_own(Saved &saved, const std::string &path) {
     {
         Lock lock(mutex_);
         draws_.restart(saved.requested, std::move(draws), *pool_);
-        served_ = saved.requested;
+        served_ = spoken_ = saved.requested;
         wait_seconds_ = saved.wait_seconds;
     }
     for (const SavedUpdate &again : saved.updates)
@@ -223,7 +223,7 @@ std::vector<uint64_t> Buffer::load_others(std::vector<Saved> &all) {
     shard_.restore(std::move(insertion), std::move(ids));
     Lock lock(mutex_);
     draws_.restart(requested, {}, *pool_);
-    served_ = requested;
+    served_ = spoken_ = requested;
     return sizes;
 }
 

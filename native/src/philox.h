@@ -42,8 +42,58 @@ class Stream {
     }
 
   private:
+    friend class Numbers;
     uint64_t seed_;
     uint32_t who_;
+};
+
+// The numbers of one place, from number 0 on: those of `Stream::bits`, made some at a time with the same operation on
+// each, which compilers turn into vector instructions.
+class Numbers {
+  public:
+    Numbers(const Stream &stream, uint64_t place) : stream_(stream), place_(place) {}
+
+    // Uniform in [0, bound), as `Stream::below`.
+    uint64_t below(uint64_t bound) {
+        if (next_ == AT_A_TIME) refill();
+        return static_cast<uint64_t>(static_cast<unsigned __int128>(numbers_[next_++]) * bound >> 64);
+    }
+
+  private:
+    static constexpr uint32_t BLOCKS = 8, AT_A_TIME = 2 * BLOCKS;
+
+    void refill() {
+        uint32_t c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
+        for (uint32_t i = 0; i < BLOCKS; ++i) {
+            c0[i] = static_cast<uint32_t>(place_);
+            c1[i] = static_cast<uint32_t>(place_ >> 32);
+            c2[i] = block_ + i;
+            c3[i] = stream_.who_;
+        }
+        uint32_t k0 = static_cast<uint32_t>(stream_.seed_), k1 = static_cast<uint32_t>(stream_.seed_ >> 32);
+        for (int round = 0; round < 10; ++round) {
+            for (uint32_t i = 0; i < BLOCKS; ++i) {
+                const uint64_t a = uint64_t{0xD2511F53} * c0[i], b = uint64_t{0xCD9E8D57} * c2[i];
+                c0[i] = static_cast<uint32_t>(b >> 32) ^ c1[i] ^ k0;
+                c1[i] = static_cast<uint32_t>(b);
+                c2[i] = static_cast<uint32_t>(a >> 32) ^ c3[i] ^ k1;
+                c3[i] = static_cast<uint32_t>(a);
+            }
+            k0 += 0x9E3779B9;
+            k1 += 0xBB67AE85;
+        }
+        for (uint32_t i = 0; i < BLOCKS; ++i) {
+            numbers_[2 * i] = c0[i] | uint64_t{c1[i]} << 32;
+            numbers_[2 * i + 1] = c2[i] | uint64_t{c3[i]} << 32;
+        }
+        block_ += BLOCKS;
+        next_ = 0;
+    }
+
+    const Stream &stream_;
+    const uint64_t place_;
+    uint32_t block_ = 0, next_ = AT_A_TIME;
+    uint64_t numbers_[AT_A_TIME];
 };
 
 }  // namespace replay

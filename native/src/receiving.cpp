@@ -70,33 +70,33 @@ void Buffer::on_message(const std::byte *header, size_t header_bytes, const std:
     const Header &head = *opened;
     {
         Lock lock(mutex_);
-        peers_[head.source].heard = Clock::now();
+        Peer &peer = peers_[head.source];
+        peer.heard = Clock::now();
+        peer.asked.reset();
         ++traffic_.received;
         traffic_.bytes_received += header_bytes + bytes;
     }
     switch (head.kind) {
-        case Kind::finished:
-        case Kind::request: return take_request(head, body, bytes);
+        case Kind::changes: return take_changes(head, body, bytes);
         case Kind::records:
         case Kind::places: return take_records(head, body, bytes);
         case Kind::update: return take_update(head, body, bytes);
+        case Kind::noted: return take_noted(head);
+        case Kind::taken: return take_taken(head);
         case Kind::failed: return take_failed(head, body, bytes);
-        case Kind::ping: return tell(head.source, this->header(Kind::pong));
-        case Kind::pong: return;
-        case Kind::taken:
-        case Kind::left: break;
+        case Kind::ping: return take_ping(head);
+        case Kind::pong:
+        case Kind::reads: break;
         default: fail(RB_PEER, "rank ", head.source, " sent a message of kind ", static_cast<uint32_t>(head.kind));
     }
     Lock lock(mutex_);
-    if (head.kind == Kind::left) {
-        peers_[head.source].left = true;
+    Peer &peer = peers_[head.source];
+    if (head.kind == Kind::reads) {
+        peer.reads = true;
     } else {
-        Peer &peer = peers_[head.source];
-        if (peer.reading == 0) fail(RB_PEER, "rank ", head.source, " took records that were not offered");
-        --peer.reading;
-        --unsent_parts_;
+        peer.answer = {head.sequence, static_cast<uint32_t>(head.n), head.field};
+        changed_.notify_all();  // it may have led to others who have to be asked
     }
-    changed_.notify_all();
 }
 
 // None for a message of a stranger, who is not answered.
@@ -114,8 +114,7 @@ bool Buffer::expects(const std::byte *header, size_t header_bytes, size_t bytes)
     if (!head) return false;
     Lock lock(mutex_);
     switch (head->kind) {
-        case Kind::finished:
-        case Kind::request: check_request(*head, bytes, options_.num_classes, peers_[head->source].capacity); break;
+        case Kind::changes: check_changes(*head, bytes, dissemination_, counted_classes_); break;
         case Kind::records: check_records(*head, bytes, row_bytes_, target_of(*head).n); break;
         case Kind::places: check_records(*head, bytes, 0, target_of(*head).n); break;
         case Kind::update: check_update(*head, bytes, updated_bytes(*head)); break;
@@ -123,23 +122,6 @@ bool Buffer::expects(const std::byte *header, size_t header_bytes, size_t bytes)
         default: check_empty(*head, bytes);
     }
     return true;
-}
-
-void Buffer::take_request(const Header &header, const std::byte *body, size_t bytes) {
-    uint64_t capacity;
-    {
-        Lock lock(mutex_);
-        capacity = peers_[header.source].capacity;
-    }
-    Request request = read_request(header, body, bytes, options_.num_classes, capacity);
-    Lock lock(mutex_);
-    if (header.kind == Kind::finished) {
-        peers_.take_finished(header.source, header.sequence, std::move(request), served_);
-        changed_.notify_all();
-        return;
-    }
-    peers_[header.source].reads = header.reads;
-    peers_.take_request(header.source, header.sequence, std::move(request), served_);
 }
 
 // Of a row of the field.
@@ -151,8 +133,15 @@ uint64_t Buffer::updated_bytes(const Header &header) const {
 
 void Buffer::take_update(const Header &header, const std::byte *body, size_t bytes) {
     Update update = read_update(header, body, bytes, updated_bytes(header));
-    Lock lock(mutex_);
-    peers_.take_update(header.source, header.sequence, std::move(update));
+    {
+        Lock lock(mutex_);
+        if (header.draw < served_)
+            fail(RB_PEER, "rank ", header.source, " sent an update for draw ", header.draw, ", which is made already");
+        updates_.take(header.draw, header.source, header.sequence, std::move(update));
+    }
+    Header noted = this->header(Kind::noted);
+    noted.draw = header.draw;
+    tell(header.source, noted);
 }
 
 // Checked on delivery: a record can only ever come into the draw that it was picked for.
@@ -219,12 +208,35 @@ void Buffer::on_lost(uint32_t rank, const std::string &reason) {
     lose(rank, "rank " + std::to_string(rank) + " is gone (" + reason + ")");
 }
 
-// It has told the others as well, so this rank need not: the first to find out names who is to blame.
+void Buffer::take_taken(const Header &header) {
+    Lock lock(mutex_);
+    Peer &peer = peers_[header.source];
+    if (peer.reading == 0) fail(RB_PEER, "rank ", header.source, " took records that were not offered");
+    --peer.reading;
+    --peer.to_be_sent;
+    if (--unsent_parts_ == 0) changed_.notify_all();
+}
+
+// It names who is to blame, in the words of the first to find out, which this rank passes on.
 void Buffer::take_failed(const Header &header, const std::byte *body, size_t bytes) {
     const std::string reason = read_failed(header, body, bytes);
+    if (header.field >= options_.ranks)
+        fail(RB_PEER, "rank ", header.source, " failed, as rank ", header.field, " is to have found");
     Lock lock(mutex_);
-    failure_told_ |= !failure_;
-    lose(header.source, reason + " (rank " + std::to_string(header.source) + " found that, and gave up)");
+    if (!failure_) {
+        failure_reason_ = reason;
+        failure_finder_ = header.field;
+    }
+    lose(header.source, reason + " (rank " + std::to_string(header.field) + " found that, and gave up)");
+}
+
+void Buffer::take_ping(const Header &header) {
+    Header pong;
+    {
+        Lock lock(mutex_);
+        pong = answer(header.sequence);
+    }
+    tell(header.source, pong);
 }
 
 void Buffer::tell(uint32_t rank, const Header &header) {
@@ -233,7 +245,7 @@ void Buffer::tell(uint32_t rank, const Header &header) {
     send_all(std::move(messages));
 }
 
-// What ended the work of this rank, to those who will lose it.
+// What ended the work of this rank, to its neighbours, who pass it on.
 void Buffer::tell_failure() noexcept {
     try {
         Messages messages;
@@ -241,9 +253,11 @@ void Buffer::tell_failure() noexcept {
             Lock lock(mutex_);
             if (!failure_ || failure_told_) return;
             failure_told_ = true;
-            for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-                if (rank != options_.rank && !peers_[rank].lost)
-                    messages.push_back({rank, failed_message(header(Kind::failed), failure_message_)});
+            Header head = header(Kind::failed);
+            head.field = failure_finder_;
+            const std::string &reason = failure_reason_.empty() ? failure_message_ : failure_reason_;
+            for (uint32_t rank : dissemination_.neighbours())
+                if (!peers_[rank].lost) messages.push_back({rank, failed_message(head, reason)});
         }
         send_all(std::move(messages));
     } catch (...) {  // they lose this rank all the same

@@ -1,11 +1,8 @@
 #include "sampling.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace replay {
-
-uint64_t Census::total() const { return std::accumulate(stored.begin(), stored.end(), uint64_t{0}); }
 
 SamplingPolicy::Policies &SamplingPolicy::registry() {
     static Policies policies("sampling");
@@ -19,6 +16,12 @@ const std::vector<Pick> &SamplingPolicy::draw(const Census &census, const Stream
     shuffle_.begin(n);
     pick(census, stream, sequence, n);
     return picks_;
+}
+
+bool SamplingPolicy::may_pick(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n,
+                              uint32_t rank) {
+    n = std::min(n, census.total());
+    return n && census.stored.on(rank) && may_pick_from(census, stream, sequence, n, rank);
 }
 
 }  // namespace replay

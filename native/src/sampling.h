@@ -1,5 +1,5 @@
-// Sampling policies over the shards of all ranks. Every rank computes the same picks for a draw, from the numbers of
-// records and the stream of the rank that draws; so each knows what it has to send without being told. A policy
+// Sampling policies over the shards of all ranks. Every rank can compute the picks of every draw, from the numbers of
+// records and the stream of the rank that draws; so each knows what it has to send without being asked. A policy
 // therefore sees how many records of which class each rank holds, and nothing of their content.
 //
 // A policy is a class in a file sampling_NAME.cpp that registers itself.
@@ -15,29 +15,31 @@
 #include "philox.h"
 #include "policy.h"
 #include "shuffle.h"
+#include "tally.h"
 
 namespace replay {
 
 // How many records each rank holds, in all and per class.
 struct Census {
+    // `num_classes`: 0 for a policy that does not look at classes.
     Census(uint32_t ranks, uint32_t num_classes)
-        : ranks(ranks), num_classes(num_classes), stored(ranks), in_classes(ranks), of_class(num_classes),
-          shares(static_cast<size_t>(num_classes) * ranks) {}
+        : ranks(ranks), num_classes(num_classes), of_class(num_classes), in_classes(ranks), stored(ranks),
+          shares(num_classes, Tally(ranks)) {}
 
     void set_class(uint32_t rank, uint32_t label, uint64_t count) {
-        uint64_t &share = shares[static_cast<size_t>(label) * ranks + rank];
-        of_class[label] += count - share;
-        in_classes[rank] += count - share;
-        share = count;
+        const uint64_t more = count - shares[label].on(rank);
+        of_class[label] += more;
+        in_classes[rank] += more;
+        shares[label].set(rank, count);
     }
-    uint64_t class_on(uint32_t rank, uint32_t label) const { return shares[static_cast<size_t>(label) * ranks + rank]; }
-    uint64_t total() const;
+    uint64_t class_on(uint32_t rank, uint32_t label) const { return shares[label].on(rank); }
+    uint64_t total() const { return stored.total(); }
 
     uint32_t ranks, num_classes;
-    std::vector<uint64_t> stored;      // [ranks]
-    std::vector<uint64_t> in_classes;  // [ranks], the sum over the classes that were told
     std::vector<uint64_t> of_class;    // [num_classes], over all ranks; only for a policy that looks at classes
-    std::vector<uint64_t> shares;      // [num_classes][ranks]
+    std::vector<uint64_t> in_classes;  // [ranks], the sum over the classes that were told
+    Tally stored;                      // of all classes
+    std::vector<Tally> shares;         // [num_classes]
 };
 
 constexpr uint32_t ANY_CLASS = UINT32_MAX;
@@ -73,10 +75,14 @@ class SamplingPolicy {
     virtual bool looks_at_classes() const = 0;
     // min(n, stored everywhere) picks of draw `sequence`, all different; valid until the next call.
     const std::vector<Pick> &draw(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n);
+    // False only if that draw has no pick on `rank`. Costs less than the draw.
+    bool may_pick(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n, uint32_t rank);
 
   protected:
     // Push n different picks, n at most `census.total()`; `shuffle_` has room for n calls of `take`.
     virtual void pick(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n) = 0;
+    // As `may_pick`, of a rank that holds something, and n at most `census.total()`.
+    virtual bool may_pick_from(const Census &, const Stream &, uint64_t, uint64_t, uint32_t) { return true; }
 
     std::vector<Pick> picks_;
     Shuffle shuffle_;

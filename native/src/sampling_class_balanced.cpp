@@ -12,22 +12,53 @@ class ClassBalanced : public SamplingPolicy {
 
   private:
     void pick(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n) override {
+        begin(census);
+        const double classes = static_cast<double>(classes_.size()), total = static_cast<double>(census.total());
+        Numbers numbers(stream, sequence);
+        for (uint32_t i = 0; i < n; ++i) {
+            const Choice choice = choose(numbers);
+            const uint64_t base = uint64_t{choice.label} << 40;  // lists of classes lie apart
+            const Tally::Place place =
+                census.shares[choice.label].find(shuffle_.take(base, choice.chosen, choice.size));
+            const auto weight = static_cast<float>(classes * static_cast<double>(census.of_class[choice.label]) / total);
+            picks_.push_back({place.rank, choice.label, place.position, weight});
+        }
+    }
+
+    // See `uniform`; here each class has a list of its own.
+    bool may_pick_from(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n,
+                       uint32_t rank) override {
+        begin(census);
+        Numbers numbers(stream, sequence);
+        for (uint32_t i = 0; i < n; ++i) {
+            const Choice choice = choose(numbers);
+            const Tally &shares = census.shares[choice.label];
+            const uint64_t count = shares.on(rank);
+            if (count == 0) continue;
+            const uint64_t first = shares.before(rank);
+            if (choice.chosen - first < count || first + count >= choice.size) return true;
+        }
+        return false;
+    }
+
+    struct Choice {
+        uint32_t label;
+        uint64_t chosen, size;  // in a list of so many
+    };
+
+    void begin(const Census &census) {
         classes_.clear();
         for (uint32_t label = 0; label < census.num_classes; ++label)
             if (census.of_class[label]) classes_.push_back(label);
         left_ = census.of_class;
-        const double classes = static_cast<double>(classes_.size()), total = static_cast<double>(census.total());
-        for (uint32_t i = 0; i < n; ++i) {
-            const uint64_t place = stream.below(classes_.size(), sequence, 2 * i);
-            const uint32_t label = classes_[place];
-            const uint64_t base = uint64_t{label} << 40, size = left_[label]--;  // lists of classes lie apart
-            uint64_t position = shuffle_.take(base, stream.below(size, sequence, 2 * i + 1), size);
-            uint32_t rank = 0;
-            while (position >= census.class_on(rank, label)) position -= census.class_on(rank++, label);
-            const auto weight = static_cast<float>(classes * static_cast<double>(census.of_class[label]) / total);
-            picks_.push_back({rank, label, position, weight});
-            if (size == 1) classes_.erase(classes_.begin() + static_cast<ptrdiff_t>(place));
-        }
+    }
+
+    Choice choose(Numbers &numbers) {
+        const uint64_t place = numbers.below(classes_.size());
+        const uint32_t label = classes_[place];
+        const uint64_t size = left_[label]--;
+        if (size == 1) classes_.erase(classes_.begin() + static_cast<ptrdiff_t>(place));
+        return {label, numbers.below(size), size};
     }
 
     std::vector<uint32_t> classes_;

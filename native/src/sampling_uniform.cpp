@@ -13,12 +13,24 @@ class Uniform : public SamplingPolicy {
   private:
     void pick(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n) override {
         uint64_t size = census.total();
+        Numbers numbers(stream, sequence);
         for (uint32_t i = 0; i < n; ++i, --size) {
-            uint64_t position = shuffle_.take(0, stream.below(size, sequence, i), size);
-            uint32_t rank = 0;
-            while (position >= census.stored[rank]) position -= census.stored[rank++];
-            picks_.push_back({rank, ANY_CLASS, position, 1.0f});
+            const Tally::Place place = census.stored.find(shuffle_.take(0, numbers.below(size), size));
+            picks_.push_back({place.rank, ANY_CLASS, place.position, 1.0f});
         }
+    }
+
+    // What is chosen is what is picked, but where something lies that was among the last n and has taken the place of
+    // what was picked before.
+    bool may_pick_from(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n,
+                       uint32_t rank) override {
+        uint64_t size = census.total();
+        const uint64_t first = census.stored.before(rank), count = census.stored.on(rank);
+        if (first + count > size - n) return true;
+        Numbers numbers(stream, sequence);
+        for (uint32_t i = 0; i < n; ++i, --size)
+            if (numbers.below(size) - first < count) return true;
+        return false;
     }
 };
 

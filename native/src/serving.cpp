@@ -1,4 +1,4 @@
-// Making draws: each rank computes the picks of all, and copies or sends what lies in its shard.
+// Making draws: each rank computes the picks of those who draw from its shard, and copies or sends them.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -17,16 +17,10 @@ constexpr uint64_t DIRECT_BYTES = 64 << 10;
 
 bool Buffer::can_serve() const {
     if (serving_ || failure_) return false;
-    // A rank that has finished goes on serving what the others ask for.
-    bool anybody = served_ < draws_.requested();
-    if ((!anybody && !finished_) || !peers_.all_have_asked(served_)) return false;
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-        if (rank == options_.rank) continue;
-        anybody |= peers_[rank].requests.count(served_) > 0;
-        // What is being sent is read where it is stored: updates wait for that.
-        if (unsent_parts_ && peers_[rank].updates_applied < peers_.request(rank, served_).updates) return false;
-    }
-    return anybody;
+    if (!transport_) return served_ < draws_.requested();
+    if (!dissemination_.complete(served_)) return false;
+    // What is being sent is read where it is stored: updates wait for that.
+    return unsent_parts_ == 0 || !updates_.any(served_);
 }
 
 // Make the draws that can be made; the caller's thread leaves those that take long to the other one. Whether there is
@@ -67,50 +61,37 @@ bool Buffer::serve(uint64_t most_bytes) {
     return true;
 }
 
-// Everything that this rank has to copy for the next draw, for all who asked.
+// Everything that this rank has to copy for the next draw, for all who asked: first for the rank after it, so that not
+// all send to the same one at the same time.
 std::vector<Buffer::Part> Buffer::plan() {
-    const bool ours = served_ < draws_.requested();
-    std::vector<uint64_t> sizes(options_.ranks);
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (rank != options_.rank) sizes[rank] = peers_.request(rank, served_).n;
-        else sizes[rank] = ours ? draws_.at(served_).n : 0;
-    take_census();
+    take_census(transport_ ? dissemination_.collect(served_) : Changes());
+    apply_updates();
     std::vector<Part> parts;
-    for (uint32_t requester = 0; requester < options_.ranks; ++requester) {
-        const auto &picks = sampling_->draw(census_, streams_[requester], served_, sizes[requester]);
-        Part part{requester, served_, false, {}, {}};
-        for (uint32_t row = 0; row < picks.size(); ++row) {
-            if (picks[row].rank != options_.rank) continue;
-            part.rows.push_back(row);
-            part.slots.push_back(shard_.slot_of(picks[row]));
-        }
-        part.direct = peers_[requester].reads && part.rows.size() * row_bytes_ >= DIRECT_BYTES;
-        if (requester == options_.rank && ours) expect(picks);
-        if (!part.rows.empty()) parts.push_back(std::move(part));
+    for (uint32_t i = 1; i <= options_.ranks; ++i) {
+        const uint32_t requester = (options_.rank + i) % options_.ranks;
+        auto part = part_of(requester, sizes_[requester]);
+        if (part) parts.push_back(std::move(*part));
     }
     return parts;
 }
 
-// What all ranks hold, as they told it with their requests; these are used up.
-void Buffer::take_census() {
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-        if (rank == options_.rank) {
-            census_.stored[rank] = shard_.size();
-            if (sampling_->looks_at_classes())
-                for (uint32_t label = 0; label < options_.num_classes; ++label)
-                    census_.set_class(rank, label, shard_.count(label));
-            apply_updates(rank, peers_[rank].updates_received);
-            continue;
-        }
-        const Request &request = peers_.request(rank, served_);
-        apply_updates(rank, request.updates);
-        census_.stored[rank] = request.stored;
-        for (const ClassCount &count : request.counts) census_.set_class(rank, count.label, count.count);
-        if (sampling_->looks_at_classes() && census_.in_classes[rank] != request.stored)
-            fail(RB_PEER, "rank ", rank, " stores ", request.stored, " records, and ", census_.in_classes[rank],
-                 " in its classes");
-        peers_[rank].requests.erase(served_);
+std::optional<Buffer::Part> Buffer::part_of(uint32_t requester, uint64_t n) {
+    const bool own = requester == options_.rank;
+    const Stream &stream = streams_[requester];
+    if (own ? served_ >= draws_.requested() : !sampling_->may_pick(census_, stream, served_, n, options_.rank))
+        return {};
+    const std::vector<Pick> &picks = sampling_->draw(census_, stream, served_, n);
+    picks_ += picks.size();
+    if (own) expect(picks);
+    Part part{requester, served_, false, {}, {}};
+    for (uint32_t row = 0; row < picks.size(); ++row) {
+        if (picks[row].rank != options_.rank) continue;
+        part.rows.push_back(row);
+        part.slots.push_back(shard_.slot_of(picks[row]));
     }
+    if (part.rows.empty()) return {};
+    part.direct = peers_[requester].reads && part.rows.size() * row_bytes_ >= DIRECT_BYTES;
+    return part;
 }
 
 void Buffer::expect(const std::vector<Pick> &picks) {
@@ -123,11 +104,8 @@ void Buffer::expect(const std::vector<Pick> &picks) {
     for (uint32_t row = 0; row < picks.size(); ++row) own.staging->weights[row] = picks[row].weight;
 }
 
-void Buffer::apply_updates(uint32_t rank, uint64_t through) {
-    Peer &peer = peers_[rank];
-    while (peer.updates_applied < through) {
-        const auto found = peer.updates.find(++peer.updates_applied);
-        const Update &update = found->second;
+void Buffer::apply_updates() {
+    updates_.apply(served_, [this](const Update &update) {
         const std::byte *names = update.names_and_rows.data(), *rows = names + update.n * sizeof(uint64_t);
         const uint64_t row_bytes = options_.fields[update.field].row_bytes;
         for (uint64_t i = 0; i < update.n; ++i) {
@@ -135,8 +113,7 @@ void Buffer::apply_updates(uint32_t rank, uint64_t through) {
             std::memcpy(&id, names + i * sizeof id, sizeof id);
             shard_.update(update.field, id, rows + i * row_bytes);
         }
-        peer.updates.erase(found);
-    }
+    });
 }
 
 // Others first: they have a way to go. How many records of the own draw came from here.
@@ -168,6 +145,7 @@ void Buffer::send_part(const Part &part) {
         {
             Lock lock(mutex_);
             ++unsent_parts_;
+            ++peers_[part.requester].to_be_sent;
             if (part.direct) ++peers_[part.requester].reading;
             ++traffic_.sent;
             traffic_.bytes_sent += sizeof(Header) + message->owned.size() + (part.direct ? 0 : n * row_bytes_);
@@ -185,8 +163,9 @@ std::unique_ptr<Message> Buffer::part_message(const Part &part, size_t first, si
     for (size_t field = 0; field < options_.fields.size(); ++field)
         for (size_t i = 0; i < n; ++i)
             message->body.push_back({shard_.row(field, part.slots[first + i]), options_.fields[field].row_bytes});
-    message->sent = [this] {
+    message->sent = [this, to = part.requester] {
         Lock lock(mutex_);
+        --peers_[to].to_be_sent;
         if (--unsent_parts_ == 0) changed_.notify_all();
     };
     return message;

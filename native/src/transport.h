@@ -36,7 +36,8 @@ class Transport {
 
     virtual ~Transport() = default;
     virtual const std::vector<std::byte> &address() const = 0;
-    virtual void connect(const std::vector<std::vector<std::byte>> &addresses) = 0;
+    // `near`: ranks of whose loss this one hears at once; of the others from when it first sends to them.
+    virtual void connect(const std::vector<std::vector<std::byte>> &addresses, const std::vector<uint32_t> &near) = 0;
     // Whether ranks of one host may read each other's memory.
     virtual bool shares_memory() const { return false; }
     // Safe from any thread, also from within an event.

@@ -48,20 +48,11 @@ class UcxTransport final : public Transport {
 
     const std::vector<std::byte> &address() const override { return worker_.address(); }
 
-    void connect(const std::vector<std::vector<std::byte>> &addresses) override {
+    void connect(const std::vector<std::vector<std::byte>> &addresses, const std::vector<uint32_t> &near) override {
         RecursiveLock lock(mutex_);
-        for (uint32_t peer = 0; peer < endpoints_.size(); ++peer) {
-            if (peer == rank_) continue;
-            endpoints_[peer] = {this, peer, nullptr};
-            ucp_ep_params_t params{};
-            params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                                UCP_EP_PARAM_FIELD_ERR_HANDLER;
-            params.address = reinterpret_cast<const ucp_address_t *>(addresses[peer].data());
-            params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-            params.err_handler = {on_lost, &endpoints_[peer]};
-            const ucs_status_t status = ucp_ep_create(worker_.get(), &params, &endpoints_[peer].endpoint);
-            if (status != UCS_OK) fail(RB_PEER, "cannot reach rank ", peer, ": ", ucs_status_string(status));
-        }
+        addresses_ = addresses;
+        for (uint32_t peer = 0; peer < endpoints_.size(); ++peer) endpoints_[peer] = {this, peer, nullptr};
+        for (uint32_t peer : near) endpoint(peer);
     }
 
     // UCX_TLS names what it may be carried by: with tcp alone ranks of one host are as ranks of several.
@@ -81,6 +72,11 @@ class UcxTransport final : public Transport {
         bool kick = false;
         {
             RecursiveLock lock(mutex_);
+            if (progressing_ && !endpoints_[peer].endpoint) {  // no handler of UCX may make one
+                later_.emplace_back(peer, std::move(message));
+                ++unsent_;
+                return;
+            }
             auto sending = std::make_unique<Sending>(Sending{this, std::move(message), {}, {}});
             Message &m = *sending->message;
             if (m.body.size() > MOST_PIECES) {
@@ -101,8 +97,8 @@ class UcxTransport final : public Transport {
                 data = sending->pieces[0].buffer;
                 count = sending->pieces[0].length;
             }
-            ucs_status_ptr_t request = ucp_am_send_nbx(endpoints_[peer].endpoint, AM_ID, m.header.data(),
-                                                       m.header.size(), data, count, &param);
+            ucs_status_ptr_t request = ucp_am_send_nbx(endpoint(peer), AM_ID, m.header.data(), m.header.size(),
+                                                       data, count, &param);
             if (UCS_PTR_IS_PTR(request)) {
                 sending.release();  // of on_sent from now on
                 ++unsent_;
@@ -118,7 +114,13 @@ class UcxTransport final : public Transport {
     bool progress() override {
         RecursiveLock lock(mutex_);
         bool any = false;
+        progressing_ = true;
         while (ucp_worker_progress(worker_.get())) any = true;
+        progressing_ = false;
+        for (auto &[peer, message] : std::exchange(later_, {})) {
+            --unsent_;
+            send(peer, std::move(message));
+        }
         if (refused_) std::rethrow_exception(std::exchange(refused_, nullptr));
         return any;
     }
@@ -175,6 +177,20 @@ class UcxTransport final : public Transport {
         std::vector<std::byte> header, body;
         Receipt *next, *previous;
     };
+
+    // Made when it is needed: in a large job a rank never talks to most of the others.
+    ucp_ep_h endpoint(uint32_t peer) REQUIRES(mutex_) {
+        if (endpoints_[peer].endpoint) return endpoints_[peer].endpoint;
+        ucp_ep_params_t params{};
+        params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                            UCP_EP_PARAM_FIELD_ERR_HANDLER;
+        params.address = reinterpret_cast<const ucp_address_t *>(addresses_.at(peer).data());
+        params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+        params.err_handler = {on_lost, &endpoints_[peer]};
+        const ucs_status_t status = ucp_ep_create(worker_.get(), &params, &endpoints_[peer].endpoint);
+        if (status != UCS_OK) fail(RB_PEER, "cannot reach rank ", peer, ": ", ucs_status_string(status));
+        return endpoints_[peer].endpoint;
+    }
 
     void close(Peer &peer) {
         ucp_request_param_t param{};
@@ -257,12 +273,15 @@ class UcxTransport final : public Transport {
 
     const uint32_t rank_;
     std::vector<Peer> endpoints_;
+    std::vector<std::vector<std::byte>> addresses_ GUARDED_BY(mutex_);
     const Events events_;
     UcxWorker worker_;
     Waker waker_;
     // Recursive: a handler that runs within `progress` may send.
     RecursiveMutex mutex_;
     std::atomic<size_t> unsent_{0};
+    bool progressing_ GUARDED_BY(mutex_) = false;
+    std::vector<std::pair<uint32_t, std::unique_ptr<Message>>> later_ GUARDED_BY(mutex_);  // of handlers, see `send`
     Receipt *receipts_ GUARDED_BY(mutex_) = nullptr;
     std::exception_ptr refused_ GUARDED_BY(mutex_);  // what a handler has thrown
 };

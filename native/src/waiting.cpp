@@ -48,10 +48,10 @@ void Buffer::fail_with(int status, const std::string &message) {
     if (transport_) transport_->wake();  // the others are told
 }
 
-// In between a rank that has finished has to serve.
+// A rank leaves only when all have taken their leave; until then it has to serve.
 void Buffer::lose(uint32_t rank, const std::string &why) {
     peers_[rank].lost = true;
-    if (!(peers_[rank].finished_after && finished_) && !closed_) fail_with(RB_PEER, why);
+    if (!farewell_ && !closed_) fail_with(RB_PEER, why);
     changed_.notify_all();
 }
 
@@ -109,28 +109,77 @@ void Buffer::wait(const std::function<bool()> &ready) {
     }
     const auto began = Clock::now();
     Patience patience(options_.timeout_seconds);
-    auto ask = patience.half();  // from then on the others are asked whether they live
+    auto ask = patience.half();  // from then on those who are missing are asked whether they live
+    std::vector<bool> asked(options_.ranks, true);
     while (!failure_ && !ready()) {
         const auto due = std::min(ask, patience.end());
-        if (changed_.wait_until(mutex_, due) || failure_ || ready()) continue;
+        if (changed_.wait_until(mutex_, due) || failure_ || ready()) {
+            if (!failure_ && Clock::now() >= patience.half()) ask_for_life(first_incomplete(), asked);
+            continue;
+        }
         patience.overslept(due);
         if (patience.over()) {
             fail_with(RB_PEER, "waited " + text_of(Clock::now() - began) + " for " + who_is_missing() + refused());
         } else {
-            ask_for_life([](const Peer &) { return false; });
+            asked.assign(options_.ranks, false);
+            ask_for_life(first_incomplete(), asked);
             ask = Clock::now() + patience.pause();
         }
     }
     if (!ready()) check_failure();
 }
 
-// Ask those from whom something is expected still.
-void Buffer::ask_for_life(const std::function<bool(const Peer &)> &done) {
-    std::vector<uint32_t> asked;
+// `field` of a pong about a draw, see wire.h. A rank that has finished announces what the others do.
+uint32_t Buffer::state_of(uint64_t sequence) const {
+    if (sequence < served_ || finished_ || dissemination_.announced(sequence)) return 0;
+    return sequence < spoken_ && !unnoted_.empty() ? 2 + unnoted_.begin()->first.second : 1;
+}
+
+Header Buffer::answer(uint64_t sequence) const {
+    Header pong = header(Kind::pong, sequence, sequence < served_ ? 0 : dissemination_.missing(sequence));
+    pong.field = state_of(sequence);
+    return pong;
+}
+
+// Who holds up a draw: this rank's neighbours, or those for whom these say that they wait themselves, and so on.
+std::vector<uint32_t> Buffer::waited_for(uint64_t sequence) const {
+    std::vector<uint32_t> ranks;
+    std::vector<bool> known(options_.ranks);
+    known[options_.rank] = true;
+    const auto add = [&](uint32_t rank) {
+        if (!known[rank]) ranks.push_back(rank);
+        known[rank] = true;
+    };
+    const auto add_sources = [&](uint32_t rank, uint32_t missing) {
+        for (uint32_t round = 0; round < dissemination_.rounds(); ++round)
+            if (missing >> round & 1) add(dissemination_.source_of(rank, round));
+    };
     for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (rank != options_.rank && !peers_[rank].lost && !done(peers_[rank])) asked.push_back(rank);
+        if (peers_[rank].to_be_sent || (draws_.holds(sequence) && draws_.at(sequence).missing[rank] > 0)) add(rank);
+    if (sequence < served_) return ranks;
+    if (state_of(sequence) >= 2) add(state_of(sequence) - 2);
+    add_sources(options_.rank, dissemination_.missing(sequence));
+    for (size_t i = 0; i < ranks.size(); ++i) {
+        const Answer &answer = peers_[ranks[i]].answer;
+        if (answer.sequence != sequence) continue;
+        if (answer.state == 0) add_sources(ranks[i], answer.missing);
+        if (answer.state >= 2 && answer.state - 2 < options_.ranks) add(answer.state - 2);
+    }
+    return ranks;
+}
+
+// Ask those who hold up a draw, each once: `asked` [ranks].
+void Buffer::ask_for_life(uint64_t sequence, std::vector<bool> &asked) {
+    std::vector<uint32_t> now;
+    for (uint32_t rank : waited_for(sequence)) {
+        Peer &peer = peers_[rank];
+        if (asked[rank] || peer.lost) continue;
+        asked[rank] = true;
+        if (!peer.asked) peer.asked = Clock::now();
+        now.push_back(rank);
+    }
     Unlock unlocked(mutex_);
-    for (uint32_t rank : asked) tell(rank, header(Kind::ping));
+    for (uint32_t rank : now) tell(rank, header(Kind::ping, sequence));
 }
 
 void Buffer::wait_until_quiet() {
@@ -140,26 +189,31 @@ void Buffer::wait_until_quiet() {
     wait_seconds_ += std::chrono::duration<double>(Clock::now() - started).count();
 }
 
-// Of the oldest draw that is not complete: who is silent, and who answers but has not done its part.
-std::string Buffer::who_is_missing() const {
+// The oldest draw that is not complete, or the one that would be next.
+uint64_t Buffer::first_incomplete() const {
     uint64_t sequence = draws_.first();
     while (sequence < draws_.requested() && draws_.at(sequence).complete()) ++sequence;
-    if (sequence == draws_.requested()) return "messages to be sent";
+    return sequence;
+}
+
+// Who is silent, and who answers but has not done its part.
+std::string Buffer::who_is_missing() const {
+    const uint64_t sequence = first_incomplete();
+    const bool requested = sequence < draws_.requested();
     std::string parts;
     const auto say = [&](const std::string &part) { parts += (parts.empty() ? ": " : "; ") + part; };
     std::vector<uint32_t> late;
-    const auto answered = Clock::now() - 2 * Patience(options_.timeout_seconds).pause();
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
-        if (rank == options_.rank) continue;
-        const auto heard = peers_[rank].heard;
-        if (heard < answered)
-            say("rank " + std::to_string(rank) + " has been silent for " + text_of(Clock::now() - heard));
-        else if (sequence < served_ ? draws_.at(sequence).missing[rank] > 0 : !peers_.has_asked(rank, sequence))
+    const auto answered = Clock::now() - Patience(options_.timeout_seconds).pause() / 2;
+    for (uint32_t rank : waited_for(sequence)) {
+        const Peer &peer = peers_[rank];
+        if (peer.asked && *peer.asked < answered)
+            say("rank " + std::to_string(rank) + " has been silent for " + text_of(Clock::now() - peer.heard));
+        else if (sequence < served_ || (peer.answer.sequence == sequence && peer.answer.state == 1))
             late.push_back(rank);
     }
     const char *what = sequence < served_ ? " and has not sent its records" : " and has not asked for it";
     if (!late.empty()) say(names(late) + (late.size() == 1 ? " answers" : " answer") + what);
-    return "draw " + std::to_string(sequence) + parts;
+    return (requested ? "draw " + std::to_string(sequence) : "messages to be sent") + parts;
 }
 
 // A hint, where something is wrong anyway.

@@ -51,7 +51,7 @@ class Network {
   public:
     // `one_host`: ranks may read each other's shards where they lie.
     explicit Network(uint32_t ranks, Weather weather = nullptr, bool one_host = false)
-        : weather_(std::move(weather)), one_host_(one_host) {
+        : weather_(std::move(weather)), one_host_(one_host), knows_(size_t{ranks} * ranks) {
         for (uint32_t rank = 0; rank < ranks; ++rank) boxes_.push_back(std::make_unique<Box>());
     }
 
@@ -99,12 +99,12 @@ class Network {
 
         ~LocalTransport() override {
             for (uint32_t peer = 0; peer < network_.boxes_.size(); ++peer)
-                if (peer != rank_) post(peer, {Clock::now(), rank_, {}, {}, true});
+                if (network_.knows(peer, rank_)) post(peer, {Clock::now(), rank_, {}, {}, true});
         }
 
         const std::vector<std::byte> &address() const override { return address_; }
 
-        void connect(const std::vector<std::vector<std::byte>> &addresses) override {
+        void connect(const std::vector<std::vector<std::byte>> &addresses, const std::vector<uint32_t> &near) override {
             CHECK_EQUAL(addresses.size(), network_.boxes_.size());
             for (uint32_t rank = 0; rank < addresses.size(); ++rank) {
                 uint32_t there;
@@ -112,6 +112,7 @@ class Network {
                 std::memcpy(&there, addresses[rank].data(), sizeof there);
                 CHECK_EQUAL(there, rank);
             }
+            for (uint32_t peer : near) network_.knows(rank_, peer) = true;
         }
 
         bool shares_memory() const override { return network_.one_host_; }
@@ -122,6 +123,7 @@ class Network {
             CHECK_EQUAL(message->header.size(), sizeof header);
             std::memcpy(&header, message->header.data(), sizeof header);
             if (network_.weather_) delay = network_.weather_(rank_, peer, header);
+            network_.knows(rank_, peer) = true;
             {
                 std::lock_guard lock(mutex_);
                 if (delay.sender.count() == 0) return carry(peer, *message, delay.way);
@@ -231,9 +233,13 @@ class Network {
         std::atomic<size_t> unsent_{0};
     };
 
+    // Whether `rank` hears of the loss of `peer`.
+    std::atomic<bool> &knows(uint32_t rank, uint32_t peer) { return knows_[size_t{rank} * boxes_.size() + peer]; }
+
     const Weather weather_;
     const bool one_host_;
     std::vector<std::unique_ptr<Box>> boxes_;
+    std::vector<std::atomic<bool>> knows_;
 };
 
 // The ranks of a job, each with a buffer, all connected.

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <random>
 
 #include "../src/messages.h"
 #include "../src/transport.h"
@@ -212,20 +213,6 @@ TEST(lengths_of_messages_are_checked) {
     check_update(header(Kind::update, most), 16 * most, 8);
     CHECK_FAILS(check_update(header(Kind::update, most + 1), 16 * (most + 1), 8), RB_PEER, "does not fit");
 
-    const auto request = [&](uint64_t n, size_t bytes) {
-        return read_request(header(Kind::request, n), body.data(), bytes, 2, 10).counts.size();
-    };
-    CHECK_EQUAL(request(5, 16), 2u);
-    CHECK_FAILS(request(5, 24), RB_PEER, "24 bytes of counts");  // for 2 classes
-    CHECK_FAILS(request(5, 12), RB_PEER, "12 bytes of counts");
-    CHECK_FAILS(request(HUGE_N, 0), RB_PEER, "asked for a draw");
-    const ClassCount unknown{1, 5};
-    CHECK_FAILS(read_request(header(Kind::request, 5), reinterpret_cast<const std::byte *>(&unknown), 8, 1, 10),
-                RB_PEER, "counts class 1");
-    Header many = header(Kind::request, 5);
-    many.stored = 11;
-    CHECK_FAILS(read_request(many, nullptr, 0, 1, 10), RB_PEER, "stores 11 records with a capacity of 10");
-
     const std::string reason = "rank 2\nis \x1b[31m";
     const auto failed = failed_message(header(Kind::failed, 0), reason);
     Header head;
@@ -256,27 +243,116 @@ TEST(who_does_not_know_the_token_is_not_heard) {
     }
 }
 
-TEST(what_a_peer_says_twice_is_refused) {
-    Peers peers(0, 2);
-    peers.take_request(1, 3, {}, 0);
-    CHECK_FAILS(peers.take_request(1, 3, {}, 0), RB_PEER, "draw 3 twice");
-    CHECK_FAILS(peers.take_request(1, 1, {}, 2), RB_PEER, "draw 1 twice");
-    peers.take_update(1, 2, {0, {}, 0});
-    CHECK_FAILS(peers.take_update(1, 2, {0, {}, 0}), RB_PEER, "update 2 twice");
-    peers.take_update(1, 1, {0, {}, 0});
-    CHECK_EQUAL(peers[1].updates_received, 2u);
-    CHECK_FAILS(peers.take_update(1, 1, {0, {}, 0}), RB_PEER, "update 1 twice");
+TEST(changes_are_checked) {
+    const Dissemination of_5(0, 5);  // hears of rank 4 in round 0, of 3 in round 1, of 1 in round 2
+    const auto changes = [&](uint32_t source, uint64_t round, std::vector<ChangeHead> heads, size_t more = 0) {
+        std::vector<std::byte> body(heads.size() * sizeof(ChangeHead) + more);
+        std::memcpy(body.data(), heads.data(), heads.size() * sizeof(ChangeHead));
+        return read_changes({TOKEN, Kind::changes, source, 7, round}, body.data(), body.size(), of_5, 2);
+    };
+    CHECK_EQUAL(changes(4, 0, {{4, 1, 8, 9, 0, 0}}).at(0).n, 8u);
+    CHECK_EQUAL(changes(3, 1, {{2, 2, 8, 9, 0, 0}}).size(), 1u);
+    CHECK_EQUAL(changes(1, 2, {{3, 2, 1, 2, 0, 0}, {0, 2, 8, 9, 0, 0}}).size(), 2u);  // 3, 4, 0, 1: all that it knows
+    CHECK_EQUAL(changes(4, 0, {{4, 1, 8, 9, 0, 2}}, 16).at(0).counts.size(), 2u);
+    CHECK_FAILS(changes(3, 0, {}), RB_PEER, "sent round 0 of the changes of draw 7, which is not from it");
+    CHECK_FAILS(changes(4, 3, {}), RB_PEER, "sent round 3");
+    CHECK_FAILS(changes(4, UINT64_MAX, {}), RB_PEER, "not from it");
+    CHECK_FAILS(changes(4, 0, {{3, 1, 8, 9, 0, 0}}), RB_PEER, "of which it cannot know");
+    CHECK_FAILS(changes(3, 1, {{1, 3, 8, 9, 0, 0}}), RB_PEER, "of which it cannot know");
+    CHECK_FAILS(changes(3, 1, {{3, 2, 8, 9, 0, 0}}), RB_PEER, "of which it cannot know");  // beyond itself
+    CHECK_FAILS(changes(1, 2, {{4, 2, 8, 9, 0, 0}}), RB_PEER, "of which it cannot know");  // beyond the last
+    CHECK_FAILS(changes(3, 1, {{5, 1, 8, 9, 0, 0}}), RB_PEER, "of which it cannot know");
+    CHECK_FAILS(changes(3, 1, {{3, 0, 8, 9, 0, 0}}), RB_PEER, "of which it cannot know");
+    CHECK_FAILS(changes(3, 1, {{3, UINT32_MAX, 8, 9, 0, 0}}), RB_PEER, "of which it cannot know");
+    CHECK_FAILS(changes(4, 0, {{4, 1, 8, 9, 1, 0}}), RB_PEER, "that has finished");
+    CHECK_FAILS(changes(4, 0, {{4, 1, 8, 9, 2, 0}}), RB_PEER, "that has finished");
+    CHECK_FAILS(changes(4, 0, {{4, 1, 8, 9, 0, 3}}, 16), RB_PEER, "told of 3 classes");
+    CHECK_FAILS(changes(4, 0, {{4, 1, 8, 9, 0, 2}}, 15), RB_PEER, "in 15 bytes");
+    CHECK_FAILS(changes(3, 1, {{2, 2, 8, 9, 0, 1}}, 8), RB_PEER, "1 classes of 2 ranks");
+    CHECK_FAILS(changes(3, 1, {{3, 1, 8, 9, 0, 0}}, 1), RB_PEER, "end early");
+    CHECK_FAILS(changes(4, 0, {{4, 1, 8, 9, 0, 0}}, 17), RB_PEER, "sent 41 bytes of changes, there can be 40");
+    Change unknown{{4, 1, 8, 9, 0, 1}, {{2, 5}}};
+    const auto message = changes_message({TOKEN, Kind::changes, 4, 7, 0}, {unknown});
+    CHECK_FAILS(read_changes({TOKEN, Kind::changes, 4, 7, 0}, message->owned.data(), message->owned.size(), of_5, 2),
+                RB_PEER, "counts class 2");
 }
 
-TEST(what_contradicts_the_end_of_a_rank_is_refused) {
-    Peers peers(0, 2);
-    peers.take_request(1, 3, {}, 2);
-    CHECK_FAILS(peers.take_finished(1, 3, {}, 2), RB_PEER, "finished after 3 draws");  // number 3 is the fourth
-    CHECK_FAILS(peers.take_finished(1, 1, {}, 2), RB_PEER, "finished after 1 draws");
-    peers.take_finished(1, 4, {}, 2);
-    CHECK_FAILS(peers.take_finished(1, 4, {}, 2), RB_PEER, "twice");
-    CHECK_FAILS(peers.take_request(1, 4, {}, 2), RB_PEER, "asked for draw 4 after");
-    peers.take_request(1, 2, {}, 2);  // it was overtaken
+TEST(updates_are_made_in_order_and_once) {
+    Updates updates;
+    const auto take = [&](uint64_t draw, uint32_t rank, uint64_t number) {
+        updates.take(draw, rank, number, {static_cast<uint32_t>(100 * draw + 10 * rank + number), {}, 0});
+    };
+    take(2, 1, 2), take(2, 0, 9), take(3, 0, 10), take(2, 1, 1), take(1, 3, 4);
+    CHECK_FAILS(take(2, 1, 1), RB_PEER, "rank 1 sent update 1 twice");
+    std::vector<uint32_t> seen;
+    CHECK(!updates.any(0) && updates.any(1));
+    updates.apply(2, [&](const Update &update) { seen.push_back(update.field); });
+    CHECK(seen == (std::vector<uint32_t>{134, 209, 211, 212}));
+    CHECK(!updates.any(2) && updates.any(3));
+}
+
+// What one rank after another tells rank 0, which is broken or alone knows of it.
+TEST(what_contradicts_what_was_said_is_refused) {
+    const auto said_by_1 = [](std::vector<std::pair<uint64_t, Change>> all, const char *expected) {
+        Job job({options(0, 2, 30), options(1, 2, 30)});
+        for (auto &[sequence, change] : all) {
+            const auto message = changes_message({TOKEN, Kind::changes, 1, sequence, 0}, {change});
+            job.network.slip_in(0, message->header, message->owned);
+        }
+        CHECK_FAILS(
+            while (true) {
+                job.buffers[0]->request(3);
+                Received{*job.buffers[0]};
+            },
+            RB_PEER, expected);
+    };
+    said_by_1({{0, {{1, 1, 3, 31, 0, 0}, {}}}}, "rank 1 stores 31 records with a capacity of 30");
+    said_by_1({{0, {{1, 1, 0, 0, 1, 0}, {}}}, {1, {{1, 1, 3, 0, 0, 0}, {}}}},
+              "rank 1 asked for draw 1 after it had finished");
+    said_by_1({{3, {{1, 1, 3, 0, 0, 0}, {}}}, {3, {{1, 1, 3, 0, 0, 0}, {}}}}, "rank 1 spoke of draw 3 twice");
+}
+
+// Every rank hears once of all that was said, in ceil(log2 ranks) rounds, whatever the order of the letters.
+TEST(a_dissemination_reaches_all) {
+    for (uint32_t ranks : {1, 2, 3, 4, 5, 7, 8, 13, 16, 33, 100}) {
+        std::vector<Dissemination> all;
+        for (uint32_t rank = 0; rank < ranks; ++rank) all.emplace_back(rank, ranks);
+        std::vector<std::pair<uint32_t, Dissemination::Letter>> under_way;
+        const auto post = [&](uint32_t from, Dissemination::Letters &&letters) {
+            for (auto &letter : letters) under_way.emplace_back(from, std::move(letter));
+        };
+        std::mt19937 random(ranks);
+        uint32_t announced = 0;
+        size_t carried = 0;
+        while (announced < ranks || !under_way.empty()) {
+            if (announced < ranks && (under_way.empty() || random() % 3 == 0)) {
+                std::optional<Change> change;  // of some, in runs of equal ones
+                if (announced % 5) change = Change{{announced, 1, announced / 10, 7, 0, 0}, {}};
+                post(announced, all[announced].announce(3, std::move(change)));
+                ++announced;
+                continue;
+            }
+            std::swap(under_way[random() % under_way.size()], under_way.back());
+            auto [from, letter] = std::move(under_way.back());
+            under_way.pop_back();
+            CHECK_EQUAL(all[letter.peer].from(letter.round), from);
+            for (const Change &change : letter.changes) CHECK(all[letter.peer].may_tell(from, letter.round, change));
+            if (announced < ranks) CHECK(!all[letter.peer].complete(3));  // nobody is ahead of one that says nothing
+            Dissemination::Letters more;
+            CHECK(all[letter.peer].take(3, letter.round, std::move(letter.changes), more));
+            post(letter.peer, std::move(more));
+            ++carried;
+        }
+        CHECK_EQUAL(carried, size_t{ranks} * all[0].rounds());
+        CHECK_EQUAL(all[0].rounds(), static_cast<uint32_t>(std::ceil(std::log2(ranks))));
+        for (Dissemination &one : all) {
+            CHECK(one.complete(3));
+            std::vector<uint32_t> heard(ranks, UINT32_MAX);
+            for (const Change &change : one.collect(3))
+                for (uint32_t rank = change.first; rank < change.first + change.ranks; ++rank) heard[rank] = change.n;
+            for (uint32_t rank = 0; rank < ranks; ++rank) CHECK_EQUAL(heard[rank], rank % 5 ? rank / 10 : UINT32_MAX);
+        }
+    }
 }
 
 // ---- UCX: C, through which no exception may pass --------------------------------------------------------------------
@@ -296,7 +372,7 @@ TEST(a_message_without_memory_for_its_body_is_an_error_of_progress) {
                                        [](const std::byte *, size_t, size_t bytes) { return bytes != 9; },
                                        [](uint32_t, const std::string &) {}}));
     unsetenv("UCX_RNDV_THRESH");
-    for (const auto &one : both) one->connect({both[0]->address(), both[1]->address()});
+    for (uint32_t rank : {0u, 1u}) both[rank]->connect({both[0]->address(), both[1]->address()}, {1 - rank});
     std::vector<std::byte> body(BYTES);
     const auto send = [&](size_t bytes) {
         auto message = std::make_unique<Message>();

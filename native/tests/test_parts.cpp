@@ -55,6 +55,34 @@ TEST(streams_of_ranks_purposes_and_places_are_different) {
     CHECK_EQUAL(numbers.size(), 2 * 3 * 2 * 3 * 5);
 }
 
+TEST(numbers_of_a_place_are_those_of_its_stream) {
+    const Stream stream(5, 3, Purpose::draw);
+    Numbers numbers(stream, uint64_t{7} << 33);
+    for (uint32_t i = 0; i < 100; ++i) CHECK_EQUAL(numbers.below(1000 + i), stream.below(1000 + i, uint64_t{7} << 33, i));
+}
+
+TEST(a_tally_finds_what_a_list_has) {
+    std::mt19937_64 random(3);
+    for (uint32_t ranks : {1, 2, 3, 7, 8, 100}) {
+        Tally tally(ranks);
+        std::vector<uint64_t> counts(ranks);
+        for (int change = 0; change < 200; ++change) {
+            const auto rank = static_cast<uint32_t>(random() % ranks);
+            tally.set(rank, counts[rank] = random() % 4 ? random() % 9 : 0);
+            uint64_t position = 0;
+            for (uint32_t one = 0; one < ranks; ++one) {
+                CHECK_EQUAL(tally.on(one), counts[one]);
+                CHECK_EQUAL(tally.before(one), position);
+                for (uint64_t i = 0; i < counts[one]; ++i, ++position) {
+                    const Tally::Place place = tally.find(position);
+                    CHECK(place.rank == one && place.position == i);
+                }
+            }
+            CHECK_EQUAL(tally.total(), position);
+        }
+    }
+}
+
 TEST(below_is_uniform) {
     const Stream stream(7, 0, Purpose::draw);
     for (uint64_t bound : {1, 2, 7, 100}) {
@@ -360,11 +388,10 @@ TEST(candidates_law) {
 // counts[rank][class]
 Census census_of(const std::vector<std::vector<uint64_t>> &counts) {
     Census census(static_cast<uint32_t>(counts.size()), static_cast<uint32_t>(counts[0].size()));
-    for (uint32_t rank = 0; rank < census.ranks; ++rank)
-        for (uint32_t label = 0; label < census.num_classes; ++label) {
-            census.set_class(rank, label, counts[rank][label]);
-            census.stored[rank] += counts[rank][label];
-        }
+    for (uint32_t rank = 0; rank < census.ranks; ++rank) {
+        for (uint32_t label = 0; label < census.num_classes; ++label) census.set_class(rank, label, counts[rank][label]);
+        census.stored.set(rank, std::accumulate(counts[rank].begin(), counts[rank].end(), uint64_t{0}));
+    }
     return census;
 }
 
@@ -393,9 +420,9 @@ class Samplers {
 // Number of a picked record among all: by rank, class and place. Under `uniform` by rank and place.
 uint64_t number_of(const Census &census, const Pick &pick) {
     uint64_t number = 0;
-    for (uint32_t rank = 0; rank < pick.rank; ++rank) number += census.stored[rank];
+    for (uint32_t rank = 0; rank < pick.rank; ++rank) number += census.stored.on(rank);
     if (pick.label == ANY_CLASS) {
-        CHECK(pick.position < census.stored[pick.rank]);
+        CHECK(pick.position < census.stored.on(pick.rank));
         return number + pick.position;
     }
     for (uint32_t label = 0; label < pick.label; ++label) number += census.class_on(pick.rank, label);
@@ -423,6 +450,33 @@ TEST(draws_have_the_right_number_of_different_records) {
     const Census empty(3, 2);
     for (const std::string policy : {"uniform", "class_balanced"})
         CHECK(sampling.draw(policy, empty, Stream(1, 0, Purpose::draw), 0, 5).empty());
+}
+
+// Draws that need not be computed on a rank have no pick there; and of most others that is known.
+TEST(draws_without_a_pick_on_a_rank_are_known) {
+    auto worlds = WORLDS;
+    worlds.emplace_back(50, std::vector<uint64_t>{8, 3, 0, 9});
+    for (const std::string policy : {"uniform", "class_balanced"}) {
+        const auto sampling = SamplingPolicy::registry().find(policy).make({{}});
+        uint64_t without = 0, known = 0;
+        for (const auto &world : worlds) {
+            const Census census = census_of(world);
+            for (uint64_t n : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{16}, census.total() / 2, census.total()})
+                for (uint64_t sequence = 0; sequence < 100; ++sequence) {
+                    const Stream stream(8, 1, Purpose::draw);
+                    std::vector<uint64_t> picks(census.ranks);
+                    for (const Pick &pick : sampling->draw(census, stream, sequence, n)) ++picks[pick.rank];
+                    for (uint32_t rank = 0; rank < census.ranks; ++rank) {
+                        const bool may = sampling->may_pick(census, stream, sequence, n, rank);
+                        CHECK(may || picks[rank] == 0);
+                        if (n > 16) continue;
+                        without += picks[rank] == 0;
+                        known += !may;
+                    }
+                }
+        }
+        CHECK_THAT(known > 0.9 * static_cast<double>(without), policy << ": " << known << " of " << without);
+    }
 }
 
 TEST(draws_of_ranks_and_sequences_differ) {
@@ -519,7 +573,7 @@ TEST(wrong_draw_laws_are_found) {
     };
     const auto at = [](const Census &census, uint64_t number) {
         uint32_t rank = 0;
-        while (number >= census.stored[rank]) number -= census.stored[rank++];
+        while (number >= census.stored.on(rank)) number -= census.stored.on(rank++);
         return Pick{rank, ANY_CLASS, number, 1};
     };
     const struct {
@@ -530,11 +584,11 @@ TEST(wrong_draw_laws_are_found) {
         {"a rank, then a record: small shards are drawn too often", "uniform",
          one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
              uint64_t filled = 0;
-             for (uint64_t stored : census.stored) filled += stored > 0;
+             for (uint32_t rank = 0; rank < census.ranks; ++rank) filled += census.stored.on(rank) > 0;
              uint64_t chosen = stream.below(filled, sequence, 2 * i);
              uint32_t rank = 0;
-             while (!census.stored[rank] || chosen--) ++rank;
-             return Pick{rank, ANY_CLASS, stream.below(census.stored[rank], sequence, 2 * i + 1), 1};
+             while (!census.stored.on(rank) || chosen--) ++rank;
+             return Pick{rank, ANY_CLASS, stream.below(census.stored.on(rank), sequence, 2 * i + 1), 1};
          })},
         {"the first record never", "uniform", one_each([&](const Census &census, uint64_t sequence, uint32_t i) {
              return at(census, 1 + stream.below(census.total() - 1, sequence, i));

@@ -51,7 +51,8 @@ TEST(tempered_chances) {
         const auto policy = SamplingPolicy::registry().find("tempered").make({options});
         Census census(2, 3);
         for (uint32_t label = 0; label < 3; ++label) census.set_class(label % 2, label, counts[label]);
-        census.stored = {82, 16};
+        census.stored.set(0, 82);
+        census.stored.set(1, 16);
         double all = 0;
         for (uint64_t count : counts) all += std::pow(static_cast<double>(count), power);
         std::array<uint64_t, 3> hits{};
