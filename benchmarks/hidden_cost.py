@@ -1,6 +1,7 @@
 """The cost of replay beyond its additional samples: ER with half its samples replayed, against as many new samples.
 
     python benchmarks/hidden_cost.py [--rounds 5] [--steps 8] [--ranks 2] [--engine torchrun] [--models resnet18,mlp]
+                                     [--hosts a:1,b:1] [--json FILE]
 
 Ranks are processes with one thread each. Both loops are `Trainer.train`. ER (32 new and 32 replayed samples per rank, a
 full memory of 1000 records over all ranks) and fine-tuning on 64 new samples make the same number of steps on the same
@@ -118,6 +119,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--engine", default="torchrun", choices=["torchrun", "horovod"])
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--hosts", help="where the ranks run, as in launcher.hosts")
+    parser.add_argument("--json", type=Path, help="file for the times")
     parser.add_argument("--out", help=argparse.SUPPRESS)  # file for the results of rank 0
     arguments, _ = parser.parse_known_args()
     models = arguments.models.split(",")
@@ -130,9 +133,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        launcher = {"name": arguments.engine, "np": arguments.ranks, "hosts": None, "hostfile": None}
+        launcher = {"name": arguments.engine, "np": arguments.ranks, "hosts": arguments.hosts, "hostfile": None}
         start_ranks(launcher, [*sys.argv[1:], f"--out={out}"])
         found = json.loads(out.read_text())
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found))
     for entry in found:
         ratios = sorted(ours / theirs for ours, theirs in entry["pairs"])
         limit, wait_limit = MODELS[entry["model"]][4:]
