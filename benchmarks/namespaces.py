@@ -15,6 +15,7 @@ from collections import deque
 from pathlib import Path
 
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
+DEVICE = "cable"  # its end in both
 # Of linux/if_tun.h.
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x1000, 0x4000
@@ -47,8 +48,8 @@ class TwoHosts:
             else:
                 self.join_by_cable()
             for letter, name in self.names.items():
-                ip("-n", name, "address", "add", f"{ADDRESSES[letter]}/24", "dev", name)
-                for link in ("lo", name):
+                ip("-n", name, "address", "add", f"{ADDRESSES[letter]}/24", "dev", DEVICE)
+                for link in ("lo", DEVICE):
                     ip("-n", name, "link", "set", link, "up")
             self.ssh = self.folder / "ssh"
             choices = "".join(f"{ADDRESSES[letter]}) name={name};; " for letter, name in self.names.items())
@@ -71,9 +72,9 @@ class TwoHosts:
 
     def join_by_cable(self) -> None:
         a, b = self.names.values()
-        ip("link", "add", a, "netns", a, "type", "veth", "peer", "name", b, "netns", b)
+        ip("link", "add", DEVICE, "netns", a, "type", "veth", "peer", "name", DEVICE, "netns", b)
         for name in (a, b) if self.delay else ():
-            run("tc", "-n", name, "qdisc", "add", "dev", name, "root", "netem", "delay", f"{self.delay}ms")
+            run("tc", "-n", name, "qdisc", "add", "dev", DEVICE, "root", "netem", "delay", f"{self.delay}ms")
 
     def join_by_courier(self) -> None:
         ends = []
@@ -84,7 +85,7 @@ class TwoHosts:
                 flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
                 fcntl.ioctl(end, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
                 fcntl.ioctl(end, TUNSETOFFLOAD, OFFLOADS)
-                ip("link", "set", name, "netns", name)
+                ip("link", "set", name, "netns", name, "name", DEVICE)
             line = [sys.executable, __file__, str(self.delay), *map(str, ends)]
             self.courier = subprocess.Popen(line, pass_fds=ends)
         finally:
@@ -96,12 +97,11 @@ class TwoHosts:
         return [int(pid) for pid in ip("netns", "pids", self.names[letter]).split()]
 
     def set_cable(self, state: str) -> None:
-        ip("-n", self.names["a"], "link", "set", self.names["a"], state)
+        ip("-n", self.names["a"], "link", "set", DEVICE, state)
 
     def carried_bytes(self) -> int:
         """What the first host has sent to the second."""
-        name = self.names["a"]
-        _, sent = ip("-n", name, "-s", "link", "show", name).split("TX:")
+        _, sent = ip("-n", self.names["a"], "-s", "link", "show", DEVICE).split("TX:")
         return int(sent.splitlines()[1].split()[0])
 
 
