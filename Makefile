@@ -1,15 +1,16 @@
 # Every target sets up .venv first (scripts/setup.sh, which returns at once when nothing changed).
-# Variables: ARGS (run), PYTEST_ARGS (test), BENCH_ARGS (bench), GPU_ARGS (gpu), and for the set-up PYTHON, CXX,
-# TORCH_INDEX; given as `make setup PYTHON=python3.12` or from the environment, both reach the script.
+# Variables: ARGS (run), PYTEST_ARGS (test), BENCH_ARGS (bench), RACE_ARGS (race), GPU_ARGS (gpu), and for the set-up
+# PYTHON, CXX, TORCH_INDEX; given as `make setup PYTHON=python3.12` or from the environment, both reach the script.
 
 ARGS ?= strategy=derpp scenario=class10 -m seed=0,1,2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+RACE_ARGS ?=
 GPU_ARGS ?=
 HOROVOD ?= yes
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help setup horovod run test lint bench gpu gpu-wheels wheel docs docs-serve docs-output clean
+.PHONY: help setup horovod run test lint bench race gpu gpu-wheels wheel docs docs-serve docs-output clean
 
 help:
 	@echo 'make setup   build or update .venv (PYTHON=, CXX=, TORCH_INDEX= choose what it uses)'
@@ -18,11 +19,12 @@ help:
 	@echo 'make test    run the tests: PYTEST_ARGS="-k buffer -x"'
 	@echo 'make lint    check the code with ruff, clang-format and, if it is there, clang'
 	@echo 'make bench   time the training loop: BENCH_ARGS="..."'
+	@echo 'make race    race against Avalanche on one core: RACE_ARGS="--data PATH", the folder of MNIST/raw'
 	@echo 'make gpu     test and time everything on a GPU, in under eight minutes: GPU_ARGS="--out=FOLDER"'
 	@echo 'make wheel   build wheel and source distribution in dist/, and try them in a bare environment'
 	@echo 'make docs    build the documentation site in site/; make docs-serve: show it while you write'
 	@echo 'make docs-output  run the commands of the pages and write their output there: PAGES="docs/getting_started.md"'
-	@echo 'make clean   remove .venv and caches; results and data stay'
+	@echo 'make clean   remove .venv, .race and caches; results and data stay'
 
 setup:
 	@sh scripts/setup.sh
@@ -51,6 +53,10 @@ lint: setup
 bench: setup
 	$(VENV_PYTHON) benchmarks/training_loop.py $(BENCH_ARGS)
 
+# The opponent gets an environment of its own, .race, which is built once.
+race: setup
+	@sh scripts/race.sh $(RACE_ARGS)
+
 # WHEELS=FOLDER: without a network and without .venv, by the python3 (or PYTHON) that has torch.
 gpu:
 	@sh scripts/gpu.sh $(GPU_ARGS)
@@ -75,6 +81,6 @@ docs-output: setup
 
 # multirun/ and data/ are not even searched: they may be large, and nothing there is ours to delete.
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build dist site *.egg-info
+	rm -rf .venv .race .pytest_cache .ruff_cache build dist site *.egg-info
 	find . \( -path ./multirun -o -path ./data -o -path ./.git \) -prune -o \
 		-type d -name __pycache__ -prune -exec rm -rf {} +

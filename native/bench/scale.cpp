@@ -2,12 +2,15 @@
 // the steady state (all shards full). The ranks are threads of this process, joined by the transport of the tests, so
 // the messages are those of a real job; the CPU time includes that transport and the callers' own copies.
 //
+// p: that of a chi-square test that every record was drawn with the same chance, over all ranks.
+//
 //     scale [SAMPLING [RANKS ...]]      SAMPLING: uniform (or class_balanced); RANKS: 2 4 16 64 256 1024
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cinttypes>
+#include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +22,7 @@
 
 #include "../tests/local_transport.h"
 #include "../tests/records.h"
+#include "../tests/statistics.h"
 
 namespace {
 
@@ -62,6 +66,7 @@ class Meeting {
 
 void measure(const std::string &sampling, uint32_t ranks) {
     const uint64_t steps = ranks > 300 ? 10 : 50;
+    std::vector<std::vector<uint32_t>> counts(ranks, std::vector<uint32_t>(ranks * CAPACITY));
     const double memory = resident_bytes();
     std::vector<Options> all;
     for (uint32_t rank = 0; rank < ranks; ++rank) {
@@ -78,22 +83,27 @@ void measure(const std::string &sampling, uint32_t ranks) {
         threads.emplace_back([&, rank] {
             Buffer &buffer = *job->buffers[rank];
             uint64_t number = 0;
-            const auto step = [&](bool receive) {
-                if (receive) {
-                    rb_records records{};
-                    buffer.receive(records);
-                    Staging::release(records.lease);
-                }
+            std::vector<uint32_t> &count = counts[rank];
+            const auto step = [&] {
                 add(buffer, numbers(rank, number, BATCH), SHAPE);
                 number += BATCH;
                 buffer.request(DRAW);
+                rb_records records{};
+                buffer.receive(records);
+                for (uint64_t i = 0; i < records.count; ++i) {
+                    const uint64_t id = records.ids[i];
+                    ++count[RecordId::rank(id) * CAPACITY + RecordId::slot(id)];
+                }
+                Staging::release(records.lease);
             };
-            for (int filling = 0; filling < 4; ++filling) step(filling > 0);
+            for (int filling = 0; filling < 3; ++filling) step();
+            std::fill(count.begin(), count.end(), 0);
             meeting.wait();
             if (rank == 0) cpu = cpu_seconds();
             buffer.statistics(before[rank]);
             meeting.wait();
-            for (uint64_t k = 0; k < steps; ++k) step(true);
+            for (uint64_t k = 0; k < steps; ++k) step();
+            meeting.wait();  // all draws are made and delivered
             buffer.statistics(after[rank]);
             meeting.wait();
             if (rank == 0) cpu = cpu_seconds() - cpu, peak = resident_bytes();
@@ -107,9 +117,14 @@ void measure(const std::string &sampling, uint32_t ranks) {
         picks += static_cast<double>(after[rank].picks - before[rank].picks);
         own_thread += after[rank].thread_cpu_seconds - before[rank].thread_cpu_seconds;
     }
+    std::vector<uint64_t> sum(ranks * CAPACITY);
+    for (const auto &count : counts)
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += count[i];
+    // Under class_balanced the classes of the records would have to be counted: tests do.
+    const double chance = sampling == "uniform" ? equal_chance_p_value(sum, steps * ranks, DRAW) : NAN;
     const double each = static_cast<double>(ranks) * static_cast<double>(steps);
-    std::printf("%6u %10.1f %12.0f %10.0f %14.1f %14.1f %12.1f\n", ranks, messages / each, bytes / each, picks / each,
-                1e6 * own_thread / each, 1e6 * cpu / each, (peak - memory) / 1024 / ranks);
+    std::printf("%6u %10.1f %12.0f %10.0f %14.1f %14.1f %12.1f %10.3f\n", ranks, messages / each, bytes / each, picks / each,
+                1e6 * own_thread / each, 1e6 * cpu / each, (peak - memory) / 1024 / ranks, chance);
     std::fflush(stdout);
 }
 
@@ -122,8 +137,8 @@ int main(int count, char **words) {
     if (sizes.empty()) sizes = {2, 4, 16, 64, 256, 1024};
     std::printf("draws of %" PRIu64 " under %s, %" PRIu64 " new records a step, shards of %" PRIu64 ", %zu B a record\n",
                 DRAW, sampling.c_str(), BATCH, CAPACITY, SHAPE.wide_bytes + 29);
-    std::printf("%6s %10s %12s %10s %14s %14s %12s\n", "ranks", "messages", "bytes", "picks", "thread us", "all CPU us",
-                "memory KiB");
+    std::printf("%6s %10s %12s %10s %14s %14s %12s %10s\n", "ranks", "messages", "bytes", "picks", "thread us", "all CPU us",
+                "memory KiB", "p");
     for (uint32_t ranks : sizes) measure(sampling, ranks);
     std::_Exit(0);
 }

@@ -18,7 +18,7 @@ constexpr uint32_t RANKS = 3;
 class Nowhere final : public Transport {
   public:
     const std::vector<std::byte> &address() const override { return address_; }
-    void connect(const std::vector<std::vector<std::byte>> &) override {}
+    void connect(const std::vector<std::vector<std::byte>> &, const std::vector<uint32_t> &) override {}
     void send(uint32_t peer, std::unique_ptr<Message> message) override {
         require(peer < RANKS && peer != 0, "messages go to other ranks");
         unsigned sum = 0;
@@ -88,10 +88,8 @@ class Driver {
         Header header{{}, static_cast<Kind>(in.byte()), in.byte()};
         header.sequence = in.number();
         header.n = in.number();
-        header.updates = in.number();
-        header.stored = in.number();
+        header.draw = in.number();
         header.field = static_cast<uint32_t>(in.number());
-        header.reads = in.byte();
         return header;
     }
 

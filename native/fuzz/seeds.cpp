@@ -29,8 +29,8 @@ void put_message(Output &out, const std::byte *header, const std::byte *body, si
         bytes -= head.n * (ROW_BYTES[Y] + ROW_BYTES[X] + ROW_BYTES[VALUE]);
     }
     out.byte(MESSAGE).byte(static_cast<uint8_t>(head.kind)).byte(static_cast<uint8_t>(head.source));
-    out.number(head.sequence).number(head.n).number(head.updates).number(head.stored).number(head.field);
-    out.byte(static_cast<uint8_t>(head.reads)).number(bytes).bytes(body, bytes);
+    out.number(head.sequence).number(head.n).number(head.draw).number(head.field);
+    out.number(bytes).bytes(body, bytes);
 }
 
 std::vector<uint8_t> messages(uint8_t policies, bool direct) {

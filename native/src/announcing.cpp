@@ -66,6 +66,7 @@ void Buffer::take_changes(const Header &header, const std::byte *body, size_t by
     Messages messages;
     {
         Lock lock(mutex_);
+        if (parted_) return;
         Changes changes = read_changes(header, body, bytes, dissemination_, counted_classes_);
         Dissemination::Letters letters;
         if (header.sequence < served_ ||

@@ -229,6 +229,7 @@ class Buffer {
     uint32_t failure_finder_ GUARDED_BY(mutex_);
     bool failure_told_ GUARDED_BY(mutex_) = false;  // or nobody needs to hear it
     std::optional<uint64_t> farewell_ GUARDED_BY(mutex_);  // number of the draw in whose place the ranks part
+    bool parted_ GUARDED_BY(mutex_) = false;  // needs to hear nothing more
     bool finished_ GUARDED_BY(mutex_) = false, closed_ GUARDED_BY(mutex_) = false, stopping_ GUARDED_BY(mutex_) = false;
     double wait_seconds_ GUARDED_BY(mutex_) = 0;
     Traffic traffic_ GUARDED_BY(mutex_);

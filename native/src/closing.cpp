@@ -51,6 +51,7 @@ void Buffer::leave() {
     wait_for_others([&]() REQUIRES(mutex_) { return served_ > *farewell_ || lost(); }, "after it had closed its buffer");
     if (served_ > *farewell_) return;
     // A rank that is gone by now has known that all had said farewell. So need the others no longer wait for this one.
+    parted_ = true;
     Messages messages;
     add_letters(messages, dissemination_.give_up(*farewell_));
     Unlock unlocked(mutex_);

@@ -30,8 +30,8 @@ constexpr size_t MOST_PIECES = 60;  // beside the headers
 
 class UcxTransport final : public Transport {
   public:
-    UcxTransport(uint32_t rank, uint32_t ranks, bool local, Events events)
-        : rank_(rank), endpoints_(ranks), events_(std::move(events)), worker_(local) {
+    UcxTransport(uint32_t ranks, bool local, Events events)
+        : endpoints_(ranks), events_(std::move(events)), worker_(local) {
         worker_.receive(AM_ID, on_message, this);
     }
 
@@ -271,7 +271,6 @@ class UcxTransport final : public Transport {
         peer->transport->handle([&] { peer->transport->events_.lost(peer->number, ucs_status_string(status)); });
     }
 
-    const uint32_t rank_;
     std::vector<Peer> endpoints_;
     std::vector<std::vector<std::byte>> addresses_ GUARDED_BY(mutex_);
     const Events events_;
@@ -288,8 +287,8 @@ class UcxTransport final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> make_transport(uint32_t rank, uint32_t ranks, bool local, Transport::Events events) {
-    return std::make_unique<UcxTransport>(rank, ranks, local, std::move(events));
+std::unique_ptr<Transport> make_transport(uint32_t, uint32_t ranks, bool local, Transport::Events events) {
+    return std::make_unique<UcxTransport>(ranks, local, std::move(events));
 }
 
 }  // namespace replay

@@ -150,7 +150,7 @@ std::vector<uint32_t> Buffer::waited_for(uint64_t sequence) const {
         if (!known[rank]) ranks.push_back(rank);
         known[rank] = true;
     };
-    const auto add_sources = [&](uint32_t rank, uint32_t missing) {
+    const auto add_sources = [&](uint32_t rank, uint32_t missing) REQUIRES(mutex_) {
         for (uint32_t round = 0; round < dissemination_.rounds(); ++round)
             if (missing >> round & 1) add(dissemination_.source_of(rank, round));
     };

@@ -612,6 +612,29 @@ TEST(wrong_draw_laws_are_found) {
     }
 }
 
+// The draws of 1,024 ranks together, as each of them computes those that touch its shard.
+TEST(chances_at_1024_ranks) {
+    constexpr uint32_t RANKS = 1024;
+    constexpr uint64_t N = 32, DRAWS = 12;
+    std::vector<std::vector<uint64_t>> world(RANKS, std::vector<uint64_t>(3));
+    for (uint32_t rank = 0; rank < RANKS; ++rank)
+        world[rank] = {rank % 3, rank % 7 == 0 ? uint64_t{9} : 0, rank < 5 ? uint64_t{30} : 0};
+    const Census census = census_of(world);
+    for (const std::string policy : {"uniform", "class_balanced"}) {
+        const auto sampling = SamplingPolicy::registry().find(policy).make({{}});
+        std::vector<uint64_t> counts(census.total()), of_class(3);
+        for (uint64_t sequence = 0; sequence < DRAWS; ++sequence)
+            for (uint32_t rank = 0; rank < RANKS; ++rank)
+                for (const Pick &pick : sampling->draw(census, Stream(3, rank, Purpose::draw), sequence, N)) {
+                    const bool uniform = pick.label == ANY_CLASS;
+                    ++(uniform ? counts[census.stored.before(pick.rank) + pick.position] : of_class[pick.label]);
+                }
+        const double p = policy == "uniform" ? equal_chance_p_value(counts, DRAWS * RANKS, N)
+                                             : equal_chance_p_value(of_class, DRAWS * RANKS * N, 1);
+        CHECK_THAT(p > ERROR_RATE, policy << ", p " << p);
+    }
+}
+
 // The mean of weight * f(record) over draws of one is the mean of f over all records: here f marks a class.
 TEST(weights_undo_the_draw_law) {
     Samplers sampling;

@@ -294,7 +294,7 @@ std::vector<std::vector<uint64_t>> versions(const Received &draw, uint32_t ranks
 }  // namespace
 
 TEST(updates_reach_all_ranks) {
-    constexpr uint32_t RANKS = 4;
+    constexpr uint32_t RANKS = 5;
     constexpr uint64_t EACH = 6;
     Job job(all_options(RANKS, EACH), stormy(5, 500));
     const auto names = fill(job, EACH);
@@ -550,17 +550,22 @@ void check_lost(Buffer &buffer, uint32_t rank, const std::function<void()> &call
 
 }  // namespace
 
+// Also by ranks that neither send to it nor hear from it while a draw is announced, as among 13.
+constexpr uint32_t FEW_AND_MANY[] = {3, 13};
+
 TEST(a_rank_that_does_not_ask_is_named) {
-    Job job(hasty(3));
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        add(buffer, numbers(rank, 0, 20));
-        buffer.request(10);
-        Received{buffer};
-        if (rank == 2) return;
-        buffer.request(10);
-        if (rank == 0) check_lost(buffer, 2, [&] { Received{buffer}; });
-        if (rank == 1) check_lost(buffer, 2, [&] { add(buffer, {1}); });
-    });
+    for (uint32_t ranks : FEW_AND_MANY) {
+        Job job(hasty(ranks));
+        job.each([&](uint32_t rank, Buffer &buffer) {
+            add(buffer, numbers(rank, 0, 20));
+            buffer.request(10);
+            Received{buffer};
+            if (rank == ranks - 1) return;
+            buffer.request(10);
+            if (rank == 1) check_lost(buffer, ranks - 1, [&] { add(buffer, {1}); });
+            else check_lost(buffer, ranks - 1, [&] { Received{buffer}; });
+        });
+    }
 }
 
 namespace {
@@ -678,13 +683,15 @@ TEST(a_timeout_tells_of_dropped_messages) {
 }
 
 TEST(a_rank_that_falls_silent_is_named) {
-    Job job(hasty(3));
-    draw_once(job);
-    job.network.silence(2);
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        buffer.request(10);
-        if (rank < 2) check_lost(buffer, 2, [&] { Received{buffer}; });
-    });
+    for (uint32_t ranks : FEW_AND_MANY) {
+        Job job(hasty(ranks));
+        draw_once(job);
+        job.network.silence(ranks - 1);
+        job.each([&](uint32_t rank, Buffer &buffer) {
+            buffer.request(10);
+            if (rank < ranks - 1) check_lost(buffer, ranks - 1, [&] { Received{buffer}; });
+        });
+    }
 }
 
 // Its request came, its records do not.
@@ -701,22 +708,41 @@ TEST(a_rank_that_does_not_deliver_is_named) {
 }
 
 TEST(a_rank_that_dies_is_named) {
-    Job job(hasty(3, 20));
-    draw_once(job);
-    job.each([&](uint32_t rank, Buffer &buffer) {
-        const auto step = [&] { buffer.request(10), Received{buffer}; };
-        if (rank < 2) return check_lost(buffer, 2, [&] { step(), step(); });
-        buffer.request(10);
-        job.buffers[2].reset();  // it may have delivered this draw, but not the next
-    });
+    for (uint32_t ranks : FEW_AND_MANY) {
+        Job job(hasty(ranks, 20));
+        draw_once(job);
+        job.each([&](uint32_t rank, Buffer &buffer) {
+            const auto step = [&] { buffer.request(10), Received{buffer}; };
+            if (rank < ranks - 1) return check_lost(buffer, ranks - 1, [&] { step(), step(); });
+            buffer.request(10);
+            job.buffers[ranks - 1].reset();  // it may have delivered this draw, but not the next
+        });
+    }
 }
 
 TEST(a_rank_that_is_silent_at_the_end_is_named) {
-    Job job(hasty(3));
-    draw_once(job);
-    job.network.silence(2);
+    for (uint32_t ranks : FEW_AND_MANY) {
+        Job job(hasty(ranks));
+        draw_once(job);
+        job.network.silence(ranks - 1);
+        job.each([&](uint32_t rank, Buffer &buffer) {
+            if (rank < ranks - 1) check_lost(buffer, ranks - 1, [&] { buffer.close(); }, 2.5);
+        });
+    }
+}
+
+// Its update is noted by nobody: it is not to blame that it does not announce its draw.
+TEST(a_rank_that_does_not_note_an_update_is_named) {
+    Job job(hasty(4, SANITIZED ? 2 : 0.5));
+    const auto names = fill(job, 4);
+    job.network.silence(3);
     job.each([&](uint32_t rank, Buffer &buffer) {
-        if (rank < 2) check_lost(buffer, 2, [&] { buffer.close(); }, 2.5);
+        if (rank == 3) return;
+        if (rank == 0) update(buffer, {names[3][0]}, {number_of(3, 0) * VERSIONS + 1});
+        buffer.request(10);
+        const std::string said = failure([&] { Received{buffer}; });
+        check_has(said, "rank 3 has been silent for ");
+        CHECK_THAT(said.find("has not asked") == std::string::npos, said);
     });
 }
 
