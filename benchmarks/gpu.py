@@ -6,11 +6,14 @@ The tests of tests/gpu, then benchmarks/gpu_training.py (a step over a bare loop
 the overlap of its copies, draws) and gpu_precision.py (fp32, bf16, fp16, torch.compile, CUDA graphs), each as a process
 of its own with a part of the time. Writes DIR/gpu.json with all figures and DIR/gpu.md, a table, which is printed too.
 The exit status is 1 if a part failed; the others are written all the same.
+
+Where there are two GPUs, hidden_cost.py trains with two ranks first (NCCL); with --device=cpu, two ranks with Gloo.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# Script, arguments, and its share of the time.
+# Script, arguments, and its share of the time; what one leaves is for those after it.
 PARTS = {
+    "ranks": ("hidden_cost.py", ["--rounds=3", "--steps=100", "--models=resnet18"], 0.1),
     "training": ("gpu_training.py", ["--rounds=3", "--seconds=0.4"], 0.25),
     "replay": ("gpu_replay.py", ["--rounds=4", "--seconds=0.4"], 0.15),
     "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.4"], 0.35),
@@ -56,13 +60,29 @@ def measured(arguments) -> dict:
         "versions": versions(),
         "parts": {},
     }
+    shares = {name: share for name, (_, _, share) in PARTS.items()} | {"tests": TESTS}
+    if cuda and torch.cuda.device_count() < 2:
+        print("one GPU: training with two ranks is left out", flush=True)
+        del shares["ranks"]
+    if arguments.no_tests:
+        del shares["tests"]
+    ends = time.monotonic() + 60 * arguments.minutes
+
+    def time_of(name: str) -> float:
+        """Seconds that a part may take: its share of what is left."""
+        seconds = (ends - time.monotonic()) * shares[name] / sum(shares.values())
+        del shares[name]
+        return seconds
+
     with tempfile.TemporaryDirectory() as folder:
-        for name, (script, options, share) in PARTS.items():
+        for name, (script, options, _) in PARTS.items():
+            if name not in shares:
+                continue
             file = Path(folder) / f"{name}.json"
             options = ["--rounds=2", "--seconds=0.05", "--tiny"] if arguments.tiny else options
             words = [*options, f"--device={arguments.device}", f"--json={file}"]
             command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
-            failed, seconds = run_part(command, 60 * arguments.minutes * share)
+            failed, seconds = run_part(command, time_of(name))
             rows = json.loads(file.read_text()) if file.exists() else []
             content["parts"][name] = {"seconds": seconds, "failed": failed, "rows": rows}
     if not arguments.no_tests:
@@ -76,7 +96,7 @@ def measured(arguments) -> dict:
             str(min(8, os.cpu_count() or 1)),
             str(ROOT / "tests" / "gpu"),
         ]
-        failed, seconds = run_part(command, 60 * arguments.minutes * TESTS)
+        failed, seconds = run_part(command, time_of("tests"))
         content["tests"] = {"seconds": seconds, "failed": failed}
     return content
 
@@ -99,16 +119,25 @@ def table(content: dict) -> str:
         )
     lines += ["", f"Images per second over those of a bare loop: the aim is {AIM}.", ""]
     lines += [
-        "| network, batch, precision | er over twice the new | copies | of it beside kernels | a draw | over a copy |",
-        "|---|---|---|---|---|---|",
+        "| network, batch, precision | er over twice the new | copies | of it beside kernels | a draw, on the device | "
+        "in host memory | in pinned memory | over a copy |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in parts["replay"]:
         hidden, overlap, draws = row["hidden"], row["overlap"], row["draws"]
         beside = "" if overlap["beside_kernels"] is None else f"{overlap['beside_kernels']:.0%}"
         lines.append(
             f"| {row['case']} | {hidden['ratio']:.3f} (limit {hidden['limit']}) | {overlap['copy_ms']:.3f} ms a step | "
-            f"{beside} | {draws['us'][0]:.0f} us for {draws['bytes'] / 1e6:.2f} MB | {draws['ratio']:.2f} |"
+            f"{beside} | {draws['us'][0]:.0f} us for {draws['bytes'] / 1e6:.2f} MB | {draws['host_us']:.0f} us | "
+            f"{draws['pinned_us']:.0f} us | {draws['ratio']:.2f} |"
         )
+    if "ranks" in parts:
+        lines += ["", "| network, two ranks | images/s | er over as many new samples | wait for replay |"]
+        lines += ["|---|---|---|---|"]
+    for row in parts.get("ranks", []):
+        ratio = statistics.median(ours / theirs for ours, theirs in row["pairs"])
+        wait = statistics.median(row["shares"])
+        lines.append(f"| {row['model']} | {row['images_per_second']:.0f} | {ratio:.3f} | {wait:.2%} of the time |")
     lines += ["", "| network, batch | er with | images/s | over fp32 |", "|---|---|---|---|"]
     for row in parts["precision"]:
         if "error" in row:

@@ -27,14 +27,15 @@ MODES = [
     ("bf16", "bf16", False, None),
     ("fp16", "fp16", False, None),
     ("bf16 channels_last", "bf16", True, None),
+    ("fp16 channels_last", "fp16", True, None),
     ("bf16 channels_last compiled", "bf16", True, "default"),
     ("bf16 channels_last compiled with CUDA graphs", "bf16", True, "reduce-overhead"),
 ]
 # Compiling a large network takes a minute: only where the start of kernels, or the network, is most of a step.
 CASES = [
     (Case("resnet18 32x32 batch 32", cifar, 32, 32, "fp32", False, 5_000), MODES),
-    (Case("resnet18 32x32 batch 256", cifar, 32, 256, "fp32", False, 10_000), MODES[:4]),
-    (Case("resnet50 224x224 batch 64", large, 224, 64, "fp32", False, 1_000, 1_000), MODES[:5]),
+    (Case("resnet18 32x32 batch 256", cifar, 32, 256, "fp32", False, 10_000), MODES[:5]),
+    (Case("resnet50 224x224 batch 64", large, 224, 64, "fp32", False, 1_000, 1_000), MODES[:6]),
 ]
 
 

@@ -7,7 +7,7 @@ hidden   A step of ER on n new and n replayed samples over a step of fine-tuning
 overlap  From a profile of ER's steps: of the time in which memory is copied between host and GPU, the part in which a
          kernel computes as well.
 draws    A draw from the replay memory in host memory until it is on the GPU, with nothing else to do, over a plain copy
-         of as many bytes from pinned memory.
+         of as many bytes from pinned memory; and how long it takes until it is in host memory, and in pinned memory.
 """
 
 import dataclasses
@@ -101,11 +101,22 @@ def draws(case: Case, rounds: int, times: int = 30) -> dict:
             call()
         return 1e6 * (now(device) - started) / times
 
+    def draw_on_host(pin: bool):
+        buffer.request(case.batch)
+        for column in buffer.receive().columns.values():
+            if pin:
+                column.pin_memory() if device.type == "cuda" else column.clone()
+
     pairs = [(timed(draw), timed(lambda: there.copy_(pinned, non_blocking=True))) for _ in range(rounds)]
+    buffer.device = torch.device("cpu")  # from here on draws stay in host memory
+    host_us, pinned_us = (
+        statistics.median(timed(lambda: draw_on_host(pin)) for _ in range(rounds)) for pin in (False, True)
+    )
     buffer.close()
     ratios = sorted(a / b for a, b in pairs)
     us = [statistics.median(values) for values in zip(*pairs)]
-    return {"bytes": nbytes, "us": us, "ratio": statistics.median(ratios), "from": ratios[0], "to": ratios[-1]}
+    found = {"bytes": nbytes, "us": us, "ratio": statistics.median(ratios), "from": ratios[0], "to": ratios[-1]}
+    return found | {"host_us": host_us, "pinned_us": pinned_us}
 
 
 def main() -> None:
@@ -127,8 +138,9 @@ def main() -> None:
         beside = "none seen" if o["beside_kernels"] is None else f"{o['beside_kernels']:.0%} of it beside kernels"
         print(f"    copies {o['copy_ms']:.3f} ms a step, {beside}")
         print(
-            f"    a draw of {d['bytes'] / 1e6:.2f} MB {d['us'][0]:.0f} us, a pinned copy {d['us'][1]:.0f} us, ratio "
-            f"{d['ratio']:.2f} ({d['from']:.2f} to {d['to']:.2f})",
+            f"    a draw of {d['bytes'] / 1e6:.2f} MB {d['us'][0]:.0f} us, in host memory {d['host_us']:.0f} us, in "
+            f"pinned memory {d['pinned_us']:.0f} us; a pinned copy {d['us'][1]:.0f} us, ratio {d['ratio']:.2f} "
+            f"({d['from']:.2f} to {d['to']:.2f})",
             flush=True,
         )
         keep(arguments.json, found)

@@ -218,7 +218,7 @@ CASES = [
     Case("resnet18 32x32 batch 32 fp32", cifar, 32, 32, "fp32", False, 10_000),
     Case("resnet18 32x32 batch 256 fp32", cifar, 32, 256, "fp32", False, 10_000),
     Case("resnet18 32x32 batch 256 bf16 channels_last", cifar, 32, 256, "bf16", True, 10_000),
-    Case("resnet50 224x224 batch 64 bf16 channels_last", large, 224, 64, "bf16", True, 2_000),
+    Case("resnet50 224x224 batch 64 bf16 channels_last", large, 224, 64, "bf16", True, 1_000, 1_000),
 ]
 TINY = [Case("mlp 16x16 batch 4 fp32", lambda shape, n: mlp(shape, n, [8]), 16, 4, "fp32", False, 64, 100)]
 

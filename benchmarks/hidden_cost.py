@@ -1,11 +1,13 @@
 """The cost of replay beyond its additional samples: ER with half its samples replayed, against as many new samples.
 
     python benchmarks/hidden_cost.py [--rounds 5] [--steps 8] [--ranks 2] [--engine torchrun] [--models resnet18,mlp]
+                                     [--hosts a:1,b:1] [--device cpu] [--tiny] [--json FILE]
 
 Ranks are processes with one thread each. Both loops are `Trainer.train`. ER (32 new and 32 replayed samples per rank, a
 full memory of 1000 records over all ranks) and fine-tuning on 64 new samples make the same number of steps on the same
 network, in turn, in the same processes. The slower rank counts, and the ratio is taken pair by pair. ResNet-18 has its
 full width and the stem for 32x32 pictures; the MLP is 784-100-100-10 on pictures of MNIST's size, with 10 + 10 samples.
+On GPUs each rank has one of its own, and gradients go by NCCL.
 Limits: 1.03 for ResNet-18; waiting for replay below 1 % of the training time there, below 5 % with the MLP.
 """
 
@@ -14,12 +16,13 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gpu_training import now
 
 from cl.buffers.native import NativeBuffer
 from cl.data.loader import num_batches
@@ -33,6 +36,7 @@ from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
 from cl.reporting.progress import Progress
 from cl.reporting.recorder import Recorder
+from cl.run.device import check_own_gpu, choose_device
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
@@ -42,7 +46,6 @@ from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
 
 CLASSES, CAPACITY = 10, 1000
-CPU = torch.device("cpu")
 # Shape of the pictures, network, new samples per rank and step of ER, factor of the number of steps, limit of the
 # ratio, and limit of the fraction of time spent waiting.
 MODELS = {
@@ -51,39 +54,39 @@ MODELS = {
 }
 
 
-def samples(count: int, shape: tuple[int, int, int]) -> Rows:
+def samples(count: int, shape: tuple[int, int, int], device: torch.device) -> Rows:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
-    y = torch.randint(0, CLASSES, (count,), generator=generator)
+    x = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator).to(device)
+    y = torch.randint(0, CLASSES, (count,), generator=generator).to(device)
     return Rows({"x": x, "y": y, "task": torch.zeros_like(y)})
 
 
-def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float]:
+def train(name: str, replay: bool, steps: int, comm: Comm, device: torch.device) -> tuple[float, float]:
     """Seconds of training, and the part of them spent waiting for replay."""
     shape, make, half, _, _, _ = MODELS[name]
     batch_size = half if replay else 2 * half
-    data = samples(steps * batch_size * comm.size, shape)
+    data = samples(steps * batch_size * comm.size, shape, device)
     torch.manual_seed(0)
-    model = make(shape).train()
+    model = make(shape).to(device).train()
     strategy = Er(half) if replay else Finetune()
     buffer = None
     if replay:
         fields = strategy.fields(shape, (CLASSES,))
-        buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, CPU, comm)
-        past = samples(2 * CAPACITY, shape)
+        buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, device, comm)
+        past = samples(2 * CAPACITY, shape, device)
         buffer.add(past.columns)
         buffer.request(half)
-    updater = Updater(torch.optim.SGD(model.parameters(), lr=0.01), model, CPU, comm, ReduceOptions())
-    transform = BatchTransform([], None, None, shape[0], CPU)
+    updater = Updater(torch.optim.SGD(model.parameters(), lr=0.01), model, device, comm, ReduceOptions())
+    transform = BatchTransform([], None, None, shape[0], device)
     strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=buffer))
     progress = Progress("", steps, 0, False)
     recorder = Recorder(History([], None), progress, log_interval=10**6)
     trainer = Trainer(strategy, Constant(), batch_size, 0, recorder)
     comm.sum(torch.zeros(1))  # so that all ranks begin at the same time
     waited = buffer.wait_seconds if buffer else 0.0
-    started = time.perf_counter()
+    started = now(device)
     trainer.train(data, 0, num_batches(len(data), batch_size, comm.size))
-    seconds = time.perf_counter() - started
+    seconds = now(device) - started
     progress.close()
     if buffer is None:
         return seconds, 0.0
@@ -92,7 +95,7 @@ def train(name: str, replay: bool, steps: int, comm: Comm) -> tuple[float, float
     return seconds, waited
 
 
-def measure(comm: Comm, models: list[str], rounds: int, steps: int) -> list[dict]:
+def measure(comm: Comm, device: torch.device, models: list[str], rounds: int, steps: int) -> list[dict]:
     torch.set_num_threads(1)
     found = []
     for name in models:
@@ -100,13 +103,15 @@ def measure(comm: Comm, models: list[str], rounds: int, steps: int) -> list[dict
         for round in range(rounds + 1):  # the first warms up
             times = {}
             for replay in (True, False) if round % 2 else (False, True):
-                own = train(name, replay, steps * MODELS[name][3], comm)
+                own = train(name, replay, steps * MODELS[name][3], comm, device)
                 of_ranks = comm.gather(own)
                 times[replay] = max(seconds for seconds, _ in of_ranks)
                 if replay and round:
                     entry["shares"].append(statistics.mean(waited / seconds for seconds, waited in of_ranks))
             if round:
                 entry["pairs"].append((times[True], times[False]))
+        images = 2 * MODELS[name][2] * steps * MODELS[name][3] * comm.size
+        entry["images_per_second"] = images / statistics.median(ours for ours, _ in entry["pairs"])
         found.append(entry)
     return found
 
@@ -118,27 +123,38 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--engine", default="torchrun", choices=["torchrun", "horovod"])
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tiny", action="store_true", help="a few steps of the MLP")
+    parser.add_argument("--hosts", help="where the ranks run, as in launcher.hosts")
+    parser.add_argument("--json", type=Path, help="file for the times")
     parser.add_argument("--out", help=argparse.SUPPRESS)  # file for the results of rank 0
     arguments, _ = parser.parse_known_args()
-    models = arguments.models.split(",")
+    models, steps = arguments.models.split(","), arguments.steps
+    if arguments.tiny:
+        models, steps = ["mlp"], 1
     if ranks.started():
         comm = connect(ranks.started()[0], timeout=300)
-        found = measure(comm, models, arguments.rounds, arguments.steps)
+        device = choose_device(arguments.device, comm.local_rank)
+        check_own_gpu(arguments.device, device, comm)
+        found = measure(comm, device, models, arguments.rounds, steps)
         if comm.is_main:
             Path(arguments.out).write_text(json.dumps(found))
         disconnect()
         return
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        launcher = {"name": arguments.engine, "np": arguments.ranks, "hosts": None, "hostfile": None}
+        launcher = {"name": arguments.engine, "np": arguments.ranks, "hosts": arguments.hosts, "hostfile": None}
         start_ranks(launcher, [*sys.argv[1:], f"--out={out}"])
         found = json.loads(out.read_text())
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found))
     for entry in found:
         ratios = sorted(ours / theirs for ours, theirs in entry["pairs"])
         limit, wait_limit = MODELS[entry["model"]][4:]
         print(
             f"{entry['model']}, {arguments.ranks} ranks, {arguments.engine}: "
-            f"{statistics.median(ours for ours, _ in entry['pairs']):.2f} s with replay; ratio to as many new samples "
+            f"{statistics.median(ours for ours, _ in entry['pairs']):.2f} s with replay, "
+            f"{entry['images_per_second']:.0f} images/s; ratio to as many new samples "
             f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
             + (f", limit {limit}" if limit else "")
             + f"; waiting for replay {statistics.median(entry['shares']):.2%}, limit {wait_limit:.0%}"

@@ -2,8 +2,8 @@
 
     python benchmarks/hosts.py [--engines torchrun,horovod] [--cases finished,signal,link,host,rank] [--timeout 15]
 
-The hosts are two network namespaces of Linux with a cable between them (a veth pair), which root can make; instead of
-ssh a script starts a shell in the other one. Each run has one rank on each host and replays records of both.
+The hosts are two network namespaces with a cable between them (namespaces.py); instead of ssh a script starts a shell
+in the other one. Each run has one rank on each host and replays records of both.
 
     finished   the run ends, with the same bits as two ranks on one host
     signal     SIGTERM to the command
@@ -24,8 +24,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from namespaces import ADDRESSES, TwoHosts
+
 ROOT = Path(__file__).resolve().parent.parent
-ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 OPTIONS = ("strategy=er", "scenario=class2", "backbone.hidden=[16]", "progress=false", "pictures=[]", "launcher.np=2")
 CASES = ("finished", "signal", "link", "host", "rank")
 # For each way to be lost, the status of the command and what it has to say.
@@ -33,61 +34,14 @@ EXPECTED = {"signal": (143, "saved"), "link": (75, "rank"), "host": (75, "host")
 MOST_SECONDS = 40  # beyond the timeout
 
 
-class TwoHosts:
-    """Two namespaces with a cable; a context manager, which takes them away at its end. Raises OSError."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.names = {letter: f"rm{os.getpid()}{letter}" for letter in ADDRESSES}
-
-    def __enter__(self) -> "TwoHosts":
-        try:
-            for name in self.names.values():
-                ip("netns", "add", name)
-            a, b = self.names.values()
-            ip("link", "add", a, "netns", a, "type", "veth", "peer", "name", b, "netns", b)
-            for letter, name in self.names.items():
-                ip("-n", name, "address", "add", f"{ADDRESSES[letter]}/24", "dev", name)
-                for link in ("lo", name):
-                    ip("-n", name, "link", "set", link, "up")
-        except OSError:
-            self.__exit__()
-            raise
-        self.ssh = self.folder / "ssh"
-        choices = "".join(f"{ADDRESSES[letter]}) name={name};; " for letter, name in self.names.items())
-        self.ssh.write_text(f'#!/bin/sh\ncase $1 in {choices}esac\nexec ip netns exec $name sh -c "$2"\n')
-        self.ssh.chmod(0o755)
-        return self
-
-    def __exit__(self, *error) -> None:
-        for name in self.names.values():
-            if (Path("/run/netns") / name).exists():
-                ip("netns", "delete", name)
-
-    def start(self, words: list[str], log: Path) -> subprocess.Popen:
-        """`python run.py WORDS` on the first host."""
-        hosts = ",".join(f"{address}:1" for address in ADDRESSES.values())
-        line = [sys.executable, str(ROOT / "run.py"), *words, f"launcher.hosts={hosts}"]
-        with log.open("w") as out:
-            return subprocess.Popen(
-                ["ip", "netns", "exec", self.names["a"], *line], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
-                env={**os.environ, "REMERGE_SSH": str(self.ssh)},
-            )  # fmt: skip
-
-    def pids(self, letter: str) -> list[int]:
-        """The processes of a host."""
-        return [int(pid) for pid in ip("netns", "pids", self.names[letter]).split()]
-
-    def set_cable(self, state: str) -> None:
-        ip("-n", self.names["a"], "link", "set", self.names["a"], state)
-
-
-def ip(*words: str) -> str:
-    """What the command `ip` says; raises OSError."""
-    done = subprocess.run(["ip", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
+def start(hosts: TwoHosts, words: list[str], log: Path) -> subprocess.Popen:
+    """`python run.py WORDS` on the first host."""
+    places = ",".join(f"{address}:1" for address in ADDRESSES.values())
+    line = [str(hosts.wrappers[0]), str(ROOT / "run.py"), *words, f"launcher.hosts={places}"]
+    with log.open("w") as out:
+        return subprocess.Popen(
+            line, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "REMERGE_SSH": str(hosts.ssh)}
+        )
 
 
 def weights(folder: Path) -> list:
@@ -102,7 +56,7 @@ def finish(hosts: TwoHosts, engine: str, folder: Path) -> str:
     import torch
 
     words = [*OPTIONS, "epochs=1", f"launcher={engine}"]
-    process = hosts.start([*words, f"output={folder / 'two'}"], folder / "log")
+    process = start(hosts, [*words, f"output={folder / 'two'}"], folder / "log")
     if process.wait(300) != 0:
         return (folder / "log").read_text()
     line = [sys.executable, str(ROOT / "run.py"), *words, f"output={folder / 'one'}"]
@@ -124,7 +78,7 @@ def lose(hosts: TwoHosts, engine: str, case: str, timeout: int, folder: Path) ->
     """Seconds until no process is left, the status, and the lines that were printed after the event."""
     log = folder / "log"
     words = [*OPTIONS, "epochs=[1,3000]", f"launcher={engine}", f"timeout={timeout}", f"output={folder / 'out'}"]
-    process = hosts.start(words, log)
+    process = start(hosts, words, log)
     while "task  1/2" not in log.read_text():
         if process.poll() is not None:
             return math.nan, process.returncode, log.read_text().splitlines()  # it ended before the event

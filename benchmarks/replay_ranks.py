@@ -32,6 +32,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +56,10 @@ START_SECONDS, TIMEOUT = 180, 60.0
 class PipeComm:
     """The part of cl.distributed.comm.Comm that the buffer needs; the parent process forwards the objects."""
 
-    token, is_local = bytes(16), True
+    token = bytes(16)
 
-    def __init__(self, rank: int, size: int, pipe):
-        self.rank, self.size, self.pipe, self.waits = rank, size, pipe, Waits()
+    def __init__(self, rank: int, size: int, pipe, is_local: bool):
+        self.rank, self.size, self.pipe, self.is_local, self.waits = rank, size, pipe, is_local, Waits()
 
     def gather(self, content) -> list:
         self.pipe.send(("gather", content))
@@ -67,25 +69,31 @@ class PipeComm:
         self.gather(None)
 
 
-def rank_main(rank: int, size: int, pipe, job: str, options: dict) -> None:
+def rank_main(rank: int, size: int, pipe, is_local: bool, job: Callable, options: dict) -> None:
     try:
         torch.set_num_threads(1)
-        pipe.send(("result", globals()[job](PipeComm(rank, size, pipe), **options)))
+        pipe.send(("result", job(PipeComm(rank, size, pipe, is_local), **options)))
     except BaseException:
         pipe.send(("error", traceback.format_exc()))
 
 
-def run_ranks(size: int, tls: str | None, job: str, **options) -> list:
-    """Run `job(comm, **options)` in each of `size` new processes; returns their results."""
+def run_ranks(size: int, tls: str | None, job: Callable, pythons: Sequence[Path] = (), **options) -> list:
+    """Run `job(comm, **options)` in each of `size` new processes; returns their results.
+
+    `pythons` start Python, each on a host of its own, and the ranks take turns at them; else all are on this one.
+    """
     before = os.environ.pop("UCX_TLS", None)
     if tls:
         os.environ["UCX_TLS"] = tls
     context = multiprocessing.get_context("spawn")  # forked processes would share torch's threads
+    resource_tracker.ensure_running()  # here, and not where the first rank is
     pipes, processes = [], []
     try:
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=rank_main, args=(rank, size, theirs, job, options), daemon=True)
+            context.set_executable(str(pythons[rank % len(pythons)]) if pythons else sys.executable)
+            words = (rank, size, theirs, not pythons, job, options)
+            process = context.Process(target=rank_main, args=words, daemon=True)
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -94,17 +102,18 @@ def run_ranks(size: int, tls: str | None, job: str, **options) -> list:
             words = []
             for rank, pipe in enumerate(pipes):
                 if not pipe.poll(START_SECONDS):
-                    raise RuntimeError(f"rank {rank} of {job} has not answered for {START_SECONDS} s")
+                    raise RuntimeError(f"rank {rank} of {job.__name__} has not answered for {START_SECONDS} s")
                 words.append(pipe.recv())
             for kind, content in words:
                 if kind == "error":
-                    raise RuntimeError(f"a rank of {job} failed:\n{content}")
+                    raise RuntimeError(f"a rank of {job.__name__} failed:\n{content}")
             contents = [content for _, content in words]
             if words[0][0] == "result":
                 return contents
             for pipe in pipes:
                 pipe.send(contents)
     finally:
+        context.set_executable(sys.executable)
         os.environ.pop("UCX_TLS", None)
         if before is not None:
             os.environ["UCX_TLS"] = before
@@ -225,17 +234,17 @@ class Sockets:
 
     names = ("at once", "alone")
 
-    def __init__(self, comm, volume: int):
+    def __init__(self, comm, volume: int, address: str = "127.0.0.1"):
         self.comm = comm
         self.outgoing = np.ones(volume, dtype=np.uint8)
         self.incoming = memoryview(bytearray(volume))
         if comm.rank == 0:
-            listener = socket.create_server(("127.0.0.1", 0))
+            listener = socket.create_server((address, 0))
             comm.gather(listener.getsockname()[1])
             self.socket, _ = listener.accept()
             listener.close()
         else:
-            self.socket = socket.create_connection(("127.0.0.1", comm.gather(None)[0]))
+            self.socket = socket.create_connection((address, comm.gather(None)[0]))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, times: int) -> None:
@@ -314,7 +323,7 @@ def scaling(comm, steps: int) -> dict:
 def show_latency(steps: int) -> None:
     print("latency of a small draw, ms     median    p99    limit")
     for wire, tls in WIRES.items():
-        of_ranks = run_ranks(2, tls, "latency", steps=steps)
+        of_ranks = run_ranks(2, tls, latency, steps=steps)
         times = sorted(1e3 * seconds for of_rank in of_ranks for seconds in of_rank)
         median, p99 = times[len(times) // 2], times[len(times) * 99 // 100]
         print(f"  {wire:28} {median:7.3f} {p99:7.3f}  {LATENCY_LIMITS[wire]:6.1f}")
@@ -323,7 +332,7 @@ def show_latency(steps: int) -> None:
 def show_throughput(rounds: int, draws: int) -> None:
     print("throughput per rank, MB/s        draw  at once    alone   of at once (low to high)   of alone    limit")
     for wire, tls in WIRES.items():
-        of_ranks = run_ranks(2, tls, "throughput", rounds=rounds, draws=draws, sockets=tls is not None)
+        of_ranks = run_ranks(2, tls, throughput, rounds=rounds, draws=draws, sockets=tls is not None)
         # The slower rank counts, because the ranks wait for each other in every draw.
         counted = "crossed" if tls else "draw"
         rates = {key: [min(pair) for pair in zip(*(rank[key] for rank in of_ranks))] for key in of_ranks[0]}
@@ -340,7 +349,7 @@ def show_throughput(rounds: int, draws: int) -> None:
 def show_idle(seconds: float) -> None:
     print("CPU of an idle buffer's thread   rank 0   rank 1   limit")
     for wire, tls in WIRES.items():
-        shares = run_ranks(2, tls, "idle", seconds=seconds)
+        shares = run_ranks(2, tls, idle, seconds=seconds)
         print(f"  {wire:28} {100 * shares[0]:6.2f} % {100 * shares[1]:6.2f} %   {100 * IDLE_LIMIT:.0f} %")
 
 
@@ -348,7 +357,7 @@ def show_scaling(sizes: list[int], steps: int) -> None:
     # Over TCP, because within a host records may not be sent; here every rank represents a host.
     print("sent by a rank per step, draws of 32   messages      bytes    least bytes   over")
     for size in sizes:
-        found = run_ranks(size, "tcp,self", "scaling", steps=steps)
+        found = run_ranks(size, "tcp,self", scaling, steps=steps)
         messages, sent = (statistics.mean(entry[key] for entry in found) for key in ("messages", "bytes"))
         least = found[0]["least"]
         print(f"  {size:4} ranks {messages:34.2f} {sent:10.0f} {least:14.0f}  {100 * (sent / least - 1):5.2f} %")

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -406,31 +405,16 @@ def test_making_and_closing_buffers_leaves_nothing_behind(team, transport):
 
 
 @pytest.fixture
-def two_networks():
-    """Names of two network namespaces that are joined by a cable, and of the device at its end in both."""
-    if shutil.which("ip") is None:
-        pytest.skip("there is no `ip` (iproute2) to make network namespaces with")
-    names = [f"replay{os.getpid()}{side}" for side in "ab"]
-
-    def ip(*words):
-        return subprocess.run(["ip", *words], capture_output=True, text=True)
+def two_networks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from namespaces import TwoHosts
 
     try:
-        wires = [("link", "add", "replay0", "netns", names[0], "type", "veth", "peer", "replay0", "netns", names[1])]
-        for number, name in enumerate(names, start=1):
-            wires += [
-                ("-n", name, "addr", "add", f"10.231.7.{number}/24", "dev", "replay0"),
-                ("-n", name, "link", "set", "replay0", "up"),
-                ("-n", name, "link", "set", "lo", "up"),
-            ]
-        for words in [*(("netns", "add", name) for name in names), *wires]:
-            done = ip(*words)
-            if done.returncode:
-                pytest.skip(f"no network namespaces on this machine (root makes them): {done.stderr.strip()}")
-        yield names
-    finally:
-        for name in names:
-            ip("netns", "del", name)
+        hosts = TwoHosts(tmp_path).__enter__()
+    except OSError as error:
+        pytest.skip(f"no network namespaces on this machine (root and `ip` make them): {error}")
+    yield hosts
+    hosts.__exit__()
 
 
 def test_ranks_in_two_networks_draw_what_ranks_of_one_host_draw(team, two_networks):
@@ -438,12 +422,12 @@ def test_ranks_in_two_networks_draw_what_ranks_of_one_host_draw(team, two_networ
         job = team.job(2, environment, ("train", {"policies": POLICIES, "steps": 60}))
         ranks = [
             subprocess.Popen(
-                ["ip", "netns", "exec", name, sys.executable, str(WORKER), str(job), str(rank)],
+                [wrapper, str(WORKER), str(job), str(rank)],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for rank, name in enumerate(two_networks)
+            for rank, wrapper in enumerate(two_networks.wrappers)
         ]
         for rank in ranks:
             status, _, err = finish(rank, 60)
@@ -451,7 +435,7 @@ def test_ranks_in_two_networks_draw_what_ranks_of_one_host_draw(team, two_networ
         return [json.loads((job / f"result_{rank}.json").read_text())[0] for rank in range(2)]
 
     together = team.run(2, {}, "train", policies=POLICIES, steps=60)
-    assert apart({"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "replay0"}) == together
+    assert apart({"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "cable"}) == together
 
 
 # ---- Whole runs ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ Where there is no GPU a few of them run on the CPU, so that they cannot rot unse
 """
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -86,6 +88,20 @@ def test_accuracies_are_those_of_the_cpu(compose_config, tmp_path, strategy):
     config = compose_config(*QUICK, f"strategy={strategy}", "device=cpu", f"output={tmp_path / 'cpu'}")
     on_cpu = json.loads((experiment.run(config) / "results.json").read_text())
     assert on_gpu["average_accuracy"] == pytest.approx(on_cpu["average_accuracy"], abs=0.03)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="trains on two GPUs: there are not two here")
+@pytest.mark.parametrize("strategy", ["er", "derpp"])
+def test_two_ranks_on_two_gpus_repeat_to_the_bit(tmp_path, strategy):
+    """Gradients by NCCL, each rank on a GPU of its own."""
+    words = [*QUICK, f"strategy={strategy}", "device=cuda", "launcher=torchrun", "launcher.np=2"]
+    for place in "ab":
+        line = [sys.executable, str(ROOT / "run.py"), *words, f"output={tmp_path / place}"]
+        subprocess.run(line, cwd=ROOT, check=True, timeout=300)
+    networks = [
+        torch.load(max((tmp_path / place).rglob("task_*.pt")), weights_only=True)["model"].values() for place in "ab"
+    ]
+    assert all(map(torch.equal, *networks))
 
 
 def test_records_come_to_the_device_and_back_unharmed():
