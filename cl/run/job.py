@@ -77,8 +77,6 @@ def _together(configs: Sequence) -> list[Path | BaseException]:
 
     for config in configs:
         opening.run(plain(config), run_folder(plain(config)))
-    for config in configs[1:]:
-        config.progress = False  # one bar for all
     return run_together(configs)
 
 

@@ -85,6 +85,8 @@ def run_together(configs: Sequence) -> list[Path | BaseException]:
         for number, run in enumerate(runs):
             opened.callback(run.close)
             proceed(number, None)
+        for part in list(at.values())[1:]:
+            part.trainer.recorder.progress.close()  # one bar for all
         while at:
             first = min(part.place for part in at.values())
             chosen = [number for number, part in at.items() if part.place == first]

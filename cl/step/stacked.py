@@ -51,7 +51,7 @@ class Stacked:
         replayed = [_stacked_columns(same, self.device) for same in zip(*draws, strict=True)]
         self.updater.optimizer.param_groups[0]["lr"] = self.options["lr"]
         self.updater.clear()
-        losses, remembered = self._counted(self.weights, new, replayed)
+        losses, remembered = self.step(self.weights, new, replayed)
         offers = self.transfers.fetch(remembered)
         if self.device.type == "cuda":  # it computes while this process stores records (`Strategy.observe`)
             self.updater.backward(losses.sum())
@@ -75,21 +75,18 @@ class Stacked:
 
     def _step_of_one(self, weights: dict, new: dict, draws: list[dict]) -> tuple[torch.Tensor, dict]:
         """The loss of one network, and what its memory is offered."""
-        self.code.network = lambda x: functional_call(self.code.model, weights, (x,))
+        self.code.network = lambda x: self._forward(weights, x)
         batch = Rows(new)
         loss = self.code.loss(batch, [Records(columns, _not_mapped, _not_mapped) for columns in draws])
         return loss, {} if self.code.buffer is None else self.code.remember(batch)
 
-    def _counted(self, *arguments) -> tuple[torch.Tensor, dict]:
-        """The mapped step; the network that lends its code has counted its passes, and all have as many."""
-        passes = self.code.passes
-        before = tuple(passes.counts.values())
-        found = self.step(*arguments)
-        more = {name: count - old for (name, count), old in zip(passes.counts.items(), before)}
-        for strategy in self.strategies[1:]:
-            for name, count in more.items():
-                strategy.passes.counts[name] += count
-        return found
+    def _forward(self, weights: dict, x: torch.Tensor) -> torch.Tensor:
+        """What one network makes of images, which counts as passes of each; its own hook does not see gradients."""
+        with self.code.passes.paused():
+            output = functional_call(self.code.model, weights, (x,))
+        for strategy in self.strategies:
+            strategy.passes.count(len(x), len(x) if torch.is_grad_enabled() else 0)
+        return output
 
     def _exchange(self, offers: dict[str, torch.Tensor]) -> None:
         if self.code.buffer is None:
