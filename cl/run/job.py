@@ -41,7 +41,7 @@ def run_or_find_each(config, words: Sequence[str], program: Sequence[str] | None
         return [run_or_find(config, words, program)]
     if ranks.started():
         raise ValueError(
-            f"seeds={settings['seeds']} starts several runs, and these are ranks of one: give each run its seed, or let "
+            f"seeds={settings['seeds']} are several runs, and these are ranks of one: give each run its seed, or let "
             "launcher=torchrun start the ranks"
         )
     seeds = range(settings["seed"], settings["seed"] + settings["seeds"])
@@ -81,7 +81,7 @@ def _together(configs: Sequence) -> list[Path | BaseException]:
 
 
 def _all_of(found: dict[int, Path | BaseException]) -> list[Path]:
-    """The folders, if nothing has failed; a signal, and what has gone wrong with every one alike, is raised as it is."""
+    """The folders, if nothing has failed; a signal, and what has gone wrong with all alike, is raised as it is."""
     failures = {seed: error for seed, error in found.items() if isinstance(error, BaseException)}
     stopped = [error for error in failures.values() if not isinstance(error, Exception)]
     if stopped or len({repr(error) for error in failures.values()}) == 1 and len(failures) == len(found):
