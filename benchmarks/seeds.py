@@ -32,7 +32,7 @@ from cl.run.together import train_together
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
-from cl.step.stacked import stack
+from cl.strategies.stacked import stack
 from cl.step.updater import Updater
 from cl.strategies.context import StrategyContext
 from cl.strategies.derpp import Derpp

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, trained at once: their networks take each step together (`cl.step.stacked`).
+"""Runs that differ in their seed alone, trained at once: their networks take each step together.
 
 Each run is as if by itself: it has its own data, order of samples, memory, tests, checkpoints and files. Runs that
 stand at different places wait for one another at the end of a stage.
@@ -21,8 +21,8 @@ from cl.run.network import build_network, input_shape
 from cl.run.part import Part
 from cl.run.plan import make_plan
 from cl.run.trainer import Trainer
-from cl.step import stacked
-from cl.step.stacked import Stacked
+from cl.strategies import stacked
+from cl.strategies.stacked import Stacked
 
 OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)  # see `Stacked`
 # Options whose other values are not made for several networks in one step.
