@@ -32,12 +32,12 @@ from cl.run.together import train_together
 from cl.run.trainer import Trainer
 from cl.scenarios.outputs import TaskOutputs
 from cl.step.schedules import Constant
-from cl.strategies.stacked import stack
 from cl.step.updater import Updater
 from cl.strategies.context import StrategyContext
 from cl.strategies.derpp import Derpp
 from cl.strategies.er import Er
 from cl.strategies.finetune import Finetune
+from cl.strategies.stacked import stack
 
 SHAPE, CLASSES, CAPACITY, BATCH, ROWS, LR = (1, 28, 28), 10, 500, 10, 12_000, 0.01
 METHODS = {"finetune": Finetune, "er": lambda: Er(BATCH), "derpp": lambda: Derpp(BATCH, 0.5, 0.5)}

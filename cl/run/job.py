@@ -1,11 +1,10 @@
 """One job of a command or of a notebook: checks it, finds it finished or trains it, here or on ranks of its own."""
 
+import copy
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from cl.configuration.place import program as program_of
 from cl.distributed import ranks
@@ -46,7 +45,7 @@ def run_or_find_each(config, words: Sequence[str], program: Sequence[str] | None
         )
     seeds = range(settings["seed"], settings["seed"] + settings["seeds"])
     kept = [word for word in words if word.partition("=")[0] not in ("seed", "seeds")]
-    each = {seed: OmegaConf.merge(config, {"seed": seed, "seeds": 1}) for seed in seeds}
+    each = {seed: _of_seed(config, seed) for seed in seeds}
     found: dict[int, Path | BaseException] = {seed: _found(config) for seed, config in each.items()}
     left = [seed for seed in seeds if found[seed] is None]
     if len(left) > 1 and (reason := _why_not(each[left[0]])):
@@ -60,6 +59,12 @@ def run_or_find_each(config, words: Sequence[str], program: Sequence[str] | None
             except Exception as error:
                 found[seed] = error
     return _all_of(found)
+
+
+def _of_seed(config, seed: int):
+    own = copy.deepcopy(config)
+    own.seed, own.seeds = seed, 1
+    return own
 
 
 def _why_not(config) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from cl import signals
+from cl.buffers.base import ReplayBuffer
+from cl.buffers.native import NativeBuffer
 from cl.build import locate, shared_options
 from cl.data.rows import Rows
 from cl.networks import lora
@@ -119,7 +121,10 @@ def train_together(parts: Sequence[Part]) -> list[BaseException | None]:
         trainer.beside = len(parts)
         proceed(number)
     steps = [_steps_taken(trainer.strategy.updater.optimizer) for trainer in trainers]
+    opened = ExitStack()
     try:
+        for trainer in trainers:
+            _draw_in_host_memory(trainer.strategy.buffer, opened)
         while batches:
             draws = {number: trainers[number].strategy.recall() for number in batches}
             groups: dict[tuple, list[int]] = {}
@@ -138,6 +143,7 @@ def train_together(parts: Sequence[Part]) -> list[BaseException | None]:
     finally:
         for stack in stacks.values():
             stack.release()
+        opened.close()
     return stopped
 
 
@@ -148,6 +154,13 @@ def _stacks(before: dict, groups: list[tuple[int, ...]], trainers: Sequence[Trai
     for stack in before.values():
         stack.release()
     return {group: Stacked([trainers[number].strategy for number in group]) for group in groups}
+
+
+def _draw_in_host_memory(buffer: ReplayBuffer | None, opened: ExitStack) -> None:
+    """Until the end, draws stay where the records are: stacked there, those of all seeds take one copy to a GPU."""
+    if isinstance(buffer, NativeBuffer):
+        opened.callback(setattr, buffer, "device", buffer.device)
+        buffer.device = torch.device("cpu")
 
 
 def _rate(trainer: Trainer) -> float:

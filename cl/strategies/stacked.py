@@ -48,7 +48,7 @@ class Stacked:
     def observe(self, batches: Sequence[Rows], draws: Sequence[Sequence[Records]]) -> torch.Tensor:
         """One training step of each network on its new samples and draws, all of equal lengths; the losses [N]."""
         new = _stacked_columns(batches)
-        replayed = [_stacked_columns(same, self.device) for same in zip(*draws, strict=True)]
+        replayed = [self._on_device(_stacked_columns(same)) for same in zip(*draws, strict=True)]
         self.updater.optimizer.param_groups[0]["lr"] = self.options["lr"]
         self.updater.clear()
         losses, remembered = self.step(self.weights, new, replayed)
@@ -87,6 +87,9 @@ class Stacked:
         for strategy in self.strategies:
             strategy.passes.count(len(x), len(x) if torch.is_grad_enabled() else 0)
         return output
+
+    def _on_device(self, columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return columns if columns["y"].device == self.device else self.transfers.to_device(columns)
 
     def _exchange(self, offers: dict[str, torch.Tensor]) -> None:
         if self.code.buffer is None:
@@ -152,9 +155,8 @@ def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(tensors))
 
 
-def _stacked_columns(rows: Sequence[Rows], device: torch.device | None = None) -> dict[str, torch.Tensor]:
-    columns = {name: torch.stack([each[name] for each in rows]) for name in rows[0].columns}
-    return columns if device is None else {name: column.to(device) for name, column in columns.items()}
+def _stacked_columns(rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([each[name] for each in rows]) for name in rows[0].columns}
 
 
 def _is_own(key: str, value) -> bool:

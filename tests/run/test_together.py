@@ -81,7 +81,7 @@ def assert_alike(one, other) -> None:
     ["strategy=finetune", "optimizer.momentum=0.9", "optimizer_state=reset"],
     ["strategy=er", "strategy.weighting=by_task", "optimizer.momentum=0.9"],
     ["strategy=er", "strategy.filling=task_end", "eval_every=8"],
-    ["strategy=der", "optimizer=adam", "schedule=cosine"],
+    ["strategy=der", "optimizer=adam", "schedule=cosine", "buffer=reference"],
     ["strategy=derpp", "optimizer=rmsprop", "model_state=reset"],
     ["strategy=derpp", "scenario=task5", "steps=6", "strategy.folded=true", "strategy.beta=null"],
     # Tasks of other sizes for each seed: epochs end at different steps.
