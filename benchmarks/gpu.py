@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 PARTS = {
     "training": ("gpu_training.py", ["--rounds=3", "--seconds=0.4"], 0.25),
     "replay": ("gpu_replay.py", ["--rounds=4", "--seconds=0.4"], 0.15),
-    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.4"], 0.3),
-    "seeds": ("seeds.py", ["--rounds=3", "--seconds=0.4"], 0.05),
+    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.4"], 0.27),
+    "seeds": ("seeds.py", ["--rounds=3", "--seconds=0.4"], 0.08),
 }
 TESTS = 0.25  # of the time
 AIM = 0.95  # images per second over a bare loop

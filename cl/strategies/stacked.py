@@ -51,8 +51,11 @@ class Stacked:
         replayed = [self._on_device(_stacked_columns(same)) for same in zip(*draws, strict=True)]
         self.updater.optimizer.param_groups[0]["lr"] = self.options["lr"]
         self.updater.clear()
-        losses, remembered = self.step(self.weights, new, replayed)
-        offers = self.transfers.fetch(remembered)
+        # A flat list of tensors: what `vmap` does with dictionaries within lists takes as long as a layer.
+        self.new_columns, self.columns_of_draws = list(new), [list(columns) for columns in replayed]
+        drawn = [column for columns in replayed for column in columns.values()]
+        losses, *remembered = self.step(*self.weights.values(), *new.values(), *drawn)
+        offers = self.transfers.fetch(new | dict(zip(self.remembered, remembered)))
         if self.device.type == "cuda":  # it computes while this process stores records (`Strategy.observe`)
             self.updater.backward(losses.sum())
             self._exchange(offers)
@@ -73,12 +76,16 @@ class Stacked:
                 if state := strategy.updater.optimizer.state.get(weight):
                     state |= {key: _own(value) for key, value in state.items() if isinstance(value, torch.Tensor)}
 
-    def _step_of_one(self, weights: dict, new: dict, draws: list[dict]) -> tuple[torch.Tensor, dict]:
-        """The loss of one network, and what its memory is offered."""
+    def _step_of_one(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The loss of one network, and what its memory is offered beside the columns of the samples."""
+        rest = iter(tensors)
+        weights, batch = dict(zip(self.weights, rest)), Rows(dict(zip(self.new_columns, rest)))
+        draws = [Records(dict(zip(names, rest)), _not_mapped, _not_mapped) for names in self.columns_of_draws]
         self.code.network = lambda x: self._forward(weights, x)
-        batch = Rows(new)
-        loss = self.code.loss(batch, [Records(columns, _not_mapped, _not_mapped) for columns in draws])
-        return loss, {} if self.code.buffer is None else self.code.remember(batch)
+        loss = self.code.loss(batch, draws)
+        remembered = {} if self.code.buffer is None else self.code.remember(batch)
+        self.remembered = [name for name, column in remembered.items() if column is not batch.columns.get(name)]
+        return loss, *(remembered[name] for name in self.remembered)
 
     def _forward(self, weights: dict, x: torch.Tensor) -> torch.Tensor:
         """What one network makes of images, which counts as passes of each; its own hook does not see gradients."""
