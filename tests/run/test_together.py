@@ -9,11 +9,12 @@ import pytest
 import torch
 from interrupted import Died, dying
 from omegaconf import OmegaConf
-from support import QUICK
+from support import QUICK, command
 
 from cl import signals
 from cl.run import job, together
 from cl.run.trainer import DivergedError, Trainer
+from merging.command import merge
 
 WORDS = (*QUICK, "scenario=class2", "buffer.capacity=30", "log_interval=7", "steps=20")
 CONV = ("backbone=mlp", "backbone._target_=small_conv.network", "~backbone.hidden", "~backbone.bias", "~backbone.init")
@@ -195,3 +196,19 @@ def test_ranks_have_one_run(compose_config, monkeypatch):
     monkeypatch.setattr(job.ranks, "started", lambda: (0, 0, 2))
     with pytest.raises(ValueError, match="^seeds=3 are several runs, and these are ranks of one: "):
         job.run_or_find_each(compose_config(*WORDS, "seeds=3"), [])
+
+
+def test_a_sweep_has_all_seeds_of_each_method_in_one_job(tmp_path):
+    done = command(*WORDS, "strategy=er,agem", "seeds=2", f"output={tmp_path}", "-m")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "seeds=2 are trained one after the other: strategy=agem has no step for several networks" in lines
+    assert [line.split()[:2] for line in lines if line.startswith("run ")] == [["run", "1/2"], ["run", "2/2"]]
+    rows = [line.split()[:2] for line in lines if line.startswith(("er  ", "agem  "))]
+    assert sorted(rows) == [["agem", "2"], ["er", "2"]], done.stdout
+    assert {path.parent.name for path in tmp_path.rglob("results.json")} == {"seed0", "seed1"}
+
+
+def test_merging_has_one_seed(compose_config):
+    with pytest.raises(ValueError, match="^seeds=2 is for run.py: a sweep merges several seeds, -m seed=0,1,2$"):
+        merge(compose_config("seeds=2", name="merge"))
