@@ -35,9 +35,9 @@ def run_or_find_each(config, words: Sequence[str], program: Sequence[str] | None
     Those that were not finished before are trained together where that is possible, else one after the other. Raises
     SeedsFailed, once all are done, if some of several failed.
     """
-    settings = plain(config)
-    if settings["seeds"] == 1:
+    if config.get("seeds") == 1:  # of nearly all commands: what follows is not free
         return [run_or_find(config, words, program)]
+    settings = plain(config)
     if ranks.started():
         raise ValueError(
             f"seeds={settings['seeds']} are several runs, and these are ranks of one: give each run its seed, or let "
