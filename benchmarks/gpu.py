@@ -3,8 +3,9 @@
     python benchmarks/gpu.py [--out DIR] [--device cuda] [--minutes 8] [--no-tests] [--tiny]
 
 The tests of tests/gpu, then benchmarks/gpu_training.py (a step over a bare loop), gpu_replay.py (replay's hidden cost,
-the overlap of its copies, draws) and gpu_precision.py (fp32, bf16, fp16, torch.compile, CUDA graphs), each as a process
-of its own with a part of the time. Writes DIR/gpu.json with all figures and DIR/gpu.md, a table, which is printed too.
+the overlap of its copies, draws), gpu_precision.py (fp32, bf16, fp16, torch.compile, CUDA graphs) and seeds.py (seeds
+trained together), each as a process of its own with a part of the time. Writes DIR/gpu.json with all figures and
+DIR/gpu.md, a table, which is printed too.
 The exit status is 1 if a part failed; the others are written all the same.
 
 Where there are two GPUs, hidden_cost.py trains with two ranks first (NCCL); with --device=cpu, two ranks with Gloo.
@@ -28,7 +29,8 @@ PARTS = {
     "ranks": ("hidden_cost.py", ["--rounds=3", "--steps=100", "--models=resnet18"], 0.1),
     "training": ("gpu_training.py", ["--rounds=3", "--seconds=0.4"], 0.25),
     "replay": ("gpu_replay.py", ["--rounds=4", "--seconds=0.4"], 0.15),
-    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.4"], 0.35),
+    "precision": ("gpu_precision.py", ["--rounds=3", "--seconds=0.4"], 0.27),
+    "seeds": ("seeds.py", ["--rounds=3", "--seconds=0.4"], 0.08),
 }
 TESTS = 0.25  # of the time
 AIM = 0.95  # images per second over a bare loop
@@ -144,6 +146,10 @@ def table(content: dict) -> str:
             lines.append(f"| {row['case']} | {row['mode']} | failed: {row['error'][:80]} | |")
         else:
             lines.append(f"| {row['case']} | {row['mode']} | {row['images_per_second']:.0f} | {row['ratio']:.2f} |")
+    lines += ["", "| seeds, method | together | one after the other | ratio |", "|---|---|---|---|"]
+    for row in parts["seeds"]:
+        together, separate = (f"{row['ms'][way]:.2f} ms a step" for way in ("together", "separate"))
+        lines.append(f"| {row['seeds']}, {row['method']} | {together} | {separate} | {row['ratios'][0]:.2f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,8 @@ def merge(config) -> list[Path]:
 
     A study returns none: it prints its own tables.
     """
+    if config.seeds != 1:
+        raise ValueError(f"seeds={config.seeds} is for run.py: a sweep merges several seeds, -m seed=0,1,2")
     if words.is_study(config):
         from merging.study.run import run as run_study
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from cl import signals
 from cl.configuration import plugins
 from cl.distributed import ranks
-from cl.run.job import run_or_find
+from cl.run.folder import plain
+from cl.run.job import run_or_find_each
 from cl.run.mistakes import one_line
 from remerge.results import Failure, Run, Runs, SweepFailed
 from remerge.words import configuration, jobs_of, words_of
@@ -25,14 +26,18 @@ def run(*words: str, config_dir: str | Path | None = None, **values) -> Run:
     `config_dir`: a folder of your own options. An interrupted call goes on when it is repeated. Raises ValueError for
     mistakes, in one line.
     """
+    found = _runs(words_of(words, values), config_dir, most=1)
+    return found[0]
+
+
+def _runs(words: list[str], config_dir: str | Path | None, most: int | None = None) -> list[Run]:
+    """The runs of some words, one for each of `seeds`, of which there may be `most`."""
     with _job():
-        return _run(words_of(words, values), config_dir)
-
-
-def _run(words: list[str], config_dir: str | Path | None) -> Run:
-    own = [] if config_dir is None else [f"--config-dir={Path(config_dir).resolve()}"]
-    config = configuration("run", words, config_dir)
-    return Run(run_or_find(config, [*words, *own], PROGRAM), trust=config.trust)
+        own = [] if config_dir is None else [f"--config-dir={Path(config_dir).resolve()}"]
+        config = configuration("run", words, config_dir)
+        if most is not None and plain(config)["seeds"] > most:
+            raise ValueError(f"remerge.run gives one run, got seeds={config.seeds}: remerge.sweep gives several")
+        return [Run(folder, trust=config.trust) for folder in run_or_find_each(config, [*words, *own], PROGRAM)]
 
 
 def merge(*words: str, config_dir: str | Path | None = None, **values) -> Run:
@@ -103,8 +108,11 @@ def _one_by_one(every: list[list[str]], command: str, config_dir) -> tuple[list[
         if sys.stdout.isatty() or len(every) > 1:
             print(f"{command} {number}/{len(every)}  {' '.join(words)}", flush=True)
         try:
-            result = run(*words, config_dir=config_dir) if command == "run" else merge(*words, config_dir=config_dir)
-            found += [*result.baselines, result]
+            if command == "run":
+                found += _runs(words, config_dir)
+            else:
+                result = merge(*words, config_dir=config_dir)
+                found += [*result.baselines, result]
         except Exception as error:
             failed.append(Failure(tuple(words), one_line(error, command, words)))
     return found, failed

@@ -27,7 +27,7 @@ SCHEMA = 1  # of the words: raised when the same run gets other words
 VERSIONS = {"training": 1, "merging": 1}  # of what no member of a group decides: raised when it changes the numbers
 # What does not change a run's numbers does not change its name either.
 NOT_IDENTITY = {
-    "seed", "output", "overwrite", "pictures", "picture_titles", "progress", "debug", "logger", "log_interval",
+    "seed", "seeds", "output", "overwrite", "pictures", "picture_titles", "progress", "debug", "logger", "log_interval",
     "launcher", "loader", "metrics", "baselines", "protocol", "fusion.seed", "buffer.timeout",
     "checkpoint", "timeout", "trust", "jobs", "one_pass",
 }  # fmt: skip

@@ -73,6 +73,7 @@ class Run(TypedDict):
     """The keys of conf/run.yaml outside the groups that hold components."""
 
     seed: Natural
+    seeds: Count
     epochs: Epochs | list[Epochs]
     steps: Count | None
     batch_size: Count

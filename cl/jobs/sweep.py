@@ -83,7 +83,7 @@ def _plain(jobs: Sequence[Job]) -> list[dict]:
 
 def _do(job: Job) -> Outcome:
     """In another process."""
-    from cl.run.job import run_or_find
+    from cl.run.job import run_or_find_each
     from cl.run.mistakes import one_line
 
     began, folders, error = time.monotonic(), [], None
@@ -97,7 +97,7 @@ def _do(job: Job) -> Outcome:
                 folders = job.merge(config)
             else:
                 own = [] if job.folder is None else [f"--config-dir={Path(job.folder).resolve()}"]
-                folders = [run_or_find(config, words + own, job.program)]
+                folders = run_or_find_each(config, words + own, job.program)
     except Exception as wrong:
         error = one_line(wrong, job.command, list(job.words), job.folder)
     return Outcome(job.words, [Path(folder) for folder in folders], error, time.monotonic() - began)

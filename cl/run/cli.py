@@ -11,6 +11,7 @@ Hydra gives composition, sweeps, launchers and completion; four things are added
 import contextlib
 import os
 import signal
+import statistics
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from cl.distributed.failures import RanksFailed
 from cl.reporting import screen
 from cl.reporting.reading import read_results
 from cl.run import sweeping
-from cl.run.job import run_or_find
+from cl.run.job import run_or_find_each
 from cl.run.mistakes import is_loss, one_line
 from cl.values import WORDS
 
@@ -165,8 +166,8 @@ def _leave(status: int) -> None:
 def run_job(config, run: Callable | None = None) -> float | None:
     """One job of a command: trains it, or finds it finished, and notes its folder for the table.
 
-    Returns the average accuracy, the objective of Hydra's optimising sweepers; None after an error, which is said at
-    once: a sweep goes on with its other jobs.
+    Returns the average accuracy (in its mean over `seeds`), the objective of Hydra's optimising sweepers; None after an
+    error, which is said at once: a sweep goes on with its other jobs.
     """
     with sweeping.job() as record:
         try:
@@ -181,15 +182,18 @@ def run_job(config, run: Callable | None = None) -> float | None:
             failure = _failure(
                 error, one_line(error, "run", words_of_job()), WORDS.get(str(config.get("debug")).lower()) is True
             )
+            folders = [str(folder.absolute()) for folder in getattr(error, "folders", [])]
             if record is not None:
-                record.failure = failure
+                record.failure, record.folders = failure, folders
+            else:
+                _finished_runs.extend(map(Path, folders))
             if _process == os.getpid():
                 _report(failure, record.words if record is not None else "")
             return None
         if ranks.rank() > 0 or not folders:  # a study prints its own tables
             return None
-        content = read_results(folders[-1] / "results.json")
-        value = content.get("average_accuracy", content.get("average_error"))
+        found = [read_results(folder / "results.json") for folder in (folders if run is None else folders[-1:])]
+        value = statistics.fmean(content.get("average_accuracy", content.get("average_error")) for content in found)
         if record is None:
             _finished_runs.extend(folders)
         else:
@@ -208,7 +212,7 @@ def _folders(config, run: Callable | None) -> list[Path]:
             "torchrun; run.py strategy=independent trains on several ranks, and run=FOLDER merges its networks"
         )
     ranks.prepare()
-    return run(config) if run is not None else [run_or_find(config, _words_of_ranks())]
+    return run(config) if run is not None else run_or_find_each(config, _words_of_ranks())
 
 
 def _words_of_ranks() -> list[str]:

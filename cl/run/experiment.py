@@ -17,6 +17,7 @@ from cl.run import checkpoint, costs, reconstructions
 from cl.run.evaluator import Evaluator
 from cl.run.features import frozen
 from cl.run.folder import alone, finished_run, plain
+from cl.run.part import Parts, train_all
 from cl.run.plan import make_plan
 from cl.run.session import Session
 from cl.run.training import Start, Training
@@ -32,6 +33,11 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
     With several ranks every one of them calls this; rank 0 alone writes. `make_start` is for a strategy that asks for
     the weights of each stage; it is given the session and the tasks.
     """
+    return train_all(parts(config, make_start))
+
+
+def parts(config, make_start: Callable[..., Start] | None = None) -> Parts:
+    """A run as what its caller trains, one part after the other, and all that stands around that; see `run`."""
     plan = make_plan(plain(config))
     folder, strategy = plan.folder, plan.strategy
     if strategy.needs_start and make_start is None:
@@ -51,7 +57,7 @@ def run(config, make_start: Callable[..., Start] | None = None) -> Path:
         start = make_start(session, tasks) if strategy.needs_start else None
         training = Training(session, tasks, buffer, evaluator, start)
         with signals.deferred(f"the run is finished: {folder}"):
-            history = training.run()
+            history = yield from training.run()
             memory, buffer_bytes = _memory(strategy, buffer, capacity, comm)
             content = None
             if comm.is_main:

@@ -36,8 +36,7 @@ class Trainer:
     `each_epoch`: called before each epoch; `each_step`: after each step; `on_step`: after that, with its number in the
     stage and its loss; `after_step`: last, with its number, when a state may be saved. `pauses`: training is paused
     where it says, for a test that takes none of its time. `ordered`: the samples of the stage come in their order, else
-    they are shuffled in each pass. Its own state is the place within a stage, so training can go
-    on in the middle.
+    they are shuffled in each pass. Its own state is the place within a stage, so training can go on in the middle.
     """
 
     def __init__(
@@ -59,6 +58,8 @@ class Trainer:
         self.comm, self.device = strategy.updater.comm, strategy.updater.device
         self.meter = Meter(self.device)
         self.stage: int | None = None
+        self.beside = 1  # trainers at work at once (`cl.run.together`), each of which is counted its part of the time
+        self.observed: torch.Tensor | None = None  # the loss on the last batch of `loop`
         self.step, self.loss = 0, math.nan  # steps of the stage that are done, mean loss of the last interval
         self._started: float | None = None  # since when the time is not in the history yet
 
@@ -72,23 +73,29 @@ class Trainer:
         Raises ValueError when the loss is not finite, at the end of the interval in which that happened, and when the
         weights are not, before the first step or after the last.
         """
+        for batch in self.loop(samples, stage, steps):
+            self.observed = self.strategy.observe(batch)
+        return self.loss
+
+    def loop(self, samples: Rows, stage: int, steps: int) -> Iterator[Rows]:
+        """All of `train` but the steps themselves: whoever takes a batch does its step, and sets `observed`."""
         if self.stage != stage:
             self.start(stage)
         self._started = time.perf_counter()
         self.meter.start()
         while self.step < steps:
             stop = steps if self.pauses is None else min(steps, self.pauses.next(self, steps))
-            self._train_until(stop, samples, stage, steps)
+            yield from self._train_until(stop, samples, stage, steps)
         self._check_weights(f"after the last step of stage {stage + 1}")
         self._count_time()
         self._started = None
-        return self.loss
 
-    def _train_until(self, stop: int, samples: Rows, stage: int, steps: int) -> None:
+    def _train_until(self, stop: int, samples: Rows, stage: int, steps: int) -> Iterator[Rows]:
         """The steps up to number `stop` of `steps`; training is paused after the last of them unless the stage ends."""
         each_step, on_step, after_step = self.each_step, self.on_step, self.after_step
         for epoch, batch in self.batches(samples, stage, steps, stop):
-            loss = self.strategy.observe(batch)
+            yield batch
+            loss = self.observed
             self.meter.count(loss, len(batch) if batch.loss_weight else 0)
             self.step += 1
             if each_step is not None:
@@ -143,7 +150,6 @@ class Trainer:
         """Begin a stage, perhaps after some steps, with streams of random numbers that it names.
 
         So nothing of them has to be saved between stages.
-
         Each rank has its own streams, so dropout and augmentation differ from rank to rank.
         """
         self._check_weights(f"before the first step of stage {stage + 1}")
@@ -155,7 +161,7 @@ class Trainer:
 
     def _count_time(self) -> None:
         now = time.perf_counter()
-        self.history.train_seconds += now - self._started
+        self.history.train_seconds += (now - self._started) / self.beside
         self._started = now
 
     def state_dict(self) -> dict:
@@ -226,7 +232,7 @@ class Trainer:
             "step": self.history.gradient_steps,
             "loss": loss,
             "learning_rate": rate,
-            "samples_per_second": samples / seconds,
+            "samples_per_second": samples / seconds * self.beside,
             "replay_wait_seconds": waited,
             "buffer_records": int(stored),
         }

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from cl.run.averaging import set_up
 from cl.run.callbacks import RunContext
 from cl.run.checkpoint import Checkpoints, Position
 from cl.run.evaluator import Evaluator
+from cl.run.part import Part
 from cl.run.saving import Saver
 from cl.run.session import Session
 from cl.run.state import Generators, StateTree, Statistics, copied
@@ -98,8 +99,8 @@ class Training:
         """The network that is tested and saved: the one that is trained, or the one with the averaged weights."""
         return self.average.network if self.average.beside else self.session.model
 
-    def run(self) -> History:
-        """Train what is not trained yet."""
+    def run(self) -> Generator[Part, None, History]:
+        """Train what is not trained yet; whoever takes a part trains it before taking the next one."""
         session, comm = self.session, self.session.comm
         checkpoints = self.checkpoints
         position, resumed = checkpoints.load(), True
@@ -167,11 +168,11 @@ class Training:
                 self.trainer.after_step = saver.within(stage, needed, name)
                 self.average_over(needed)
                 self.trainer.ordered = self.keeps_order(stage, samples, training_set)
-                loss = self.trainer.train(training_set, stage, needed)
+                yield Part(self.trainer, training_set, stage, needed)
                 self._record(stage, self.finish(stage, samples))
                 saver.end_stage(stage, name, last=stage + 1 == len(self.stages))
                 if comm.is_main:
-                    shown = loss if self.strategy.trains else None
+                    shown = self.trainer.loss if self.strategy.trains else None
                     line = stage_line(self.label, stage, self.stages, shown, self.history, self.shows_task_aware)
                     progress.line(line)
         finally:

@@ -40,6 +40,9 @@ class Strategy:
     follows_weights = (
         ""  # of a method that goes wrong where its weights are replaced at the end of a task: what it does
     )
+    # Of this class itself, not of those below it: whether loss and records follow from rows and weights alone, so that
+    # several networks can take a step together.
+    stackable = False
     tested_within = True  # whether what it tests is there, and testing it changes nothing, between two steps of a task
     changes_network = False  # whether `after_task` changes the network, so that an average of weights is another one
     starts_anew = False  # whether a stage starts from weights that do not come from the stage before

@@ -15,6 +15,8 @@ from cl.values import Count, NotNegative
 class Der(ReplayStrategy):
     """CE(f(x), y) + alpha MSE(f(x'), z'); the MSE is a mean over records and outputs."""
 
+    stackable = True
+
     def __init__(self, replay_batch_size: Count, alpha: NotNegative, replay_from: Count = 1):
         super().__init__(replay_batch_size, replay_from)
         self.alpha = alpha

@@ -20,6 +20,7 @@ class Derpp(Der):
     """
 
     num_draws = 2
+    stackable = True
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ class Er(ReplayStrategy):
     `weighting` by_task: in task t, 1/t CE(f(x), y) + (1 - 1/t) CE(f(x'), y') (van de Ven et al. 2022).
     """
 
+    stackable = True
+
     def __init__(
         self,
         replay_batch_size: Count,

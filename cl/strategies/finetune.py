@@ -6,4 +6,4 @@ from cl.strategies.base import Strategy
 class Finetune(Strategy):
     """The step of the base class as it is."""
 
-    mixable = True
+    mixable = stackable = True

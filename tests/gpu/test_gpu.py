@@ -16,6 +16,7 @@ from cl.buffers.native import NativeBuffer
 from cl.buffers.transfers import Transfers
 from cl.distributed.comm import Comm
 from cl.run import checkpoint, experiment
+from cl.run.together import run_together
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -54,6 +55,18 @@ def assert_equal(one: tuple[dict, dict], other: tuple[dict, dict]) -> None:
 def test_a_run_repeats_to_the_bit(compose_config, tmp_path, strategy):
     words = (f"strategy={strategy}",)
     assert_equal(*(found(compose_config, tmp_path, place, words) for place in "ab"))
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "derpp"])
+def test_seeds_together_are_as_by_themselves(compose_config, tmp_path, strategy):
+    words = f"strategy={strategy}", f"device={DEVICE}", *QUICK
+    configs = [compose_config(*words, f"output={tmp_path / 'together'}", f"seed={seed}") for seed in range(3)]
+    for seed, folder in enumerate(run_together(configs)):
+        alone = experiment.run(compose_config(*words, f"output={tmp_path / 'alone'}", f"seed={seed}"))
+        networks = [torch.load(checkpoint.task_file(one, 1), weights_only=True)["model"] for one in (folder, alone)]
+        torch.testing.assert_close(*networks, rtol=1e-3, atol=1e-4)
+        matrices = [json.loads((one / "results.json").read_text())["accuracy_matrix"] for one in (folder, alone)]
+        torch.testing.assert_close(*map(torch.tensor, matrices), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("words", OPTIONS if GPU else OPTIONS[:1], ids=" ".join)

@@ -14,8 +14,8 @@ def test_all_parts_run_on_the_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "gpu.json").read_text())
     assert content["device"] == "cpu" and content["torch"]
-    assert set(content["parts"]) == {"ranks", "training", "replay", "precision"}
+    assert set(content["parts"]) == {"ranks", "training", "replay", "precision", "seeds"}
     assert all(part["rows"] and part["seconds"] > 0 for part in content["parts"].values())
     table = (tmp_path / "gpu.md").read_text()
     assert table.count("|") > 20 and "mlp 16x16 batch 4 fp32" in table and table in done.stdout
-    assert "two ranks" in table and "in pinned memory" in table
+    assert "two ranks" in table and "in pinned memory" in table and "| 3, derpp |" in table

@@ -26,8 +26,8 @@ def test_a_command_of_the_page_can_be_composed(line):
 
 
 def test_the_page_shows_every_launcher_and_sweeper():
-    assert len(COMMANDS) == 6
-    for part in ("-m jobs=2", "=joblib", "=submitit_local", "=submitit_slurm", "hydra/sweeper=search"):
+    assert len(COMMANDS) == 8
+    for part in ("-m jobs=2", " seeds=10 -m", "=joblib", "=submitit_local", "=submitit_slurm", "hydra/sweeper=search"):
         assert sum(part in line for line in COMMANDS) == 1, part
 
 

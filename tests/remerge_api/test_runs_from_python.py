@@ -77,6 +77,14 @@ def test_a_sweep_is_a_table_over_the_seeds(er, output, capsys):
     assert frame.folder.tolist() == [str(run.folder) for run in runs]
 
 
+def test_a_sweep_has_the_seeds_of_one_call(output, er):
+    with pytest.raises(ValueError, match="^remerge.run gives one run, got seeds=2: remerge.sweep gives several$"):
+        remerge.run("strategy=er", "scenario=class5", seeds=2, output=output, **TINY)
+    words = ("strategy=er", "scenario=class5", f"output={output}", "seeds=2")
+    found = remerge.sweep(*words, **TINY)
+    assert [run.seed for run in found] == [0, 1] and found[0].folder == er.folder
+
+
 def test_a_sweep_tells_of_its_failures_and_keeps_the_rest(output):
     with pytest.raises(remerge.SweepFailed, match="1 of 2 jobs failed") as caught:
         remerge.sweep("strategy=er", scenario="class5", output=output, **TINY, **{"optimizer.lr": [0.1, 1e30]})
