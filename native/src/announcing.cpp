@@ -67,6 +67,8 @@ void Buffer::take_changes(const Header &header, const std::byte *body, size_t by
     {
         Lock lock(mutex_);
         if (parted_) return;
+        // Before its first draw this rank may go on from a file, as the others do already.
+        if (draws_.requested() || finished_) check_near(header.source, header.sequence);
         Changes changes = read_changes(header, body, bytes, dissemination_, counted_classes_);
         Dissemination::Letters letters;
         if (header.sequence < served_ ||
@@ -79,6 +81,12 @@ void Buffer::take_changes(const Header &header, const std::byte *body, size_t by
     }
     send_all(std::move(messages));
     announce();
+}
+
+// No rank is further ahead: it receives no draw that this one has not announced.
+void Buffer::check_near(uint32_t rank, uint64_t sequence) const {
+    if (sequence > spoken_ + RB_MOST_PENDING + 1)
+        fail(RB_PEER, "rank ", rank, " spoke of draw ", sequence, ", expected at most ", spoken_ + RB_MOST_PENDING + 1);
 }
 
 void Buffer::take_noted(const Header &header) {

@@ -238,7 +238,7 @@ void Buffer::receive(rb_records &records) {
     const uint64_t sequence = draws_.first();
     if (!draws_.front().complete()) {
         const auto started = Clock::now();
-        wait([&]() REQUIRES(mutex_) { return draws_.front().complete(); });
+        wait([&]() REQUIRES(mutex_) { return draws_.front().complete(); }, [=] { return sequence; });
         wait_seconds_ += std::chrono::duration<double>(Clock::now() - started).count();
     }
     const uint64_t count = draws_.front().expected;

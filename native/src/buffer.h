@@ -114,6 +114,7 @@ class Buffer {
     void announce() EXCLUDES(mutex_);
     void add_letters(Messages &messages, Dissemination::Letters &&letters) const REQUIRES(mutex_);
     void take_changes(const Header &header, const std::byte *body, size_t bytes) EXCLUDES(mutex_);
+    void check_near(uint32_t rank, uint64_t sequence) const REQUIRES(mutex_);
     void take_noted(const Header &header) EXCLUDES(mutex_);
     void take_census(const Changes &changes) REQUIRES(mutex_);
     void take_change(uint32_t rank, const Change &change) REQUIRES(mutex_);
@@ -156,14 +157,15 @@ class Buffer {
     // ---- waiting and failing
     bool quiet() const REQUIRES(mutex_) { return served_ == draws_.requested() && unsent_parts_ == 0; }
     void wait_until_quiet() REQUIRES(mutex_);
-    void wait(const std::function<bool()> &ready) REQUIRES(mutex_);
+    void wait(const std::function<bool()> &ready, const std::function<uint64_t()> &awaited) REQUIRES(mutex_);
+    void wait_patiently(const std::function<bool()> &ready, const std::function<uint64_t()> &awaited) REQUIRES(mutex_);
     void help(const std::function<bool()> &ready) EXCLUDES(mutex_);
     uint32_t state_of(uint64_t sequence) const REQUIRES(mutex_);
     Header answer(uint64_t sequence) const REQUIRES(mutex_);
     std::vector<uint32_t> waited_for(uint64_t sequence) const REQUIRES(mutex_);
     void ask_for_life(uint64_t sequence, std::vector<bool> &asked) REQUIRES(mutex_);
     uint64_t first_incomplete() const REQUIRES(mutex_);
-    std::string who_is_missing() const REQUIRES(mutex_);
+    std::string who_is_missing(uint64_t sequence) const REQUIRES(mutex_);
     std::string refused() const REQUIRES(mutex_);
     void lose(uint32_t rank, const std::string &why) REQUIRES(mutex_);
     void fail_with(int status, const std::string &message) REQUIRES(mutex_);
@@ -231,6 +233,7 @@ class Buffer {
     std::optional<uint64_t> farewell_ GUARDED_BY(mutex_);  // number of the draw in whose place the ranks part
     bool parted_ GUARDED_BY(mutex_) = false;  // needs to hear nothing more
     bool finished_ GUARDED_BY(mutex_) = false, closed_ GUARDED_BY(mutex_) = false, stopping_ GUARDED_BY(mutex_) = false;
+    const std::function<uint64_t()> *awaited_ GUARDED_BY(mutex_) = nullptr;  // the draw that the caller waits for
     double wait_seconds_ GUARDED_BY(mutex_) = 0;
     Traffic traffic_ GUARDED_BY(mutex_);
     double ended_thread_cpu_ GUARDED_BY(mutex_) = 0;

@@ -24,9 +24,13 @@ void Buffer::close() {
 
 void Buffer::leave() {
     if (!finished_) {
-        wait_until_quiet();
+        const std::string what = "and has not asked for draw " + std::to_string(served_);
+        wait_for_others([&]() REQUIRES(mutex_) { return quiet(); }, what.c_str());
         hold(changed(0, true));
         finished_ = true;
+        // Of later draws others may have spoken before.
+        if (dissemination_.heard_up_to()) check_near(options_.rank, dissemination_.heard_up_to() - 1);
+        while (spoken_ < dissemination_.heard_up_to()) hold({});
         Unlock unlocked(mutex_);
         announce();
         transport_->wake();  // others may have asked for more already

@@ -41,6 +41,8 @@ class Dissemination {
     // Of all ranks, this one's too, when it is complete; some may come twice. Forgets the draw.
     Changes collect(uint64_t sequence);
 
+    // One more than the last draw that any rank has spoken of here; 0 if there is none.
+    uint64_t heard_up_to() const { return draws_.empty() ? 0 : draws_.rbegin()->first + 1; }
     uint32_t rounds() const { return rounds_; }
     uint32_t to(uint32_t round) const { return after(rank_, uint64_t{1} << round); }
     uint32_t from(uint32_t round) const { return source_of(rank_, round); }

@@ -50,7 +50,8 @@ Saved Buffer::copy() {
         Lock lock(mutex_);
         check_usable();
         wait_until_quiet();
-        wait([&]() REQUIRES(mutex_) { return draws_.all_complete(); });
+        wait([&]() REQUIRES(mutex_) { return draws_.all_complete(); },
+             [&]() REQUIRES(mutex_) { return first_incomplete(); });
         saved = snapshot();
     }
     copy_rows(saved);  // the shard is the caller's while nothing is unserved

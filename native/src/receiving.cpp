@@ -115,8 +115,8 @@ bool Buffer::expects(const std::byte *header, size_t header_bytes, size_t bytes)
     Lock lock(mutex_);
     switch (head->kind) {
         case Kind::changes: check_changes(*head, bytes, dissemination_, counted_classes_); break;
-        case Kind::records: check_records(*head, bytes, row_bytes_, target_of(*head).n); break;
-        case Kind::places: check_records(*head, bytes, 0, target_of(*head).n); break;
+        case Kind::records: check_records(*head, bytes, row_bytes_, rows_for(target_of(*head).n)); break;
+        case Kind::places: check_records(*head, bytes, 0, rows_for(target_of(*head).n)); break;
         case Kind::update: check_update(*head, bytes, updated_bytes(*head)); break;
         case Kind::failed: check_failed(*head, bytes); break;
         default: check_empty(*head, bytes);
@@ -165,7 +165,7 @@ void Buffer::take_records(const Header &header, const std::byte *body, size_t by
             fail(RB_PEER, "rank ", header.source, " sent ", header.n, " records of draw ", header.sequence,
                  ", which lacks ", target.missing[header.source]);
         staging = target.staging.get();
-        room = target.n;
+        room = rows_for(target.n);
     }
     store_records(header, read_records(header, body, bytes, direct ? 0 : row_bytes_, room), *staging);
     if (direct) tell(header.source, this->header(Kind::taken, header.sequence));
@@ -223,7 +223,7 @@ void Buffer::take_failed(const Header &header, const std::byte *body, size_t byt
     if (header.field >= options_.ranks)
         fail(RB_PEER, "rank ", header.source, " failed, as rank ", header.field, " is to have found");
     Lock lock(mutex_);
-    if (!failure_) {
+    if (!failure_ && !farewell_ && !closed_) {
         failure_reason_ = reason;
         failure_finder_ = header.field;
     }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "sampling.h"
 
 namespace replay {
@@ -29,16 +31,22 @@ class ClassBalanced : public SamplingPolicy {
     bool may_pick_from(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n,
                        uint32_t rank) override {
         begin(census);
+        bool among_the_last = false;
+        chosen_.clear();
         Numbers numbers(stream, sequence);
         for (uint32_t i = 0; i < n; ++i) {
             const Choice choice = choose(numbers);
+            chosen_.push_back(uint64_t{choice.label} << 40 | choice.chosen);
             const Tally &shares = census.shares[choice.label];
             const uint64_t count = shares.on(rank);
             if (count == 0) continue;
             const uint64_t first = shares.before(rank);
-            if (choice.chosen - first < count || first + count >= choice.size) return true;
+            if (choice.chosen - first < count) return true;
+            among_the_last |= first + count >= choice.size;
         }
-        return false;
+        if (!among_the_last) return false;
+        std::sort(chosen_.begin(), chosen_.end());
+        return std::adjacent_find(chosen_.begin(), chosen_.end()) != chosen_.end();
     }
 
     struct Choice {
@@ -62,7 +70,7 @@ class ClassBalanced : public SamplingPolicy {
     }
 
     std::vector<uint32_t> classes_;
-    std::vector<uint64_t> left_;
+    std::vector<uint64_t> left_, chosen_;
 };
 
 const SamplingPolicy::Register<ClassBalanced> registered("class_balanced");

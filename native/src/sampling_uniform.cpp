@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "sampling.h"
 
 namespace replay {
@@ -20,18 +22,25 @@ class Uniform : public SamplingPolicy {
         }
     }
 
-    // What is chosen is what is picked, but where something lies that was among the last n and has taken the place of
-    // what was picked before.
+    // What is chosen is what is picked, but where a place is chosen twice: then something lies there that was among the
+    // last n.
     bool may_pick_from(const Census &census, const Stream &stream, uint64_t sequence, uint64_t n,
                        uint32_t rank) override {
         uint64_t size = census.total();
         const uint64_t first = census.stored.before(rank), count = census.stored.on(rank);
-        if (first + count > size - n) return true;
+        const bool among_the_last = first + count > size - n;
+        chosen_.clear();
         Numbers numbers(stream, sequence);
-        for (uint32_t i = 0; i < n; ++i, --size)
-            if (numbers.below(size) - first < count) return true;
-        return false;
+        for (uint32_t i = 0; i < n; ++i, --size) {
+            const uint64_t chosen = numbers.below(size);
+            if (chosen - first < count) return true;
+            if (among_the_last) chosen_.push_back(chosen);
+        }
+        std::sort(chosen_.begin(), chosen_.end());
+        return std::adjacent_find(chosen_.begin(), chosen_.end()) != chosen_.end();
     }
+
+    std::vector<uint64_t> chosen_;
 };
 
 const SamplingPolicy::Register<Uniform> registered("uniform");

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <exception>
 #include <sstream>
+#include <string>
 #include <utility>
 
 #include "error.h"
@@ -52,7 +53,7 @@ class UcxTransport final : public Transport {
         RecursiveLock lock(mutex_);
         addresses_ = addresses;
         for (uint32_t peer = 0; peer < endpoints_.size(); ++peer) endpoints_[peer] = {this, peer, nullptr};
-        for (uint32_t peer : near) endpoint(peer);
+        for (uint32_t peer : near) make_endpoint(peer);
     }
 
     // UCX_TLS names what it may be carried by: with tcp alone ranks of one host are as ranks of several.
@@ -77,6 +78,11 @@ class UcxTransport final : public Transport {
                 ++unsent_;
                 return;
             }
+            if (!has_endpoint(peer)) {
+                if (message->sent) message->sent();
+                wake();  // `progress` tells of the loss
+                return;
+            }
             auto sending = std::make_unique<Sending>(Sending{this, std::move(message), {}, {}});
             Message &m = *sending->message;
             if (m.body.size() > MOST_PIECES) {
@@ -97,8 +103,8 @@ class UcxTransport final : public Transport {
                 data = sending->pieces[0].buffer;
                 count = sending->pieces[0].length;
             }
-            ucs_status_ptr_t request = ucp_am_send_nbx(endpoint(peer), AM_ID, m.header.data(), m.header.size(),
-                                                       data, count, &param);
+            ucs_status_ptr_t request = ucp_am_send_nbx(endpoints_[peer].endpoint, AM_ID, m.header.data(),
+                                                       m.header.size(), data, count, &param);
             if (UCS_PTR_IS_PTR(request)) {
                 sending.release();  // of on_sent from now on
                 ++unsent_;
@@ -121,6 +127,7 @@ class UcxTransport final : public Transport {
             --unsent_;
             send(peer, std::move(message));
         }
+        for (const auto &[peer, reason] : std::exchange(gone_, {})) events_.lost(peer, reason);
         if (refused_) std::rethrow_exception(std::exchange(refused_, nullptr));
         return any;
     }
@@ -178,9 +185,7 @@ class UcxTransport final : public Transport {
         Receipt *next, *previous;
     };
 
-    // Made when it is needed: in a large job a rank never talks to most of the others.
-    ucp_ep_h endpoint(uint32_t peer) REQUIRES(mutex_) {
-        if (endpoints_[peer].endpoint) return endpoints_[peer].endpoint;
+    void make_endpoint(uint32_t peer) REQUIRES(mutex_) {
         ucp_ep_params_t params{};
         params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                             UCP_EP_PARAM_FIELD_ERR_HANDLER;
@@ -189,7 +194,18 @@ class UcxTransport final : public Transport {
         params.err_handler = {on_lost, &endpoints_[peer]};
         const ucs_status_t status = ucp_ep_create(worker_.get(), &params, &endpoints_[peer].endpoint);
         if (status != UCS_OK) fail(RB_PEER, "cannot reach rank ", peer, ": ", ucs_status_string(status));
-        return endpoints_[peer].endpoint;
+    }
+
+    // Made when it is needed: in a large job a rank never talks to most of the others. False if the rank is gone.
+    bool has_endpoint(uint32_t peer) REQUIRES(mutex_) {
+        if (endpoints_[peer].endpoint) return true;
+        try {
+            make_endpoint(peer);
+        } catch (const Error &error) {
+            gone_.emplace_back(peer, error.what());
+            return false;
+        }
+        return true;
     }
 
     void close(Peer &peer) {
@@ -281,6 +297,7 @@ class UcxTransport final : public Transport {
     std::atomic<size_t> unsent_{0};
     bool progressing_ GUARDED_BY(mutex_) = false;
     std::vector<std::pair<uint32_t, std::unique_ptr<Message>>> later_ GUARDED_BY(mutex_);  // of handlers, see `send`
+    std::vector<std::pair<uint32_t, std::string>> gone_ GUARDED_BY(mutex_);  // to be told by `progress`
     Receipt *receipts_ GUARDED_BY(mutex_) = nullptr;
     std::exception_ptr refused_ GUARDED_BY(mutex_);  // what a handler has thrown
 };

@@ -14,6 +14,7 @@ namespace {
 
 constexpr auto HELP_FOR = std::chrono::microseconds(200);
 constexpr uint32_t MOST_USELESS_HELP = 127;  // calls
+constexpr size_t MOST_ASKED = 64;            // ranks that may hold up this one, which are asked whether they live
 
 // "rank 1" or "ranks 1, 3"
 std::string names(const std::vector<uint32_t> &ranks) {
@@ -102,11 +103,24 @@ void Buffer::help(const std::function<bool()> &ready) {
     }
 }
 
-void Buffer::wait(const std::function<bool()> &ready) {
+// `awaited`: the draw that this is about.
+void Buffer::wait(const std::function<bool()> &ready, const std::function<uint64_t()> &awaited) {
     {
         Unlock unlocked(mutex_);
         help(ready);
     }
+    awaited_ = &awaited;
+    try {
+        wait_patiently(ready, awaited);
+    } catch (...) {
+        awaited_ = nullptr;
+        throw;
+    }
+    awaited_ = nullptr;
+    if (!ready()) check_failure();
+}
+
+void Buffer::wait_patiently(const std::function<bool()> &ready, const std::function<uint64_t()> &awaited) {
     const auto began = Clock::now();
     Patience patience(options_.timeout_seconds);
     auto ask = patience.half();  // from then on those who are missing are asked whether they live
@@ -114,25 +128,33 @@ void Buffer::wait(const std::function<bool()> &ready) {
     while (!failure_ && !ready()) {
         const auto due = std::min(ask, patience.end());
         if (changed_.wait_until(mutex_, due) || failure_ || ready()) {
-            if (!failure_ && Clock::now() >= patience.half()) ask_for_life(first_incomplete(), asked);
+            if (!failure_ && Clock::now() >= patience.half()) ask_for_life(awaited(), asked);
             continue;
         }
         patience.overslept(due);
         if (patience.over()) {
-            fail_with(RB_PEER, "waited " + text_of(Clock::now() - began) + " for " + who_is_missing() + refused());
+            fail_with(RB_PEER, "waited " + text_of(Clock::now() - began) + " for " + who_is_missing(awaited()) + refused());
         } else {
             asked.assign(options_.ranks, false);
-            ask_for_life(first_incomplete(), asked);
+            ask_for_life(awaited(), asked);
             ask = Clock::now() + patience.pause();
         }
     }
-    if (!ready()) check_failure();
 }
 
 // `field` of a pong about a draw, see wire.h. A rank that has finished announces what the others do.
 uint32_t Buffer::state_of(uint64_t sequence) const {
     if (sequence < served_ || finished_ || dissemination_.announced(sequence)) return 0;
-    return sequence < spoken_ && !unnoted_.empty() ? 2 + unnoted_.begin()->first.second : 1;
+    if (sequence < spoken_) return unnoted_.empty() ? 0 : 2 + unnoted_.begin()->first.second;
+    if (!awaited_) return 1;
+    // It cannot ask for this one, because it waits for one before.
+    const uint64_t before = (*awaited_)();
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
+        if (draws_.holds(before) && draws_.at(before).missing[rank] > 0) return 2 + rank;
+    const uint32_t missing = before < served_ ? 0 : dissemination_.missing(before);
+    for (uint32_t round = 0; round < dissemination_.rounds(); ++round)
+        if (missing >> round & 1) return 2 + dissemination_.from(round);
+    return 1;
 }
 
 Header Buffer::answer(uint64_t sequence) const {
@@ -154,12 +176,19 @@ std::vector<uint32_t> Buffer::waited_for(uint64_t sequence) const {
         for (uint32_t round = 0; round < dissemination_.rounds(); ++round)
             if (missing >> round & 1) add(dissemination_.source_of(rank, round));
     };
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        if (peers_[rank].to_be_sent || (draws_.holds(sequence) && draws_.at(sequence).missing[rank] > 0)) add(rank);
-    if (sequence < served_) return ranks;
+    for (uint32_t rank = 0; rank < options_.ranks; ++rank) {
+        const bool takes = sequence >= served_ && peers_[rank].to_be_sent;
+        if (takes || (draws_.holds(sequence) && draws_.at(sequence).missing[rank] > 0)) add(rank);
+    }
+    if (sequence < served_ || (!finished_ && sequence >= draws_.requested())) return ranks;
+    if (finished_ && !farewell_) {
+        for (uint32_t rank = 0; rank < options_.ranks && ranks.size() < MOST_ASKED; ++rank)
+            if (!peers_[rank].finished) add(rank);
+        return ranks;
+    }
     if (state_of(sequence) >= 2) add(state_of(sequence) - 2);
     add_sources(options_.rank, dissemination_.missing(sequence));
-    for (size_t i = 0; i < ranks.size(); ++i) {
+    for (size_t i = 0; i < ranks.size() && ranks.size() < MOST_ASKED; ++i) {
         const Answer &answer = peers_[ranks[i]].answer;
         if (answer.sequence != sequence) continue;
         if (answer.state == 0) add_sources(ranks[i], answer.missing);
@@ -185,7 +214,7 @@ void Buffer::ask_for_life(uint64_t sequence, std::vector<bool> &asked) {
 void Buffer::wait_until_quiet() {
     if (quiet()) return;
     const auto started = Clock::now();
-    wait([&]() REQUIRES(mutex_) { return quiet(); });
+    wait([&]() REQUIRES(mutex_) { return quiet(); }, [&]() REQUIRES(mutex_) { return served_; });
     wait_seconds_ += std::chrono::duration<double>(Clock::now() - started).count();
 }
 
@@ -197,23 +226,22 @@ uint64_t Buffer::first_incomplete() const {
 }
 
 // Who is silent, and who answers but has not done its part.
-std::string Buffer::who_is_missing() const {
-    const uint64_t sequence = first_incomplete();
-    const bool requested = sequence < draws_.requested();
+std::string Buffer::who_is_missing(uint64_t sequence) const {
+    const bool sending = sequence >= draws_.requested();
     std::string parts;
     const auto say = [&](const std::string &part) { parts += (parts.empty() ? ": " : "; ") + part; };
     std::vector<uint32_t> late;
     const auto answered = Clock::now() - Patience(options_.timeout_seconds).pause() / 2;
     for (uint32_t rank : waited_for(sequence)) {
         const Peer &peer = peers_[rank];
+        const bool has_not_asked = peer.answer.sequence == sequence && peer.answer.state == 1;
         if (peer.asked && *peer.asked < answered)
             say("rank " + std::to_string(rank) + " has been silent for " + text_of(Clock::now() - peer.heard));
-        else if (sequence < served_ || (peer.answer.sequence == sequence && peer.answer.state == 1))
-            late.push_back(rank);
+        else if (sequence < served_ || sending || has_not_asked) late.push_back(rank);
     }
-    const char *what = sequence < served_ ? " and has not sent its records" : " and has not asked for it";
-    if (!late.empty()) say(names(late) + (late.size() == 1 ? " answers" : " answer") + what);
-    return (requested ? "draw " + std::to_string(sequence) : "messages to be sent") + parts;
+    const char *what = sequence < served_ ? "not sent its records" : sending ? "not taken its records" : "not asked for it";
+    if (!late.empty()) say(names(late) + (late.size() == 1 ? " answers and has " : " answer and have ") + what);
+    return (sending ? "messages to be sent" : "draw " + std::to_string(sequence)) + parts;
 }
 
 // A hint, where something is wrong anyway.

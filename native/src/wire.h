@@ -21,7 +21,7 @@ enum class Kind : uint32_t {
     reads,    // the source reads this rank's shard itself
     ping,     // sequence: of the draw that the source waits for
     pong,     // sequence: as in the ping; n: bit i: round i of its dissemination has not come to the source; field: 0 if
-              // the source has announced it, 1 if it has not, 2 + r if it waits for rank r to note an update first
+              // the source has announced it, 1 if it has not, 2 + r if it waits for something of rank r first
     failed,   // n: bytes of the body: what went wrong, in words; field: the rank that found it; the source will make no
               // more draws
 };

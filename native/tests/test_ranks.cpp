@@ -466,6 +466,49 @@ TEST(a_rank_that_only_stores) {
     });
 }
 
+// Others have asked for several draws before a rank says that it makes none.
+TEST(closing_after_others_have_gone_ahead) {
+    for (uint32_t ranks : {2, 3, 8}) {
+        Job job(all_options(ranks, 50));
+        job.each([&](uint32_t rank, Buffer &buffer) {
+            add(buffer, numbers(rank, 0, 20));
+            if (rank == 0) std::this_thread::sleep_for(milliseconds(20));
+            for (int i = 0; rank && i < 4; ++i) buffer.request(10);
+            for (int i = 0; rank && i < 4; ++i) CHECK_EQUAL(Received(buffer).count(), 10u);
+            buffer.close();
+        });
+    }
+}
+
+// However far apart ranks end, with however many draws on their way: the same draws in all weathers.
+TEST(uneven_finish_with_draws_on_their_way) {
+    for (uint64_t seed = 1; seed < 4; ++seed)
+        for (uint32_t ranks : {2u, 3u, 8u}) {
+            std::vector<uint64_t> expected;
+            for (uint64_t repeat = 0; repeat < 3; ++repeat) {
+                const auto weather = repeat ? stormy(seed * 10 + repeat, 1000) : Weather();
+                Job job(all_options(ranks, 40, POLICIES[seed % 3]), weather);
+                std::vector<uint64_t> digests(ranks);
+                job.each([&](uint32_t rank, Buffer &buffer) {
+                    const uint64_t mine = mixed(seed * 77 + rank) % 12, ahead = 1 + mixed(seed * 99 + rank) % 4;
+                    for (uint64_t k = 0; k < mine; ++k) {
+                        add(buffer, numbers(rank, k * 8, mixed(k * 50 + rank) % 8));
+                        for (uint64_t j = 0; j < ahead; ++j) buffer.request(mixed(k * 31 + rank + j) % 20);
+                        const bool last = k + 1 == mine;  // one of these stays on its way
+                        for (uint64_t j = last; j < ahead; ++j) {
+                            const Received draw(buffer);
+                            digests[rank] = draw.digest(digests[rank]);
+                            if (draw.count()) update(buffer, {draw.id(0)}, {draw.number(0) * VERSIONS + k + 1});
+                        }
+                    }
+                    buffer.close();
+                });
+                if (repeat == 0) expected = digests;
+                CHECK(digests == expected);
+            }
+        }
+}
+
 // Draws that nobody receives may arrive at any time.
 TEST(closing_with_draws_on_their_way) {
     for (uint64_t seed = 0; seed < 200 / SHORTER; ++seed) {
@@ -605,6 +648,113 @@ TEST(a_rank_that_waits_itself_is_not_blamed) {
         told = failure([&] { add(*job.buffers[1], {1}); });
     }
     CHECK_EQUAL(told, said + " (rank 0 found that, and gave up)");
+}
+
+namespace {
+
+// What rank 0 of some ranks says if messages for which `lost` holds do not come.
+std::string said_without(uint32_t ranks, const Shape &shape, const std::function<bool(uint32_t, uint32_t, Kind)> &lost,
+                         const std::function<void(uint32_t, Buffer &)> &run) {
+    auto all = hasty(ranks, SANITIZED ? 2 : 0.5);
+    for (Options &one : all) one.fields = fields(shape);
+    const auto weather = [&](uint32_t from, uint32_t to, const Header &header) {
+        return Delay{microseconds(0), std::chrono::seconds(lost(from, to, header.kind) ? 1000 : 0)};
+    };
+    Job job(all, weather, true);
+    std::string said;
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        add(buffer, numbers(rank, 0, 4), shape);
+        if (rank == 0) said = failure([&] { run(rank, buffer); });
+        else failure([&] { run(rank, buffer); });
+    });
+    return said;
+}
+
+}  // namespace
+
+// Those who hold up what a rank waits for are named, and nobody else.
+TEST(who_is_to_blame) {
+    const Shape large{7, 40000};
+    const auto add_more = [](Buffer &buffer, const Shape &shape) { add(buffer, numbers(0, 4, 1), shape); };
+    check_has(said_without(
+                  4, large, [](uint32_t from, uint32_t to, Kind kind) { return from == 1 && to == 0 && kind == Kind::taken; },
+                  [&](uint32_t rank, Buffer &buffer) {
+                      buffer.request(16);
+                      Received{buffer, large};
+                      if (rank == 0) add_more(buffer, large);
+                  }),
+              "for messages to be sent: rank 1 answers and has not taken its records");
+    check_has(said_without(
+                  3, large,
+                  [](uint32_t from, uint32_t to, Kind kind) {
+                      return to == 0 && kind == (from == 1 ? Kind::taken : Kind::places);
+                  },
+                  [&](uint32_t, Buffer &buffer) {
+                      buffer.request(12);
+                      Received{buffer, large};
+                  }),
+              "for draw 0: rank 2 answers and has not sent its records");
+    // Draw 0 lacks records of rank 2, but it is draw 1 that `add` waits for, and rank 1 has not asked for it.
+    check_has(said_without(
+                  3, {}, [](uint32_t from, uint32_t to, Kind kind) { return from == 2 && to == 0 && kind == Kind::records; },
+                  [&](uint32_t rank, Buffer &buffer) {
+                      for (int i = 0; i < (rank == 1 ? 1 : 2); ++i) buffer.request(12);
+                      if (rank == 0) add_more(buffer, {});
+                  }),
+              "for draw 1: rank 1 answers and has not asked for it");
+}
+
+// Rank 0 waits for draw 1, for which rank 1 cannot ask: it waits for its records of draw 0 from rank 2, which is gone.
+TEST(who_is_to_blame_behind_a_rank_that_waits) {
+    auto all = hasty(3, SANITIZED ? 2 : 0.5);
+    all[1].timeout_seconds *= 2;
+    Job job(all, [](uint32_t from, uint32_t to, const Header &header) {
+        const bool lost = from == 2 && to == 1 && header.kind == Kind::records;
+        return Delay{microseconds(0), std::chrono::seconds(lost ? 1000 : 0)};
+    });
+    job.each([&](uint32_t rank, Buffer &buffer) {
+        add(buffer, numbers(rank, 0, 4));
+        buffer.request(12);
+        if (rank == 2) {
+            buffer.request(12);
+            std::this_thread::sleep_for(milliseconds(50));
+            return job.network.silence(2);
+        }
+        if (rank == 0) {
+            Received{buffer};
+            buffer.request(12);
+        }
+        const std::string said = failure([&] { Received{buffer}; });
+        check_has(said, "rank 2 has been silent for ");
+        CHECK_THAT(said.find("rank 1 answers") == std::string::npos, said);
+    });
+}
+
+// What a rank says must not lead to memory that is not there, or take any amount of it.
+TEST(rows_and_draws_that_cannot_be_are_refused) {
+    const auto said_to_0 = [](const std::function<void(Job &, Buffer &)> &run) {
+        Job job(hasty(2, 20));
+        return failure([&] { run(job, *job.buffers[0]); });
+    };
+    check_has(said_to_0([](Job &job, Buffer &buffer) {
+                  buffer.request(4000000000u);  // there is room for as many rows as there can be records
+                  const uint32_t row = 300000000;
+                  const uint64_t id = RecordId::make(1, 3, 3);
+                  const auto message = records_message({TOKEN, Kind::records, 1, 0, 1}, &row, &id);
+                  std::vector<std::byte> body = message->owned;
+                  for (const FieldInfo &field : fields({})) body.resize(body.size() + field.row_bytes);
+                  job.network.slip_in(0, message->header, body);
+                  Received{buffer};
+              }),
+              "rank 1 sent row 300000000 of a draw of 100");
+    for (bool closing : {false, true})
+        check_has(said_to_0([closing](Job &job, Buffer &buffer) {
+                      if (!closing) buffer.request(1);
+                      job.network.slip_in(0, header_message({TOKEN, Kind::changes, 1, uint64_t{1} << 60, 0})->header);
+                      if (closing) std::this_thread::sleep_for(milliseconds(20)), buffer.close();
+                      else Received{buffer};
+                  }),
+                  "spoke of draw 1152921504606846976, expected at most");
 }
 
 TEST(a_rank_that_fails_says_why) {
