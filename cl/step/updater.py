@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cl.distributed.comm import Comm, ReduceOptions
+from cl.step.plain_sgd import descend, is_plain
 
 T = TypeVar("T")
 NO_CONTEXT = contextlib.nullcontext()  # one for all steps: it can be entered any number of times
@@ -90,7 +91,7 @@ class Updater:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         with self.comm.applying(self.optimizer):
             if self.scaler is None:
-                self.optimizer.step()
+                descend(self.optimizer) if is_plain(self.optimizer) else self.optimizer.step()
             else:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
