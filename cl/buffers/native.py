@@ -59,7 +59,8 @@ class NativeBuffer(ReplayBuffer):
         self.capacity, self.device, self.comm = capacity, device, comm
         self.fields = fields
         self._row_shapes = [(field, torch.Size(field.shape).numel()) for field in fields]
-        settings, self._pointers = ffi.new("rb_options *"), ffi.new("void *[]", len(fields))
+        settings, self._addresses = ffi.new("rb_options *"), ffi.new("uintptr_t[]", len(fields))
+        self._pointers = ffi.cast("void **", self._addresses)
         settings.size = ffi.sizeof("rb_options")
         settings.capacity = capacity // comm.size + (comm.rank < capacity % comm.size)
         settings.num_classes, settings.seed = num_classes, derive(seed, "replay")
@@ -106,9 +107,11 @@ class NativeBuffer(ReplayBuffer):
         length = check_columns(self.fields, records)
         kept = []  # until the call is over
         for i, field in enumerate(self.fields):
-            value = records[field.name].detach().cpu().contiguous()
-            kept.append(value)
-            self._pointers[i] = ffi.cast("void *", value.data_ptr())
+            value = records[field.name]
+            if not (value.is_cpu and value.is_contiguous()):
+                value = value.detach().cpu().contiguous()
+                kept.append(value)
+            self._addresses[i] = value.data_ptr()
         check(lib.rb_add(self._buffer, length, self._pointers))
 
     def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
