@@ -120,7 +120,8 @@ def remerge(case: Case, strategy, new: Rows, batch_size: int, folder: Path) -> f
     buffer = NativeBuffer(CAPACITY, "reservoir", "uniform", fields, CLASSES, 0, CPU, Comm())
     updater = Updater(optimizer, model, CPU, Comm(), ReduceOptions())
     strategy.setup(StrategyContext(model, updater, transform, TaskOutputs(CLASSES), buffer=buffer, passes=passes))
-    buffer.add(new.part(slice(0, batch_size)).columns)  # so that the first step replays as much as all others
+    # So that the first step replays as much as all others.
+    buffer.add({field.name: torch.zeros(batch_size, *field.shape, dtype=field.dtype) for field in fields})
     for size in strategy.draw_sizes:
         buffer.request(size)
     progress = Progress("", len(new) // batch_size, 0, True)
