@@ -164,11 +164,12 @@ class ReplayBuffer(ABC):
 
 def check_columns(fields: Sequence[Field], records: dict[str, torch.Tensor]) -> int:
     """The number of records in a batch; raises ValueError unless it has exactly the declared fields."""
-    if len(records) != len(fields) or any(field.name not in records for field in fields):
-        raise ValueError(f"a record has the fields {sorted(field.name for field in fields)}, got {sorted(records)}")
-    length = len(records["y"]) if records["y"].ndim else 0
+    labels = records.get("y")
+    length = labels.shape[0] if labels is not None and labels.ndim else 0
     for field in fields:
-        value = records[field.name]
+        value = records.get(field.name)
+        if value is None or len(records) != len(fields):
+            raise ValueError(f"a record has the fields {sorted(field.name for field in fields)}, got {sorted(records)}")
         if value.dtype is not field.dtype or value.shape != (length, *field.shape):
             raise ValueError(
                 f"field {field.name}: expected {(length, *field.shape)} {field.dtype}, "

@@ -1,20 +1,18 @@
 """The replay memory in C++, one over all ranks: native/include/replay.h says what it does and what it costs.
 
-This file turns tensors into pointers. Draws are handed out as tensors over the buffer's own memory, which goes back to
-it when the last of them is gone.
+This file turns tensors into pointers, and `cl.buffers.leases` the memory of draws into tensors.
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from cl.buffers.base import Field, Records, ReplayBuffer, check_columns, check_draw_size, check_update
 from cl.buffers.insertion import InsertionPolicy
+from cl.buffers.leases import Leases
 from cl.buffers.library import check, check_both_sides, ffi, lib, raise_error, text
 from cl.buffers.sampling import SamplingPolicy
 from cl.buffers.settings import check_policies
@@ -61,7 +59,8 @@ class NativeBuffer(ReplayBuffer):
         self.capacity, self.device, self.comm = capacity, device, comm
         self.fields = fields
         self._row_shapes = [(field, torch.Size(field.shape).numel()) for field in fields]
-        settings, self._pointers = ffi.new("rb_options *"), ffi.new("void *[]", len(fields))
+        settings, self._addresses = ffi.new("rb_options *"), ffi.new("uintptr_t[]", len(fields))
+        self._pointers = ffi.cast("void **", self._addresses)
         settings.size = ffi.sizeof("rb_options")
         settings.capacity = capacity // comm.size + (comm.rank < capacity % comm.size)
         settings.num_classes, settings.seed = num_classes, derive(seed, "replay")
@@ -87,7 +86,7 @@ class NativeBuffer(ReplayBuffer):
         check(lib.rb_create(settings, made))
         self._buffer = ffi.gc(made[0], lib.rb_destroy)
         self._records = ffi.new("rb_records *", {"size": ffi.sizeof("rb_records")})
-        self._layouts: dict[tuple[int, int], _Layout] = {}  # of the memory of a draw, by its bytes and records
+        self._leases = Leases(fields)
         self._pending = 0
         self.transfers = Transfers(device)
         if comm.size > 1:
@@ -108,9 +107,11 @@ class NativeBuffer(ReplayBuffer):
         length = check_columns(self.fields, records)
         kept = []  # until the call is over
         for i, field in enumerate(self.fields):
-            value = records[field.name].detach().cpu().contiguous()
-            kept.append(value)
-            self._pointers[i] = ffi.cast("void *", value.data_ptr())
+            value = records[field.name]
+            if not (value.is_cpu and value.is_contiguous()):
+                value = value.detach().cpu().contiguous()
+                kept.append(value)
+            self._addresses[i] = value.data_ptr()
         check(lib.rb_add(self._buffer, length, self._pointers))
 
     def update(self, name: str, ids: torch.Tensor, values: torch.Tensor) -> None:
@@ -121,6 +122,7 @@ class NativeBuffer(ReplayBuffer):
 
     def request(self, n: int) -> None:
         check_draw_size(n)
+        self._leases.give_back()
         if status := lib.rb_request(self._buffer, n):
             raise_error(status)
         self._pending += 1
@@ -134,33 +136,10 @@ class NativeBuffer(ReplayBuffer):
         if status:
             raise_error(status)
         self._pending -= 1
-        # The buffer keeps the lease, and the tensors keep the buffer.
-        memory = ffi.buffer(ffi.gc(records.lease, lib.rb_release), records.lease_bytes)
-        key = records.lease_bytes, records.count
-        layout = self._layouts.get(key) or self._find_layout(records)
-        columns = {name: _tensor(memory, part) for name, part in layout.columns}
-        if self.device.type != "cpu":
-            columns = self.transfers.to_device(columns)
-        return Records(
-            columns, lambda: _tensor(memory, layout.weight).to(self.device), lambda: _tensor(memory, layout.ids)
-        )
-
-    def _find_layout(self, records) -> "_Layout":
-        """Where the parts of a draw lie in its memory; that follows from its length."""
-        begin = int(ffi.cast("uintptr_t", records.lease))
-        n = records.count
-
-        def part(dtype: torch.dtype, shape: tuple, place) -> _Part:
-            offset = int(ffi.cast("uintptr_t", place)) - begin
-            try:
-                return _Part((n, *shape), torch.empty(0, dtype=dtype).numpy().dtype, offset, None)
-            except TypeError:  # numpy does not know bfloat16
-                return _Part((n, *shape), np.dtype(f"i{dtype.itemsize}"), offset, dtype)
-
-        columns = [(f.name, part(f.dtype, f.shape, records.columns[i])) for i, f in enumerate(self.fields)]
-        layout = _Layout(columns, part(torch.float32, (), records.weights), part(torch.int64, (), records.ids))
-        self._layouts[records.lease_bytes, n] = layout
-        return layout
+        draw = self._leases.lend(records)
+        if self.device.type == "cpu":
+            return draw
+        return Records(self.transfers.to_device(draw.columns), lambda: draw.weight.to(self.device), lambda: draw.ids)
 
     @property
     def pending(self) -> int:
@@ -204,6 +183,7 @@ class NativeBuffer(ReplayBuffer):
 
     def close(self) -> None:
         if self._buffer:
+            self._leases.forget()
             with self._waiting():
                 check(lib.rb_close(self._buffer))
 
@@ -220,6 +200,7 @@ class NativeBuffer(ReplayBuffer):
 
     def abandon(self) -> None:
         buffer, self._buffer = self._buffer, ffi.NULL  # the library refuses calls with that
+        self._leases.forget()
         if buffer:
             ffi.release(buffer)
 
@@ -238,27 +219,3 @@ class NativeCopy:
             copy, self._copy = self._copy, ffi.NULL  # the library refuses another call with that
             if copy:
                 ffi.release(copy)
-
-
-class _Part(NamedTuple):
-    """Of a column in the memory of a draw: shape, numpy's dtype, offset, and torch's dtype where numpy has none."""
-
-    shape: tuple
-    dtype: np.dtype
-    offset: int
-    view: torch.dtype | None
-
-
-class _Layout(NamedTuple):
-    """The parts of a draw."""
-
-    columns: list[tuple[str, _Part]]
-    weight: _Part
-    ids: _Part
-
-
-def _tensor(memory, part: _Part) -> torch.Tensor:
-    # By way of numpy in half the time of torch.frombuffer, of which small draws have several.
-    shape, dtype, offset, view = part
-    tensor = torch.from_numpy(np.ndarray(shape, dtype, memory, offset))
-    return tensor if view is None else tensor.view(view)

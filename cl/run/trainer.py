@@ -12,6 +12,7 @@ from cl import seeding
 from cl.data.loader import epoch_batches, num_batches
 from cl.data.rows import Rows
 from cl.reporting.recorder import Recorder
+from cl.run.finite import not_finite
 from cl.step.schedules import Schedule
 from cl.strategies.base import Strategy
 
@@ -189,11 +190,7 @@ class Trainer:
 
     def _check_weights(self, when: str) -> None:
         """The last step is followed by no loss that would tell."""
-        model = self.strategy.model
-        statistics = (item for item in model.named_buffers() if item[0].endswith(("running_mean", "running_var")))
-        named = [*model.named_parameters(), *statistics]
-        if not torch.stack([torch.isfinite(value).all() for _, value in named]).all():
-            names = [name for name, value in named if not torch.isfinite(value).all()]
+        if names := not_finite(self.strategy.model):
             raise DivergedError(
                 f"{when} {', '.join(names[:3])}{' ...' * (len(names) > 3)} has numbers that are not finite"
             )
