@@ -123,8 +123,8 @@ void measure(const std::string &sampling, uint32_t ranks) {
     // Under class_balanced the classes of the records would have to be counted: tests do.
     const double chance = sampling == "uniform" ? equal_chance_p_value(sum, steps * ranks, DRAW) : NAN;
     const double each = static_cast<double>(ranks) * static_cast<double>(steps);
-    std::printf("%6u %10.1f %12.0f %10.0f %14.1f %14.1f %12.1f %10.3f\n", ranks, messages / each, bytes / each, picks / each,
-                1e6 * own_thread / each, 1e6 * cpu / each, (peak - memory) / 1024 / ranks, chance);
+    std::printf("%6u %10.1f %12.0f %10.0f %14.1f %14.1f %12.1f %10.3f\n", ranks, messages / each, bytes / each,
+                picks / each, 1e6 * own_thread / each, 1e6 * cpu / each, (peak - memory) / 1024 / ranks, chance);
     std::fflush(stdout);
 }
 
@@ -135,10 +135,11 @@ int main(int count, char **words) {
     std::vector<uint32_t> sizes;
     for (int i = 2; i < count; ++i) sizes.push_back(static_cast<uint32_t>(std::atoi(words[i])));
     if (sizes.empty()) sizes = {2, 4, 16, 64, 256, 1024};
-    std::printf("draws of %" PRIu64 " under %s, %" PRIu64 " new records a step, shards of %" PRIu64 ", %zu B a record\n",
+    std::printf("draws of %" PRIu64 " under %s, %" PRIu64 " new records a step, shards of %" PRIu64
+                ", %zu B a record\n",
                 DRAW, sampling.c_str(), BATCH, CAPACITY, SHAPE.wide_bytes + 29);
-    std::printf("%6s %10s %12s %10s %14s %14s %12s %10s\n", "ranks", "messages", "bytes", "picks", "thread us", "all CPU us",
-                "memory KiB", "p");
+    std::printf("%6s %10s %12s %10s %14s %14s %12s %10s\n", "ranks", "messages", "bytes", "picks", "thread us",
+                "all CPU us", "memory KiB", "p");
     for (uint32_t ranks : sizes) measure(sampling, ranks);
     std::_Exit(0);
 }

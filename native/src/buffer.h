@@ -208,8 +208,8 @@ class Buffer {
         std::optional<Change> change;
     };
     std::deque<Held> held_ GUARDED_BY(mutex_);
-    uint64_t spoken_ GUARDED_BY(mutex_) = 0;  // draws about which it has said, or holds, something
-    Change told_ GUARDED_BY(mutex_);          // what the others know of this rank,
+    uint64_t spoken_ GUARDED_BY(mutex_) = 0;                // draws about which it has said, or holds, something
+    Change told_ GUARDED_BY(mutex_);                        // what the others know of this rank,
     std::vector<uint64_t> told_counts_ GUARDED_BY(mutex_);  // [counted_classes_] and of its classes
     // Updates that were sent and not noted, by the first draw that sees them and the rank.
     std::map<std::pair<uint64_t, uint32_t>, uint64_t> unnoted_ GUARDED_BY(mutex_);
@@ -217,8 +217,8 @@ class Buffer {
 
     uint64_t served_ GUARDED_BY(mutex_) = 0;  // draws made, of all ranks
     bool serving_ GUARDED_BY(mutex_) = false;
-    uint64_t unsent_parts_ GUARDED_BY(mutex_) = 0;  // messages that still read from the shard
-    Census census_ GUARDED_BY(mutex_);              // as of the newest draw made,
+    uint64_t unsent_parts_ GUARDED_BY(mutex_) = 0;    // messages that still read from the shard
+    Census census_ GUARDED_BY(mutex_);                // as of the newest draw made,
     std::vector<uint32_t> sizes_ GUARDED_BY(mutex_);  // [ranks] and what each asked for
     uint32_t finished_ranks_ GUARDED_BY(mutex_) = 0;
     uint64_t picks_ GUARDED_BY(mutex_) = 0;  // computed
@@ -229,9 +229,9 @@ class Buffer {
     // What the others are told: the same, in the words of the rank that found it.
     std::string failure_reason_ GUARDED_BY(mutex_);
     uint32_t failure_finder_ GUARDED_BY(mutex_);
-    bool failure_told_ GUARDED_BY(mutex_) = false;  // or nobody needs to hear it
+    bool failure_told_ GUARDED_BY(mutex_) = false;         // or nobody needs to hear it
     std::optional<uint64_t> farewell_ GUARDED_BY(mutex_);  // number of the draw in whose place the ranks part
-    bool parted_ GUARDED_BY(mutex_) = false;  // needs to hear nothing more
+    bool parted_ GUARDED_BY(mutex_) = false;               // needs to hear nothing more
     bool finished_ GUARDED_BY(mutex_) = false, closed_ GUARDED_BY(mutex_) = false, stopping_ GUARDED_BY(mutex_) = false;
     const std::function<uint64_t()> *awaited_ GUARDED_BY(mutex_) = nullptr;  // the draw that the caller waits for
     double wait_seconds_ GUARDED_BY(mutex_) = 0;

@@ -52,7 +52,8 @@ void Buffer::leave() {
     const auto lost = [&]() REQUIRES(mutex_) {
         return std::any_of(peers_.begin(), peers_.end(), [](const Peer &peer) { return peer.lost; });
     };
-    wait_for_others([&]() REQUIRES(mutex_) { return served_ > *farewell_ || lost(); }, "after it had closed its buffer");
+    wait_for_others([&]() REQUIRES(mutex_) { return served_ > *farewell_ || lost(); },
+                    "after it had closed its buffer");
     if (served_ > *farewell_) return;
     // A rank that is gone by now has known that all had said farewell. So need the others no longer wait for this one.
     parted_ = true;

@@ -73,9 +73,7 @@ Changes Dissemination::joined(const Gathered &gathered, uint32_t rounds) {
     return all;
 }
 
-bool Dissemination::complete(uint64_t sequence) const {
-    return announced(sequence) && missing(sequence) == 0;
-}
+bool Dissemination::complete(uint64_t sequence) const { return announced(sequence) && missing(sequence) == 0; }
 
 Changes Dissemination::collect(uint64_t sequence) {
     const auto found = draws_.find(sequence);

@@ -99,8 +99,7 @@ void check_changes(const Header &header, size_t bytes, const Dissemination &diss
         fail(RB_PEER, "rank ", header.source, " sent round ", header.n, " of the changes of draw ", header.sequence,
              ", which is not from it");
     const uint64_t most = (uint64_t{1} << header.n) * (sizeof(ChangeHead) + num_classes * sizeof(ClassCount));
-    if (bytes > most)
-        fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes of changes, there can be ", most);
+    if (bytes > most) fail(RB_PEER, "rank ", header.source, " sent ", bytes, " bytes of changes, there can be ", most);
 }
 
 void check_update(const Header &header, size_t bytes, uint64_t row_bytes) {

@@ -22,7 +22,8 @@ class ClassBalanced : public SamplingPolicy {
             const uint64_t base = uint64_t{choice.label} << 40;  // lists of classes lie apart
             const Tally::Place place =
                 census.shares[choice.label].find(shuffle_.take(base, choice.chosen, choice.size));
-            const auto weight = static_cast<float>(classes * static_cast<double>(census.of_class[choice.label]) / total);
+            const auto weight =
+                static_cast<float>(classes * static_cast<double>(census.of_class[choice.label]) / total);
             picks_.push_back({place.rank, choice.label, place.position, weight});
         }
     }

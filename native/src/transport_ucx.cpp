@@ -187,8 +187,8 @@ class UcxTransport final : public Transport {
 
     void make_endpoint(uint32_t peer) REQUIRES(mutex_) {
         ucp_ep_params_t params{};
-        params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                            UCP_EP_PARAM_FIELD_ERR_HANDLER;
+        params.field_mask =
+            UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
         params.address = reinterpret_cast<const ucp_address_t *>(addresses_.at(peer).data());
         params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
         params.err_handler = {on_lost, &endpoints_[peer]};
@@ -297,7 +297,7 @@ class UcxTransport final : public Transport {
     std::atomic<size_t> unsent_{0};
     bool progressing_ GUARDED_BY(mutex_) = false;
     std::vector<std::pair<uint32_t, std::unique_ptr<Message>>> later_ GUARDED_BY(mutex_);  // of handlers, see `send`
-    std::vector<std::pair<uint32_t, std::string>> gone_ GUARDED_BY(mutex_);  // to be told by `progress`
+    std::vector<std::pair<uint32_t, std::string>> gone_ GUARDED_BY(mutex_);                // to be told by `progress`
     Receipt *receipts_ GUARDED_BY(mutex_) = nullptr;
     std::exception_ptr refused_ GUARDED_BY(mutex_);  // what a handler has thrown
 };

@@ -133,7 +133,8 @@ void Buffer::wait_patiently(const std::function<bool()> &ready, const std::funct
         }
         patience.overslept(due);
         if (patience.over()) {
-            fail_with(RB_PEER, "waited " + text_of(Clock::now() - began) + " for " + who_is_missing(awaited()) + refused());
+            fail_with(RB_PEER,
+                      "waited " + text_of(Clock::now() - began) + " for " + who_is_missing(awaited()) + refused());
         } else {
             asked.assign(options_.ranks, false);
             ask_for_life(awaited(), asked);
@@ -239,7 +240,9 @@ std::string Buffer::who_is_missing(uint64_t sequence) const {
             say("rank " + std::to_string(rank) + " has been silent for " + text_of(Clock::now() - peer.heard));
         else if (sequence < served_ || sending || has_not_asked) late.push_back(rank);
     }
-    const char *what = sequence < served_ ? "not sent its records" : sending ? "not taken its records" : "not asked for it";
+    const char *what = sequence < served_ ? "not sent its records"
+                       : sending          ? "not taken its records"
+                                          : "not asked for it";
     if (!late.empty()) say(names(late) + (late.size() == 1 ? " answers and has " : " answer and have ") + what);
     return (sending ? "messages to be sent" : "draw " + std::to_string(sequence)) + parts;
 }

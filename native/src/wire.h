@@ -20,10 +20,10 @@ enum class Kind : uint32_t {
     taken,    // sequence: of the draw whose `places` were read
     reads,    // the source reads this rank's shard itself
     ping,     // sequence: of the draw that the source waits for
-    pong,     // sequence: as in the ping; n: bit i: round i of its dissemination has not come to the source; field: 0 if
-              // the source has announced it, 1 if it has not, 2 + r if it waits for something of rank r first
-    failed,   // n: bytes of the body: what went wrong, in words; field: the rank that found it; the source will make no
-              // more draws
+    pong,    // sequence: as in the ping; n: bit i: round i of its dissemination has not come to the source; field: 0 if
+             // the source has announced it, 1 if it has not, 2 + r if it waits for something of rank r first
+    failed,  // n: bytes of the body: what went wrong, in words; field: the rank that found it; the source will make no
+             // more draws
 };
 
 struct Header {
@@ -38,8 +38,8 @@ struct ClassCount {
     uint32_t label, count;
 };
 
-// What has changed on ranks `first` to `first` + `ranks` - 1 since the draw before, alike on all of them. One rank alone
-// where classes are counted: `classes` of ClassCount follow, those whose number has changed.
+// What has changed on ranks `first` to `first` + `ranks` - 1 since the draw before, alike on all of them. One rank
+// alone where classes are counted: `classes` of ClassCount follow, those whose number has changed.
 struct ChangeHead {
     uint32_t first = 0, ranks = 0;
     uint32_t n = 0;         // size of the draw

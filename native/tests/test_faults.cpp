@@ -247,7 +247,7 @@ TEST(changes_are_checked) {
     const Dissemination of_5(0, 5);  // hears of rank 4 in round 0, of 3 in round 1, of 1 in round 2
     const auto changes = [&](uint32_t source, uint64_t round, std::vector<ChangeHead> heads, size_t more = 0) {
         std::vector<std::byte> body(heads.size() * sizeof(ChangeHead) + more);
-        std::memcpy(body.data(), heads.data(), heads.size() * sizeof(ChangeHead));
+        if (!heads.empty()) std::memcpy(body.data(), heads.data(), heads.size() * sizeof(ChangeHead));
         return read_changes({TOKEN, Kind::changes, source, 7, round}, body.data(), body.size(), of_5, 2);
     };
     CHECK_EQUAL(changes(4, 0, {{4, 1, 8, 9, 0, 0}}).at(0).n, 8u);

@@ -58,7 +58,8 @@ TEST(streams_of_ranks_purposes_and_places_are_different) {
 TEST(numbers_of_a_place_are_those_of_its_stream) {
     const Stream stream(5, 3, Purpose::draw);
     Numbers numbers(stream, uint64_t{7} << 33);
-    for (uint32_t i = 0; i < 100; ++i) CHECK_EQUAL(numbers.below(1000 + i), stream.below(1000 + i, uint64_t{7} << 33, i));
+    for (uint32_t i = 0; i < 100; ++i)
+        CHECK_EQUAL(numbers.below(1000 + i), stream.below(1000 + i, uint64_t{7} << 33, i));
 }
 
 TEST(a_tally_finds_what_a_list_has) {
@@ -389,7 +390,8 @@ TEST(candidates_law) {
 Census census_of(const std::vector<std::vector<uint64_t>> &counts) {
     Census census(static_cast<uint32_t>(counts.size()), static_cast<uint32_t>(counts[0].size()));
     for (uint32_t rank = 0; rank < census.ranks; ++rank) {
-        for (uint32_t label = 0; label < census.num_classes; ++label) census.set_class(rank, label, counts[rank][label]);
+        for (uint32_t label = 0; label < census.num_classes; ++label)
+            census.set_class(rank, label, counts[rank][label]);
         census.stored.set(rank, std::accumulate(counts[rank].begin(), counts[rank].end(), uint64_t{0}));
     }
     return census;

@@ -676,14 +676,15 @@ std::string said_without(uint32_t ranks, const Shape &shape, const std::function
 TEST(who_is_to_blame) {
     const Shape large{7, 40000};
     const auto add_more = [](Buffer &buffer, const Shape &shape) { add(buffer, numbers(0, 4, 1), shape); };
-    check_has(said_without(
-                  4, large, [](uint32_t from, uint32_t to, Kind kind) { return from == 1 && to == 0 && kind == Kind::taken; },
-                  [&](uint32_t rank, Buffer &buffer) {
-                      buffer.request(16);
-                      Received{buffer, large};
-                      if (rank == 0) add_more(buffer, large);
-                  }),
-              "for messages to be sent: rank 1 answers and has not taken its records");
+    check_has(
+        said_without(
+            4, large, [](uint32_t from, uint32_t to, Kind kind) { return from == 1 && to == 0 && kind == Kind::taken; },
+            [&](uint32_t rank, Buffer &buffer) {
+                buffer.request(16);
+                Received{buffer, large};
+                if (rank == 0) add_more(buffer, large);
+            }),
+        "for messages to be sent: rank 1 answers and has not taken its records");
     check_has(said_without(
                   3, large,
                   [](uint32_t from, uint32_t to, Kind kind) {
@@ -695,13 +696,14 @@ TEST(who_is_to_blame) {
                   }),
               "for draw 0: rank 2 answers and has not sent its records");
     // Draw 0 lacks records of rank 2, but it is draw 1 that `add` waits for, and rank 1 has not asked for it.
-    check_has(said_without(
-                  3, {}, [](uint32_t from, uint32_t to, Kind kind) { return from == 2 && to == 0 && kind == Kind::records; },
-                  [&](uint32_t rank, Buffer &buffer) {
-                      for (int i = 0; i < (rank == 1 ? 1 : 2); ++i) buffer.request(12);
-                      if (rank == 0) add_more(buffer, {});
-                  }),
-              "for draw 1: rank 1 answers and has not asked for it");
+    check_has(
+        said_without(
+            3, {}, [](uint32_t from, uint32_t to, Kind kind) { return from == 2 && to == 0 && kind == Kind::records; },
+            [&](uint32_t rank, Buffer &buffer) {
+                for (int i = 0; i < (rank == 1 ? 1 : 2); ++i) buffer.request(12);
+                if (rank == 0) add_more(buffer, {});
+            }),
+        "for draw 1: rank 1 answers and has not asked for it");
 }
 
 // Rank 0 waits for draw 1, for which rank 1 cannot ask: it waits for its records of draw 0 from rank 2, which is gone.
@@ -1108,8 +1110,8 @@ TEST(loading_comes_before_the_first_draw) {
 
 // ---- what it costs --------------------------------------------------------------------------------------------------
 
-// A message per round of the dissemination for each draw, and records for each rank at most; what comes back is what was
-// asked for, whatever the number of ranks.
+// A message per round of the dissemination for each draw, and records for each rank at most; what comes back is what
+// was asked for, whatever the number of ranks.
 TEST(messages_and_bytes_of_a_draw) {
     constexpr uint64_t DRAWS = 50, N = 16;
     for (uint64_t ranks : {2, 8, 64}) {

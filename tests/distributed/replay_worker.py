@@ -564,12 +564,10 @@ class Two:
 
 
 def strangers(comm):
-    """Messages that rank 0 has refused: process 2 says it is rank 1, asks for draws and sends updates."""
+    """Messages that rank 0 has refused: process 2 says it is rank 1, and asks for draws."""
     buffer = make(Stranger(comm) if comm.rank == 2 else Two(comm))
     if comm.rank == 2:
-        for _ in range(25):
-            buffer.update("amplitude", torch.tensor([0]), torch.zeros(1, 2, 3))
-        for _ in range(25):
+        for _ in range(50):
             buffer.request(5)
         wait_for(comm.folder / "over")
         return buffer.abandon()
