@@ -2,7 +2,8 @@
 // the steady state (all shards full). The ranks are threads of this process, joined by the transport of the tests, so
 // the messages are those of a real job; the CPU time includes that transport and the callers' own copies.
 //
-// p: that of a chi-square test that every record was drawn with the same chance, over all ranks.
+// most: picks of the rank that computes most. p: that of a chi-square test that every record was drawn with the same
+// chance, over all ranks.
 //
 //     scale [SAMPLING [RANKS ...]]      SAMPLING: uniform (or class_balanced); RANKS: 2 4 16 64 256 1024
 #include <sys/resource.h>
@@ -110,11 +111,13 @@ void measure(const std::string &sampling, uint32_t ranks) {
             meeting.wait();
         });
     for (std::thread &thread : threads) thread.join();
-    double messages = 0, bytes = 0, picks = 0, own_thread = 0;
+    double messages = 0, bytes = 0, picks = 0, most_picks = 0, own_thread = 0;
     for (uint32_t rank = 0; rank < ranks; ++rank) {
         messages += static_cast<double>(after[rank].messages_sent - before[rank].messages_sent);
         bytes += static_cast<double>(after[rank].bytes_sent - before[rank].bytes_sent);
-        picks += static_cast<double>(after[rank].picks - before[rank].picks);
+        const auto own_picks = static_cast<double>(after[rank].picks - before[rank].picks);
+        picks += own_picks;
+        most_picks = std::max(most_picks, own_picks / static_cast<double>(steps));
         own_thread += after[rank].thread_cpu_seconds - before[rank].thread_cpu_seconds;
     }
     std::vector<uint64_t> sum(ranks * CAPACITY);
@@ -123,8 +126,9 @@ void measure(const std::string &sampling, uint32_t ranks) {
     // Under class_balanced the classes of the records would have to be counted: tests do.
     const double chance = sampling == "uniform" ? equal_chance_p_value(sum, steps * ranks, DRAW) : NAN;
     const double each = static_cast<double>(ranks) * static_cast<double>(steps);
-    std::printf("%6u %10.1f %12.0f %10.0f %14.1f %14.1f %12.1f %10.3f\n", ranks, messages / each, bytes / each,
-                picks / each, 1e6 * own_thread / each, 1e6 * cpu / each, (peak - memory) / 1024 / ranks, chance);
+    std::printf("%6u %10.1f %12.0f %10.0f %10.0f %14.1f %14.1f %12.1f %10.3f\n", ranks, messages / each, bytes / each,
+                picks / each, most_picks, 1e6 * own_thread / each, 1e6 * cpu / each, (peak - memory) / 1024 / ranks,
+                chance);
     std::fflush(stdout);
 }
 
@@ -138,8 +142,8 @@ int main(int count, char **words) {
     std::printf("draws of %" PRIu64 " under %s, %" PRIu64 " new records a step, shards of %" PRIu64
                 ", %zu B a record\n",
                 DRAW, sampling.c_str(), BATCH, CAPACITY, SHAPE.wide_bytes + 29);
-    std::printf("%6s %10s %12s %10s %14s %14s %12s %10s\n", "ranks", "messages", "bytes", "picks", "thread us",
-                "all CPU us", "memory KiB", "p");
+    std::printf("%6s %10s %12s %10s %10s %14s %14s %12s %10s\n", "ranks", "messages", "bytes", "picks", "most",
+                "thread us", "all CPU us", "memory KiB", "p");
     for (uint32_t ranks : sizes) measure(sampling, ranks);
     std::_Exit(0);
 }
