@@ -30,8 +30,9 @@ from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import Comm, ReduceOptions
-from cl.distributed.group import connect, disconnect
+from cl.distributed.group import connect
 from cl.distributed.launch import start_ranks
+from cl.distributed.leaving import leave
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
 from cl.reporting.progress import Progress
@@ -139,8 +140,7 @@ def main() -> None:
         found = measure(comm, device, models, arguments.rounds, steps)
         if comm.is_main:
             Path(arguments.out).write_text(json.dumps(found))
-        disconnect()
-        return
+        leave()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         launcher = {"name": arguments.engine, "np": arguments.ranks, "hosts": arguments.hosts, "hostfile": None}

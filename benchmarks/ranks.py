@@ -30,8 +30,9 @@ from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import Comm, ReduceOptions
-from cl.distributed.group import connect, disconnect
+from cl.distributed.group import connect
 from cl.distributed.launch import start_ranks
+from cl.distributed.leaving import leave
 from cl.networks.backbones import mlp, resnet_cifar
 from cl.reporting.history import History
 from cl.reporting.metrics_file import MetricsFile
@@ -199,8 +200,7 @@ def main() -> None:
         found = measure(comm, models, arguments.rounds, arguments.steps, folder)
         if comm.is_main:
             (folder / "found.json").write_text(json.dumps(found))
-        disconnect()
-        return
+        leave()
     with tempfile.TemporaryDirectory() as folder:
         found = {"1": measure(Comm(), models, arguments.rounds, arguments.steps, Path(folder))}
         for launcher in ("horovod", "torchrun"):

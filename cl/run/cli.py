@@ -27,6 +27,7 @@ from cl.configuration.settings import Merge
 from cl.configuration.trust import check_given
 from cl.distributed import ranks, reports
 from cl.distributed.failures import RanksFailed
+from cl.distributed.leaving import leave
 from cl.reporting import screen
 from cl.reporting.reading import read_results
 from cl.run import sweeping
@@ -108,7 +109,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     _list_failures(records)
     status = 128 + stopped.number if stopped is not None else 1 if _mistaken else reports.LOST if _lost else 0
     if _is_rank():
-        _leave(status)
+        leave(status)
     signals.ignore()
     sys.exit(status)
 
@@ -145,22 +146,6 @@ def _extra_folder(flags: list[str]) -> str | None:
         if name in ("--config-dir", "-cd"):
             return value if equals else flags[place + 1]
     return None
-
-
-def _leave(status: int) -> None:
-    """End a rank without taking the interpreter down.
-
-    torch.distributed keeps threads that free tensors, and with them ask for the interpreter's lock; one that asks while
-    the interpreter ends aborts the process of a run that succeeded (torch 2.15: one in thirty, also with the group
-    destroyed).
-    """
-    if "cl.distributed.group" in sys.modules:  # not imported where the command failed before
-        from cl.distributed.group import disconnect
-
-        disconnect()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def run_job(config, run: Callable | None = None) -> float | None:

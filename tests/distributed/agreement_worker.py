@@ -16,7 +16,8 @@ from cl.data.decoding import Decoder
 from cl.data.streaming import FileImages, Workers
 from cl.datasets.base import Split
 from cl.distributed import ranks
-from cl.distributed.group import connect, disconnect
+from cl.distributed.group import connect
+from cl.distributed.leaving import leave
 from cl.run import agreement
 from cl.run.plan import make_plan
 
@@ -126,4 +127,4 @@ said = {
     "equal again": [program(), data(), streamed(None)],
 }
 (folder / f"said_{comm.rank}.json").write_text(json.dumps(said))
-disconnect()
+leave()

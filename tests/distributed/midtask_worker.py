@@ -12,7 +12,8 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS / "run")]
 from interrupted import interrupted, run  # noqa: E402
 
 from cl.distributed import ranks  # noqa: E402
-from cl.distributed.group import connect, disconnect  # noqa: E402
+from cl.distributed.group import connect  # noqa: E402
+from cl.distributed.leaving import leave  # noqa: E402
 
 folder = Path(sys.argv[1])
 configs = json.loads((folder / "configs.json").read_text())
@@ -29,4 +30,4 @@ for config in configs:
     found.append(list(map(str, (whole, again, untested))))
 if comm.is_main:
     (folder / "folders.json").write_text(json.dumps(found))
-disconnect()
+leave()

@@ -10,7 +10,8 @@ from cl.data.rows import Rows
 from cl.data.transforms import BatchTransform
 from cl.distributed import ranks
 from cl.distributed.comm import ReduceOptions
-from cl.distributed.group import connect, disconnect
+from cl.distributed.group import connect
+from cl.distributed.leaving import leave
 from cl.reporting.history import History
 from cl.reporting.recorder import Recorder
 from cl.run.trainer import Trainer
@@ -52,4 +53,4 @@ for stage in range(2):
     trainer.train(samples, stage, steps=1)
 with open(sys.argv[1], "w") as file:
     json.dump(seen, file)
-disconnect()
+leave()

@@ -120,7 +120,7 @@ def own_signals(monkeypatch):
 def test_a_signal_ends_a_rank_that_hangs_in_leaving_the_others(own_signals, monkeypatch):
     found = []
     monkeypatch.setattr(cli, "_is_rank", lambda: True)
-    monkeypatch.setattr(cli, "_leave", lambda status: found.append([signal.getsignal(n) for n in signals.SIGNALS]))
+    monkeypatch.setattr(cli, "leave", lambda status: found.append([signal.getsignal(n) for n in signals.SIGNALS]))
     with pytest.raises(SystemExit):
         cli.launch(lambda: None, "run")
     assert found == [[signal.SIG_DFL] * 3]
