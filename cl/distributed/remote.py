@@ -51,9 +51,9 @@ class Remote:
                 f"launcher.hosts needs ssh to reach {host.name}, and there is no {ssh[0]} here: install it, set {SSH} "
                 "to the command that does its work, or start the ranks by torchrun or srun on each host"
             ) from error
-        self.readers = [threading.Thread(target=work, daemon=True) for work in (self._read, self._read_errors)]
-        for reader in self.readers:
-            reader.start()
+        self.error_reader = threading.Thread(target=self._read_errors, daemon=True)
+        self.error_reader.start()  # first, as the other waits for its end, and ssh may end at once
+        threading.Thread(target=self._read, daemon=True).start()
 
     def wait_for_hello(self, deadline: float, stop: Callable[[], bool] = lambda: False) -> Host:
         """The host with its address; as it was once `stop()` is true.
@@ -135,7 +135,7 @@ class Remote:
                 self.tell(event, words["rank"], words["content"])
             self.tell("heard", self, None)
         self.process.wait()
-        self.readers[1].join(5)
+        self.error_reader.join(5)
         self.greeted.set()
         if self.running:
             self.tell("lost", self, self._reason(f"ssh ended with status {self.process.returncode}"))

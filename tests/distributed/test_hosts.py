@@ -21,6 +21,7 @@ from support import ROOT
 from cl.configuration.arguments import ordered
 from cl.distributed import environments, launch, network, ranks
 from cl.distributed.hosts import Host, hosts_of, places
+from cl.distributed.remote import Remote, Unreachable
 from cl.signals import Stopped
 
 
@@ -195,6 +196,20 @@ def test_a_host_that_cannot_be_reached_is_left_out_if_the_others_have_slots(star
     assert capfd.readouterr().err == f"{reason}: going on with a:1, c:1\n"
     with pytest.raises(OSError, match="No route to host.; a:1 has too few slots for 2 ranks"):
         start(hosts="a:1,b:1")
+
+
+def test_an_ssh_that_ends_before_all_readers_have_started_is_heard_at_once(ssh, monkeypatch):
+    class Ahead(threading.Thread):
+        def start(self):
+            super().start()
+            self.join(1)  # to its end, before what follows
+
+    (ssh / "off").write_text("b\n")
+    monkeypatch.setattr(threading, "Thread", Ahead)
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="No route to host"):
+        Remote(Host("b", 1), lambda *event: None).wait_for_hello(began + 20)
+    assert time.monotonic() - began < 10
 
 
 def test_what_a_host_says_that_was_left_out_is_not_heard(tmp_path):
