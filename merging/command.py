@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cl import imports
 from cl.reporting import opening, screen
 from cl.run import checks
 from cl.run.folder import plain
@@ -28,7 +29,8 @@ def merge(config) -> list[Path]:
     opening.say(
         f"{settings['fusion']['name']} of {_networks(settings)} {opening.on_data(settings)}", merge_folder(settings)
     )
-    from merging.run import run  # imports torch
+    with imports.many():
+        from merging.run import run  # imports torch
 
     return run(config)
 

@@ -1,5 +1,6 @@
 """What several tests share: configurations composed from the real conf/, and where real data may be."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -20,6 +21,12 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors, as tests of several ranks and of signals wait much of their time."""
     return min(4, (os.cpu_count() or 1) + 1)
+
+
+def pytest_collection_finish() -> None:
+    """What is collected stays, and torch with it: Python need not look for garbage in it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ Hydra gives composition, sweeps, launchers and completion; four things are added
 """
 
 import contextlib
+import gc
 import os
 import signal
 import statistics
@@ -20,7 +21,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from cl import __version__, signals
+from cl import __version__, imports, signals
 from cl.configuration import arguments
 from cl.configuration.composing import folders_of_job, own_folders, register_resolvers, use_own, words_of_job
 from cl.configuration.settings import Merge
@@ -61,6 +62,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on unchanged; they are worded by cl.run.mistakes
     register_resolvers()
     stopped = None
+    imports.stay()
     signals.listen()
     answering = contextlib.ExitStack()  # to the end of this process if it is a rank
     try:
@@ -111,6 +113,7 @@ def launch(main, command: str, prepare: Callable | None = None) -> None:
     if _is_rank():
         leave(status)
     signals.ignore()
+    gc.freeze()  # or the interpreter looks through all that there is before it ends
     sys.exit(status)
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cl import imports
 from cl.configuration.place import program as program_of
 from cl.distributed import ranks
 from cl.reporting import opening, screen
@@ -72,7 +73,8 @@ def _why_not(config) -> str:
     check(plain(config))
     if config.launcher.name != "none":
         return f"launcher={config.launcher.name} starts the ranks of one run"
-    from cl.run.together import why_not  # imports torch
+    with imports.many():
+        from cl.run.together import why_not  # imports torch
 
     return why_not(config)
 
@@ -124,7 +126,8 @@ def run_or_find(config, words: Sequence[str], program: Sequence[str] | None = No
             words = [word for word in words if not word.startswith("launcher")]
             start_ranks(config["launcher"], words, config["timeout"], program or [sys.argv[0]])
             return run_folder(config)
-    from cl.run.experiment import run  # imports torch
+    with imports.many():
+        from cl.run.experiment import run  # imports torch
 
     return run(config)
 

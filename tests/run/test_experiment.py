@@ -233,6 +233,8 @@ def test_every_strategy_trains_in_every_scenario_in_which_it_is_defined(compose_
     options += ("strategy.replay_batch_size=10", "steps=20") if strategy == "scr" else ()
     if strategy == "cls_er":  # the published average lags behind so few steps
         options += ("strategy.stable_decay=0.8",)
+    if scenario == "permuted10":
+        options += ("scenario.num_tasks=4",)
     config = compose_config(f"scenario={scenario}", f"strategy={strategy}", *options)
     if scenario in UNDEFINED.get(strategy, ()):
         with pytest.raises(ValueError, match=f"strategy={strategy} is defined where "):

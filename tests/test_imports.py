@@ -1,0 +1,46 @@
+"""Python's search for garbage around imports: off within, as before afterwards, and frozen only in a command."""
+
+import gc
+
+import pytest
+
+from cl import imports
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    yield
+    gc.unfreeze()
+    if frozen:
+        gc.freeze()
+    (gc.enable if enabled else gc.disable)()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_search_is_off_within_and_as_it_was_afterwards(enabled):
+    (gc.enable if enabled else gc.disable)()
+    with pytest.raises(ImportError), imports.many():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled() == enabled
+
+
+@pytest.mark.parametrize("command", [False, True])
+def test_garbage_of_the_user_s_process_is_still_found(command, monkeypatch):
+    found = []
+
+    class Ring:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            found.append(1)
+
+    monkeypatch.setattr(imports, "_for_good", False)
+    if command:
+        imports.stay()
+    with imports.many():
+        Ring()
+    gc.collect()
+    assert found == ([] if command else [1])  # a command does not look at what there was again
