@@ -8,7 +8,7 @@ _for_good = False
 
 
 def stay() -> None:
-    """Say that this process is a command, so that what it imports stays to its end."""
+    """Say that this process is a command, so that what it imports first stays to its end."""
     global _for_good
     _for_good = True
 
@@ -17,9 +17,10 @@ def stay() -> None:
 def many() -> Iterator[None]:
     """A context in which Python does not look for garbage.
 
-    In a command what exists at its end is never looked at again. In a process of the user's it is: there may be garbage
-    of the user's in it.
+    What exists at the end of a command's first one is never looked at again. Later there may be data of a finished run
+    in it, and in a process of the user's at any time.
     """
+    global _for_good
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -27,5 +28,6 @@ def many() -> Iterator[None]:
     finally:
         if _for_good:
             gc.freeze()
+            _for_good = False
         if was_enabled:
             gc.enable()
